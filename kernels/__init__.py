@@ -1,0 +1,31 @@
+"""The ops: each file holds one, with its formula, its reference and its autograd Function."""
+
+from kernels.adamw import AdamWSettings, combine_adamw_
+from kernels.attention import attention, first_token_attention
+from kernels.dropout import Dropout, DropoutStream
+from kernels.embedding import embedding
+from kernels.flat import FlatParameters
+from kernels.gelu import bias_gelu
+from kernels.gram import gram_matrix
+from kernels.layer_norm import add_layer_norm
+from kernels.linear import linear
+from kernels.rows import TaskRows, part
+from kernels.sequences import Sequences
+
+__all__ = [
+    "AdamWSettings",
+    "Dropout",
+    "DropoutStream",
+    "FlatParameters",
+    "Sequences",
+    "TaskRows",
+    "add_layer_norm",
+    "attention",
+    "bias_gelu",
+    "combine_adamw_",
+    "embedding",
+    "first_token_attention",
+    "gram_matrix",
+    "linear",
+    "part",
+]

@@ -1,0 +1,135 @@
+"""The flat layout: all parameters in one buffer, beside their low-precision copy, task gradients and Adam moments.
+
+Every parameter starts on a chunk boundary, so that a chunk belongs to one parameter, and small tables map a chunk to
+its block (embeddings, each layer, ...), its learning rate and its weight decay. One launch can walk the whole buffer, a
+block's Gram matrix is a slice, and a contiguous range is a shard.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 1024  # elements; small enough to waste little on biases, large enough for one program's tile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One parameter's place: elements start to start + size of the buffer; its block and whether weights decay."""
+
+    name: str
+    shape: torch.Size
+    start: int
+    size: int
+    block: int
+    decays: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive chunks start to stop (in elements) that share block and decay."""
+
+    start: int
+    stop: int
+    block: int
+    decays: bool
+
+
+class FlatParameters:
+    """Moves the parameters of a model into flat buffers.
+
+    Matrices are read by the forward pass from the compute copy and vectors (biases, LayerNorm) from the fp32 master, as
+    autocast would; each parameter's data then is a view of one of them, so loading and saving a model work as ever.
+
+    Args:
+        parameters: name -> parameter, on one device, in fp32.
+        blocks: name -> block; blocks are numbered in order of appearance.
+        tasks: rows of the task gradients. A parameter that only one task uses has an ordinary gradient: tasks is 1
+            then, and each parameter's `.grad` is a view of the one row, which autograd adds to.
+        compute_dtype: what matrices are read in; fp32 shares the master's memory.
+        gradient_dtype: what the task gradients are kept in; fp32 where micro-batches accumulate.
+        deposit: True: the ops deposit gradients through the parameters' `task_gradients`; False: `.grad` is used.
+
+    Attributes:
+        master: fp32 [P]; compute: compute_dtype [P]; gradients: gradient_dtype [tasks, P]; all zero between parameters.
+        momentum, variance: Adam's moments, fp32 [P].
+        chunk_block: int32 [P / CHUNK]; chunk_decays: bool [P / CHUNK].
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        blocks: Mapping[str, str],
+        *,
+        tasks: int,
+        compute_dtype: torch.dtype = torch.float32,
+        gradient_dtype: torch.dtype = torch.float32,
+        deposit: bool = True,
+    ) -> None:
+        self.block_names = list(dict.fromkeys(blocks[name] for name in parameters))
+        # Within a block, matrices first: each block then is two runs of equal treatment.
+        ordered = sorted(parameters, key=lambda name: (self.block_names.index(blocks[name]), parameters[name].ndim < 2))
+        self.entries: list[Entry] = []
+        start = 0
+        for name in ordered:
+            value = parameters[name]
+            entry = Entry(
+                name=name,
+                shape=value.shape,
+                start=start,
+                size=value.numel(),
+                block=self.block_names.index(blocks[name]),
+                decays=value.ndim >= 2,
+            )
+            self.entries.append(entry)
+            start += -(-entry.size // CHUNK) * CHUNK
+        self.size = start
+        device = next(iter(parameters.values())).device if parameters else torch.device("cpu")
+        self.master = torch.zeros(start, device=device)
+        self.compute = self.master
+        if compute_dtype != torch.float32:
+            self.compute = torch.zeros(start, dtype=compute_dtype, device=device)
+        self.gradients = torch.zeros(tasks, start, dtype=gradient_dtype, device=device)
+        self.momentum = torch.zeros(start, device=device)
+        self.variance = torch.zeros(start, device=device)
+        self._build_tables(device)
+        for entry in self.entries:
+            self._adopt(parameters[entry.name], entry, deposit)
+        self.refresh_compute()
+
+    def view(self, buffer: Tensor, entry: Entry) -> Tensor:
+        """The part of `buffer` [..., P] that belongs to `entry`, as [..., *shape]."""
+        span = buffer.narrow(-1, entry.start, entry.size)
+        return span.view(*buffer.shape[:-1], *entry.shape)
+
+    def values(self) -> dict[str, Tensor]:
+        """Name -> fp32 master value, views."""
+        return {entry.name: self.view(self.master, entry) for entry in self.entries}
+
+    def refresh_compute(self) -> None:
+        """Write the compute copy anew from the master, after values were loaded."""
+        if self.compute is not self.master:
+            self.compute.copy_(self.master)
+
+    def _build_tables(self, device: torch.device) -> None:
+        chunk_entries = [entry for entry in self.entries for _ in range(-(-entry.size // CHUNK))]
+        self.chunk_block = torch.tensor([entry.block for entry in chunk_entries], dtype=torch.int32, device=device)
+        self.chunk_decays = torch.tensor([entry.decays for entry in chunk_entries], dtype=torch.bool, device=device)
+        self.runs: list[Run] = []
+        for index, entry in enumerate(chunk_entries):
+            start = index * CHUNK
+            last = self.runs[-1] if self.runs else None
+            if last is not None and (last.block, last.decays) == (entry.block, entry.decays):
+                start = last.start
+                self.runs.pop()
+            self.runs.append(Run(start, (index + 1) * CHUNK, entry.block, entry.decays))
+
+    def _adopt(self, parameter: nn.Parameter, entry: Entry, deposit: bool) -> None:
+        self.view(self.master, entry).copy_(parameter.detach())
+        source = self.compute if parameter.ndim >= 2 and deposit else self.master
+        parameter.data = self.view(source, entry)
+        if deposit:
+            parameter.task_gradients = self.view(self.gradients, entry)
+        else:
+            parameter.grad = self.view(self.gradients[0], entry)

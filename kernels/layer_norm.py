@@ -1,0 +1,111 @@
+"""bias + dropout + residual + LayerNorm in one op: y = LayerNorm(residual + dropout(x + bias)) (Ba et al., 2016).
+
+Statistics and sums are fp32 whatever the activations' dtype. Forward at [rows, n]: x and residual read, the sum and y
+written; backward: dy and the sum read, two gradients written.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.dropout import Dropout
+from kernels.rows import TaskRows, deposit, deposit_sum, require_rows, task_gradients_of
+
+
+def layer_norm_forward(z: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """LayerNorm over the last axis of `z` [rows, n]: the result in z's dtype, and fp32 mean and 1/std [rows, 1]."""
+    y, mean, inverse_std = torch.native_layer_norm(z.float(), (z.shape[-1],), gamma.float(), beta.float(), epsilon)
+    return y.to(z.dtype), mean, inverse_std
+
+
+def layer_norm_backward(
+    dy: Tensor,
+    z: Tensor,
+    mean: Tensor,
+    inverse_std: Tensor,
+    gamma: Tensor,
+    gradients: tuple[Tensor | None, Tensor | None],
+    rows: TaskRows | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The gradient of LayerNorm: (dz in dy's dtype, d_gamma, d_beta).
+
+    gradients: where gamma's and beta's task gradients are deposited, [T, n] each; d_gamma and d_beta are None then.
+    """
+    gamma_gradients, beta_gradients = gradients
+    if gamma_gradients is None or beta_gradients is None:
+        return _norm_backward(dy, z, mean, inverse_std, gamma)
+    rows = require_rows(rows)
+    dz = torch.empty_like(dy)
+    for task, span in rows.slices():
+        dz[span], d_gamma, d_beta = _norm_backward(dy[span], z[span], mean[span], inverse_std[span], gamma)
+        deposit(gamma_gradients[task], d_gamma, rows.accumulate)
+        deposit(beta_gradients[task], d_beta, rows.accumulate)
+    return dz, None, None
+
+
+def _norm_backward(
+    dy: Tensor, z: Tensor, mean: Tensor, inverse_std: Tensor, gamma: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dz, d_gamma, d_beta = torch.ops.aten.native_layer_norm_backward(
+        dy.float(), z.float(), (z.shape[-1],), mean, inverse_std, gamma.float(), gamma.float(), (True, True, True)
+    )
+    return dz.to(dy.dtype), d_gamma, d_beta
+
+
+class _AddLayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        bias: Tensor,
+        residual: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        epsilon: float,
+        dropout: Dropout | None,
+        gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
+        rows: TaskRows | None,
+    ) -> Tensor:
+        z = x + bias.to(x.dtype)
+        mask = None
+        if dropout is not None:
+            mask = dropout.mask(tuple(x.shape), x.dtype)
+            z *= mask
+        z += residual
+        y, mean, inverse_std = layer_norm_forward(z, gamma, beta, epsilon)
+        ctx.save_for_backward(z, mean, inverse_std, gamma, mask)
+        ctx.gradients, ctx.rows = gradients, rows
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        z, mean, inverse_std, gamma, mask = ctx.saved_tensors
+        bias_gradients, *norm_gradients = ctx.gradients
+        dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, tuple(norm_gradients), ctx.rows)
+        dx = dz if mask is None else dz * mask
+        d_bias = None
+        if bias_gradients is not None:
+            deposit_sum(bias_gradients, require_rows(ctx.rows), dx)
+        else:
+            d_bias = dx.sum(0, dtype=torch.float32)
+        return dx, d_bias, dz, d_gamma, d_beta, None, None, None, None
+
+
+def add_layer_norm(
+    x: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: float,
+    dropout: Dropout | None = None,
+    rows: TaskRows | None = None,
+) -> Tensor:
+    """`LayerNorm(residual + dropout(x + bias)) * gamma + beta`.
+
+    x, residual: [rows, n] in the compute dtype; bias, gamma, beta: fp32 [n]; epsilon: added to the variance; rows: the
+    rows of each task, needed in the backward where the parameters have `task_gradients`. Returns [rows, n] in x's dtype.
+    """
+    gradients = (task_gradients_of(bias), task_gradients_of(gamma), task_gradients_of(beta))
+    return _AddLayerNorm.apply(x, bias, residual, gamma, beta, epsilon, dropout, gradients, rows)

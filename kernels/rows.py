@@ -1,0 +1,85 @@
+"""Which rows of a packed tensor belong to which task, and where a weight's task gradients are deposited.
+
+Rows of different tasks never interact inside the encoder, so the backward of the sum of the losses carries each
+task's own gradient in that task's rows. An op with weights therefore yields one gradient a task in one backward:
+the reduction over the rows of that task alone. It writes them to the parameter's `task_gradients [T, *shape]`,
+an attribute that `kernels.flat.FlatParameters` sets. A parameter without that attribute gets its ordinary
+gradient, the sum over all rows, through autograd.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRows:
+    """The contiguous rows of each task in a packed tensor.
+
+    offsets: int32 [T+1] on the device; task t owns rows offsets[t] to offsets[t+1], none where both are equal.
+    bounds: the same numbers on the host, so that nothing has to be read back.
+    accumulate: add to the task gradients (from the second micro-batch of a step on) instead of overwriting them.
+    """
+
+    offsets: Tensor
+    bounds: tuple[int, ...]
+    accumulate: bool = False
+
+    def slices(self) -> Iterator[tuple[int, slice]]:
+        """Each task with its rows, in order."""
+        for task, (start, stop) in enumerate(zip(self.bounds, self.bounds[1:], strict=False)):
+            yield task, slice(start, stop)
+
+
+def task_gradients_of(parameter: Tensor | None) -> Tensor | None:
+    """Where the gradients of `parameter` are deposited: [T, *parameter.shape], or None for ordinary autograd."""
+    return getattr(parameter, "task_gradients", None)
+
+
+def part(parameter: Tensor, start: int, stop: int) -> Tensor:
+    """Rows `start` to `stop` of a parameter, with the same rows of its task gradients."""
+    piece = parameter[start:stop]
+    gradients = task_gradients_of(parameter)
+    if gradients is not None:
+        piece.task_gradients = gradients[:, start:stop]
+    return piece
+
+
+def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
+    """Write `value` into `target` of the same shape, or add it, in target's dtype."""
+    if accumulate:
+        target.add_(value)
+    else:
+        target.copy_(value)
+
+
+def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor) -> None:
+    """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n]."""
+    for task, span in rows.slices():
+        total = values[span].sum(0, dtype=torch.float32)
+        deposit(gradients[task], total, rows.accumulate)
+
+
+def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tensor) -> None:
+    """Deposit `left[rows_t]^T @ right[rows_t]` into `gradients` [T, m, n] for every task t.
+
+    left: [rows, m]; right: [rows, n]; both of one dtype. The products are 2 * rows * m * n operations over all tasks
+    together, as many as one undivided weight gradient.
+    """
+    for task, span in rows.slices():
+        target = gradients[task]
+        if target.dtype != left.dtype:
+            deposit(target, left[span].t() @ right[span], rows.accumulate)
+        elif rows.accumulate:
+            target.addmm_(left[span].t(), right[span])
+        else:
+            torch.mm(left[span].t(), right[span], out=target)
+
+
+def require_rows(rows: TaskRows | None) -> TaskRows:
+    """`rows`, or a ValueError where a deposit was asked for without them."""
+    if rows is None:
+        raise ValueError("a parameter has task_gradients, but the op was called without the rows of each task")
+    return rows

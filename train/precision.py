@@ -1,0 +1,72 @@
+"""Which device and which number format a run uses, and why."""
+
+import platform
+from dataclasses import dataclass
+
+import torch
+
+from bert.errors import InputError
+
+
+@dataclass(frozen=True)
+class Precision:
+    """device: to run on; compute_dtype: of matrices and activations; scaling: dynamic loss scaling; reason: one line."""
+
+    device: torch.device
+    compute_dtype: torch.dtype
+    scaling: bool
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """bf16, fp16 or fp32."""
+        return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[self.compute_dtype]
+
+    @property
+    def device_name(self) -> str:
+        """The device as people know it."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"CPU ({_processor()}, {torch.get_num_threads()} threads)"
+
+
+def choose_precision(device: str, amp: str) -> Precision:
+    """Resolve the flags --device and --amp.
+
+    device: auto, cpu or cuda; amp: off, auto, bf16 or fp16. `auto` means bf16 where the device multiplies it in
+    hardware, else fp16; a CPU with neither stays in fp32, since emulated products are several times slower.
+    Raises InputError where CUDA is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available to this PyTorch; use --device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
+    if amp == "off":
+        return Precision(place, torch.float32, False, "--amp not given")
+    if amp == "bf16":
+        return Precision(place, torch.bfloat16, False, "--amp bf16")
+    if amp == "fp16":
+        return Precision(place, torch.float16, True, "--amp fp16, dynamic loss scaling")
+    if place.type == "cuda":
+        if torch.cuda.get_device_capability(place) >= (8, 0):
+            return Precision(place, torch.bfloat16, False, "--amp: the GPU multiplies bf16 in hardware")
+        return Precision(place, torch.float16, True, "--amp: the GPU has no bf16, so fp16 with dynamic loss scaling")
+    if torch.backends.cpu.get_cpu_capability() and _cpu_multiplies_bf16():
+        return Precision(place, torch.bfloat16, False, "--amp: the CPU multiplies bf16 in hardware")
+    return Precision(
+        place, torch.float32, False, "--amp: this CPU multiplies neither bf16 nor fp16 in hardware, so nothing to gain"
+    )
+
+
+def _cpu_multiplies_bf16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = (line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+            return next(names, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
