@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.dropout import Dropout
+from kernels.rows import wide
 from kernels.sequences import Group, Sequences
 
 
@@ -23,13 +24,13 @@ def _attend(
 
     drawn: how many elements of the dropout's site the groups before this one have used.
     """
-    scores = torch.matmul(q, k.transpose(-1, -2)).float().mul_(1 / math.sqrt(q.shape[-1]))
+    scores = torch.matmul(q, k.transpose(-1, -2)).to(wide(q.dtype)).mul_(1 / math.sqrt(q.shape[-1]))
     if group.mask is not None:
         scores += group.mask
     probabilities = torch.softmax(scores, dim=-1)
     if dropout is None:
         return torch.matmul(probabilities.to(v.dtype), v), probabilities, None
-    mask = dropout.mask(tuple(probabilities.shape), torch.float32, start=drawn)
+    mask = dropout.mask(tuple(probabilities.shape), probabilities.dtype, start=drawn)
     return torch.matmul((probabilities * mask).to(v.dtype), v), probabilities, mask
 
 
@@ -44,11 +45,11 @@ def _backward(
     """The gradients of q, k and v, each [size, heads, queries or length, d]."""
     dropped = probabilities if mask is None else probabilities * mask
     dv = torch.matmul(dropped.to(d_out.dtype).transpose(-1, -2), d_out)
-    d_probabilities = torch.matmul(d_out, v.transpose(-1, -2)).float()
+    d_probabilities = torch.matmul(d_out, v.transpose(-1, -2)).to(probabilities.dtype)
     if mask is not None:
         d_probabilities *= mask
     # Softmax's gradient: ds = p * (dp - sum(p * dp)).
-    d_scores = torch.ops.aten._softmax_backward_data(d_probabilities, probabilities, -1, torch.float32)
+    d_scores = torch.ops.aten._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
     d_scores = d_scores.mul_(1 / math.sqrt(q.shape[-1])).to(q.dtype)
     return torch.matmul(d_scores, k), torch.matmul(d_scores.transpose(-1, -2), q), dv
 

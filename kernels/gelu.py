@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.rows import TaskRows, deposit_sum, require_rows, task_gradients_of
+from kernels.rows import TaskRows, deposit_sum, require_rows, task_gradients_of, wide
 
 
 class _BiasGelu(torch.autograd.Function):
@@ -29,7 +29,7 @@ class _BiasGelu(torch.autograd.Function):
         if ctx.bias_gradients is not None:
             deposit_sum(ctx.bias_gradients, require_rows(ctx.rows), dz)
         elif ctx.needs_input_grad[1]:
-            d_bias = dz.sum(0, dtype=torch.float32)
+            d_bias = dz.sum(0, dtype=wide(dy.dtype))
         return dz, d_bias, None, None
 
 

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from kernels.dropout import Dropout
-from kernels.rows import TaskRows, deposit, deposit_sum, require_rows, task_gradients_of
+from kernels.rows import TaskRows, deposit, deposit_sum, require_rows, task_gradients_of, wide
 
 
 def layer_norm_forward(z: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """LayerNorm over the last axis of `z` [rows, n]: the result in z's dtype, and fp32 mean and 1/std [rows, 1]."""
-    y, mean, inverse_std = torch.native_layer_norm(z.float(), (z.shape[-1],), gamma.float(), beta.float(), epsilon)
+    dtype = wide(z.dtype)
+    y, mean, inverse_std = torch.native_layer_norm(
+        z.to(dtype), (z.shape[-1],), gamma.to(dtype), beta.to(dtype), epsilon
+    )
     return y.to(z.dtype), mean, inverse_std
 
 
@@ -47,8 +50,11 @@ def layer_norm_backward(
 def _norm_backward(
     dy: Tensor, z: Tensor, mean: Tensor, inverse_std: Tensor, gamma: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = wide(z.dtype)
+    gamma = gamma.to(dtype)
+    # Beta's values play no part in the gradient: gamma stands for its shape.
     dz, d_gamma, d_beta = torch.ops.aten.native_layer_norm_backward(
-        dy.float(), z.float(), (z.shape[-1],), mean, inverse_std, gamma.float(), gamma.float(), (True, True, True)
+        dy.to(dtype), z.to(dtype), (z.shape[-1],), mean, inverse_std, gamma, gamma, (True, True, True)
     )
     return dz.to(dy.dtype), d_gamma, d_beta
 
@@ -88,7 +94,7 @@ class _AddLayerNorm(torch.autograd.Function):
         if bias_gradients is not None:
             deposit_sum(bias_gradients, require_rows(ctx.rows), dx)
         else:
-            d_bias = dx.sum(0, dtype=torch.float32)
+            d_bias = dx.sum(0, dtype=wide(dx.dtype))
         return dx, d_bias, dz, d_gamma, d_beta, None, None, None, None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.rows import TaskRows, deposit_product, deposit_sum, require_rows, task_gradients_of
+from kernels.rows import TaskRows, deposit_product, deposit_sum, require_rows, task_gradients_of, wide
 
 
 class _Linear(torch.autograd.Function):
@@ -39,7 +39,7 @@ class _Linear(torch.autograd.Function):
         if ctx.bias_gradients is not None:
             deposit_sum(ctx.bias_gradients, require_rows(ctx.rows), dy)
         elif ctx.needs_input_grad[2]:
-            d_bias = dy.sum(0, dtype=torch.float32)
+            d_bias = dy.sum(0, dtype=wide(dy.dtype))
         return dx, d_weight, d_bias, None, None, None
 
 

@@ -47,6 +47,11 @@ def part(parameter: Tensor, start: int, stop: int) -> Tensor:
     return piece
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What sums and statistics over values of `dtype` are kept in: fp32, and fp64 for fp64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
     """Write `value` into `target` of the same shape, or add it, in target's dtype."""
     if accumulate:
@@ -58,7 +63,7 @@ def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
 def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor) -> None:
     """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n]."""
     for task, span in rows.slices():
-        total = values[span].sum(0, dtype=torch.float32)
+        total = values[span].sum(0, dtype=wide(values.dtype))
         deposit(gradients[task], total, rows.accumulate)
 
 

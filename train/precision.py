@@ -52,15 +52,11 @@ def choose_precision(device: str, amp: str) -> Precision:
         if torch.cuda.get_device_capability(place) >= (8, 0):
             return Precision(place, torch.bfloat16, False, "--amp: the GPU multiplies bf16 in hardware")
         return Precision(place, torch.float16, True, "--amp: the GPU has no bf16, so fp16 with dynamic loss scaling")
-    if torch.backends.cpu.get_cpu_capability() and _cpu_multiplies_bf16():
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         return Precision(place, torch.bfloat16, False, "--amp: the CPU multiplies bf16 in hardware")
     return Precision(
         place, torch.float32, False, "--amp: this CPU multiplies neither bf16 nor fp16 in hardware, so nothing to gain"
     )
-
-
-def _cpu_multiplies_bf16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _processor() -> str:

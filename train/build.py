@@ -1,0 +1,78 @@
+"""From a configuration to the model that it describes, on its device, new or as a run saved it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bert.config import BertConfig
+from bert.encoder import Encoder
+from bert.models import Model, load_model
+from bert.multitask import MultitaskModel, build_heads
+from bert.tokenizer import Tokenizer
+from bert.weights import WEIGHTS_FILE
+from train.config import RunConfig
+from train.datasets import run_tasks
+from train.precision import Precision, choose_precision
+from train.tasks import Task
+
+CONFIG_FILE = "config.json"
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run's best model, ready to answer."""
+
+    config: RunConfig
+    tasks: list[Task]
+    model: MultitaskModel
+    tokenizer: Tokenizer
+    precision: Precision
+
+
+def load_pretrained(config: RunConfig) -> Model:
+    """The encoder that a run starts from, on the CPU, and its tokenizer."""
+    return load_model(
+        config.model,
+        seed=config.seed,
+        hidden_dropout=config.hidden_dropout if config.hidden_dropout >= 0 else None,
+        attention_dropout=config.attention_dropout if config.attention_dropout >= 0 else None,
+    )
+
+
+def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision) -> MultitaskModel:
+    """Put new heads on the encoder and lay all parameters out flat, on the run's device.
+
+    Task gradients are kept in the compute dtype, or in fp32 where micro-batches accumulate.
+    """
+    heads = build_heads(
+        {task.name: task.classes for task in tasks},
+        hidden_size=encoder.config.hidden_size,
+        pairs=[task.name for task in tasks if task.pair and config.pair_encoding == "separate"],
+        centres={task.name: (task.low + task.high) / 2 for task in tasks if task.kind == "regression"},
+        dropout=config.head_dropout,
+        seed=config.seed,
+    )
+    return MultitaskModel(
+        encoder.to(precision.device),
+        {name: head.to(precision.device) for name, head in heads.items()},
+        compute_dtype=precision.compute_dtype,
+        gradient_dtype=precision.compute_dtype if config.accumulate == 1 else torch.float32,
+    )
+
+
+def load_run(directory: Path, device: str) -> SavedRun:
+    """The best model of the run in `directory`.
+
+    Raises InputError where the folder is not a run, or its best model is missing or damaged.
+    """
+    config = RunConfig.read(directory / CONFIG_FILE)
+    precision = choose_precision(device, config.amp)
+    best = directory / BEST
+    tasks = run_tasks(config)
+    encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
+    model = build_model(config, tasks, encoder, precision)
+    model.load(best / WEIGHTS_FILE)
+    return SavedRun(config, tasks, model, Tokenizer.load(best), precision)

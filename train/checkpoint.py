@@ -1,0 +1,63 @@
+"""The state of a run that --resume goes on from: one safetensors file, written beside and renamed into place."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from bert.errors import InputError
+from bert.weights import read_safetensors
+from train.optimizer import SurgeryOptimizer
+
+STATE_FILE = "last.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    steps: done so far; seconds, training_seconds: wall time of the whole run and of its steps alone; examples, tokens:
+    trained on; best_sum, best_step: of the dev metrics, and where it was reached; best_dev: the metrics there;
+    log_bytes: the length of metrics.jsonl, beyond which a resumed run cuts it off.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
+    best_sum: float = float("-inf")
+    best_step: int = 0
+    best_dev: dict[str, dict[str, float]] = field(default_factory=dict)
+    log_bytes: int = 0
+
+
+def save_state(directory: Path, optimizer: SurgeryOptimizer, progress: Progress) -> None:
+    """Write weights, moments, counters and progress."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer.state().items()}
+    beside = directory / f"{STATE_FILE}.part"
+    save_file(tensors, beside, metadata={"progress": json.dumps(asdict(progress))})
+    beside.replace(directory / STATE_FILE)
+
+
+def load_state(directory: Path, optimizer: SurgeryOptimizer) -> Progress:
+    """Put back what `save_state` wrote.
+
+    Raises InputError where the file is missing, truncated, or of another model.
+    """
+    path = directory / STATE_FILE
+    tensors = read_safetensors(path)
+    expected = optimizer.state()
+    for name, tensor in expected.items():
+        if name not in tensors or tensors[name].shape != tensor.shape:
+            found = list(tensors[name].shape) if name in tensors else "nothing"
+            raise InputError(f"{path}: {name} is {found}, expected {list(tensor.shape)}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: no progress recorded in it ({error})") from None
+    optimizer.load_state(tensors)
+    return progress

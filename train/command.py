@@ -1,0 +1,61 @@
+"""What the command lines share: bad input ends in one line and exit code 2, and a traceback is for bugs only."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+
+from bert.errors import InputError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def run_command(command: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0, 2 after bad input, 130 where the user stopped it."""
+    try:
+        command(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except torch.OutOfMemoryError as error:
+        reason = str(error).splitlines()[0]
+        print(f"error: out of GPU memory ({reason}); try a smaller --batch-size with --accumulate", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+class StopRequest:
+    """Whether the user, or the system, has asked the run to stop."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Within this context Ctrl-C and SIGTERM only make a request, so that a step is never torn apart.
+
+    A second one raises KeyboardInterrupt at once.
+    """
+    request = StopRequest()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request.made:
+            raise KeyboardInterrupt
+        request.made = True
+
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

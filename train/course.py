@@ -1,0 +1,159 @@
+"""Reads data sets in the layout of the course: tab-delimited files with a header, one example a line."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bert.errors import InputError
+from train.tasks import Example, Task
+
+_SHOWN = 5  # bad rows that a message names one by one
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one file, and one line for each row that could not be used."""
+
+    examples: list[Example] = field(default_factory=list)
+    bad_rows: list[str] = field(default_factory=list)
+
+
+def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) -> Split | None:
+    """Read the train, dev or test split of a task.
+
+    A test file has no labels; None where there is no test file. Sentences are stripped of spaces around them. A row
+    with a wrong number of columns, an open quote, an empty sentence, or a label that is missing or not one of the
+    task's is bad.
+
+    Raises InputError for a file that is missing, unreadable, has another header or no usable row, and for bad rows
+    unless `skip_bad_rows`, naming the first few by file and line.
+    """
+    if split == "test":
+        path = directory / f"{task.stem}-test-student.csv"
+        if not path.exists():
+            return None
+        headers = [["", "id", *task.text_columns], ["0", "", "id", *task.text_columns]]
+    else:
+        path = directory / f"{task.stem}-{split}.csv"
+        headers = [["", "id", *task.text_columns, task.label_column]]
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such folder, expected data in the course layout")
+    rows = _rows(path)
+    _, header = next(rows, (0, []))
+    if header not in headers:
+        expected = " or ".join(_tabs(allowed) for allowed in headers)
+        raise InputError(f"{path}:1: header is {_tabs(header)}, expected {expected}")
+    found = Split()
+    labelled = task.label_column in header
+    for line, cells in rows:
+        try:
+            found.examples.append(_example(task, path, line, header, cells, labelled))
+        except _BadRow as problem:
+            found.bad_rows.append(f"{path}:{line}: {problem}")
+    if found.bad_rows and not skip_bad_rows:
+        more = len(found.bad_rows) - _SHOWN
+        shown = "; ".join(found.bad_rows[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise InputError(f"{path}: {len(found.bad_rows)} bad rows (--skip-bad-rows leaves them out): {shown}")
+    if not found.examples:
+        raise InputError(f"{path}: no rows, expected {split} examples of task {task.name}")
+    return found
+
+
+def read_plain_input(task: Task, path: Path) -> list[Example]:
+    """Read sentences to predict: a tab-delimited file whose header names at least the task's text columns.
+
+    Further columns are ignored, but for `id`; without one, an example's id is its row's number, from 1.
+    Raises InputError for a file or a row that cannot be used.
+    """
+    rows = _rows(path)
+    _, header = next(rows, (0, []))
+    missing = [column for column in task.text_columns if column not in header]
+    if missing:
+        raise InputError(
+            f"{path}:1: header is {_tabs(header)}, expected columns {_tabs(task.text_columns)} for task {task.name}"
+        )
+    examples = []
+    for number, (line, cells) in enumerate(rows, 1):
+        try:
+            examples.append(_example(task, path, line, header, cells, labelled=False, number=number))
+        except _BadRow as problem:
+            raise InputError(f"{path}:{line}: {problem}") from None
+    if not examples:
+        raise InputError(f"{path}: no rows, expected sentences to predict")
+    return examples
+
+
+class _BadRow(Exception):
+    """Why a row cannot be used."""
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each line's number and its cells, none where the line is empty or a quote stays open.
+
+    Lines are parsed one by one, so that a stray quote costs its own row and not those that follow.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a tab-delimited file") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{line}: not UTF-8 (byte {content[error.start]:#04x}), expected UTF-8") from None
+    lines = text.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield number, next(csv.reader([line.removesuffix("\r")], delimiter="\t", strict=True), [])
+        except csv.Error:
+            yield number, []
+
+
+def _example(
+    task: Task,
+    path: Path,
+    line: int,
+    header: Sequence[str],
+    cells: Sequence[str],
+    labelled: bool,
+    number: int | None = None,
+) -> Example:
+    if not cells:
+        raise _BadRow("an empty line or a quote that is not closed")
+    if len(cells) != len(header):
+        raise _BadRow(f"{len(cells)} columns, expected {len(header)}")
+    row = dict(zip(header, cells, strict=True))
+    sentences = [row[column].strip() for column in task.text_columns]
+    for column, sentence in zip(task.text_columns, sentences, strict=True):
+        if not sentence:
+            raise _BadRow(f"{column} is empty, expected a sentence")
+    return Example(
+        id=row.get("id", str(number)),
+        first=sentences[0],
+        second=sentences[1] if task.pair else None,
+        label=_label(task, row[task.label_column]) if labelled else None,
+        source=f"{path}:{line}",
+    )
+
+
+def _label(task: Task, text: str) -> float:
+    try:
+        label = float(text)
+    except ValueError:
+        label = math.nan
+    if not math.isfinite(label):
+        raise _BadRow(f"{task.label_column} is {text!r}, expected a number")
+    whole = task.kind != "regression"
+    if not task.low <= label <= task.high or (whole and label != int(label)):
+        kind = "a whole number" if whole else "a number"
+        raise _BadRow(f"{task.label_column} is {text}, expected {kind} from {task.low:g} to {task.high:g}")
+    return label
+
+
+def _tabs(cells: Sequence[str]) -> str:
+    """Cells as a message shows them."""
+    return "[" + ", ".join(cell or "(unnamed)" for cell in cells) + "]"

@@ -1,0 +1,89 @@
+"""The data sets of a run: read or generated, checked, tokenised and cached."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bert.errors import InputError
+from bert.tokenizer import Tokenizer
+from train.config import RunConfig
+from train.course import read_split
+from train.demo import demo_examples
+from train.tasks import Example, Task, select_tasks
+from train.tokenized import TokenizedSplit, tokenize_split
+
+SPLITS = ("train", "dev", "test")
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Task -> tokenised set, for each split, in the order of the run's tasks; test may lack some tasks."""
+
+    train: dict[str, TokenizedSplit]
+    dev: dict[str, TokenizedSplit]
+    test: dict[str, TokenizedSplit]
+
+
+def run_tasks(config: RunConfig, data: str | None = None) -> list[Task]:
+    """The run's tasks; `data` replaces the configuration's directory. InputError for an unknown one."""
+    data = data or config.data
+    tasks = select_tasks(list(config.tasks), None if data == DEMO else Path(data))
+    if data == DEMO:
+        for task in tasks:
+            if task.name not in ("sst", "paraphrase", "sts"):
+                raise InputError(f"--tasks {task.name}: the demo data has sst, paraphrase and sts; give --data DIR")
+    return tasks
+
+
+def load_datasets(
+    config: RunConfig,
+    tokenizer: Tokenizer,
+    cache: Path,
+    say: Callable[[str], None],
+    *,
+    splits: Sequence[str] = SPLITS,
+    data: str | None = None,
+) -> Datasets:
+    """Read and tokenise the wanted splits of every task.
+
+    cache: folder of tokenised sets; say: receives one line a warning; data: replaces the configuration's directory.
+    Raises InputError as `train.course.read_split` does.
+    """
+    data = data or config.data
+    tasks = run_tasks(config, data)
+    read: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
+    for task in tasks:
+        for split in splits:
+            examples = _read(task, data, split, config.skip_bad_rows, say)
+            if examples:
+                read[split][task.name] = examples
+    tokenized: dict[str, dict[str, TokenizedSplit]] = {split: {} for split in SPLITS}
+    for split in splits:
+        for task in tasks:
+            if task.name in read[split]:
+                tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, cache)
+                cut = tokenized[split][task.name].truncated
+                if cut:
+                    say(f"{task.name} {split}: {cut} examples were longer than {config.max_length} wordpieces and cut")
+    return Datasets(**tokenized)
+
+
+def tokenize(
+    config: RunConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: Path | None
+) -> TokenizedSplit:
+    """Tokenise examples as the run does."""
+    return tokenize_split(
+        task, examples, tokenizer, pair_encoding=config.pair_encoding, max_length=config.max_length, cache=cache
+    )
+
+
+def _read(task: Task, data: str, split: str, skip_bad_rows: bool, say: Callable[[str], None]) -> list[Example]:
+    if data == DEMO:
+        return demo_examples(task.name, split)
+    found = read_split(task, Path(data), split, skip_bad_rows=skip_bad_rows)
+    if found is None:
+        return []
+    if found.bad_rows:
+        say(f"skipped {len(found.bad_rows)} bad rows: {'; '.join(found.bad_rows)}")
+    return found.examples

@@ -1,0 +1,108 @@
+"""The training loop: examples -> packed batch -> losses -> one backward -> surgery -> optimizer step."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bert.multitask import MultitaskModel
+from kernels import DropoutStream
+from train.batches import gather
+from train.config import RunConfig
+from train.losses import task_loss
+from train.optimizer import StepStatistics, SurgeryOptimizer
+from train.sampler import JointSampler, MicroBatch
+from train.surgery import random_orders
+from train.tokenized import TokenizedSplit
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did. Numbers that came from the device are still there: reading them waits for it.
+
+    step: steps done so far in the run, this one included; epoch: from 0; losses: task -> fp32 scalar, the mean over the
+    step's examples; learning_rate: the encoder's; examples, tokens: of this step alone.
+    """
+
+    step: int
+    epoch: int
+    losses: dict[str, Tensor]
+    statistics: StepStatistics
+    learning_rate: float
+    examples: int
+    tokens: int
+
+
+class Trainer:
+    """Steps of training; what a step does depends on its number and the state of model and optimizer alone."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: MultitaskModel,
+        optimizer: SurgeryOptimizer,
+        splits: Mapping[str, TokenizedSplit],
+        device: torch.device,
+    ) -> None:
+        self.config, self.model, self.optimizer, self.splits, self.device = config, model, optimizer, splits, device
+        self.sampler = JointSampler(
+            {task: len(split) for task, split in splits.items()},
+            batch_size=config.batch_size,
+            accumulate=config.accumulate,
+            seed=config.seed,
+        )
+        self.total_steps = config.epochs * self.sampler.steps_per_epoch
+        if config.max_steps:
+            self.total_steps = min(self.total_steps, config.max_steps)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[StepResult]:
+        """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step."""
+        first = epoch * self.sampler.steps_per_epoch
+        for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
+            if index >= self.total_steps:
+                return
+            losses, tokens = self._backward(index, micro_batches)
+            factor = self._schedule(index)
+            statistics = self.optimizer.step(
+                orders=random_orders(len(self.splits), self._seed_of(index, "orders")),
+                shared_rate=self.config.learning_rate * factor,
+                private_rate=self.config.head_learning_rate * factor,
+            )
+            examples = sum(len(indices) for batch in micro_batches for indices in batch.values())
+            rate = self.config.learning_rate * factor
+            yield StepResult(index + 1, epoch, losses, statistics, rate, examples, tokens)
+
+    def _backward(self, step: int, micro_batches: list[MicroBatch]) -> tuple[dict[str, Tensor], int]:
+        """Fill the task gradients with those of the step's examples; each task's mean loss, and the tokens read."""
+        examples = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
+        losses = {task: torch.zeros((), device=self.device) for task in self.splits}
+        tokens = 0
+        self.optimizer.zero_private_gradients()
+        for number, micro_batch in enumerate(micro_batches):
+            batch = gather(self.splits, micro_batch, self.device, accumulate=number > 0)
+            seed = torch.tensor(self._seed_of(step, f"dropout {number}"), device=self.device)
+            logits = self.model(batch.packed, DropoutStream(seed))
+            parts = {
+                task: task_loss(self.splits[task].task, logits[task], labels, examples[task])
+                for task, labels in batch.labels.items()
+            }
+            # One backward of the sum: each task's own gradient is in its own rows.
+            (torch.stack(list(parts.values())).sum() * self.optimizer.loss_scale).backward()
+            for task, part in parts.items():
+                losses[task] += part.detach()
+            tokens += batch.packed.sequences.tokens
+        return losses, tokens
+
+    def _schedule(self, step: int) -> float:
+        """The learning rates' factor at `step` (from 0): linear warm-up, then linear decay to 0 at the run's end."""
+        warmup = round(self.total_steps * self.config.warmup)
+        if step < warmup:
+            return (step + 1) / warmup
+        return (self.total_steps - step) / max(1, self.total_steps - warmup)
+
+    def _seed_of(self, step: int, purpose: str) -> int:
+        """A 63-bit seed for one purpose of one step of this run."""
+        digest = hashlib.blake2b(f"{self.config.seed} {step} {purpose}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1

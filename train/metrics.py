@@ -1,0 +1,65 @@
+"""Metrics of predictions: accuracy, F1, Pearson and Spearman correlation, in float64."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from train.tasks import Task
+
+
+def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The share of predictions [n] that equal their labels [n]."""
+    return float(np.mean(predictions == labels))
+
+
+def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """The harmonic mean of precision and recall of the class 1; 0 where neither has any."""
+    hits = np.sum((predictions == 1) & (labels == 1))
+    named = np.sum(predictions == 1) + np.sum(labels == 1)
+    return float(2 * hits / named) if named else 0.0
+
+
+def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Pearson's correlation; 0 where either is constant."""
+    x = predictions.astype(np.float64) - np.mean(predictions, dtype=np.float64)
+    y = labels.astype(np.float64) - np.mean(labels, dtype=np.float64)
+    norm = np.sqrt(np.sum(x * x) * np.sum(y * y))
+    return float(np.sum(x * y) / norm) if norm > 0 else 0.0
+
+
+def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Spearman's correlation: Pearson's over ranks, equal values sharing their average rank."""
+    return pearson(_ranks(predictions), _ranks(labels))
+
+
+def task_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The metrics of the task's kind: accuracy; accuracy and f1 (binary); pearson and spearman (regression)."""
+    if task.kind == "regression":
+        return {"pearson": pearson(predictions, labels), "spearman": spearman(predictions, labels)}
+    metrics = {"accuracy": accuracy(predictions, labels)}
+    if task.kind == "binary":
+        metrics["f1"] = f1(predictions, labels)
+    return metrics
+
+
+def main_metric(task: Task) -> str:
+    """The metric that a task is judged by."""
+    return "pearson" if task.kind == "regression" else "accuracy"
+
+
+def overall(metrics: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> tuple[float | None, float]:
+    """The course's overall score, and the plain mean of the main metrics.
+
+    The former is (sst accuracy + paraphrase accuracy + (sts Pearson + 1) / 2) / 3, None unless these are the tasks.
+    """
+    scores = {task.name: metrics[task.name][main_metric(task)] for task in tasks}
+    course = None
+    if scores.keys() == {"sst", "paraphrase", "sts"}:
+        course = (scores["sst"] + scores["paraphrase"] + (scores["sts"] + 1) / 2) / 3
+    return course, sum(scores.values()) / len(scores)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]

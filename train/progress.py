@@ -1,0 +1,76 @@
+"""What a run says while it trains: a live line on a terminal, plain lines where the output is piped."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from train.report import score_line
+
+
+class ProgressDisplay:
+    """Shows the steps of one epoch after the other.
+
+    Args:
+        console: where to write; its `is_terminal` decides between a live line and plain ones.
+        epochs, total_steps: of the run.
+        steps_per_epoch: of a whole epoch.
+    """
+
+    def __init__(self, console: Console, *, epochs: int, steps_per_epoch: int, total_steps: int) -> None:
+        self._console, self._epochs = console, epochs
+        self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
+        self._scores = ""
+        self._live: Progress | None = None
+
+    def begin_epoch(self, epoch: int, done: int) -> None:
+        """Start the line of `epoch` (from 0), `done` steps of which are behind the run already."""
+        self._epoch = epoch
+        self._steps = min(self._steps_per_epoch, self._total_steps - epoch * self._steps_per_epoch)
+        if not self._console.is_terminal:
+            return
+        self._live = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._line = self._live.add_task(
+            "", total=self._steps, completed=done, epoch=f"{epoch + 1}/{self._epochs}", status=self._scores
+        )
+        self._live.start()
+
+    def advance(self) -> None:
+        """One step is done."""
+        if self._live is not None:
+            self._live.advance(self._line)
+
+    def show(self, entry: Mapping[str, Any], conflicts: Mapping[str, Mapping[str, float]], speed: float) -> None:
+        """Show a logged step: its entry in metrics.jsonl, the conflicts so far, and examples a second."""
+        losses = " ".join(f"{task} {loss:.3f}" for task, loss in entry["losses"].items())
+        shares = " ".join(f"{pair} {row['share']:.0%}" for pair, row in conflicts.items())
+        status = f"loss {losses}  conflicts {shares or '-'}  {speed:.0f} examples/s"
+        if self._live is not None:
+            self._live.update(self._line, status="  ".join(filter(None, [status, self._scores])))
+        else:
+            within = entry["step"] - self._epoch * self._steps_per_epoch
+            self.say(f"epoch {self._epoch + 1}/{self._epochs}  step {within}/{self._steps}  {status}")
+
+    def end_epoch(self, dev: Mapping[str, Mapping[str, float]]) -> None:
+        """Close the epoch's line with the dev scores."""
+        self.stop()
+        self._scores = score_line(dev)
+        self.say(f"epoch {self._epoch + 1}/{self._epochs}  dev {self._scores}")
+
+    def stop(self) -> None:
+        """Take down the live line, so that what follows is not drawn over."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str) -> None:
+        """Print one plain line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,167 @@
+"""What a run leaves behind in numbers: metrics.jsonl while it runs, summary.json at its end."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from train.checkpoint import Progress
+from train.loop import StepResult
+from train.metrics import main_metric, overall
+from train.optimizer import SurgeryOptimizer
+from train.precision import Precision
+from train.surgery import cosines
+from train.tasks import Task
+
+METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
+_PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors")
+
+
+class MetricsLog:
+    """Appends one JSON object a line to metrics.jsonl.
+
+    Args:
+        directory: of the run.
+        keep: bytes to keep of an earlier part of the run; what follows them is cut off.
+    """
+
+    def __init__(self, directory: Path, keep: int = 0) -> None:
+        self._file = (directory / METRICS_FILE).open("a+b")
+        self._file.truncate(keep)
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Append one entry and hand it to the system at once."""
+        self._file.write(json.dumps(entry, allow_nan=True).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def step_entry(result: StepResult, optimizer: SurgeryOptimizer) -> dict[str, Any]:
+    """One logged step as it stands in metrics.jsonl. Reads the device."""
+    tasks = list(result.losses)
+    statistics = result.statistics
+    pairs = cosines(statistics.gram).tolist()
+    return {
+        "event": "step",
+        "step": result.step,
+        "epoch": result.epoch,
+        "losses": {task: loss.item() for task, loss in result.losses.items()},
+        "gradient_norms": dict(zip(tasks, statistics.gram.diagonal().sqrt().tolist(), strict=True)),
+        "merged_norm": statistics.merged_norm.item(),
+        "cosines": {name: pairs[i][j] for name, i, j in task_pairs(tasks)},
+        "applied": statistics.applied.item(),
+        "loss_scale": optimizer.loss_scale.item(),
+        "learning_rate": result.learning_rate,
+        "examples": result.examples,
+        "tokens": result.tokens,
+    }
+
+
+def task_pairs(tasks: list[str]) -> list[tuple[str, int, int]]:
+    """Each pair of tasks: its name, and the two tasks' places."""
+    return [(f"{tasks[i]}-{tasks[j]}", i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
+
+
+def conflict_summary(optimizer: SurgeryOptimizer, tasks: list[str]) -> dict[str, dict[str, float]]:
+    """For each pair of tasks: steps whose gradients conflicted, their share, and the mean cosine. Reads the device."""
+    steps = max(1.0, optimizer.applied_steps.item())
+    counts, sums = optimizer.conflicting_steps.tolist(), optimizer.cosine_sums.tolist()
+    return {
+        name: {
+            "conflicting_steps": int(counts[i][j]),
+            "share": counts[i][j] / steps,
+            "mean_cosine": sums[i][j] / steps,
+        }
+        for name, i, j in task_pairs(tasks)
+    }
+
+
+def write_summary(
+    directory: Path,
+    *,
+    tasks: list[Task],
+    progress: Progress,
+    optimizer: SurgeryOptimizer,
+    precision: Precision,
+    kernels: str,
+) -> dict[str, Any]:
+    """Write summary.json, beside and renamed into place, and return its content."""
+    overall_score, mean = overall(progress.best_dev, tasks)
+    summary = {
+        "dev": progress.best_dev,
+        "overall": overall_score,
+        "mean": mean,
+        "best_step": progress.best_step,
+        "steps": progress.steps,
+        "skipped_steps": int(optimizer.skipped_steps.item()),
+        "seconds": progress.seconds,
+        "training_seconds": progress.training_seconds,
+        "examples_per_second": progress.examples / max(progress.training_seconds, 1e-9),
+        "tokens_per_second": progress.tokens / max(progress.training_seconds, 1e-9),
+        "device": precision.device_name,
+        "precision": precision.name,
+        "kernels": kernels,
+        "conflicts": conflict_summary(optimizer, [task.name for task in tasks]),
+        "versions": versions(),
+        "commit": commit(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    path = directory / SUMMARY_FILE
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
+    return summary
+
+
+def dev_sum(metrics: Mapping[str, Mapping[str, float]], tasks: list[Task]) -> float:
+    """What the best checkpoint is chosen by: the sum of the tasks' main metrics."""
+    return sum(metrics[task.name][main_metric(task)] for task in tasks)
+
+
+def score_line(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """The metrics of every task on one line."""
+    return "  ".join(
+        f"{task} " + " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        for task, values in metrics.items()
+    )
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages that the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the source, with "+changes" where files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return result.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

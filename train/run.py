@@ -1,0 +1,230 @@
+"""Train: python -m train.run --amp --surgery pcgrad [--data DIR] [--tasks sst,paraphrase,sts] [--resume DIR] ...
+
+With no other argument it trains the bundled MiniLM on a data set that the project generates itself, on a CPU or GPU.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from bert.errors import InputError
+from bert.tokenizer import Tokenizer
+from bert.weights import WEIGHTS_FILE
+from kernels import AdamWSettings
+from train.build import BEST, CONFIG_FILE, build_model, load_pretrained
+from train.checkpoint import STATE_FILE, Progress, load_state, save_state
+from train.command import StopRequest, run_command, stop_on_signal
+from train.config import RunConfig, build_parser, check_resumable, config_from
+from train.datasets import Datasets, load_datasets, run_tasks
+from train.evaluation import evaluate, predict
+from train.loop import Trainer
+from train.optimizer import SurgeryOptimizer
+from train.plots import plot_curves
+from train.precision import Precision, choose_precision
+from train.predictions import write_predictions
+from train.progress import ProgressDisplay
+from train.report import MetricsLog, conflict_summary, dev_sum, score_line, step_entry, write_summary
+from train.surgery import RULES
+from train.tasks import Task
+
+KERNELS = "torch"
+CACHE = "token-cache"
+
+
+class Run:
+    """One training run in its folder: trains, evaluates, saves, and says what it does."""
+
+    def __init__(
+        self, directory: Path, config: RunConfig, console: Console, precision: Precision, *, resumed: bool
+    ) -> None:
+        self.directory, self.config, self.console, self.precision = directory, config, console, precision
+        self.began = time.perf_counter()
+        self.tasks: list[Task] = run_tasks(config)
+        pretrained = load_pretrained(config)
+        self.say(f"model      {pretrained.origin}")
+        self.tokenizer: Tokenizer = pretrained.tokenizer
+        self.data: Datasets = load_datasets(
+            config, self.tokenizer, directory.parent / CACHE, lambda text: self.say(f"warning: {text}")
+        )
+        sizes = ", ".join(
+            f"{task.name} {len(self.data.train[task.name])}/{len(self.data.dev[task.name])}" for task in self.tasks
+        )
+        self.say(f"data       {config.data}: {sizes} (train/dev examples)")
+        self.model = build_model(config, self.tasks, pretrained.encoder, precision)
+        self.optimizer = SurgeryOptimizer(
+            self.model.shared,
+            self.model.private,
+            rule=RULES[config.surgery],
+            settings=AdamWSettings(weight_decay=config.weight_decay),
+            max_norm=config.clip or None,
+            scaling=precision.scaling,
+        )
+        self.trainer = Trainer(config, self.model, self.optimizer, self.data.train, precision.device)
+        self.progress = load_state(directory, self.optimizer) if resumed else Progress()
+        self.log = MetricsLog(directory, keep=self.progress.log_bytes)
+        self.earlier_seconds = self.progress.seconds
+
+    def train(self) -> None:
+        """Train from where the run stands to its end, then write what it leaves."""
+        trainer, progress = self.trainer, self.progress
+        display = ProgressDisplay(
+            self.console,
+            epochs=-(-trainer.total_steps // trainer.sampler.steps_per_epoch),
+            steps_per_epoch=trainer.sampler.steps_per_epoch,
+            total_steps=trainer.total_steps,
+        )
+        with stop_on_signal() as stop:
+            while progress.steps < trainer.total_steps and not stop.made:
+                epoch, done = divmod(progress.steps, trainer.sampler.steps_per_epoch)
+                display.begin_epoch(epoch, done)
+                try:
+                    self._train_epoch(epoch, done, display, stop)
+                    if self._epoch_is_over():
+                        display.end_epoch(self._evaluate(epoch))
+                finally:
+                    display.stop()
+                self._save()
+        self.log.close()
+        if progress.steps < trainer.total_steps:
+            self.say(f"stopped    after step {progress.steps}; go on with: --resume {self.directory}")
+            raise KeyboardInterrupt
+        self._finish()
+
+    def _epoch_is_over(self) -> bool:
+        steps = self.progress.steps
+        return steps == self.trainer.total_steps or steps % self.trainer.sampler.steps_per_epoch == 0
+
+    def _train_epoch(self, epoch: int, done: int, display: ProgressDisplay, stop: StopRequest) -> None:
+        progress, config = self.progress, self.config
+        began, examples = time.perf_counter(), 0
+        for result in self.trainer.epoch(epoch, done):
+            progress.steps = result.step
+            progress.examples += result.examples
+            progress.tokens += result.tokens
+            examples += result.examples
+            display.advance()
+            if result.step % config.log_every == 0 or result.step == self.trainer.total_steps:
+                entry = step_entry(result, self.optimizer)
+                self.log.write(entry)
+                speed = examples / (time.perf_counter() - began)
+                display.show(entry, conflict_summary(self.optimizer, self.model.tasks), speed)
+            if stop.made:
+                break
+            # The end of an epoch is saved after its evaluation, which a resumed run would miss otherwise.
+            if result.step % config.save_every == 0 and not self._epoch_is_over():
+                self._add_training_time(began)
+                self._save()
+                began, examples = time.perf_counter(), 0
+        self._add_training_time(began)
+
+    def _add_training_time(self, began: float) -> None:
+        if self.precision.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.progress.training_seconds += time.perf_counter() - began
+
+    def _evaluate(self, epoch: int) -> dict[str, dict[str, float]]:
+        """Dev metrics after an epoch; keeps the model where their sum is the best so far."""
+        metrics, _ = evaluate(self.model, self.data.dev, self.precision.device)
+        self.log.write({"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics})
+        total = dev_sum(metrics, self.tasks)
+        if total > self.progress.best_sum:
+            self.progress.best_sum, self.progress.best_step = total, self.progress.steps
+            self.progress.best_dev = metrics
+            best = self.directory / BEST
+            best.mkdir(exist_ok=True)
+            self.model.save(best / WEIGHTS_FILE)
+            self.model.encoder.config.write(best / CONFIG_FILE)
+            self.tokenizer.save(best)
+        return metrics
+
+    def _save(self) -> None:
+        self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
+        self.progress.log_bytes = self.log.length
+        save_state(self.directory, self.optimizer, self.progress)
+
+    def _finish(self) -> None:
+        """Answer dev and test with the best model; write predictions, plot and summary."""
+        self.model.load(self.directory / BEST / WEIGHTS_FILE)
+        for split, sets in (("dev", self.data.dev), ("test", self.data.test)):
+            for name, examples in sets.items():
+                answers: np.ndarray = predict(self.model, examples, self.precision.device)
+                path = self.directory / f"{name}-{split}-predictions.csv"
+                write_predictions(path, examples.task, examples.example_ids, answers)
+        plot_curves(self.directory)
+        self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
+        summary = write_summary(
+            self.directory,
+            tasks=self.tasks,
+            progress=self.progress,
+            optimizer=self.optimizer,
+            precision=self.precision,
+            kernels=KERNELS,
+        )
+        overall = "" if summary["overall"] is None else f"  overall {summary['overall']:.3f}"
+        self.say(f"best       step {self.progress.best_step}: {score_line(self.progress.best_dev)}")
+        self.say(f"           mean {summary['mean']:.3f}{overall}")
+        self.say(
+            f"speed      {summary['examples_per_second']:.0f} examples/s, {summary['tokens_per_second']:.0f} tokens/s; "
+            f"{self.progress.seconds:.0f} s in all"
+        )
+        self.say(f"written    {self.directory}")
+
+    def say(self, text: str) -> None:
+        """Print one plain line."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; raises InputError for bad input."""
+    given = build_parser().parse(arguments)
+    console = Console()
+    resume = getattr(given, "resume", None)
+    if resume is None:
+        config = config_from(given)
+        precision = choose_precision(config.device, config.amp)
+        directory = _new_directory(getattr(given, "out", None), config)
+    else:
+        directory = Path(resume)
+        if hasattr(given, "out") and Path(given.out) != directory:
+            raise InputError(f"--out {given.out}: a resumed run stays in its folder {directory}")
+        config = RunConfig.read(directory / CONFIG_FILE)
+        check_resumable(config, given, directory)
+        precision = choose_precision(config.device, config.amp)
+        if not (directory / STATE_FILE).exists():
+            raise InputError(f"{directory}: the run stopped before its first saved state; start it anew")
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"device     {precision.device_name}")
+    say(f"precision  {precision.name} ({precision.reason})")
+    say(f"kernels    {KERNELS} (reference expressions)")
+    say(f"surgery    {config.surgery}")
+    run = Run(directory, config, console, precision, resumed=resume is not None)
+    if resume is None:
+        config.write(directory / CONFIG_FILE)
+    elif run.progress.steps:
+        say(f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
+    run.train()
+
+
+def _new_directory(out: str | None, config: RunConfig) -> Path:
+    """The folder of a new run, made; InputError where it holds something already."""
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{'-'.join(config.tasks)}-{config.surgery}"
+    directory = Path(out) if out else Path("runs") / name
+    if directory.is_dir() and any(directory.iterdir()):
+        raise InputError(f"--out {directory}: the folder is not empty; give another, or --resume {directory}")
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--out {directory}: a file is in the way, expected a folder")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,223 @@
+"""The tasks that can be trained: the course's four, and those that a data directory defines in its tasks.toml."""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from bert.errors import InputError, did_you_mean
+
+TASKS_FILE = "tasks.toml"
+Kind = Literal["classification", "binary", "regression"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a data set.
+
+    second: the second sentence of a pair, else None. label: class index or score, None where unlabelled.
+    source: "file:line" of the row, for messages.
+    """
+
+    id: str
+    first: str
+    second: str | None
+    label: float | None
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a task's data looks like and what its head answers.
+
+    Attributes:
+        name: one word, used in file names, parameter names and options.
+        kind: classification into `classes` classes, a binary decision from one logit, or a score from one logit.
+        pair: whether an example is two sentences.
+        classes: the number of logits; 1 for binary and regression.
+        low: the smallest label.
+        high: the largest label.
+        stem: of the files f"{stem}-train.csv", f"{stem}-dev.csv" and f"{stem}-test-student.csv".
+        text_columns: the header's names of the one or two sentences.
+        label_column: the header's name of the label.
+        prediction_column: the name of the answers in prediction files.
+    """
+
+    name: str
+    kind: Kind
+    pair: bool
+    classes: int
+    low: float
+    high: float
+    stem: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    prediction_column: str
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise InputError(f"task {self.name}: {problem}")
+
+    def _problems(self) -> list[str]:
+        """What contradicts itself, in one phrase each."""
+        classification = self.kind == "classification"
+        columns = ["id", *self.text_columns, self.label_column]
+        sentences = 2 if self.pair else 1
+        checks = {
+            f"name is {self.name!r}, expected a letter, then letters, digits and underscores": (
+                re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name)
+            ),
+            f"kind is {self.kind!r}, expected one of {', '.join(get_args(Kind))}": self.kind in get_args(Kind),
+            f"text_columns has {len(self.text_columns)} names, expected {sentences} where pair is {self.pair}": (
+                len(self.text_columns) == sentences
+            ),
+            f"the columns {', '.join(columns)} repeat a name, expected different ones": (
+                len(set(columns)) == len(columns)
+            ),
+            f"classes is {self.classes}, expected {'2 or more' if classification else f'1 for kind {self.kind}'}": (
+                self.classes >= 2 if classification else self.classes == 1
+            ),
+            f"low {self.low} and high {self.high} span no range": (
+                math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+            ),
+        }
+        if self.kind != "regression":
+            high = max(1, self.classes - 1)
+            checks[f"low and high are {self.low} and {self.high}, expected 0 and {high} for kind {self.kind}"] = (
+                self.low == 0 and self.high == high
+            )
+        return [problem for problem, holds in checks.items() if not holds]
+
+
+_SENTENCE = ("sentence",)
+_SENTENCES = ("sentence1", "sentence2")
+BUILT_IN_TASKS = (
+    Task(
+        name="sst",
+        kind="classification",
+        pair=False,
+        classes=5,
+        low=0,
+        high=4,
+        stem="ids-sst",
+        text_columns=_SENTENCE,
+        label_column="sentiment",
+        prediction_column="Predicted_Sentiment",
+    ),
+    Task(
+        name="paraphrase",
+        kind="binary",
+        pair=True,
+        classes=1,
+        low=0,
+        high=1,
+        stem="quora",
+        text_columns=_SENTENCES,
+        label_column="is_duplicate",
+        prediction_column="Predicted_Is_Duplicate",
+    ),
+    Task(
+        name="sts",
+        kind="regression",
+        pair=True,
+        classes=1,
+        low=0,
+        high=5,
+        stem="sts",
+        text_columns=_SENTENCES,
+        label_column="similarity",
+        # The course's own spelling, which its graders read.
+        prediction_column="Predicted_Similiary",
+    ),
+    Task(
+        name="cfimdb",
+        kind="classification",
+        pair=False,
+        classes=2,
+        low=0,
+        high=1,
+        stem="ids-cfimdb",
+        text_columns=_SENTENCE,
+        label_column="sentiment",
+        prediction_column="Predicted_Sentiment",
+    ),
+)
+
+
+def select_tasks(names: list[str], directory: Path | None) -> list[Task]:
+    """The tasks called `names`, in that order, among the built-in ones and those of `directory`'s tasks.toml.
+
+    Raises InputError for an unknown name, a name given twice, no name at all, and a wrong tasks.toml.
+    """
+    known = {task.name: task for task in BUILT_IN_TASKS}
+    if directory is not None and (directory / TASKS_FILE).exists():
+        known |= _read_tasks(directory / TASKS_FILE)
+    if not names:
+        raise InputError(f"no task is given, {did_you_mean('', known)}")
+    for position, name in enumerate(names):
+        if name not in known:
+            raise InputError(f"unknown task {name!r}, {did_you_mean(name, known)}")
+        if name in names[:position]:
+            raise InputError(f"task {name!r} is given twice, expected each task once")
+    return [known[name] for name in names]
+
+
+def _read_tasks(path: Path) -> dict[str, Task]:
+    """The tasks of a tasks.toml: one table for each, named as the task."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected task definitions") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not TOML ({error})") from None
+    tasks = {}
+    for name, table in content.items():
+        if any(name == task.name for task in BUILT_IN_TASKS):
+            raise InputError(f"{path}: task {name} is built in, expected another name")
+        if not isinstance(table, dict):
+            raise InputError(f"{path}: {name} is {table!r}, expected a table [{name}] that defines a task")
+        try:
+            tasks[name] = _task(name, table)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    return tasks
+
+
+def _task(name: str, table: Mapping[str, Any]) -> Task:
+    """One task from its table; what follows from the kind and the columns may be left out."""
+    types = {field.name: field.type for field in fields(Task) if field.name != "name"}
+    for key in table:
+        if key not in types:
+            raise InputError(f"task {name}: unknown key {key!r}, {did_you_mean(key, types)}")
+    values = dict(table)
+    kind = values.get("kind")
+    if isinstance(values.get("text_columns"), list):
+        values.setdefault("pair", len(values["text_columns"]) == 2)
+    if kind in ("binary", "regression"):
+        values.setdefault("classes", 1)
+    if kind == "binary":
+        values = {"low": 0, "high": 1} | values
+    if kind == "classification" and type(values.get("classes")) is int:
+        values = {"low": 0, "high": values["classes"] - 1} | values
+    for key, expected in types.items():
+        if key not in values:
+            raise InputError(f"task {name}: {key} is missing")
+        values[key] = _typed(name, key, values[key], expected)
+    return Task(name=name, **values)
+
+
+def _typed(name: str, key: str, value: object, expected: object) -> object:
+    """The value as the field's type, or InputError."""
+    if expected in (bool, int) and type(value) is expected:
+        return value
+    if expected is float and type(value) in (int, float):
+        return float(value)
+    if expected in (str, Kind) and isinstance(value, str) and value:
+        return value
+    if expected == tuple[str, ...] and isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return tuple(value)
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Kind: "a text"}
+    raise InputError(f"task {name}: {key} is {value!r}, expected {words.get(expected, 'a list of column names')}")

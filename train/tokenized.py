@@ -1,0 +1,133 @@
+"""Tokenised data sets: composed into sequences once, and cached by the hash of what decides them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from bert.tokenizer import Tokenizer
+from train.tasks import Example, Task
+
+_FORMAT = "1"  # a new number makes every cached file stale
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """One split of one task as the encoder reads it.
+
+    ids: int32 [tokens], special tokens included; segments: uint8 [tokens]; cu_seqlens: int64 [sequences + 1];
+    sequences_per_example: 1, or 2 for pairs encoded one by one, whose sequences follow each other;
+    labels: fp32 [examples], NaN where there is none; truncated: how many examples were cut to the maximum length.
+    """
+
+    task: Task
+    example_ids: list[str]
+    ids: np.ndarray
+    segments: np.ndarray
+    cu_seqlens: np.ndarray
+    sequences_per_example: int
+    labels: np.ndarray
+    truncated: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def tokenize_split(
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    *,
+    pair_encoding: str,
+    max_length: int,
+    cache: Path | None,
+) -> TokenizedSplit:
+    """Tokenise examples and add the special tokens.
+
+    A single sentence becomes [CLS] a [SEP]. A pair becomes [CLS] a [SEP] b [SEP] with segments 0 and 1 (pair_encoding
+    "joint"), or two sequences ("separate"). Sequences longer than max_length wordpieces are cut at the longer sentence
+    first. cache: folder for the result, named by the hash of the texts and all settings; a damaged file is made anew.
+    """
+    joint = task.pair and pair_encoding == "joint"
+    per_example = 2 if task.pair and not joint else 1
+    path = cache / f"{_content_hash(examples, tokenizer, joint, max_length)}.safetensors" if cache else None
+    arrays = _read_cache(path) if path else None
+    if arrays is None:
+        arrays = _compose(examples, tokenizer, joint, max_length)
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".part")
+            save_file(arrays, beside)
+            beside.replace(path)
+    labels = [float("nan") if example.label is None else example.label for example in examples]
+    return TokenizedSplit(
+        task=task,
+        example_ids=[example.id for example in examples],
+        ids=arrays["ids"],
+        segments=arrays["segments"],
+        cu_seqlens=arrays["cu_seqlens"],
+        sequences_per_example=per_example,
+        labels=np.array(labels, dtype=np.float32),
+        truncated=int(arrays["truncated"][0]),
+    )
+
+
+def _compose(
+    examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int
+) -> dict[str, np.ndarray]:
+    """The arrays of a split, as they are cached."""
+    texts = [text for example in examples for text in (example.first, example.second) if text is not None]
+    pieces = tokenizer.encode(texts)
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    kept = _joint_lengths(lengths, max_length) if joint else np.minimum(lengths, max_length - 2)
+    cut = kept < lengths
+    sentences_per_example = 2 if examples and examples[0].second is not None else 1
+    cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
+    parts: list[np.ndarray] = []
+    for index, piece in enumerate(pieces):
+        if not (joint and index % 2):
+            parts.append(cls)
+        parts += [piece[: kept[index]], sep]
+    # A sentence's share of its sequence: itself, its [SEP], and [CLS] where it comes first.
+    shares = kept + (np.arange(len(kept)) % 2 == 0) + 1 if joint else kept + 2
+    segments = np.repeat(np.arange(len(kept)) % 2 if joint else np.zeros(len(kept)), shares)
+    sequence_lengths = shares.reshape(-1, 2).sum(1) if joint else shares
+    return {
+        "ids": np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32),
+        "segments": segments.astype(np.uint8),
+        "cu_seqlens": np.concatenate([[0], np.cumsum(sequence_lengths)]).astype(np.int64),
+        "truncated": np.array([cut.reshape(-1, sentences_per_example).any(1).sum()]),
+    }
+
+
+def _joint_lengths(lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """How much of each sentence is kept so that a pair fits: the longer one is cut until both are even."""
+    first, second = lengths[0::2], lengths[1::2]
+    room = max_length - 3
+    half = room // 2
+    over = first + second > room
+    kept_first = np.where(over, np.minimum(first, np.maximum(room - half, room - second)), first)
+    kept_second = np.where(over, np.minimum(second, room - kept_first), second)
+    return np.stack([kept_first, kept_second], axis=1).reshape(-1)
+
+
+def _content_hash(examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int) -> str:
+    content = hashlib.sha256(f"{_FORMAT} {tokenizer.digest} {joint} {max_length}".encode())
+    for example in examples:
+        for text in (example.first, example.second):
+            encoded = b"" if text is None else text.encode("utf-8", "surrogatepass")
+            # The length in front keeps two texts from running together; -1 tells no text from an empty one.
+            content.update(f"\n{-1 if text is None else len(encoded)} ".encode() + encoded)
+    return content.hexdigest()
+
+
+def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    return arrays if {"ids", "segments", "cu_seqlens", "truncated"} <= arrays.keys() else None
