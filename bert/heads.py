@@ -32,11 +32,11 @@ class Head(nn.Module):
 
     def forward(self, pooled: Tensor, dropouts: DropoutStream | None) -> Tensor:
         """Logits fp32 [examples, outputs] of pooled outputs [examples or 2 * examples, hidden] in any dtype."""
-        features = pooled.float()
+        features = pooled.to(self.weight.dtype)
         if self.pair:
             first, second = features[0::2], features[1::2]
             features = torch.cat([first, second, (first - second).abs()], dim=1)
         dropout = dropouts(self.dropout) if dropouts else None
         if dropout is not None:
-            features = features * dropout.mask(tuple(features.shape), torch.float32)
+            features = features * dropout.mask(tuple(features.shape), features.dtype)
         return nn.functional.linear(features, self.weight, self.bias)

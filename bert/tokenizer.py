@@ -17,7 +17,7 @@ class Tokenizer:
     """Text to wordpiece ids, without special tokens, padding or truncation.
 
     Attributes:
-        vocab_size: entries of the vocabulary.
+        vocab_size: one more than the largest id.
         pad_id, unk_id, cls_id, sep_id, mask_id: the special tokens.
         digest: sha256 (hex) of everything that decides the ids of a text.
     """
@@ -30,7 +30,7 @@ class Tokenizer:
         if missing:
             raise InputError(f"{source}: the vocabulary lacks {', '.join(missing)}")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(tokenizer.token_to_id, _SPECIAL)
-        self.vocab_size = tokenizer.get_vocab_size()
+        self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
     @classmethod
@@ -56,9 +56,11 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The wordpiece ids of each text, int32 [wordpieces] each, without special tokens."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        # A lone surrogate, which JSON can hold, is no UTF-8 and the library refuses it.
+        texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json into a directory, from which `load` reads it again."""
-        self._tokenizer.save(str(directory / TOKENIZER_FILE))
+        (directory / TOKENIZER_FILE).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")

@@ -1,0 +1,60 @@
+"""Philox against its published answers, and what its masks promise."""
+
+import pytest
+import torch
+
+from kernels import Dropout, DropoutStream
+from kernels.dropout import philox
+
+
+def test_philox_gives_the_known_answer_of_its_authors():
+    # The all-zero vector of Random123's known-answer tests for philox4x32-10.
+    words = philox(torch.tensor(0), torch.tensor([0]), 0)
+    assert [f"{word.item():08x}" for word in words] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+
+
+def test_philox_agrees_with_a_scalar_implementation():
+    def scalar(counter, key):
+        mask = 0xFFFFFFFF
+        for _ in range(10):
+            low, high = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
+            counter = [
+                (high >> 32) ^ counter[1] ^ key[0],
+                high & mask,
+                (low >> 32) ^ counter[3] ^ key[1],
+                low & mask,
+            ]
+            key = [(key[0] + 0x9E3779B9) & mask, (key[1] + 0xBB67AE85) & mask]
+        return counter
+
+    seed, site = 0x7ABCDEF012345678, 9
+    counters = [0, 1, 0xFFFFFFFF, 0x100000000, 0x1234567890]
+    found = torch.stack(philox(torch.tensor(seed), torch.tensor(counters), site), 1).tolist()
+    key = [seed & 0xFFFFFFFF, seed >> 32]
+    assert found == [scalar([c & 0xFFFFFFFF, c >> 32, site, 0], key) for c in counters]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_masks_keep_the_said_share_and_the_expectation(rate):
+    mask = Dropout(rate, torch.tensor(3), 0).mask((1000, 203), torch.float32)
+    assert abs((mask > 0).float().mean().item() - (1 - rate)) < 0.01
+    assert abs(mask.mean().item() - 1) < 0.02
+    assert mask.unique().numel() == 2
+
+
+def test_a_mask_is_replayed_and_any_part_of_it_can_be_drawn_alone():
+    dropout = Dropout(0.3, torch.tensor(8), 4)
+    whole = dropout.mask((100,), torch.float32)
+    assert torch.equal(whole, dropout.mask((100,), torch.float32))
+    assert torch.equal(whole[40:], dropout.mask((60,), torch.float32, start=40))
+
+
+def test_seeds_and_sites_give_different_masks():
+    masks = [Dropout(0.5, torch.tensor(seed), site).mask((64,), torch.float32) for seed in (1, 2) for site in (0, 1)]
+    assert len({tuple(mask.tolist()) for mask in masks}) == 4
+
+
+def test_a_stream_numbers_its_sites_whatever_the_rates():
+    stream = DropoutStream(torch.tensor(1))
+    assert stream(0.0) is None
+    assert stream(0.1).site == 1
