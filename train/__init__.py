@@ -1,0 +1,1 @@
+"""Multitask fine-tuning: data, sampling, surgery, the loop, and what a run leaves behind."""

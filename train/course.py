@@ -23,13 +23,15 @@ class Split:
 def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) -> Split | None:
     """Read the train, dev or test split of a task.
 
-    A test file has no labels; None where there is no test file. Sentences are stripped of spaces around them. A row
-    with a wrong number of columns, an open quote, an empty sentence, or a label that is missing or not one of the
-    task's is bad.
+    A test file has no labels; None where there is no test file. Sentences are stripped of spaces around them. A row is
+    one line, even where a quote stays open. It is bad where it has a wrong number of columns, a stray quote, an empty
+    sentence, no id, or a label that is missing or not one of the task's.
 
     Raises InputError for a file that is missing, unreadable, has another header or no usable row, and for bad rows
     unless `skip_bad_rows`, naming the first few by file and line.
     """
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such folder, expected data in the course layout")
     if split == "test":
         path = directory / f"{task.stem}-test-student.csv"
         if not path.exists():
@@ -38,15 +40,13 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
     else:
         path = directory / f"{task.stem}-{split}.csv"
         headers = [["", "id", *task.text_columns, task.label_column]]
-    if not directory.is_dir():
-        raise InputError(f"{directory}: no such folder, expected data in the course layout")
     rows = _rows(path)
-    _, header = next(rows, (0, []))
+    header = _header(path, rows)
     if header not in headers:
         expected = " or ".join(_tabs(allowed) for allowed in headers)
         raise InputError(f"{path}:1: header is {_tabs(header)}, expected {expected}")
     found = Split()
-    labelled = task.label_column in header
+    labelled = split != "test"
     for line, cells in rows:
         try:
             found.examples.append(_example(task, path, line, header, cells, labelled))
@@ -55,24 +55,27 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
     if found.bad_rows and not skip_bad_rows:
         more = len(found.bad_rows) - _SHOWN
         shown = "; ".join(found.bad_rows[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        raise InputError(f"{path}: {len(found.bad_rows)} bad rows (--skip-bad-rows leaves them out): {shown}")
+        rows_found = "1 bad row" if len(found.bad_rows) == 1 else f"{len(found.bad_rows)} bad rows"
+        raise InputError(f"{path}: {rows_found}, which --skip-bad-rows leaves out: {shown}")
     if not found.examples:
-        raise InputError(f"{path}: no rows, expected {split} examples of task {task.name}")
+        kind = {"train": "training", "dev": "dev", "test": "test"}[split]
+        raise InputError(f"{path}: task {task.name} with no {kind} rows, expected at least one below the header")
     return found
 
 
 def read_plain_input(task: Task, path: Path) -> list[Example]:
     """Read sentences to predict: a tab-delimited file whose header names at least the task's text columns.
 
-    Further columns are ignored, but for `id`; without one, an example's id is its row's number, from 1.
+    Further columns are ignored, but for `id`; without one, an example's id is its row's number, from 1. No row is left
+    out, so that there is an answer for each.
     Raises InputError for a file or a row that cannot be used.
     """
     rows = _rows(path)
-    _, header = next(rows, (0, []))
-    missing = [column for column in task.text_columns if column not in header]
-    if missing:
+    header = _header(path, rows)
+    if any(header.count(column) != 1 for column in task.text_columns) or header.count("id") > 1:
         raise InputError(
-            f"{path}:1: header is {_tabs(header)}, expected columns {_tabs(task.text_columns)} for task {task.name}"
+            f"{path}:1: header is {_tabs(header)}, expected task {task.name}'s columns {_tabs(task.text_columns)}, "
+            "each once"
         )
     examples = []
     for number, (line, cells) in enumerate(rows, 1):
@@ -89,8 +92,16 @@ class _BadRow(Exception):
     """Why a row cannot be used."""
 
 
+def _header(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    for line, cells in rows:
+        if line == 1:
+            return cells
+        break
+    raise InputError(f"{path}: starts with no header, expected a tab-delimited file with one in its first line")
+
+
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Each line's number and its cells, none where the line is empty or a quote stays open.
+    """The number and the cells of each line that is not empty; no cells where its quotes are stray.
 
     Lines are parsed one by one, so that a stray quote costs its own row and not those that follow.
     """
@@ -103,12 +114,15 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: not UTF-8 (byte {content[error.start]:#04x}), expected UTF-8") from None
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    for number, line in enumerate(lines, 1):
+    # Not splitlines: sentences may hold U+2028 and other signs that it takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.removesuffix("\r")
+        if '"' not in line:
+            if line:
+                yield number, line.split("\t")
+            continue
         try:
-            yield number, next(csv.reader([line.removesuffix("\r")], delimiter="\t", strict=True), [])
+            yield number, next(csv.reader([line], delimiter="\t", strict=True))
         except csv.Error:
             yield number, []
 
@@ -123,11 +137,13 @@ def _example(
     number: int | None = None,
 ) -> Example:
     if not cells:
-        raise _BadRow("an empty line or a quote that is not closed")
+        raise _BadRow("a stray quote, expected quotes in pairs around a column")
     if len(cells) != len(header):
         raise _BadRow(f"{len(cells)} columns, expected {len(header)}")
     row = dict(zip(header, cells, strict=True))
     sentences = [row[column].strip() for column in task.text_columns]
+    if row.get("id") == "":
+        raise _BadRow("id is empty, expected one")
     for column, sentence in zip(task.text_columns, sentences, strict=True):
         if not sentence:
             raise _BadRow(f"{column} is empty, expected a sentence")
@@ -141,16 +157,15 @@ def _example(
 
 
 def _label(task: Task, text: str) -> float:
+    whole = task.kind != "regression"
     try:
         label = float(text)
     except ValueError:
         label = math.nan
-    if not math.isfinite(label):
-        raise _BadRow(f"{task.label_column} is {text!r}, expected a number")
-    whole = task.kind != "regression"
-    if not task.low <= label <= task.high or (whole and label != int(label)):
+    # NaN is in no range.
+    if not task.low <= label <= task.high or (whole and not label.is_integer()):
         kind = "a whole number" if whole else "a number"
-        raise _BadRow(f"{task.label_column} is {text}, expected {kind} from {task.low:g} to {task.high:g}")
+        raise _BadRow(f"{task.label_column} is {text!r}, expected {kind} from {task.low:g} to {task.high:g}")
     return label
 
 

@@ -8,7 +8,7 @@ from bert.errors import InputError
 from bert.tokenizer import Tokenizer
 from train.config import RunConfig
 from train.course import read_split
-from train.demo import demo_examples
+from train.demo import DEMO_TASKS, demo_examples
 from train.tasks import Example, Task, select_tasks
 from train.tokenized import TokenizedSplit, tokenize_split
 
@@ -31,15 +31,15 @@ def run_tasks(config: RunConfig, data: str | None = None) -> list[Task]:
     tasks = select_tasks(list(config.tasks), None if data == DEMO else Path(data))
     if data == DEMO:
         for task in tasks:
-            if task.name not in ("sst", "paraphrase", "sts"):
-                raise InputError(f"--tasks {task.name}: the demo data has sst, paraphrase and sts; give --data DIR")
+            if task.name not in DEMO_TASKS:
+                raise InputError(f"--tasks {task.name}: the demo data has {', '.join(DEMO_TASKS)}; give --data DIR")
     return tasks
 
 
 def load_datasets(
     config: RunConfig,
     tokenizer: Tokenizer,
-    cache: Path,
+    cache: Path | None,
     say: Callable[[str], None],
     *,
     splits: Sequence[str] = SPLITS,
@@ -47,7 +47,7 @@ def load_datasets(
 ) -> Datasets:
     """Read and tokenise the wanted splits of every task.
 
-    cache: folder of tokenised sets; say: receives one line a warning; data: replaces the configuration's directory.
+    cache: folder of tokenised sets, None for no cache; say: receives one line a warning; data: replaces the configuration's directory.
     Raises InputError as `train.course.read_split` does.
     """
     data = data or config.data
@@ -85,5 +85,6 @@ def _read(task: Task, data: str, split: str, skip_bad_rows: bool, say: Callable[
     if found is None:
         return []
     if found.bad_rows:
-        say(f"skipped {len(found.bad_rows)} bad rows: {'; '.join(found.bad_rows)}")
+        count = len(found.bad_rows)
+        say(f"skipped {count} bad row{'s' if count > 1 else ''}: {'; '.join(found.bad_rows)}")
     return found.examples

@@ -25,7 +25,7 @@ def predict(model: MultitaskModel, split: TokenizedSplit, device: torch.device) 
     order = np.argsort(lengths, kind="stable")
     batches = np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type]))
     empty = {name: np.zeros(0, dtype=np.int64) for name in model.tasks}
-    splits = {name: split for name in model.tasks}
+    splits = dict.fromkeys(model.tasks, split)
     predictions = np.zeros(len(split))
     for batch in batches:
         if len(batch):

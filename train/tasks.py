@@ -70,7 +70,6 @@ class Task:
             f"name is {self.name!r}, expected a letter, then letters, digits and underscores": (
                 re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name)
             ),
-            f"kind is {self.kind!r}, expected one of {', '.join(get_args(Kind))}": self.kind in get_args(Kind),
             f"text_columns has {len(self.text_columns)} names, expected {sentences} where pair is {self.pair}": (
                 len(self.text_columns) == sentences
             ),
@@ -192,20 +191,16 @@ def _task(name: str, table: Mapping[str, Any]) -> Task:
     for key in table:
         if key not in types:
             raise InputError(f"task {name}: unknown key {key!r}, {did_you_mean(key, types)}")
-    values = dict(table)
+    values = {key: _typed(name, key, value, types[key]) for key, value in table.items()}
     kind = values.get("kind")
-    if isinstance(values.get("text_columns"), list):
-        values.setdefault("pair", len(values["text_columns"]) == 2)
-    if kind in ("binary", "regression"):
+    values.setdefault("pair", len(values.get("text_columns", ())) == 2)
+    if kind != "classification":
         values.setdefault("classes", 1)
-    if kind == "binary":
-        values = {"low": 0, "high": 1} | values
-    if kind == "classification" and type(values.get("classes")) is int:
-        values = {"low": 0, "high": values["classes"] - 1} | values
-    for key, expected in types.items():
+    if kind != "regression":
+        values = {"low": 0.0, "high": max(1.0, values.get("classes", 2) - 1.0)} | values
+    for key in types:
         if key not in values:
             raise InputError(f"task {name}: {key} is missing")
-        values[key] = _typed(name, key, values[key], expected)
     return Task(name=name, **values)
 
 
@@ -215,9 +210,21 @@ def _typed(name: str, key: str, value: object, expected: object) -> object:
         return value
     if expected is float and type(value) in (int, float):
         return float(value)
-    if expected in (str, Kind) and isinstance(value, str) and value:
+    if expected is str and isinstance(value, str) and value:
         return value
-    if expected == tuple[str, ...] and isinstance(value, list) and all(isinstance(text, str) for text in value):
+    if expected is Kind and value in get_args(Kind):
+        return value
+    if (
+        expected == tuple[str, ...]
+        and isinstance(value, list)
+        and all(isinstance(text, str) and text for text in value)
+    ):
         return tuple(value)
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Kind: "a text"}
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        Kind: f"one of {', '.join(get_args(Kind))}",
+    }
     raise InputError(f"task {name}: {key} is {value!r}, expected {words.get(expected, 'a list of column names')}")

@@ -1,6 +1,7 @@
 """Tokenised data sets: composed into sequences once, and cached by the hash of what decides them."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,14 @@ def tokenize_split(
     """
     joint = task.pair and pair_encoding == "joint"
     per_example = 2 if task.pair and not joint else 1
-    path = cache / f"{_content_hash(examples, tokenizer, joint, max_length)}.safetensors" if cache else None
-    arrays = _read_cache(path) if path else None
+    path = cache / f"{_content_hash(task, examples, tokenizer, joint, max_length)}.safetensors" if cache else None
+    arrays = _read_cache(path, len(examples) * per_example) if path else None
     if arrays is None:
-        arrays = _compose(examples, tokenizer, joint, max_length)
+        arrays = _compose(task, examples, tokenizer, joint, max_length)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_suffix(".part")
+            # Runs side by side share the cache: each writes its own file, and the last rename wins.
+            beside = path.with_suffix(f".{os.getpid()}.part")
             save_file(arrays, beside)
             beside.replace(path)
     labels = [float("nan") if example.label is None else example.label for example in examples]
@@ -77,15 +79,14 @@ def tokenize_split(
 
 
 def _compose(
-    examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int
 ) -> dict[str, np.ndarray]:
     """The arrays of a split, as they are cached."""
-    texts = [text for example in examples for text in (example.first, example.second) if text is not None]
+    texts = [text for example in examples for text in _texts(task, example)]
     pieces = tokenizer.encode(texts)
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
     kept = _joint_lengths(lengths, max_length) if joint else np.minimum(lengths, max_length - 2)
     cut = kept < lengths
-    sentences_per_example = 2 if examples and examples[0].second is not None else 1
     cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
     parts: list[np.ndarray] = []
     for index, piece in enumerate(pieces):
@@ -100,7 +101,7 @@ def _compose(
         "ids": np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32),
         "segments": segments.astype(np.uint8),
         "cu_seqlens": np.concatenate([[0], np.cumsum(sequence_lengths)]).astype(np.int64),
-        "truncated": np.array([cut.reshape(-1, sentences_per_example).any(1).sum()]),
+        "truncated": np.array([cut.reshape(-1, 2 if task.pair else 1).any(1).sum()]),
     }
 
 
@@ -115,19 +116,28 @@ def _joint_lengths(lengths: np.ndarray, max_length: int) -> np.ndarray:
     return np.stack([kept_first, kept_second], axis=1).reshape(-1)
 
 
-def _content_hash(examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int) -> str:
-    content = hashlib.sha256(f"{_FORMAT} {tokenizer.digest} {joint} {max_length}".encode())
+def _texts(task: Task, example: Example) -> tuple[str, ...]:
+    return (example.first, example.second or "") if task.pair else (example.first,)
+
+
+def _content_hash(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int) -> str:
+    content = hashlib.sha256(f"{_FORMAT} {tokenizer.digest} {task.pair} {joint} {max_length}".encode())
     for example in examples:
-        for text in (example.first, example.second):
-            encoded = b"" if text is None else text.encode("utf-8", "surrogatepass")
-            # The length in front keeps two texts from running together; -1 tells no text from an empty one.
-            content.update(f"\n{-1 if text is None else len(encoded)} ".encode() + encoded)
+        for text in _texts(task, example):
+            encoded = text.encode("utf-8", "surrogatepass")
+            # The length in front keeps two texts from running together.
+            content.update(f"\n{len(encoded)} ".encode() + encoded)
     return content.hexdigest()
 
 
-def _read_cache(path: Path) -> dict[str, np.ndarray] | None:
+def _read_cache(path: Path, sequences: int) -> dict[str, np.ndarray] | None:
+    """The arrays of a cached split, or None where the file is missing, damaged or of another shape."""
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError):
         return None
-    return arrays if {"ids", "segments", "cu_seqlens", "truncated"} <= arrays.keys() else None
+    if arrays.keys() != {"ids", "segments", "cu_seqlens", "truncated"}:
+        return None
+    tokens = arrays["ids"].shape
+    sound = arrays["cu_seqlens"].shape == (sequences + 1,) and arrays["segments"].shape == tokens
+    return arrays if sound and tokens == (arrays["cu_seqlens"][-1],) else None

@@ -1,0 +1,130 @@
+"""The tokenizer: wordpieces without special tokens, from either of a model's two files."""
+
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+
+from bert.errors import InputError
+from bert.tokenizer import Tokenizer
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = ["a", "fine", "##st", "film", "##s", "!", "e"]
+
+
+def write_vocabulary(directory, words=(*SPECIAL, *WORDS)):
+    (directory / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return directory
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return Tokenizer.load(write_vocabulary(tmp_path))
+
+
+def write_json(directory, source, *, padding=False, truncation=False):
+    library = tokenizers.Tokenizer.from_str(
+        tokenizers.BertWordPieceTokenizer(str(source / "vocab.txt"), lowercase=True).to_str()
+    )
+    if padding:
+        library.enable_padding(length=16)
+    if truncation:
+        library.enable_truncation(max_length=2)
+    library.save(str(directory / "tokenizer.json"))
+
+
+def test_texts_become_wordpieces_without_special_tokens(tokenizer):
+    finest, nothing = tokenizer.encode(["A finest  FILMS!", ""])
+    assert finest.dtype == np.int32
+    assert finest.tolist() == [5, 6, 7, 8, 9, 10]
+    assert nothing.tolist() == []
+    assert nothing.dtype == np.int32
+
+
+def test_an_empty_list_gives_an_empty_list(tokenizer):
+    assert tokenizer.encode([]) == []
+
+
+def test_odd_unicode_is_encoded(tokenizer):
+    texts = ["e\u0301 film", "\U0001f600", "a\u2028film\x85", "\x00a\u200b", "a \ud800 a", "\ufeff", "字"]
+    unknown = tokenizer.unk_id
+    found = [ids.tolist() for ids in tokenizer.encode(texts)]
+    assert found[0] == [11, 8]
+    assert found[1] == [unknown]
+    assert found[2] == [5, 8]
+    assert found[3] == [5]
+    assert found[4][0] == found[4][-1] == 5
+    assert found[5] == []
+    assert found[6] == [unknown]
+
+
+def test_special_tokens_and_size_are_the_vocabularys(tokenizer):
+    ids = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
+    assert ids == (0, 1, 2, 3, 4)
+    assert tokenizer.vocab_size == len(SPECIAL) + len(WORDS)
+
+
+def test_a_repeated_word_does_not_push_ids_beyond_the_size(tmp_path):
+    tokenizer = Tokenizer.load(write_vocabulary(tmp_path, [*SPECIAL, "a", "a", "film"]))
+    assert tokenizer.encode(["film"])[0][0] == tokenizer.vocab_size - 1
+
+
+def test_both_files_give_the_same_ids(tmp_path, tokenizer):
+    directory = tmp_path / "json"
+    directory.mkdir()
+    write_json(directory, tmp_path)
+    texts = ["A finest film!", "unknown a"]
+    for left, right in zip(Tokenizer.load(directory).encode(texts), tokenizer.encode(texts), strict=True):
+        assert left.tolist() == right.tolist()
+
+
+def test_padding_and_truncation_of_the_file_are_switched_off(tmp_path):
+    write_vocabulary(tmp_path)
+    write_json(tmp_path, tmp_path, padding=True, truncation=True)
+    assert [len(ids) for ids in Tokenizer.load(tmp_path).encode(["a a a a a", "a"])] == [5, 1]
+
+
+def test_a_saved_tokenizer_is_the_same_one(tmp_path, tokenizer):
+    saved = tmp_path / "run"
+    saved.mkdir()
+    tokenizer.save(saved)
+    again = Tokenizer.load(saved)
+    assert again.digest == tokenizer.digest
+    assert again.encode(["finest films"])[0].tolist() == tokenizer.encode(["finest films"])[0].tolist()
+
+
+def test_the_digest_depends_on_the_vocabulary_and_not_on_padding(tmp_path, tokenizer):
+    write_json(tmp_path, tmp_path, padding=True)
+    assert Tokenizer.load(tmp_path).digest == tokenizer.digest
+    other = tmp_path / "other"
+    other.mkdir()
+    assert Tokenizer.load(write_vocabulary(other, [*SPECIAL, *reversed(WORDS)])).digest != tokenizer.digest
+
+
+def test_a_directory_without_a_tokenizer_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"no tokenizer, expected tokenizer\.json or vocab\.txt"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
+def test_a_broken_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=name.replace(".", r"\.")) as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", SPECIAL)
+def test_a_missing_special_token_is_named(tmp_path, token):
+    write_vocabulary(tmp_path)
+    write_json(tmp_path, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["added_tokens"] = [added for added in content["added_tokens"] if added["content"] != token]
+    del content["model"]["vocab"][token]
+    content["post_processor"] = None
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"tokenizer\.json.*\{token}"):
+        Tokenizer.load(tmp_path)

@@ -1,0 +1,206 @@
+"""Reading the course's layout: what is kept, what is a bad row, and what stops a run."""
+
+import pytest
+
+from bert.errors import InputError
+from train.course import read_plain_input, read_split
+from train.tasks import select_tasks
+
+SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
+SINGLE = "\tid\tsentence\tsentiment"
+PAIR = "\tid\tsentence1\tsentence2\tsimilarity"
+DUPLICATE = "\tid\tsentence1\tsentence2\tis_duplicate"
+
+
+def write(path, *lines):
+    path.write_bytes("".join(line + "\n" for line in lines).encode())
+    return path
+
+
+def read(task, directory, *lines, split="train", skip_bad_rows=False):
+    name = f"{task.stem}-test-student.csv" if split == "test" else f"{task.stem}-{split}.csv"
+    write(directory / name, *lines)
+    return read_split(task, directory, split, skip_bad_rows=skip_bad_rows)
+
+
+def test_single_sentences_are_read_without_their_leading_space(tmp_path):
+    found = read(SST, tmp_path, SINGLE, "0\tx1\t A fine film .\t3", "1\tx2\t Dull\t0")
+    assert [(example.id, example.first, example.second, example.label) for example in found.examples] == [
+        ("x1", "A fine film .", None, 3.0),
+        ("x2", "Dull", None, 0.0),
+    ]
+    assert found.examples[1].source == f"{tmp_path / 'ids-sst-train.csv'}:3"
+    assert found.bad_rows == []
+
+
+def test_pairs_are_read_with_their_score(tmp_path):
+    (example,) = read(STS, tmp_path, PAIR, "7\ty\tOne dog.\t Two dogs.\t2.75", split="dev").examples
+    assert (example.first, example.second, example.label) == ("One dog.", "Two dogs.", 2.75)
+
+
+def test_quoted_columns_lose_their_quotes(tmp_path):
+    rows = [
+        '0\tx\t""" Well"" , he said"\t1',
+        '1\ty\t5" of rain "today"\t1',
+        '2\tz\t"a\ttab"\t1',
+    ]
+    found = read(SST, tmp_path, SINGLE, *rows)
+    assert [example.first for example in found.examples] == ['" Well" , he said', '5" of rain "today"', "a\ttab"]
+
+
+def test_a_repeated_pair_with_another_score_is_kept(tmp_path):
+    found = read(STS, tmp_path, PAIR, "0\ta\tx\ty\t1.0", "1\tb\tx\ty\t2.0")
+    assert [example.label for example in found.examples] == [1.0, 2.0]
+
+
+def test_windows_line_ends_a_byte_order_mark_and_empty_lines_are_harmless(tmp_path):
+    (tmp_path / "ids-sst-train.csv").write_bytes(f"\ufeff{SINGLE}\r\n0\tx\tFine\t3\r\n\r\n1\ty\tBad\t1".encode())
+    found = read_split(SST, tmp_path, "train", skip_bad_rows=False)
+    assert [(example.first, example.label) for example in found.examples] == [("Fine", 3.0), ("Bad", 1.0)]
+    assert found.examples[1].source.endswith(":4")
+
+
+def test_line_separators_within_a_sentence_do_not_end_its_row(tmp_path):
+    odd = "a\u2028b\x85c\x0bd\x1ce"
+    (example,) = read(SST, tmp_path, SINGLE, f"0\tx\t{odd}\t2").examples
+    assert example.first == odd
+
+
+@pytest.mark.parametrize(
+    ("header", "row"), [("0\t\tid\tsentence", "1\t0.0\tx\t Fine"), ("\tid\tsentence", "1\tx\t Fine")]
+)
+def test_test_files_have_no_labels(tmp_path, header, row):
+    (example,) = read(SST, tmp_path, header, row, split="test").examples
+    assert (example.id, example.first, example.label) == ("x", "Fine", None)
+
+
+def test_both_headers_of_test_files_are_named_where_neither_is_found(tmp_path):
+    expected = r"expected \[\(unnamed\), id, sentence\] or \[0, \(unnamed\), id, sentence\]"
+    with pytest.raises(InputError, match=expected):
+        read(SST, tmp_path, "\t\tid\tsentence", "1\t0.0\tx\t Fine", split="test")
+
+
+def test_a_pairs_test_file_is_read(tmp_path):
+    (example,) = read(STS, tmp_path, "\tid\tsentence1\tsentence2", "1\tx\ta\tb", split="test").examples
+    assert (example.first, example.second, example.label) == ("a", "b", None)
+
+
+def test_a_missing_test_file_is_no_error(tmp_path):
+    assert read_split(STS, tmp_path, "test", skip_bad_rows=False) is None
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_missing_train_or_dev_file_is_named(tmp_path, split):
+    with pytest.raises(InputError, match=rf"sts-{split}\.csv: cannot be read"):
+        read_split(STS, tmp_path, split, skip_bad_rows=True)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_missing_directory_is_named(tmp_path, split):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        read_split(STS, tmp_path / "nowhere", split, skip_bad_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("0\tx\ta\tb", "4 columns, expected 5"),
+        ("0\tx\ta\tb\t1.0\tmore", "6 columns, expected 5"),
+        ('0\tx\t"a\tb\t1.0', "a stray quote"),
+        ('0\tx\t"a" b\tb\t1.0', "a stray quote"),
+        ("0\tx\t  \tb\t1.0", "sentence1 is empty"),
+        ('0\tx\ta\t""\t', "sentence2 is empty"),
+        ("0\t\ta\tb\t1.0", "id is empty"),
+        ("0\tx\ta\tb\t", "is_duplicate is '', expected a whole number from 0 to 1"),
+        ("0\tx\ta\tb\tyes", "is_duplicate is 'yes'"),
+        ("0\tx\ta\tb\t0.5", r"is_duplicate is '0\.5'"),
+        ("0\tx\ta\tb\t2.0", r"is_duplicate is '2\.0'"),
+        ("0\tx\ta\tb\t-1", "is_duplicate is '-1'"),
+        ("0\tx\ta\tb\tnan", "is_duplicate is 'nan'"),
+        ("0\tx\ta\tb\tinf", "is_duplicate is 'inf'"),
+    ],
+)
+def test_a_bad_row_is_lost_alone_and_named_by_its_line(tmp_path, row, problem):
+    rows = [DUPLICATE, "0\tgood1\ta\tb\t1.0", row, '1\tgood2\t"""a"""\tb\t0.0', "2\tgood3\ta\tb\t1.0"]
+    with pytest.raises(InputError, match=rf"1 bad row, .*--skip-bad-rows.*quora-train\.csv:3: {problem}") as caught:
+        read(PARAPHRASE, tmp_path, *rows)
+    assert "\n" not in str(caught.value)
+    found = read(PARAPHRASE, tmp_path, *rows, skip_bad_rows=True)
+    assert [example.id for example in found.examples] == ["good1", "good2", "good3"]
+    assert [example.source.rsplit(":")[-1] for example in found.examples] == ["2", "4", "5"]
+    (message,) = found.bad_rows
+    assert message.startswith(f"{tmp_path / 'quora-train.csv'}:3: ")
+
+
+@pytest.mark.parametrize("score", ["-0.1", "5.01", "nan", "four", ""])
+def test_a_score_outside_its_range_is_a_bad_row(tmp_path, score):
+    with pytest.raises(InputError, match="expected a number from 0 to 5"):
+        read(STS, tmp_path, PAIR, f"0\tx\ta\tb\t{score}")
+
+
+def test_many_bad_rows_are_counted_and_five_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"7 bad rows, .*and 2 more") as caught:
+        read(SST, tmp_path, SINGLE, *["0\tx\ta\t9"] * 7)
+    assert str(caught.value).count("sentiment is '9'") == 5
+
+
+def test_a_training_set_without_rows_is_refused(tmp_path):
+    with pytest.raises(InputError, match="task sst with no training rows"):
+        read(SST, tmp_path, SINGLE)
+    with pytest.raises(InputError, match="task sst with no training rows"):
+        read(SST, tmp_path, SINGLE, "0\tx\ta\t9", skip_bad_rows=True)
+
+
+@pytest.mark.parametrize("header", [DUPLICATE, "id\tsentence1\tsentence2\tsimilarity", PAIR.replace("\t", ","), '"'])
+def test_another_header_is_shown_beside_the_expected_one(tmp_path, header):
+    expected = r"expected \[\(unnamed\), id, sentence1, sentence2, similarity\]"
+    with pytest.raises(InputError, match=rf"sts-train\.csv:1: header is .*{expected}"):
+        read(STS, tmp_path, header, "0\tx\ta\tb\t1.0")
+
+
+def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
+    (tmp_path / "ids-sst-train.csv").write_bytes(SINGLE.encode() + b"\n0\tx\tcaf\xe9 noir\t3\n")
+    with pytest.raises(InputError, match=r"ids-sst-train\.csv:2: not UTF-8 \(byte 0xe9\)"):
+        read_split(SST, tmp_path, "train", skip_bad_rows=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\n0\tx\ta\t1\n"])
+def test_a_file_that_starts_with_no_header_is_named(tmp_path, content):
+    (tmp_path / "ids-sst-train.csv").write_bytes(content)
+    with pytest.raises(InputError, match="starts with no header"):
+        read_split(SST, tmp_path, "train", skip_bad_rows=True)
+
+
+def test_a_directory_in_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "ids-sst-dev.csv").mkdir()
+    with pytest.raises(InputError, match=r"ids-sst-dev\.csv: cannot be read"):
+        read_split(SST, tmp_path, "dev", skip_bad_rows=True)
+
+
+def test_plain_input_needs_the_text_columns_alone(tmp_path):
+    path = write(tmp_path / "in.tsv", "sentence2\tsentence1", "b\ta", "", "d\tc")
+    found = read_plain_input(STS, path)
+    assert [(example.id, example.first, example.second) for example in found] == [("1", "a", "b"), ("2", "c", "d")]
+    assert all(example.label is None for example in found)
+
+
+def test_plain_input_takes_ids_and_ignores_labels(tmp_path):
+    path = write(tmp_path / "in.tsv", SINGLE, "0\tx\t Fine\tno label")
+    (example,) = read_plain_input(SST, path)
+    assert (example.id, example.first, example.label) == ("x", "Fine", None)
+
+
+@pytest.mark.parametrize("header", ["text", "sentence\tsentence", "id\tid\tsentence", "sentence1\tsentence2"])
+def test_plain_input_without_the_text_columns_is_refused(tmp_path, header):
+    with pytest.raises(InputError, match=r"in\.tsv:1: header is .*expected task sst's columns \[sentence\]"):
+        read_plain_input(SST, write(tmp_path / "in.tsv", header, "a\tb"))
+
+
+def test_a_bad_row_of_plain_input_stops_with_its_line(tmp_path):
+    with pytest.raises(InputError, match=r"in\.tsv:4: sentence is empty"):
+        read_plain_input(SST, write(tmp_path / "in.tsv", "sentence", "a", "", " "))
+
+
+def test_plain_input_without_rows_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no rows"):
+        read_plain_input(SST, write(tmp_path / "in.tsv", "sentence"))

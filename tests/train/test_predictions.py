@@ -1,0 +1,48 @@
+"""Prediction files in the course's format."""
+
+import numpy as np
+import pytest
+
+from train.predictions import write_predictions
+from train.tasks import select_tasks
+
+SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
+
+
+def test_classes_are_written_whole(tmp_path):
+    path = tmp_path / "sst-dev-predictions.csv"
+    write_predictions(path, SST, ["a7d5", "33cf"], np.array([3.0, 0.0]))
+    assert path.read_bytes() == b"id, Predicted_Sentiment\na7d5, 3\n33cf, 0\n"
+
+
+def test_binary_answers_are_written_whole(tmp_path):
+    path = tmp_path / "out.csv"
+    write_predictions(path, PARAPHRASE, ["x", "y"], np.array([1.0, 0.0]))
+    assert path.read_text(encoding="utf-8") == "id, Predicted_Is_Duplicate\nx, 1\ny, 0\n"
+
+
+def test_scores_have_four_decimals_within_the_tasks_range(tmp_path):
+    path = tmp_path / "out.csv"
+    write_predictions(path, STS, ["a", "b", "c"], np.array([-0.3, 2.34567, 5.2]))
+    assert path.read_text(encoding="utf-8") == "id, Predicted_Similiary\na, 0.0000\nb, 2.3457\nc, 5.0000\n"
+
+
+def test_no_examples_leave_the_header_alone(tmp_path):
+    write_predictions(tmp_path / "out.csv", STS, [], np.zeros(0))
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8") == "id, Predicted_Similiary\n"
+
+
+def test_an_earlier_file_is_replaced_and_nothing_is_left_beside(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("earlier", encoding="utf-8")
+    write_predictions(path, SST, ["é"], np.array([2.0]))
+    assert path.read_text(encoding="utf-8").endswith("é, 2\n")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_earlier_file_alone(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("earlier", encoding="utf-8")
+    with pytest.raises(ValueError, match="shorter"):
+        write_predictions(path, SST, ["a", "b"], np.array([2.0]))
+    assert path.read_text(encoding="utf-8") == "earlier"

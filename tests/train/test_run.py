@@ -1,0 +1,265 @@
+"""Whole runs of the command line on a small data set: what they leave, repeat, resume and refuse."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train import evaluate, predict, run
+from train.command import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+ADJECTIVES = ["awful", "poor", "plain", "good", "superb"]
+THINGS = ["film", "meal", "song", "hotel", "garden", "lamp"]
+
+
+def write_table(path, header, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([index, *row] for index, row in enumerate(rows))
+
+
+def write_course_data(directory, examples=24):
+    """Small sets of the three tasks in the course layout."""
+    draw = random.Random(5)
+    directory.mkdir()
+    pair_columns = ["sentence1", "sentence2"]
+    for split, count in (("train", examples), ("dev", 10), ("test-student", 6)):
+        labelled = split != "test-student"
+        sst, quora, sts = [], [], []
+        for index in range(count):
+            level, thing, other = draw.randrange(5), draw.choice(THINGS), draw.choice(THINGS)
+            name = f"{split}-{index}"
+            sst.append([name, f" The {thing} was {ADJECTIVES[level]} .", level])
+            quora.append([name, f"Where is the {thing}?", f"Where can I find the {other}?", float(thing == other)])
+            sts.append([name, f"I saw a {thing}.", f"A {other} was seen.", 5.0 if thing == other else level / 4])
+        columns = {"ids-sst": ["sentence", "sentiment"]}
+        columns |= {"quora": [*pair_columns, "is_duplicate"], "sts": [*pair_columns, "similarity"]}
+        for stem, rows in (("ids-sst", sst), ("quora", quora), ("sts", sts)):
+            header = ["", "id", *columns[stem]]
+            if not labelled:
+                header, rows = header[:-1], [row[:-1] for row in rows]
+            write_table(directory / f"{stem}-{split}.csv", header, rows)
+    return directory
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_course_data(tmp_path / "data")
+
+
+def command(data, out, *more):
+    return [
+        *("--data", str(data), "--model", "tiny", "--out", str(out), "--batch-size", "4", "--epochs", "2"),
+        *("--log-every", "1", "--device", "cpu", "--amp", "--surgery", "pcgrad", *more),
+    ]
+
+
+def entries(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_state(directory, other):
+    """Whether the last states of two runs are equal, bit for bit."""
+    state, expected = (load_file(folder / "last.safetensors") for folder in (directory, other))
+    return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
+
+
+def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_command(run.main, command(data, out)) == 0
+    assert {path.name for path in out.iterdir()} == {
+        *("config.json", "metrics.jsonl", "summary.json", "best", "last.safetensors", "curves.png"),
+        *(f"{task}-{split}-predictions.csv" for task in ("sst", "paraphrase", "sts") for split in ("dev", "test")),
+    }
+    summary = json.loads((out / "summary.json").read_text())
+    assert {task: set(row) for task, row in summary["dev"].items()} == {
+        "sst": {"accuracy"},
+        "paraphrase": {"accuracy", "f1"},
+        "sts": {"pearson", "spearman"},
+    }
+    scores = summary["dev"]
+    course = (scores["sst"]["accuracy"] + scores["paraphrase"]["accuracy"] + (scores["sts"]["pearson"] + 1) / 2) / 3
+    assert summary["overall"] == pytest.approx(course)
+    assert {"mean", "seconds", "examples_per_second", "tokens_per_second", "versions", "commit"} <= summary.keys()
+    assert set(summary["conflicts"]) == {"sst-paraphrase", "sst-sts", "paraphrase-sts"}
+    steps = [entry for entry in entries(out) if entry["event"] == "step"]
+    assert [entry["step"] for entry in steps] == list(range(1, 13))
+    assert sum(entry["event"] == "evaluation" for entry in entries(out)) == 2
+    predictions = (out / "sst-test-predictions.csv").read_text().splitlines()
+    assert predictions[0] == "id, Predicted_Sentiment"
+    assert [line.split(", ")[0] for line in predictions[1:]] == [f"test-student-{index}" for index in range(6)]
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    for word in ("device", "precision", "kernels", "surgery", "epoch 2/2  dev"):
+        assert word in printed
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_path):
+    for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
+        run_command(run.main, command(data, tmp_path / name, "--seed", seed))
+    assert same_state(tmp_path / "a", tmp_path / "b")
+    assert entries(tmp_path / "a") == entries(tmp_path / "b")
+    assert not same_state(tmp_path / "a", tmp_path / "c")
+
+
+@pytest.mark.parametrize("stop_after", [2, 6, 9])
+@pytest.mark.parametrize("more", [(), ("--accumulate", "2", "--batch-size", "2", "--pair-encoding", "separate")])
+def test_interrupted_and_resumed_equals_uninterrupted(data, tmp_path, monkeypatch, stop_after, more):
+    """Stopped within an epoch, and exactly at the end of one."""
+    run_command(run.main, command(data, tmp_path / "whole", *more))
+    display = run.ProgressDisplay.advance
+    steps = 0
+
+    def advance(self):
+        nonlocal steps
+        steps += 1
+        if steps == stop_after:
+            signal.raise_signal(signal.SIGINT)
+        display(self)
+
+    monkeypatch.setattr(run.ProgressDisplay, "advance", advance)
+    out = tmp_path / "stopped"
+    assert run_command(run.main, command(data, out, *more)) == 130
+    assert not (out / "summary.json").exists()
+    monkeypatch.undo()
+    assert run_command(run.main, ["--resume", str(out)]) == 0
+    assert same_state(out, tmp_path / "whole")
+    assert entries(out) == entries(tmp_path / "whole")
+    assert (out / "sts-dev-predictions.csv").read_text() == (tmp_path / "whole/sts-dev-predictions.csv").read_text()
+
+
+def test_a_run_killed_after_a_saved_state_resumes_to_the_same_end(data, tmp_path, monkeypatch):
+    run_command(run.main, command(data, tmp_path / "whole"))
+    steps = 0
+
+    def advance(self):
+        nonlocal steps
+        steps += 1
+        if steps == 10:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(run.ProgressDisplay, "advance", advance)
+    out = tmp_path / "killed"
+    with pytest.raises(RuntimeError, match="killed"):
+        run.main(command(data, out, "--save-every", "2"))
+    monkeypatch.undo()
+    assert run_command(run.main, ["--resume", str(out)]) == 0
+    assert same_state(out, tmp_path / "whole")
+    assert entries(out) == entries(tmp_path / "whole")
+
+
+def test_accumulated_steps_train_as_one_large_batch_does(data, tmp_path):
+    common = ("--hidden-dropout", "0", "--attention-dropout", "0", "--head-dropout", "0", "--epochs", "1")
+    run_command(run.main, command(data, tmp_path / "large", *common, "--batch-size", "8"))
+    run_command(run.main, command(data, tmp_path / "small", *common, "--batch-size", "2", "--accumulate", "4"))
+    large, small = (
+        [entry["losses"]["sts"] for entry in entries(tmp_path / name) if entry["event"] == "step"]
+        for name in ("large", "small")
+    )
+    assert len(large) == 3
+    assert small == pytest.approx(large, rel=1e-4)
+
+
+def test_evaluate_repeats_the_scores_of_the_run(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out))
+    dev = json.loads((out / "summary.json").read_text())["dev"]
+    capsys.readouterr()
+    assert run_command(evaluate.main, [str(out), "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert f"accuracy {dev['sst']['accuracy']:.3f}" in printed
+    assert f"pearson {dev['sts']['pearson']:.3f}" in printed
+
+
+def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set(data, tmp_path):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out))
+    arguments = [str(out), "--task", "sts", "--input", str(data / "sts-dev.csv"), "--output", str(tmp_path / "p.csv")]
+    assert run_command(predict.main, [*arguments, "--device", "cpu"]) == 0
+    assert (tmp_path / "p.csv").read_text() == (out / "sts-dev-predictions.csv").read_text()
+
+
+def refused(capsys, main, arguments):
+    """The one line that a command prints as it exits with code 2."""
+    assert run_command(main, [str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr().err
+    assert captured.count("\n") == 1, captured
+    assert captured.startswith("error: ")
+    return captured
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--surgery", "pcgrade"], "did you mean 'pcgrad'"),
+        (["--sugery", "pcgrad"], "did you mean '--surgery'"),
+        (["--amp", "bf61"], "did you mean 'bf16'"),
+        (["--epochs", "0"], "--epochs 0: expected at least 1"),
+        (["--epochs", "many"], "--epochs"),
+        (["--head-dropout", "1.5"], "expected less than 1"),
+        (["--learning-rate", "nan"], "expected at least 0"),
+        (["--tasks", "sst,stss"], "did you mean 'sts'"),
+        (["--tasks", "cfimdb"], "give --data"),
+        (["--model", "no-such-model"], "expected minilm, tiny, a directory"),
+        (["--data", "no-such-folder"], "no-such-folder"),
+        (["--resume", "no-such-run"], "no-such-run: not the folder of a run"),
+        (["--device", "cuda", "--model", "tiny"], "no CUDA device"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line(arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert expected in refused(capsys, run.main, arguments)
+
+
+def test_bad_rows_stop_the_run_before_training_unless_they_are_to_be_skipped(data, tmp_path, capsys):
+    with (data / "sts-train.csv").open("a", encoding="utf-8") as file:
+        file.write("99\tx\tonly one sentence\n")
+    message = refused(capsys, run.main, command(data, tmp_path / "run"))
+    assert "sts-train.csv" in message
+    assert "26" in message, "the physical line of the row"
+    assert run_command(run.main, command(data, tmp_path / "skipping", "--skip-bad-rows", "--max-steps", "1")) == 0
+    assert "skipped 1 bad row" in capsys.readouterr().out
+
+
+def test_a_resumed_run_refuses_flags_that_contradict_it_and_accepts_those_that_agree(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "2"))
+    capsys.readouterr()
+    message = refused(capsys, run.main, ["--resume", out, "--surgery", "none"])
+    assert "--surgery none" in message
+    assert "pcgrad" in message
+    assert run_command(run.main, ["--resume", str(out), "--surgery", "pcgrad"]) == 0
+
+
+def test_a_truncated_state_is_named_and_nothing_is_lost(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "2"))
+    state = out / "last.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert "last.safetensors: not a complete safetensors file" in refused(capsys, run.main, ["--resume", out])
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(data, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    assert "not empty" in refused(capsys, run.main, command(data, tmp_path / "full"))
+
+
+def test_the_module_runs_as_a_command_and_its_exit_code_tells(tmp_path):
+    arguments = [sys.executable, "-m", "train.run", "--surgery", "pcgrade"]
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr

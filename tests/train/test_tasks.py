@@ -1,0 +1,138 @@
+"""The built-in tasks, and those that a tasks.toml adds."""
+
+import re
+
+import pytest
+
+from bert.errors import InputError
+from train.tasks import BUILT_IN_TASKS, Task, select_tasks
+
+STARS = """
+[stars]
+kind = "regression"
+low = 1
+high = 10
+stem = "films"
+text_columns = ["review"]
+label_column = "stars"
+prediction_column = "Predicted_Stars"
+"""
+ENTAILMENT = """
+[entailment]
+kind = "classification"
+classes = 3
+stem = "nli"
+text_columns = ["premise", "hypothesis"]
+label_column = "relation"
+prediction_column = "Predicted_Relation"
+"""
+
+
+def define(directory, text):
+    (directory / "tasks.toml").write_text(text, encoding="utf-8")
+    return directory
+
+
+def test_the_courses_tasks_are_built_in():
+    sst, paraphrase, sts, cfimdb = select_tasks(["sst", "paraphrase", "sts", "cfimdb"], None)
+    assert (sst.kind, sst.classes, sst.pair, sst.stem, sst.high) == ("classification", 5, False, "ids-sst", 4)
+    assert (paraphrase.kind, paraphrase.classes, paraphrase.pair) == ("binary", 1, True)
+    assert (sts.kind, sts.classes, sts.low, sts.high) == ("regression", 1, 0, 5)
+    assert (cfimdb.classes, cfimdb.high, cfimdb.stem) == (2, 1, "ids-cfimdb")
+    assert [task.prediction_column for task in (sst, paraphrase, sts, cfimdb)] == [
+        "Predicted_Sentiment",
+        "Predicted_Is_Duplicate",
+        "Predicted_Similiary",
+        "Predicted_Sentiment",
+    ]
+
+
+def test_tasks_come_in_the_order_asked_for():
+    assert [task.name for task in select_tasks(["sts", "sst"], None)] == ["sts", "sst"]
+
+
+def test_an_unknown_task_gets_a_suggestion():
+    with pytest.raises(InputError, match=r"unknown task 'paraphrases'.*did you mean 'paraphrase'"):
+        select_tasks(["paraphrases"], None)
+
+
+def test_a_task_given_twice_is_refused():
+    with pytest.raises(InputError, match="'sst' is given twice"):
+        select_tasks(["sst", "sts", "sst"], None)
+
+
+def test_no_task_at_all_is_refused():
+    with pytest.raises(InputError, match="no task"):
+        select_tasks([], None)
+
+
+def test_a_directory_without_definitions_has_the_built_in_tasks(tmp_path):
+    assert select_tasks(["sst"], tmp_path) == [BUILT_IN_TASKS[0]]
+
+
+def test_a_data_directory_can_define_further_tasks(tmp_path):
+    stars, entailment, sst = select_tasks(["stars", "entailment", "sst"], define(tmp_path, STARS + ENTAILMENT))
+    assert stars == Task(
+        name="stars",
+        kind="regression",
+        pair=False,
+        classes=1,
+        low=1.0,
+        high=10.0,
+        stem="films",
+        text_columns=("review",),
+        label_column="stars",
+        prediction_column="Predicted_Stars",
+    )
+    assert (entailment.pair, entailment.classes, entailment.low, entailment.high) == (True, 3, 0, 2)
+    assert sst.name == "sst"
+
+
+def test_a_binary_task_needs_neither_classes_nor_a_range(tmp_path):
+    text = ENTAILMENT.replace('"classification"', '"binary"').replace("classes = 3\n", "")
+    (task,) = select_tasks(["entailment"], define(tmp_path, text))
+    assert (task.classes, task.low, task.high) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("stem =", "stemm ="), r"task stars: unknown key 'stemm'.*did you mean 'stem'"),
+        (('stem = "films"\n', ""), "task stars: stem is missing"),
+        (("low = 1\n", ""), "task stars: low is missing"),
+        (('kind = "regression"\n', ""), "task stars: kind is missing"),
+        (('"regression"', '"ranking"'), "kind is 'ranking', expected one of classification, binary, regression"),
+        (("high = 10", "high = 1"), "low 1.0 and high 1.0 span no range"),
+        (("high = 10", "high = inf"), "span no range"),
+        (("high = 10", 'high = "ten"'), "high is 'ten', expected a number"),
+        (("high = 10", "classes = true\nhigh = 10"), "classes is True, expected a whole number"),
+        (("high = 10", "classes = 2\nhigh = 10"), "classes is 2, expected 1 for kind regression"),
+        (("high = 10", "pair = true\nhigh = 10"), "text_columns has 1 names, expected 2"),
+        (('["review"]', '["a", "b", "c"]'), "text_columns has 3 names, expected 1"),
+        (('["review"]', '["stars"]'), "repeat a name"),
+        (('["review"]', '"review"'), "text_columns is 'review', expected a list of column names"),
+        (('stem = "films"', 'stem = ""'), "stem is '', expected a text"),
+        (("[stars]", '["two words"]'), "name is 'two words'"),
+        (("[stars]", "[sst]"), "task sst is built in"),
+        (("[stars]", "stars = 3\n[more]"), "stars is 3, expected a table"),
+        (("[stars]", "[stars"), "not TOML"),
+    ],
+)
+def test_a_wrong_definition_is_named_with_its_file(tmp_path, change, complaint):
+    assert change[0] in STARS
+    define(tmp_path, STARS.replace(*change))
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "tasks.toml")) + ".*" + complaint) as caught:
+        select_tasks(["stars"], tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_classification_labels_span_the_classes(tmp_path):
+    define(tmp_path, ENTAILMENT.replace("classes = 3", "classes = 3\nhigh = 5"))
+    with pytest.raises(InputError, match="expected 0 and 2"):
+        select_tasks(["entailment"], tmp_path)
+
+
+def test_a_definition_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "tasks.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"tasks\.toml"):
+        select_tasks(["sst"], tmp_path)

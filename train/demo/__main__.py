@@ -1,0 +1,63 @@
+"""Writes the demo data set as files in the course's layout: python -m train.demo --out DIR."""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from bert.errors import InputError
+from train.demo import DEMO_SIZES, DEMO_TASKS, demo_examples
+from train.tasks import Example, Task, select_tasks
+
+
+def write_demo(directory: Path) -> list[Path]:
+    """Write the train, dev and unlabelled test file of each task into a folder, which is created where missing.
+
+    Returns the files. Raises InputError where one cannot be written.
+    """
+    written = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for task in select_tasks(list(DEMO_TASKS), None):
+            for split in DEMO_SIZES:
+                path = directory / f"{task.stem}-{split}{'-student' if split == 'test' else ''}.csv"
+                _write(path, task, demo_examples(task.name, split), labelled=split != "test")
+                written.append(path)
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}, expected a folder to write into") from error
+    return written
+
+
+def _write(path: Path, task: Task, examples: list[Example], *, labelled: bool) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
+        rows.writerow(["", "id", *task.text_columns, *([task.label_column] if labelled else [])])
+        for index, example in enumerate(examples):
+            texts = [example.first, example.second] if task.pair else [example.first]
+            rows.writerow([index, example.id, *texts, *([_label(task, example)] if labelled else [])])
+
+
+def _label(task: Task, example: Example) -> float | int | None:
+    if task.kind == "classification" and example.label is not None:
+        return int(example.label)
+    return example.label
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.demo", description="Write the generated demo data set as files in the course's layout."
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write the files into")
+    options = parser.parse_args(arguments)
+    try:
+        written = write_demo(options.out)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {len(written)} files into {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

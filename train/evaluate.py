@@ -1,0 +1,49 @@
+"""Evaluate a run's best model: python -m train.evaluate RUN_DIR [--data DIR] [--device auto|cpu|cuda]."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from train.build import load_run
+from train.command import run_command
+from train.config import OneLineParser
+from train.datasets import load_datasets
+from train.evaluation import evaluate
+from train.metrics import overall
+from train.report import score_line
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the dev metrics of every task; raises InputError for bad input."""
+    given = _parser().parse(arguments)
+    console = Console()
+    directory = Path(given.run)
+    saved = load_run(directory, given.device)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    datasets = load_datasets(
+        saved.config, saved.tokenizer, None, lambda text: say(f"warning: {text}"), splits=("dev",), data=given.data
+    )
+    say(f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
+    metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device)
+    say(f"dev        {score_line(metrics)}")
+    score, mean = overall(metrics, saved.tasks)
+    say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="python -m train.evaluate", description="Evaluate the best model of a run on the dev sets."
+    )
+    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("--data", help="directory in the course layout, or demo (default: the run's own)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,49 @@
+"""Predict with a run's best model: python -m train.predict RUN_DIR --task sst --input FILE --output FILE.
+
+The input is tab-delimited, with a header that names the task's sentence columns and, if there are ids, `id`.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bert.errors import InputError, did_you_mean
+from train.build import load_run
+from train.command import run_command
+from train.config import OneLineParser
+from train.course import read_plain_input
+from train.datasets import tokenize
+from train.evaluation import predict
+from train.predictions import write_predictions
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write one prediction a row of the input; raises InputError for bad input."""
+    given = _parser().parse(arguments)
+    saved = load_run(Path(given.run), given.device)
+    tasks = {task.name: task for task in saved.tasks}
+    if given.task not in tasks:
+        raise InputError(f"--task {given.task}: the run in {given.run} was not trained on it, {did_you_mean(given.task, tasks)}")
+    task = tasks[given.task]
+    examples = read_plain_input(task, Path(given.input))
+    split = tokenize(saved.config, task, examples, saved.tokenizer, None)
+    if split.truncated:
+        print(f"warning: {split.truncated} rows were longer than {saved.config.max_length} wordpieces and cut")
+    write_predictions(
+        Path(given.output), task, split.example_ids, predict(saved.model, split, saved.precision.device)
+    )
+    print(f"{len(split)} predictions of {task.name} written to {given.output}")
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m train.predict", description="Predict with the best model of a run.")
+    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("--task", required=True, help="one of the run's tasks")
+    parser.add_argument("--input", required=True, help="tab-delimited file with the task's sentences")
+    parser.add_argument("--output", required=True, help="CSV file to write")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
