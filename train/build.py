@@ -51,7 +51,7 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
         {task.name: task.classes for task in tasks},
         hidden_size=encoder.config.hidden_size,
         pairs=[task.name for task in tasks if task.pair and config.pair_encoding == "separate"],
-        centres={task.name: (task.low + task.high) / 2 for task in tasks if task.kind == "regression"},
+        centres={task.name: 0.5 for task in tasks if task.kind == "regression"},
         dropout=config.head_dropout,
         seed=config.seed,
     )

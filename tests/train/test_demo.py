@@ -18,7 +18,7 @@ from train.demo.sentiment import dampen, negate, sentiment_sentences, strengthen
 from train.demo.sentiment_words import ADJECTIVES
 from train.demo.similarity import similarity_pairs
 
-SHA256 = ""
+SHA256 = "42eb37affcc7c74e41e227f6ecb8bf17efceb223571e9056de917cb8f67a36d8"
 
 
 def _labels(examples):
@@ -106,6 +106,15 @@ def test_no_sentence_occurs_in_two_splits(task):
     assert not dev & test
 
 
+@pytest.mark.parametrize("generate", [question_pairs, similarity_pairs])
+def test_no_sentence_occurs_in_two_splits_of_a_data_set_so_large_that_scenes_and_questions_recur(generate):
+    rows = generate(random.Random(1), {"train": 6000, "dev": 1000, "test": 1000})
+    train, dev, test = ({" ".join(_words(text)) for row in rows[split] for text in row[:2]} for split in DEMO_SIZES)
+    assert not train & dev
+    assert not train & test
+    assert not dev & test
+
+
 @pytest.mark.parametrize("task", DEMO_TASKS)
 @pytest.mark.parametrize("split", DEMO_SIZES)
 def test_no_sentence_or_pair_repeats_within_a_split_and_no_pair_repeats_its_sentence(task, split):
@@ -186,7 +195,7 @@ def test_a_bag_of_words_leaves_room_in_the_similarity():
 def test_exchanged_roles_are_near_misses_though_they_have_the_same_words():
     pairs = [example for example in demo_examples("paraphrase", "train") if example.label == 0]
     same_words = [pair for pair in pairs if sorted(_words(pair.first)) == sorted(_words(pair.second))]
-    assert len(same_words) > 50
+    assert len(same_words) > 30
 
 
 @pytest.mark.parametrize(
@@ -200,27 +209,33 @@ def test_levels_compose_as_the_rule_says(level, strengthened, dampened, negated)
 
 
 def test_a_word_keeps_its_label_plain_and_changes_it_negated_dampened_or_before_a_contrast():
-    sentences = {e.first: e.label for split in DEMO_SIZES for e in demo_examples("sst", split)}
+    sentences = sentiment_sentences(random.Random(2), {"train": 8000})["train"]
     adjective = {level: "(" + "|".join(words) + ")" for level, words in ADJECTIVES.items()}
-    subject = r"(\w+( \w+){0,3}, )?(the|this|her|his|our) (\w+ )*(is|was|are|were)"
+    thing = r"(the|this|her|his|our) (\w+ )*(is|was|are|were)"
+    subject = rf"(\w+( \w+){{0,3}}, )?{thing}"
 
     def labels(pattern):
-        found = {label for text, label in sentences.items() if re.fullmatch(pattern, text, re.IGNORECASE)}
+        found = {label for text, label in sentences if re.fullmatch(pattern, text, re.IGNORECASE)}
         assert found, pattern
         return found
 
     for level in range(-2, 3):
-        assert labels(rf"{subject} {adjective[level]}\.") == {level + 2.0}
-        assert labels(rf".*, (but|yet) [^,]* (is|was|are|were) {adjective[level]}\.") == {level + 2.0}
-        assert labels(rf"(although|while|even though) [^,]*, [^,]* (is|was|are|were) {adjective[level]}\.") == {
-            level + 2.0
-        }
+        assert labels(rf"{subject} {adjective[level]}\.") == {level + 2}
+        assert labels(rf".*, (but|yet) {thing} {adjective[level]}\.") == {level + 2}
+        assert labels(rf"(although|while|even though) [^,]*, {thing} {adjective[level]}\.") == {level + 2}
     for sign in (-1, 1):
-        assert labels(rf"{subject} (not|hardly|by no means) {adjective[sign]}\.") == {2.0 - sign}
-        assert labels(rf"{subject} (not|hardly|by no means) {adjective[2 * sign]}\.") == {2.0 - sign}
-        assert labels(rf"{subject} (very|extremely|truly) {adjective[sign]}\.") == {2.0 + 2 * sign}
-        assert labels(rf"{subject} (slightly|somewhat|mildly|a bit) {adjective[sign]}\.") == {2.0}
-        assert labels(rf"{subject} (almost|nearly) {adjective[2 * sign]}\.") == {2.0 + sign}
+        either = rf"({adjective[sign]}|{adjective[2 * sign]})"
+        assert labels(rf"I would not call [^,;]* {either}\.") == {2 - sign}
+        assert labels(rf"nobody could call [^,;]* {either}\.") == {2 - sign}
+        assert labels(rf"I (thought|expected|was told) that [^,;]* {either}, and (it|they) (was|were) not\.") == {
+            2 - sign
+        }
+        assert labels(rf"{subject} never less than {adjective[2 * sign]}\.") == {2 + 2 * sign}
+        assert labels(rf"{subject} (not|hardly|by no means) {adjective[sign]}\.") == {2 - sign}
+        assert labels(rf"{subject} (not|hardly|by no means) {adjective[2 * sign]}\.") == {2 - sign}
+        assert labels(rf"{subject} (very|extremely|truly) {adjective[sign]}\.") == {2 + 2 * sign}
+        assert labels(rf"{subject} (slightly|somewhat|mildly|a bit) {adjective[sign]}\.") == {2}
+        assert labels(rf"{subject} (almost|nearly) {adjective[2 * sign]}\.") == {2 + sign}
 
 
 def test_expand_fills_slots_with_the_form_asked_for_and_drops_empty_ones():

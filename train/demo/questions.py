@@ -70,7 +70,7 @@ def _question(rng: random.Random) -> _Question:
 def _paraphrases(rng: random.Random, question: _Question) -> tuple[str, str]:
     phrasings = question.intent.phrasings
     first = pick(rng, phrasings)
-    second = pick_other(rng, phrasings, first) if rng.random() < 0.75 else first
+    second = pick_other(rng, phrasings, first) if rng.random() < 0.6 else first
     other = _exchanged(question) if question.intent.symmetric and rng.random() < 0.6 else question
     return question.phrase(rng, first), other.phrase(rng, second)
 
@@ -88,7 +88,7 @@ def _near_miss(rng: random.Random, question: _Question) -> tuple[str, str] | Non
         return None
     # Phrasings of two intents that stand at the same place are worded alike.
     place = int(rng.random() * len(question.intent.phrasings))
-    other_place = place if rng.random() < 0.5 else int(rng.random() * len(other.intent.phrasings))
+    other_place = place if rng.random() < 0.4 else int(rng.random() * len(other.intent.phrasings))
     first = question.intent.phrasings[place]
     second = other.intent.phrasings[min(other_place, len(other.intent.phrasings) - 1)]
     return question.phrase(rng, first), other.phrase(rng, second)

@@ -185,8 +185,8 @@ _OPINIONS = (
     ("calling {subject} {word} would be (a stretch|an exaggeration|a lie)", True),
     ("calling {subject} {word} would be no (stretch|exaggeration|lie)", False),
     ("nothing about {subject} was {word}", True),
-    ("I (feared|thought|hoped) that {subject} would be {word}, and {it} {verb}", False),
-    ("I (feared|thought|hoped) that {subject} would be {word}, and {it} {verb} not", True),
+    ("I (thought|expected|was told) that {subject} would be {word}, and {it} {verb}", False),
+    ("I (thought|expected|was told) that {subject} would be {word}, and {it} {verb} not", True),
     ("(everyone in our group|my whole family) found {subject} {word}", False),
     ("(no one in our group|not one of my friends) found {subject} {word}", True),
 )
