@@ -39,9 +39,7 @@ class PackedBatch:
     sequence_rows: TaskRows
 
 
-def pack(
-    tasks: Sequence[TaskTokens], device: torch.device | str = "cpu", *, accumulate: bool = False
-) -> PackedBatch:
+def pack(tasks: Sequence[TaskTokens], device: torch.device | str = "cpu", *, accumulate: bool = False) -> PackedBatch:
     """Pack the sequences of each task into one batch.
 
     accumulate: whether the backward adds to the task gradients (from the second micro-batch of a step on) instead of

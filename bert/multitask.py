@@ -110,8 +110,6 @@ def build_heads(
     generator = torch.Generator().manual_seed(seed)
     heads = {}
     for name, count in outputs.items():
-        heads[name] = Head(
-            hidden_size, count, pair=name in pairs, dropout=dropout, centre=centres.get(name, 0.0)
-        )
+        heads[name] = Head(hidden_size, count, pair=name in pairs, dropout=dropout, centre=centres.get(name, 0.0))
         heads[name].initialise(generator)
     return heads

@@ -45,24 +45,24 @@ def combine_adamw_(
     untouched, bit for bit, whatever the gradients hold (an overflow). All are on the device and none is read on the
     host.
     """
-    one = torch.ones((), device=step.device)
-    beta1 = torch.where(apply, settings.beta1, one)
-    beta2 = torch.where(apply, settings.beta2, one)
+    zero = torch.zeros((), device=step.device)
     correction = torch.sqrt(1 - settings.beta2**step) / (1 - settings.beta1**step)
-    step_size = torch.where(apply, learning_rate * correction, 0 * one)
-    shrink = torch.where(apply, 1 - learning_rate * settings.weight_decay, one)
+    # A skipped step replaces everything by zero with weights of zero, since zero times an overflow would be NaN; the
+    # quotient of the momentum and a divisor of infinity is zero too.
+    first_weight = torch.where(apply, 1 - settings.beta1, zero)
+    second_weight = torch.where(apply, 1 - settings.beta2, zero)
+    divisor = -1 / torch.where(apply, learning_rate * correction, zero)
+    shrink = torch.where(apply, 1 - learning_rate * settings.weight_decay, 1 + zero)
     for run in parameters.runs:
         for start in range(run.start, run.stop, _SLICE):
             span = slice(start, min(start + _SLICE, run.stop))
-            gradient = coefficients @ parameters.gradients[:, span].float()
-            # Zero times an infinite gradient would be NaN: a skipped step must not see the values at all.
-            gradient = torch.where(apply, gradient, 0 * one)
+            gradient = torch.where(apply, coefficients @ parameters.gradients[:, span].float(), zero)
             momentum, variance, weights = (
                 buffer[span] for buffer in (parameters.momentum, parameters.variance, parameters.master)
             )
-            momentum.mul_(beta1).add_(gradient * (1 - beta1))
-            variance.mul_(beta2).add_(gradient.square_().mul_(1 - beta2))
-            weights.sub_(momentum / variance.sqrt().add_(settings.epsilon) * step_size)
+            momentum.lerp_(gradient, first_weight)
+            variance.lerp_(gradient.square_(), second_weight)
+            weights.addcdiv_(momentum, variance.sqrt().add_(settings.epsilon).mul_(divisor))
             if run.decays and settings.weight_decay:
                 weights.mul_(shrink)
             if parameters.compute is not parameters.master:

@@ -57,58 +57,65 @@ def _backward(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
-        out = torch.empty_like(qkv[:, 0])
+        padding = sequences.padding
+        padded = padding.pad(qkv)
+        out = torch.empty_like(padded[:, 0])
         saved: list[Tensor | None] = []
         drawn = 0
-        for group in sequences.groups:
-            q, k, v = group.pad(qkv).permute(2, 0, 3, 1, 4)
-            group_out, probabilities, mask = _attend(q, k, v, group, dropout, drawn)
-            group.unpad(group_out.transpose(1, 2), out)
+        for group in padding.groups:
+            # One copy makes every product below read contiguous matrices, here and in the backward.
+            group_qkv = group.rows(padded).permute(2, 0, 3, 1, 4).contiguous()
+            group_out, probabilities, mask = _attend(*group_qkv, group, dropout, drawn)
+            group.rows(out).copy_(group_out.transpose(1, 2))
             drawn += _used(probabilities)
-            saved += [probabilities, mask]
-        ctx.save_for_backward(qkv, *saved)
-        ctx.sequences = sequences
-        return out
+            saved += [group_qkv, probabilities, mask]
+        ctx.save_for_backward(*saved)
+        ctx.padding, ctx.shape = padding, padded.shape
+        return padding.unpad(out)
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
-        qkv, *saved = ctx.saved_tensors
-        d_qkv = torch.empty_like(qkv)
-        for group, probabilities, mask in zip(ctx.sequences.groups, saved[::2], saved[1::2], strict=True):
-            q, k, v = group.pad(qkv).permute(2, 0, 3, 1, 4)
-            gradients = _backward(group.pad(d_out).transpose(1, 2), q, k, v, probabilities, mask)
-            group.unpad(torch.stack(gradients).permute(1, 3, 0, 2, 4), d_qkv)
-        return d_qkv, None, None
+        saved, padding = ctx.saved_tensors, ctx.padding
+        padded_d_out = padding.pad_with_zeros(d_out)
+        d_padded = d_out.new_empty(ctx.shape)
+        for group, qkv, probabilities, mask in zip(padding.groups, saved[::3], saved[1::3], saved[2::3], strict=True):
+            gradients = _backward(group.rows(padded_d_out).transpose(1, 2).contiguous(), *qkv, probabilities, mask)
+            for index, gradient in enumerate(gradients):
+                group.rows(d_padded)[:, :, index].copy_(gradient.transpose(1, 2))
+        return padding.unpad(d_padded), None, None
 
 
 class _FirstTokenAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, kv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
+        padding = sequences.padding
+        padded = padding.pad(kv)
         out = torch.empty_like(q)
         saved: list[Tensor | None] = []
         drawn = 0
-        for group in sequences.groups:
-            k, v = group.pad(kv).permute(2, 0, 3, 1, 4)
+        for group in padding.groups:
             group_q = q.index_select(0, group.members).unsqueeze(2)
-            group_out, probabilities, mask = _attend(group_q, k, v, group, dropout, drawn)
+            group_kv = group.rows(padded).permute(2, 0, 3, 1, 4).contiguous()
+            group_out, probabilities, mask = _attend(group_q, *group_kv, group, dropout, drawn)
             out.index_copy_(0, group.members, group_out.squeeze(2))
             drawn += _used(probabilities)
-            saved += [probabilities, mask]
-        ctx.save_for_backward(q, kv, *saved)
-        ctx.sequences = sequences
+            saved += [group_q, group_kv, probabilities, mask]
+        ctx.save_for_backward(*saved)
+        ctx.padding, ctx.shape = padding, padded.shape
         return out
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        q, kv, *saved = ctx.saved_tensors
-        dq, d_kv = torch.empty_like(q), torch.empty_like(kv)
-        for group, probabilities, mask in zip(ctx.sequences.groups, saved[::2], saved[1::2], strict=True):
-            k, v = group.pad(kv).permute(2, 0, 3, 1, 4)
-            group_q, group_d_out = (x.index_select(0, group.members).unsqueeze(2) for x in (q, d_out))
-            group_dq, dk, dv = _backward(group_d_out, group_q, k, v, probabilities, mask)
+        saved, padding = ctx.saved_tensors, ctx.padding
+        dq, d_padded = torch.empty_like(d_out), d_out.new_empty(ctx.shape)
+        for index, group in enumerate(padding.groups):
+            q, kv, probabilities, mask = saved[4 * index : 4 * index + 4]
+            group_d_out = d_out.index_select(0, group.members).unsqueeze(2)
+            group_dq, *gradients = _backward(group_d_out, q, *kv, probabilities, mask)
             dq.index_copy_(0, group.members, group_dq.squeeze(2))
-            group.unpad(torch.stack((dk, dv)).permute(1, 3, 0, 2, 4), d_kv)
-        return dq, d_kv, None, None
+            for part, gradient in enumerate(gradients):
+                group.rows(d_padded)[:, :, part].copy_(gradient.transpose(1, 2))
+        return dq, padding.unpad(d_padded), None, None
 
 
 def attention(qkv: Tensor, sequences: Sequences, dropout: Dropout | None = None) -> Tensor:

@@ -12,31 +12,48 @@ from torch import Tensor
 class Group:
     """Sequences of similar length, which the reference pads to the longest of them.
 
-    tokens: int64 [n], the packed rows of the group's tokens.
-    slots: int64 [n], where each of them lies in the padded [size * length] rows.
-    members: int64 [size], the indices of the group's sequences.
+    members: int64 [size], the indices of the group's sequences; start: the group's first row among the padded ones.
     mask: fp32 [size, 1, 1, length], 0 at tokens and -inf at padding; None where nothing is padded.
     """
 
-    tokens: Tensor
-    slots: Tensor
     members: Tensor
     mask: Tensor | None
+    start: int
     size: int
     length: int
 
-    def pad(self, packed: Tensor) -> Tensor:
-        """The group's rows of `packed` [tokens, *rest] as [size, length, *rest], zeros at padding."""
-        if self.mask is None:
-            return packed.index_select(0, self.tokens).view(self.size, self.length, *packed.shape[1:])
-        padded = packed.new_zeros(self.size * self.length, *packed.shape[1:])
-        padded.index_copy_(0, self.slots, packed.index_select(0, self.tokens))
-        return padded.view(self.size, self.length, *packed.shape[1:])
+    def rows(self, padded: Tensor) -> Tensor:
+        """The group's part of `padded` [padded rows, *rest], as a view [size, length, *rest]."""
+        part = padded[self.start : self.start + self.size * self.length]
+        return part.view(self.size, self.length, *padded.shape[1:])
 
-    def unpad(self, padded: Tensor, packed: Tensor) -> None:
-        """Write `padded` [size, length, *rest] back to the group's rows of `packed` [tokens, *rest]."""
-        flat = padded.reshape(self.size * self.length, *padded.shape[2:])
-        packed.index_copy_(0, self.tokens, flat if self.mask is None else flat.index_select(0, self.slots))
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """How all groups are padded at once.
+
+    sources: int64 [padded rows], the token that each padded row copies: its own, or at padding its sequence's last.
+    slots: int64 [tokens], the padded row of each token.
+    is_token: fp32 [padded rows], 1 at tokens and 0 at padding.
+    """
+
+    groups: list[Group]
+    sources: Tensor
+    slots: Tensor
+    is_token: Tensor
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """`packed` [tokens, *rest] as [padded rows, *rest]; padding repeats a token."""
+        return packed.index_select(0, self.sources)
+
+    def pad_with_zeros(self, packed: Tensor) -> Tensor:
+        """`packed` [tokens, *rest] as [padded rows, *rest]; padding is zero."""
+        padded = self.pad(packed)
+        return padded.mul_(self.is_token.to(padded.dtype).view(-1, *[1] * (padded.ndim - 1)))
+
+    def unpad(self, padded: Tensor) -> Tensor:
+        """The tokens' rows of `padded` [padded rows, *rest], as [tokens, *rest]."""
+        return padded.index_select(0, self.slots)
 
 
 class Sequences:
@@ -71,30 +88,43 @@ class Sequences:
         return int(self._starts[-1])
 
     @cached_property
-    def groups(self) -> list[Group]:
-        """The sequences sorted by length and cut where the longest would pad the shortest by more than a fifth."""
+    def padding(self) -> Padding:
+        """The sequences sorted by length, in groups whose longest pads the shortest by a fifth at most."""
         order = np.argsort(self.lengths, kind="stable")
-        groups, start = [], 0
+        groups, sources, present = [], [], []
+        start = padded = 0
         for stop in range(1, len(order) + 1):
-            if stop == len(order) or self.lengths[order[stop]] > self.lengths[order[start]] * 1.2 + 1:
-                groups.append(self._group(order[start:stop]))
-                start = stop
-        return groups
+            if stop < len(order) and self.lengths[order[stop]] <= self.lengths[order[start]] * 1.2 + 1:
+                continue
+            members = order[start:stop]
+            lengths, length = self.lengths[members][:, None], int(self.lengths[members[-1]])
+            offsets = np.minimum(np.arange(length), lengths - 1)
+            sources.append((self._starts[members][:, None] + offsets).reshape(-1))
+            is_token = np.arange(length) < lengths
+            present.append(is_token.reshape(-1))
+            groups.append(self._group(members, is_token, padded))
+            padded += is_token.size
+            start = stop
+        source_rows = np.concatenate([*sources, np.zeros(0, np.int64)])
+        is_token = np.concatenate([*present, np.zeros(0, bool)])
+        slots = np.empty(self.tokens, dtype=np.int64)
+        slots[source_rows[is_token]] = np.flatnonzero(is_token)
+        return Padding(
+            groups=groups,
+            sources=torch.from_numpy(source_rows).to(self.device),
+            slots=torch.from_numpy(slots).to(self.device),
+            is_token=torch.from_numpy(is_token.astype(np.float32)).to(self.device),
+        )
 
-    def _group(self, members: np.ndarray) -> Group:
-        lengths = self.lengths[members]
-        length = int(lengths[-1])
-        present = np.arange(length) < lengths[:, None]
-        tokens = (self._starts[members][:, None] + np.arange(length))[present]
+    def _group(self, members: np.ndarray, is_token: np.ndarray, start: int) -> Group:
         mask = None
-        if not present.all():
-            mask = torch.from_numpy(np.where(present, 0.0, -np.inf).astype(np.float32))[:, None, None, :]
+        if not is_token.all():
+            mask = torch.from_numpy(np.where(is_token, 0.0, -np.inf).astype(np.float32))[:, None, None, :]
             mask = mask.to(self.device)
         return Group(
-            tokens=torch.from_numpy(tokens).to(self.device),
-            slots=torch.from_numpy(np.flatnonzero(present)).to(self.device),
             members=torch.from_numpy(members).to(self.device),
             mask=mask,
-            size=len(members),
-            length=length,
+            start=start,
+            size=is_token.shape[0],
+            length=is_token.shape[1],
         )

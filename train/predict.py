@@ -23,15 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     saved = load_run(Path(given.run), given.device)
     tasks = {task.name: task for task in saved.tasks}
     if given.task not in tasks:
-        raise InputError(f"--task {given.task}: the run in {given.run} was not trained on it, {did_you_mean(given.task, tasks)}")
+        raise InputError(
+            f"--task {given.task}: the run in {given.run} was not trained on it, {did_you_mean(given.task, tasks)}"
+        )
     task = tasks[given.task]
     examples = read_plain_input(task, Path(given.input))
     split = tokenize(saved.config, task, examples, saved.tokenizer, None)
     if split.truncated:
         print(f"warning: {split.truncated} rows were longer than {saved.config.max_length} wordpieces and cut")
-    write_predictions(
-        Path(given.output), task, split.example_ids, predict(saved.model, split, saved.precision.device)
-    )
+    write_predictions(Path(given.output), task, split.example_ids, predict(saved.model, split, saved.precision.device))
     print(f"{len(split)} predictions of {task.name} written to {given.output}")
 
 

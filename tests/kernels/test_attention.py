@@ -66,9 +66,9 @@ def test_dropout_drops_the_said_share_of_probabilities():
 def test_groups_hold_every_sequence_once_and_pad_little():
     lengths = np.random.default_rng(1).integers(1, 90, 200)
     sequences = Sequences(lengths)
-    members = torch.cat([group.members for group in sequences.groups])
+    members = torch.cat([group.members for group in sequences.padding.groups])
     assert sorted(members.tolist()) == list(range(200))
-    padded = sum(group.size * group.length for group in sequences.groups)
+    padded = sum(group.size * group.length for group in sequences.padding.groups)
     assert padded < 1.25 * sequences.tokens
 
 

@@ -9,14 +9,14 @@ from kernels.dropout import philox
 
 def test_philox_gives_the_known_answer_of_its_authors():
     # The all-zero vector of Random123's known-answer tests for philox4x32-10.
-    words = philox(torch.tensor(0), torch.tensor([0]), 0)
+    words = philox(torch.tensor(0), torch.tensor([0]), 0, rounds=10)
     assert [f"{word.item():08x}" for word in words] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
 
 
 def test_philox_agrees_with_a_scalar_implementation():
     def scalar(counter, key):
         mask = 0xFFFFFFFF
-        for _ in range(10):
+        for _ in range(7):
             low, high = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
             counter = [
                 (high >> 32) ^ counter[1] ^ key[0],

@@ -8,7 +8,9 @@ from kernels import Dropout, Sequences, add_layer_norm, attention, bias_gelu, em
 
 
 def random(*shape):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape))).requires_grad_()
+    return torch.randn(
+        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape))
+    ).requires_grad_()
 
 
 @pytest.fixture(params=[None, 0.3], ids=["plain", "dropout"])

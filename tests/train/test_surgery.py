@@ -51,7 +51,9 @@ def test_random_gradients(tasks, size):
 def test_parallel_and_opposed_gradients(tasks):
     direction = random_gradients(1, 50, 1)
     for signs in ([1.0] * tasks, [1.0, -1.0] * tasks, [-2.0, 0.5] * tasks):
-        assert_same_update(torch.tensor(signs[:tasks], dtype=torch.float64)[:, None] * direction, random_orders(tasks, 2))
+        assert_same_update(
+            torch.tensor(signs[:tasks], dtype=torch.float64)[:, None] * direction, random_orders(tasks, 2)
+        )
 
 
 def test_zero_gradients_conflict_with_nothing():
