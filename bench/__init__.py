@@ -1,0 +1,1 @@
+"""Benchmarks, named like the rooms: pytest bench/ --benchmark-only."""

@@ -1,0 +1,1 @@
+"""What Concord is measured against, each written independently of it."""

