@@ -71,7 +71,9 @@ def test_concord(benchmark, config, splits, micro_batches):
     )
     steps = Trainer(config, model, optimizer, splits, precision.device).epoch(0)
     benchmark.pedantic(lambda: next(steps), rounds=ROUNDS, warmup_rounds=WARM_UP)
-    computed = [sum(lengths_of(splits[task], batch[task]).sum() for task in splits) for batch in micro_batches[WARM_UP:]]
+    computed = [
+        sum(lengths_of(splits[task], batch[task]).sum() for task in splits) for batch in micro_batches[WARM_UP:]
+    ]
     record(benchmark, splits, micro_batches, float(np.mean(computed)))
 
 

@@ -1,4 +1,4 @@
-"""bias + GELU in its exact form, gelu(z) = z * (1 + erf(z / sqrt(2))) / 2 with z = x + bias (Hendrycks and Gimpel, 2016).
+"""bias + GELU in its exact form: gelu(z) = z * (1 + erf(z / sqrt(2))) / 2, z = x + bias (Hendrycks and Gimpel, 2016).
 
 Saves the pre-activation only. Forward: one element read, two written (z and the result); backward: two read, one
 written; at [rows, n] that is 3 * rows * n elements each way.

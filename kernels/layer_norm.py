@@ -111,7 +111,7 @@ def add_layer_norm(
     """`LayerNorm(residual + dropout(x + bias)) * gamma + beta`.
 
     x, residual: [rows, n] in the compute dtype; bias, gamma, beta: fp32 [n]; epsilon: added to the variance; rows: the
-    rows of each task, needed in the backward where the parameters have `task_gradients`. Returns [rows, n] in x's dtype.
+    rows of each task, needed in the backward where the parameters have `task_gradients`. Returns [rows, n] like x.
     """
     gradients = (task_gradients_of(bias), task_gradients_of(gamma), task_gradients_of(beta))
     return _AddLayerNorm.apply(x, bias, residual, gamma, beta, epsilon, dropout, gradients, rows)

@@ -12,9 +12,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_wheel_holds_the_three_rooms_and_nothing_else(tmp_path):
     # An isolated build would need a package registry; setuptools is here already.
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path / "dist"),
+        str(ROOT),
+    ]
     copied = tmp_path / "source"
-    files = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True)
+    files = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True
+    )
     for name in files.stdout.splitlines():
         target = copied / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +46,8 @@ def test_the_room_kernels_does_not_pass_for_another_package_of_that_name():
 
 
 def test_training_imports_neither_transformers_nor_sentence_transformers():
-    code = "import sys, train.run, train.evaluate, train.predict; print([m for m in sys.modules if 'transformers' in m])"
+    code = (
+        "import sys, train.run, train.evaluate, train.predict; print([m for m in sys.modules if 'transformers' in m])"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -47,7 +47,8 @@ def load_datasets(
 ) -> Datasets:
     """Read and tokenise the wanted splits of every task.
 
-    cache: folder of tokenised sets, None for no cache; say: receives one line a warning; data: replaces the configuration's directory.
+    cache: folder of tokenised sets, None for no cache; say: receives one line a warning; data: replaces the
+    configuration's directory.
     Raises InputError as `train.course.read_split` does.
     """
     data = data or config.data

@@ -10,7 +10,7 @@ from bert.errors import InputError
 
 @dataclass(frozen=True)
 class Precision:
-    """device: to run on; compute_dtype: of matrices and activations; scaling: dynamic loss scaling; reason: one line."""
+    """device: to run on; compute_dtype: of matrices and activations; scaling: dynamic loss scaling; reason: a line."""
 
     device: torch.device
     compute_dtype: torch.dtype

@@ -1,5 +1,7 @@
 """The flat layout, the Gram matrix over it and the optimizer's pass."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -36,7 +38,7 @@ def test_every_parameter_starts_on_a_chunk_and_keeps_its_value():
         assert torch.equal(named[entry.name], original[entry.name])
         assert torch.equal(flat.values()[entry.name], original[entry.name])
     spans = sorted((entry.start, entry.start + entry.size) for entry in flat.entries)
-    assert all(stop <= start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(stop <= start for (_, stop), (start, _) in pairwise(spans))
 
 
 def test_parameters_are_views_so_that_updates_need_no_copy_back():

@@ -7,11 +7,35 @@ import pytest
 from bert.errors import InputError
 from train.config import RunConfig, build_parser, check_resumable, config_from
 
-FLAGS = """
---accumulate --amp --attention-dropout --batch-size --clip --data --device --epochs --head-dropout --head-learning-rate
---help --hidden-dropout --learning-rate --log-every --max-length --max-steps --model --out --pair-encoding --resume
---save-every --seed --skip-bad-rows --surgery --tasks --warmup --weight-decay
-""".split()
+FLAGS = [
+    "--accumulate",
+    "--amp",
+    "--attention-dropout",
+    "--batch-size",
+    "--clip",
+    "--data",
+    "--device",
+    "--epochs",
+    "--head-dropout",
+    "--head-learning-rate",
+    "--help",
+    "--hidden-dropout",
+    "--learning-rate",
+    "--log-every",
+    "--max-length",
+    "--max-steps",
+    "--model",
+    "--out",
+    "--pair-encoding",
+    "--resume",
+    "--save-every",
+    "--seed",
+    "--skip-bad-rows",
+    "--surgery",
+    "--tasks",
+    "--warmup",
+    "--weight-decay",
+]
 
 
 def parse(*arguments):

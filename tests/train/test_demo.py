@@ -18,7 +18,7 @@ from train.demo.sentiment import dampen, negate, sentiment_sentences, strengthen
 from train.demo.sentiment_words import ADJECTIVES
 from train.demo.similarity import similarity_pairs
 
-SHA256 = "42eb37affcc7c74e41e227f6ecb8bf17efceb223571e9056de917cb8f67a36d8"
+SHA256 = "50c6ebd26486da258b3968e4c639f9efb363d233c15c28799d2aa1b82e33c6f9"
 
 
 def _labels(examples):

@@ -12,7 +12,9 @@ SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 
 def test_classification_is_cross_entropy():
     logits, labels = torch.randn(6, 5), torch.tensor([0.0, 1, 2, 3, 4, 4])
-    expected = -np.mean([torch.log_softmax(row, 0)[int(label)].item() for row, label in zip(logits, labels, strict=True)])
+    expected = -np.mean(
+        [torch.log_softmax(row, 0)[int(label)].item() for row, label in zip(logits, labels, strict=True)]
+    )
     assert task_loss(SST, logits, labels, 6).item() == pytest.approx(expected, rel=1e-5)
     assert task_predictions(SST, logits).tolist() == logits.argmax(1).tolist()
 

@@ -1,0 +1,121 @@
+"""Models by name: what loads, and what is refused by name."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bert.config import BertConfig
+from bert.encoder import Encoder
+from bert.errors import InputError
+from bert.models import load_model, minilm_directory
+from bert.weights import copy_from_hugging_face, load_weights, to_hugging_face
+from tests.samples import SMALL, random_batch, small_encoder
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A model directory of the small encoder with MiniLM's vocabulary."""
+    encoder = Encoder(BertConfig(**{**vars(SMALL), "vocab_size": 30522}))
+    encoder.initialise(3)
+    encoder.config.write(tmp_path / "config.json")
+    save_file(to_hugging_face(dict(encoder.named_parameters())), tmp_path / "model.safetensors")
+    (tmp_path / "vocab.txt").write_bytes((minilm_directory() / "vocab.txt").read_bytes())
+    return tmp_path
+
+
+def edit_weights(directory, change):
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def test_the_bundled_model_is_minilm():
+    model = load_model("minilm", seed=0)
+    config = model.encoder.config
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (6, 384, 12)
+    assert model.tokenizer.vocab_size == config.vocab_size == 30522
+
+
+def test_altered_bundled_weights_are_refused(monkeypatch):
+    monkeypatch.setattr("bert.models.MINILM_SHA256", "0" * 64)
+    with pytest.raises(InputError, match="sha256"):
+        load_model("minilm", seed=0)
+
+
+def test_the_tiny_model_follows_its_seed():
+    words = [load_model("tiny", seed=seed).encoder.embeddings.words for seed in (1, 1, 2)]
+    assert torch.equal(words[0], words[1])
+    assert not torch.equal(words[0], words[2])
+
+
+def test_a_directory_loads_and_dropout_rates_can_be_replaced(directory):
+    model = load_model(str(directory), seed=0, hidden_dropout=0.25)
+    assert model.encoder.config.hidden_dropout_prob == 0.25
+    assert model.encoder.config.attention_probs_dropout_prob == 0.1
+    expected = load_file(directory / "model.safetensors")
+    found = to_hugging_face(dict(model.encoder.named_parameters()))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_weights_survive_the_way_out_and_in():
+    encoder, other = small_encoder(1), small_encoder(2)
+    tensors = to_hugging_face(dict(encoder.named_parameters()))
+    copy_from_hugging_face(tensors, dict(other.named_parameters()), "here")
+    batch = random_batch((4,))
+    assert torch.equal(encoder(batch).pooled, other(batch).pooled)
+
+
+def test_prefixes_and_the_old_names_of_layer_norm_are_understood(directory):
+    def change(tensors):
+        for name in list(tensors):
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[f"bert.{old}"] = tensors.pop(name)
+        tensors["cls.predictions.bias"] = torch.zeros(3)
+
+    before = load_file(directory / "model.safetensors")
+    edit_weights(directory, change)
+    encoder = load_model(str(directory), seed=0).encoder
+    assert torch.equal(encoder.embeddings.norm.weight, before["embeddings.LayerNorm.weight"])
+
+
+def test_missing_and_misshapen_tensors_are_all_named_and_nothing_is_copied(directory):
+    def change(tensors):
+        del tensors["pooler.dense.bias"]
+        del tensors["encoder.layer.1.attention.self.key.weight"]
+        tensors["encoder.layer.0.output.dense.weight"] = torch.zeros(5, 4)
+
+    edit_weights(directory, change)
+    encoder = Encoder(BertConfig.read(directory / "config.json"))
+    encoder.initialise(9)
+    before = encoder.embeddings.words.clone()
+    with pytest.raises(InputError) as caught:
+        load_weights(encoder, directory / "model.safetensors")
+    for name in ("pooler.dense.bias", "encoder.layer.1.attention.self.key.weight"):
+        assert name in str(caught.value)
+    assert "encoder.layer.0.output.dense.weight is [5, 4], expected [32, 48]" in str(caught.value)
+    assert torch.equal(encoder.embeddings.words, before)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: no such file"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"\x80\x04pickle"), "not a complete safetensors file"),
+        (lambda d: (d / "config.json").unlink(), "config.json: cannot be read"),
+        (lambda d: (d / "config.json").write_text("{"), "config.json: not JSON"),
+        (lambda d: (d / "config.json").write_text(json.dumps({"model_type": "roberta"})), "model_type is 'roberta'"),
+        (lambda d: (d / "vocab.txt").unlink(), "tokenizer"),
+    ],
+)
+def test_a_damaged_directory_is_refused_by_file(directory, damage, expected):
+    damage(directory)
+    with pytest.raises(InputError, match=expected):
+        load_model(str(directory), seed=0)
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="not a multiple"):
+        BertConfig(hidden_size=100, num_attention_heads=12)

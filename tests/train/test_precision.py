@@ -1,0 +1,48 @@
+"""Device and number format: what the flags choose where."""
+
+import pytest
+import torch
+
+from bert.errors import InputError
+from train.precision import choose_precision
+
+
+def pretend_cpu(monkeypatch, *, bf16):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+
+
+def pretend_gpu(monkeypatch, capability):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "scaling"), [((9, 0), torch.bfloat16, False), ((7, 5), torch.float16, True)]
+)
+def test_a_gpu_takes_bf16_where_it_has_it_and_else_fp16_with_loss_scaling(monkeypatch, capability, dtype, scaling):
+    pretend_gpu(monkeypatch, capability)
+    found = choose_precision("auto", "auto")
+    assert (found.device.type, found.compute_dtype, found.scaling) == ("cuda", dtype, scaling)
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_cpu_takes_bf16_only_where_it_multiplies_it(monkeypatch, bf16, dtype):
+    pretend_cpu(monkeypatch, bf16=bf16)
+    found = choose_precision("auto", "auto")
+    assert (found.device.type, found.compute_dtype, found.scaling) == ("cpu", dtype, False)
+    assert "bf16" in found.reason
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_format_that_is_asked_for_is_taken(amp, dtype):
+    found = choose_precision("cpu", amp)
+    assert found.compute_dtype == dtype
+    assert found.scaling == (amp == "fp16")
+
+
+def test_cuda_where_there_is_none_is_refused(monkeypatch):
+    pretend_cpu(monkeypatch, bf16=False)
+    with pytest.raises(InputError, match="no CUDA device"):
+        choose_precision("cuda", "off")
