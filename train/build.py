@@ -1,7 +1,7 @@
 """From a configuration to the model that it describes, on its device, new or as a run saved it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,6 +42,11 @@ def load_pretrained(config: RunConfig) -> Model:
     )
 
 
+def fit_length(config: RunConfig, model: BertConfig) -> RunConfig:
+    """The configuration with sequences no longer than the model has positions."""
+    return replace(config, max_length=min(config.max_length, model.max_position_embeddings))
+
+
 def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision) -> MultitaskModel:
     """Put new heads on the encoder and lay all parameters out flat, on the run's device.
 
@@ -73,6 +78,7 @@ def load_run(directory: Path, device: str) -> SavedRun:
     best = directory / BEST
     tasks = run_tasks(config)
     encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
+    config = fit_length(config, encoder.config)
     model = build_model(config, tasks, encoder, precision)
     model.load(best / WEIGHTS_FILE)
     return SavedRun(config, tasks, model, Tokenizer.load(best), precision)

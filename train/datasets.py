@@ -14,6 +14,7 @@ from train.tokenized import TokenizedSplit, tokenize_split
 
 SPLITS = ("train", "dev", "test")
 DEMO = "demo"
+_SHOWN = 20  # bad rows that the warning names one by one
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,20 @@ def load_datasets(
     data = data or config.data
     tasks = run_tasks(config, data)
     read: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
+    bad_rows: list[str] = []
     for task in tasks:
         for split in splits:
-            examples = _read(task, data, split, config.skip_bad_rows, say)
-            if examples:
-                read[split][task.name] = examples
+            if data == DEMO:
+                read[split][task.name] = demo_examples(task.name, split)
+                continue
+            found = read_split(task, Path(data), split, skip_bad_rows=config.skip_bad_rows)
+            if found is not None:
+                read[split][task.name] = found.examples
+                bad_rows += found.bad_rows
+    if bad_rows:
+        more = len(bad_rows) - _SHOWN
+        count = "1 bad row" if len(bad_rows) == 1 else f"{len(bad_rows)} bad rows"
+        say(f"skipped {count}: {'; '.join(bad_rows[:_SHOWN])}" + (f"; and {more} more" if more > 0 else ""))
     tokenized: dict[str, dict[str, TokenizedSplit]] = {split: {} for split in SPLITS}
     for split in splits:
         for task in tasks:
@@ -77,15 +87,3 @@ def tokenize(
     return tokenize_split(
         task, examples, tokenizer, pair_encoding=config.pair_encoding, max_length=config.max_length, cache=cache
     )
-
-
-def _read(task: Task, data: str, split: str, skip_bad_rows: bool, say: Callable[[str], None]) -> list[Example]:
-    if data == DEMO:
-        return demo_examples(task.name, split)
-    found = read_split(task, Path(data), split, skip_bad_rows=skip_bad_rows)
-    if found is None:
-        return []
-    if found.bad_rows:
-        count = len(found.bad_rows)
-        say(f"skipped {count} bad row{'s' if count > 1 else ''}: {'; '.join(found.bad_rows)}")
-    return found.examples

@@ -5,7 +5,7 @@ With no other argument it trains the bundled MiniLM on a data set that the proje
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from bert.errors import InputError
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
 from kernels import AdamWSettings
-from train.build import BEST, CONFIG_FILE, build_model, load_pretrained
+from train.build import BEST, CONFIG_FILE, build_model, fit_length, load_pretrained
 from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
 from train.config import RunConfig, build_parser, check_resumable, config_from
@@ -32,6 +32,7 @@ from train.progress import ProgressDisplay
 from train.report import MetricsLog, conflict_summary, dev_sum, score_line, step_entry, write_summary
 from train.surgery import RULES
 from train.tasks import Task
+from train.tokenized import TokenizedSplit
 
 KERNELS = "torch"
 CACHE = "token-cache"
@@ -48,6 +49,7 @@ class Run:
         self.tasks: list[Task] = run_tasks(config)
         pretrained = load_pretrained(config)
         self.say(f"model      {pretrained.origin}")
+        config = fit_length(config, pretrained.encoder.config)
         self.tokenizer: Tokenizer = pretrained.tokenizer
         self.data: Datasets = load_datasets(
             config, self.tokenizer, directory.parent / CACHE, lambda text: self.say(f"warning: {text}")
@@ -130,7 +132,7 @@ class Run:
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, float]]:
         """Dev metrics after an epoch; keeps the model where their sum is the best so far."""
-        metrics, _ = evaluate(self.model, self.data.dev, self.precision.device)
+        metrics, answers = evaluate(self.model, self.data.dev, self.precision.device)
         self.log.write({"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics})
         total = dev_sum(metrics, self.tasks)
         if total > self.progress.best_sum:
@@ -141,7 +143,15 @@ class Run:
             self.model.save(best / WEIGHTS_FILE)
             self.model.encoder.config.write(best / CONFIG_FILE)
             self.tokenizer.save(best)
+            self._write_predictions("dev", self.data.dev, answers)
         return metrics
+
+    def _write_predictions(
+        self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
+    ) -> None:
+        for name, examples in sets.items():
+            path = self.directory / f"{name}-{split}-predictions.csv"
+            write_predictions(path, examples.task, examples.example_ids, answers[name])
 
     def _save(self) -> None:
         self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
@@ -149,13 +159,10 @@ class Run:
         save_state(self.directory, self.optimizer, self.progress)
 
     def _finish(self) -> None:
-        """Answer dev and test with the best model; write predictions, plot and summary."""
+        """Answer the test sets with the best model; write predictions, plot and summary."""
         self.model.load(self.directory / BEST / WEIGHTS_FILE)
-        for split, sets in (("dev", self.data.dev), ("test", self.data.test)):
-            for name, examples in sets.items():
-                answers: np.ndarray = predict(self.model, examples, self.precision.device)
-                path = self.directory / f"{name}-{split}-predictions.csv"
-                write_predictions(path, examples.task, examples.example_ids, answers)
+        answers = {name: predict(self.model, split, self.precision.device) for name, split in self.data.test.items()}
+        self._write_predictions("test", self.data.test, answers)
         plot_curves(self.directory)
         self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
         summary = write_summary(

@@ -263,3 +263,24 @@ def test_the_module_runs_as_a_command_and_its_exit_code_tells(tmp_path):
     result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
+
+
+def test_all_skipped_rows_are_named_in_one_warning(data, tmp_path, capsys):
+    for name in ("sts-train.csv", "quora-dev.csv"):
+        with (data / name).open("a", encoding="utf-8") as file:
+            file.write("99\tx\tonly one sentence\n")
+    run_command(run.main, command(data, tmp_path / "run", "--skip-bad-rows", "--max-steps", "1"))
+    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    assert "skipped 2 bad rows" in warning
+    assert "sts-train.csv:26" in warning
+    assert "quora-dev.csv:12" in warning
+
+
+def test_sequences_are_cut_to_what_was_asked_for_or_to_the_models_positions_and_it_is_said(data, tmp_path, capsys):
+    path = data / "ids-sst-train.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("The", "The " + "very " * 600, 1), encoding="utf-8")
+    common = ("--tasks", "sst", "--max-steps", "1", "--max-length")
+    assert run_command(run.main, command(data, tmp_path / "a", *common, "1000")) == 0
+    assert "1 examples were longer than 512 wordpieces and cut" in capsys.readouterr().out
+    assert run_command(run.main, command(data, tmp_path / "b", *common, "8")) == 0
+    assert "examples were longer than 8 wordpieces and cut" in capsys.readouterr().out
