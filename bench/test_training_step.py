@@ -38,7 +38,7 @@ def config(request):
 @pytest.fixture(scope="module")
 def splits(config):
     tokenizer = load_model("minilm", seed=1).tokenizer
-    return load_datasets(config, tokenizer, None, print, splits=("train",)).train
+    return load_datasets(config, run_tasks(config), tokenizer, None, print, splits=("train",)).train
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ from bert.multitask import MultitaskModel, build_heads
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
 from train.config import RunConfig
-from train.datasets import run_tasks
 from train.precision import Precision, choose_precision
-from train.tasks import Task
+from train.tasks import Task, read_tasks
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, TASKS_FILE = "config.json", "tasks.json"
 BEST = "best"
 
 
@@ -76,7 +75,7 @@ def load_run(directory: Path, device: str) -> SavedRun:
     config = RunConfig.read(directory / CONFIG_FILE)
     precision = choose_precision(device, config.amp)
     best = directory / BEST
-    tasks = run_tasks(config)
+    tasks = read_tasks(directory / TASKS_FILE)
     encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
     config = fit_length(config, encoder.config)
     model = build_model(config, tasks, encoder, precision)

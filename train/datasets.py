@@ -26,11 +26,10 @@ class Datasets:
     test: dict[str, TokenizedSplit]
 
 
-def run_tasks(config: RunConfig, data: str | None = None) -> list[Task]:
-    """The run's tasks; `data` replaces the configuration's directory. InputError for an unknown one."""
-    data = data or config.data
-    tasks = select_tasks(list(config.tasks), None if data == DEMO else Path(data))
-    if data == DEMO:
+def run_tasks(config: RunConfig) -> list[Task]:
+    """The tasks that a configuration names; InputError for an unknown one."""
+    tasks = select_tasks(list(config.tasks), None if config.data == DEMO else Path(config.data))
+    if config.data == DEMO:
         for task in tasks:
             if task.name not in DEMO_TASKS:
                 raise InputError(f"--tasks {task.name}: the demo data has {', '.join(DEMO_TASKS)}; give --data DIR")
@@ -39,6 +38,7 @@ def run_tasks(config: RunConfig, data: str | None = None) -> list[Task]:
 
 def load_datasets(
     config: RunConfig,
+    tasks: Sequence[Task],
     tokenizer: Tokenizer,
     cache: Path | None,
     say: Callable[[str], None],
@@ -53,7 +53,6 @@ def load_datasets(
     Raises InputError as `train.course.read_split` does.
     """
     data = data or config.data
-    tasks = run_tasks(config, data)
     read: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
     bad_rows: list[str] = []
     for task in tasks:

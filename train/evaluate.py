@@ -26,7 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     datasets = load_datasets(
-        saved.config, saved.tokenizer, None, lambda text: say(f"warning: {text}"), splits=("dev",), data=given.data
+        saved.config,
+        saved.tasks,
+        saved.tokenizer,
+        None,
+        lambda text: say(f"warning: {text}"),
+        splits=("dev",),
+        data=given.data,
     )
     say(f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
     metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device)

@@ -17,7 +17,7 @@ from bert.errors import InputError
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
 from kernels import AdamWSettings
-from train.build import BEST, CONFIG_FILE, build_model, fit_length, load_pretrained
+from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, fit_length, load_pretrained
 from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
 from train.config import RunConfig, build_parser, check_resumable, config_from
@@ -31,7 +31,7 @@ from train.predictions import write_predictions
 from train.progress import ProgressDisplay
 from train.report import MetricsLog, conflict_summary, dev_sum, score_line, step_entry, write_summary
 from train.surgery import RULES
-from train.tasks import Task
+from train.tasks import Task, write_tasks
 from train.tokenized import TokenizedSplit
 
 KERNELS = "torch"
@@ -52,7 +52,7 @@ class Run:
         config = fit_length(config, pretrained.encoder.config)
         self.tokenizer: Tokenizer = pretrained.tokenizer
         self.data: Datasets = load_datasets(
-            config, self.tokenizer, directory.parent / CACHE, lambda text: self.say(f"warning: {text}")
+            config, self.tasks, self.tokenizer, directory.parent / CACHE, lambda text: self.say(f"warning: {text}")
         )
         sizes = ", ".join(
             f"{task.name} {len(self.data.train[task.name])}/{len(self.data.dev[task.name])}" for task in self.tasks
@@ -69,6 +69,10 @@ class Run:
         )
         self.trainer = Trainer(config, self.model, self.optimizer, self.data.train, precision.device)
         self.progress = load_state(directory, self.optimizer) if resumed else Progress()
+        if not resumed:
+            directory.mkdir(parents=True, exist_ok=True)
+            self.config.write(directory / CONFIG_FILE)
+            write_tasks(directory / TASKS_FILE, self.tasks)
         self.log = MetricsLog(directory, keep=self.progress.log_bytes)
         self.earlier_seconds = self.progress.seconds
 
@@ -214,22 +218,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say(f"kernels    {KERNELS} (reference expressions)")
     say(f"surgery    {config.surgery}")
     run = Run(directory, config, console, precision, resumed=resume is not None)
-    if resume is None:
-        config.write(directory / CONFIG_FILE)
-    elif run.progress.steps:
+    if resume is not None:
         say(f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()
 
 
 def _new_directory(out: str | None, config: RunConfig) -> Path:
-    """The folder of a new run, made; InputError where it holds something already."""
+    """The folder of a new run, which is made once its input has proved good; InputError where it is not empty."""
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{'-'.join(config.tasks)}-{config.surgery}"
     directory = Path(out) if out else Path("runs") / name
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"--out {directory}: the folder is not empty; give another, or --resume {directory}")
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out {directory}: a file is in the way, expected a folder")
-    directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 

@@ -1,10 +1,11 @@
 """The tasks that can be trained: the course's four, and those that a data directory defines in its tasks.toml."""
 
+import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -162,6 +163,22 @@ def select_tasks(names: list[str], directory: Path | None) -> list[Task]:
         if name in names[:position]:
             raise InputError(f"task {name!r} is given twice, expected each task once")
     return [known[name] for name in names]
+
+
+def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
+    """Write the definitions of a run's tasks as JSON, so that its model answers without the data it was trained on."""
+    path.write_text(json.dumps([asdict(task) for task in tasks], indent=2) + "\n", encoding="utf-8")
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """The tasks that `write_tasks` wrote; InputError where the file is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [Task(**{**table, "text_columns": tuple(table["text_columns"])}) for table in content]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected the tasks of a run") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: not the tasks of a run ({error})") from None
 
 
 def _read_tasks(path: Path) -> dict[str, Task]:

@@ -77,7 +77,7 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys):
     out = tmp_path / "run"
     assert run_command(run.main, command(data, out)) == 0
     assert {path.name for path in out.iterdir()} == {
-        *("config.json", "metrics.jsonl", "summary.json", "best", "last.safetensors", "curves.png"),
+        *("config.json", "tasks.json", "metrics.jsonl", "summary.json", "best", "last.safetensors", "curves.png"),
         *(f"{task}-{split}-predictions.csv" for task in ("sst", "paraphrase", "sts") for split in ("dev", "test")),
     }
     summary = json.loads((out / "summary.json").read_text())
@@ -225,6 +225,7 @@ def test_bad_rows_stop_the_run_before_training_unless_they_are_to_be_skipped(dat
     with (data / "sts-train.csv").open("a", encoding="utf-8") as file:
         file.write("99\tx\tonly one sentence\n")
     message = refused(capsys, run.main, command(data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
     assert "sts-train.csv" in message
     assert "26" in message, "the physical line of the row"
     assert run_command(run.main, command(data, tmp_path / "skipping", "--skip-bad-rows", "--max-steps", "1")) == 0
@@ -284,3 +285,40 @@ def test_sequences_are_cut_to_what_was_asked_for_or_to_the_models_positions_and_
     assert "1 examples were longer than 512 wordpieces and cut" in capsys.readouterr().out
     assert run_command(run.main, command(data, tmp_path / "b", *common, "8")) == 0
     assert "examples were longer than 8 wordpieces and cut" in capsys.readouterr().out
+
+
+def test_a_task_that_the_user_names_trains_and_answers_without_the_data_it_was_trained_on(data, tmp_path):
+    definition = """
+        [mood]
+        kind = "binary"
+        stem = "mood"
+        text_columns = ["text"]
+        label_column = "glad"
+        prediction_column = "Predicted_Glad"
+    """
+    (data / "tasks.toml").write_text(definition, encoding="utf-8")
+    for split in ("train", "dev"):
+        rows = [[f"{split}-{index}", f"It was {ADJECTIVES[index % 5]}.", index % 2] for index in range(8)]
+        write_table(data / f"mood-{split}.csv", ["", "id", "text", "glad"], rows)
+    out = tmp_path / "run"
+    assert run_command(run.main, command(data, out, "--tasks", "sst,mood", "--max-steps", "2")) == 0
+    moved = data.rename(tmp_path / "elsewhere")
+    arguments = [
+        str(out),
+        "--task",
+        "mood",
+        "--input",
+        str(moved / "mood-dev.csv"),
+        "--output",
+        str(tmp_path / "p.csv"),
+    ]
+    assert run_command(predict.main, arguments) == 0
+    assert (tmp_path / "p.csv").read_text() == (out / "mood-dev-predictions.csv").read_text()
+    assert run_command(evaluate.main, [str(out), "--data", str(moved)]) == 0
+
+
+def test_the_best_model_of_a_run_is_a_model_to_start_another_from(data, tmp_path, capsys):
+    run_command(run.main, command(data, tmp_path / "first", "--max-steps", "2"))
+    best = str(tmp_path / "first" / "best")
+    assert run_command(run.main, command(data, tmp_path / "second", "--max-steps", "1", "--model", best)) == 0
+    assert f"model      {best}" in capsys.readouterr().out
