@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bert.errors import InputError
+from train.command import run_command
 from train.demo import DEMO_SIZES, DEMO_TASKS, demo_examples
 from train.demo.__main__ import main
 from train.demo.grammar import as_sentence, expand, split_of
@@ -277,7 +278,7 @@ def test_sentiment_sizes_that_do_not_share_out_among_the_labels_are_refused():
 
 
 def test_the_command_writes_files_in_the_layout_of_the_course(tmp_path, capsys):
-    assert main(["--out", str(tmp_path / "demo")]) == 0
+    assert run_command(main, ["--out", str(tmp_path / "demo")]) == 0
     assert "wrote 9 files" in capsys.readouterr().out
     layouts = {
         "ids-sst": ("sst", ["sentence"], "sentiment"),
@@ -300,7 +301,7 @@ def test_the_command_writes_files_in_the_layout_of_the_course(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["--out", str(tmp_path / "file")]) == 2
+    assert run_command(main, ["--out", str(tmp_path / "file")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "expected a folder" in error

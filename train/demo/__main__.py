@@ -1,11 +1,13 @@
 """Writes the demo data set as files in the course's layout: python -m train.demo --out DIR."""
 
-import argparse
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bert.errors import InputError
+from train.command import run_command
+from train.config import OneLineParser
 from train.demo import DEMO_SIZES, DEMO_TASKS, demo_examples
 from train.tasks import Example, Task, select_tasks
 
@@ -43,21 +45,15 @@ def _label(task: Task, example: Example) -> float | int | None:
     return example.label
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; raises InputError for bad input."""
+    parser = OneLineParser(
         prog="python -m train.demo", description="Write the generated demo data set as files in the course's layout."
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write the files into")
-    options = parser.parse_args(arguments)
-    try:
-        written = write_demo(options.out)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {len(written)} files into {options.out}")
-    return 0
+    directory = parser.parse(arguments).out
+    print(f"wrote {len(write_demo(directory))} files into {directory}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))
