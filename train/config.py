@@ -36,7 +36,7 @@ class RunConfig:
     pair_encoding: str = _option(
         "joint", "a pair as one sequence, or as two compared by the head", choices=("joint", "separate")
     )
-    learning_rate: float = _option(7e-5, "peak rate of the encoder", low=0.0)
+    learning_rate: float = _option(1e-4, "peak rate of the encoder", low=0.0)
     head_learning_rate: float = _option(1e-3, "peak rate of the heads", low=0.0)
     warmup: float = _option(0.1, "share of the steps in which the rates rise linearly, before they fall to 0", low=0.0)
     weight_decay: float = _option(0.01, "decoupled decay of matrices", low=0.0)

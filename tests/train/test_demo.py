@@ -19,7 +19,7 @@ from train.demo.sentiment import dampen, negate, sentiment_sentences, strengthen
 from train.demo.sentiment_words import ADJECTIVES
 from train.demo.similarity import similarity_pairs
 
-SHA256 = "50c6ebd26486da258b3968e4c639f9efb363d233c15c28799d2aa1b82e33c6f9"
+SHA256 = "5f2f7a80fae328498b8928c79c588bd949905494e8d7b1414de202c09b969833"
 
 
 def _labels(examples):
