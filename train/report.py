@@ -34,6 +34,8 @@ class MetricsLog:
     def __init__(self, directory: Path, keep: int = 0) -> None:
         self._file = (directory / METRICS_FILE).open("a+b")
         self._file.truncate(keep)
+        # Truncation leaves the position where it was, and `length` would count what has been cut off.
+        self._file.seek(keep)
 
     @property
     def length(self) -> int:
