@@ -18,11 +18,11 @@ from kernels.sequences import Group, Sequences
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, group: Group, dropout: Dropout | None, drawn: int
+    q: Tensor, k: Tensor, v: Tensor, group: Group, dropout: Dropout | None, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One group's output [size, heads, queries, d], its fp32 probabilities and their dropout mask.
 
-    drawn: how many elements of the dropout's site the groups before this one have used.
+    rows: int64 [size, queries], each query's row among the packed tokens.
     """
     scores = torch.matmul(q, k.transpose(-1, -2)).to(wide(q.dtype)).mul_(1 / math.sqrt(q.shape[-1]))
     if group.mask is not None:
@@ -30,13 +30,8 @@ def _attend(
     probabilities = torch.softmax(scores, dim=-1)
     if dropout is None:
         return torch.matmul(probabilities.to(v.dtype), v), probabilities, None
-    mask = dropout.mask(tuple(probabilities.shape), probabilities.dtype, start=drawn)
+    mask = dropout.attention_mask(rows, q.shape[1], k.shape[2], probabilities.dtype)
     return torch.matmul((probabilities * mask).to(v.dtype), v), probabilities, mask
-
-
-def _used(probabilities: Tensor) -> int:
-    """How many elements of a dropout's site a group uses up: its own, rounded up to a whole call of the generator."""
-    return (probabilities.numel() + 7) // 8 * 8
 
 
 def _backward(
@@ -61,13 +56,11 @@ class _Attention(torch.autograd.Function):
         padded = padding.pad(qkv)
         out = torch.empty_like(padded[:, 0])
         saved: list[Tensor | None] = []
-        drawn = 0
         for group in padding.groups:
             # One copy makes every product below read contiguous matrices, here and in the backward.
             group_qkv = group.rows(padded).permute(2, 0, 3, 1, 4).contiguous()
-            group_out, probabilities, mask = _attend(*group_qkv, group, dropout, drawn)
+            group_out, probabilities, mask = _attend(*group_qkv, group, dropout, group.rows(padding.sources))
             group.rows(out).copy_(group_out.transpose(1, 2))
-            drawn += _used(probabilities)
             saved += [group_qkv, probabilities, mask]
         ctx.save_for_backward(*saved)
         ctx.padding, ctx.shape = padding, padded.shape
@@ -92,13 +85,12 @@ class _FirstTokenAttention(torch.autograd.Function):
         padded = padding.pad(kv)
         out = torch.empty_like(q)
         saved: list[Tensor | None] = []
-        drawn = 0
         for group in padding.groups:
             group_q = q.index_select(0, group.members).unsqueeze(2)
+            rows = sequences.first.index_select(0, group.members).unsqueeze(1)
             group_kv = group.rows(padded).permute(2, 0, 3, 1, 4).contiguous()
-            group_out, probabilities, mask = _attend(group_q, *group_kv, group, dropout, drawn)
+            group_out, probabilities, mask = _attend(group_q, *group_kv, group, dropout, rows)
             out.index_copy_(0, group.members, group_out.squeeze(2))
-            drawn += _used(probabilities)
             saved += [group_q, group_kv, probabilities, mask]
         ctx.save_for_backward(*saved)
         ctx.padding, ctx.shape = padding, padded.shape

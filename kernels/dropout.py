@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
@@ -31,18 +33,39 @@ class Dropout:
     seed: Tensor
     site: int
 
-    def mask(self, shape: tuple[int, ...], dtype: torch.dtype, start: int = 0) -> Tensor:
-        """What the elements are multiplied by: 0 where dropped, 1 over the kept share where kept; `shape`, `dtype`.
+    @property
+    def threshold(self) -> int:
+        """Elements whose 16 random bits, as a number, lie below it are dropped."""
+        return round(self.rate * _LEVELS)
 
-        start: the first element's index within the site, a multiple of 8.
-        """
-        threshold = round(self.rate * _LEVELS)
+    @property
+    def scale(self) -> float:
+        """What kept elements are multiplied by: one over their share."""
+        return _LEVELS / (_LEVELS - self.threshold)
+
+    def mask(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """What the elements are multiplied by: 0 where dropped, `scale` where kept; `shape`, `dtype`."""
         count = math.prod(shape)
-        counter = torch.arange(start // 8, start // 8 + (count + 7) // 8, device=self.seed.device)
-        lanes = torch.stack(philox(self.seed, counter, self.site), dim=1).to(torch.int32).view(torch.int16)
+        calls = torch.arange((count + 7) // 8, device=self.seed.device)
+        return self._factors(calls, dtype).view(-1)[:count].view(shape)
+
+    def attention_mask(self, rows: Tensor, heads: int, keys: int, dtype: torch.dtype) -> Tensor:
+        """The same for attention's probabilities: [size, heads, queries, keys].
+
+        rows: int64 [size, queries], each query's row among the packed tokens. An element depends on its query's row,
+        its head and its key's place in the sequence, and not on how the sequences are grouped or tiled.
+        """
+        head = torch.arange(heads, device=rows.device)
+        eighths = torch.arange((keys + 7) // 8, device=rows.device)
+        calls = (rows[:, None, :, None] * heads + head[:, None, None]) + (eighths << 32)
+        return self._factors(calls, dtype).flatten(-2)[..., :keys]
+
+    def _factors(self, calls: Tensor, dtype: torch.dtype) -> Tensor:
+        """The factors that each call of the generator gives: [*calls.shape, 8]."""
+        words = torch.stack(philox(self.seed, calls, self.site), dim=-1)
+        lanes = words.to(torch.int32).view(torch.int16)
         # The lanes are signed: shifted by half the range, the threshold orders them as the unsigned values.
-        kept = lanes.view(-1)[:count] >= threshold - _LEVELS // 2
-        return kept.to(dtype).mul_(_LEVELS / (_LEVELS - threshold)).view(shape)
+        return (lanes >= self.threshold - _LEVELS // 2).to(dtype).mul_(self.scale)
 
 
 class DropoutStream:
@@ -76,3 +99,29 @@ def philox(seed: Tensor, counter: Tensor, site: int, rounds: int = _ROUNDS) -> t
         word1, word3 = product1, product0
         key0, key1 = (key0 + _KEY_STEPS[0]) & _MASK, (key1 + _KEY_STEPS[1]) & _MASK
     return word0, word1 & _MASK, word2, word3 & _MASK
+
+
+@triton.jit
+def dropout_factors(seed, low, high, site, threshold, scale):
+    """What the kernels multiply by: `Dropout._factors`, for calls whose counters are high * 2^32 + low.
+
+    seed: int64, already loaded; low, high: int32 or uint32 [rows, calls]; site, threshold, scale: of the dropout.
+    Returns fp32 [rows, 8 * calls].
+    """
+    zero = low * 0
+    word0, word1, word2, word3 = tl.philox(seed, low, high, zero + site, zero, n_rounds=7)
+    # Joined from the slowest of the three binary digits of a lane's number to the fastest.
+    lower = tl.join(tl.join(word0 & 0xFFFF, word2 & 0xFFFF), tl.join(word1 & 0xFFFF, word3 & 0xFFFF))
+    upper = tl.join(tl.join(word0 >> 16, word2 >> 16), tl.join(word1 >> 16, word3 >> 16))
+    lanes = tl.reshape(tl.join(lower, upper), [low.shape[0], low.shape[1] * 8])
+    return tl.where((lanes ^ 0x8000) >= threshold, scale, 0.0)
+
+
+@triton.jit
+def row_dropout_factors(seed, row, column_start, columns, site, threshold, scale, CALLS: tl.constexpr):
+    """`Dropout.mask` for rows of a matrix: fp32 [rows, 8 * CALLS].
+
+    row: int [rows]; column_start: the first column, a multiple of 8; columns: of the matrix, a multiple of 8.
+    """
+    call = row.to(tl.int64)[:, None] * (columns // 8) + (column_start // 8 + tl.arange(0, CALLS))[None, :]
+    return dropout_factors(seed, call.to(tl.uint32), (call >> 32).to(tl.uint32), site, threshold, scale)

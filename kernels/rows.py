@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.dispatch import uses_triton
+from kernels.task_sums import task_sums
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRows:
@@ -62,6 +65,9 @@ def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
 
 def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor) -> None:
     """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n]."""
+    if uses_triton(values):
+        task_sums(values, gradients, rows.offsets, rows.accumulate)
+        return
     for task, span in rows.slices():
         total = values[span].sum(0, dtype=wide(values.dtype))
         deposit(gradients[task], total, rows.accumulate)

@@ -43,10 +43,13 @@ class RunConfig:
     clip: float = _option(1.0, "global norm that the merged gradient is clipped to; 0 for no clipping", low=0.0)
     hidden_dropout: float = _option(-1.0, "rate on the encoder's hidden states; -1 for the model's own", low=-1.0)
     attention_dropout: float = _option(-1.0, "rate on attention's probabilities; -1 for the model's own", low=-1.0)
-    head_dropout: float = _option(0.1, "rate on the heads' features", low=0.0)
+    head_dropout: float = _option(0.3, "rate on the heads' features", low=0.0)
     max_length: int = _option(512, "wordpieces after which a sequence is cut", low=8)
     seed: int = _option(1, "of weights, batches, dropout and surgery's orders", low=0)
     log_every: int = _option(20, "steps between two logged ones", low=1)
+    evaluate_every: int = _option(
+        500, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
+    )
     save_every: int = _option(
         500, "steps between two states that --resume can start from; each epoch ends with one", low=1
     )

@@ -59,9 +59,8 @@ class ProgressDisplay:
             within = entry["step"] - self._epoch * self._steps_per_epoch
             self.say(f"epoch {self._epoch + 1}/{self._epochs}  step {within}/{self._steps}  {status}")
 
-    def end_epoch(self, dev: Mapping[str, Mapping[str, float]]) -> None:
-        """Close the epoch's line with the dev scores."""
-        self.stop()
+    def show_scores(self, dev: Mapping[str, Mapping[str, float]]) -> None:
+        """Print the dev scores, above the live line where there is one."""
         self._scores = score_line(dev)
         self.say(f"epoch {self._epoch + 1}/{self._epochs}  dev {self._scores}")
 

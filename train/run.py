@@ -92,7 +92,7 @@ class Run:
                 try:
                     self._train_epoch(epoch, done, display, stop)
                     if self._epoch_is_over():
-                        display.end_epoch(self._evaluate(epoch))
+                        display.show_scores(self._evaluate(epoch))
                 finally:
                     display.stop()
                 self._save()
@@ -122,9 +122,13 @@ class Run:
                 display.show(entry, conflict_summary(self.optimizer, self.model.tasks), speed)
             if stop.made:
                 break
-            # The end of an epoch is saved after its evaluation, which a resumed run would miss otherwise.
-            if result.step % config.save_every == 0 and not self._epoch_is_over():
+            # The end of an epoch is evaluated and saved by the caller. An evaluation is followed by a saved state, so
+            # that a resumed run neither misses nor repeats it.
+            evaluates = config.evaluate_every and result.step % config.evaluate_every == 0
+            if (evaluates or result.step % config.save_every == 0) and not self._epoch_is_over():
                 self._add_training_time(began)
+                if evaluates:
+                    display.show_scores(self._evaluate(epoch))
                 self._save()
                 began, examples = time.perf_counter(), 0
         self._add_training_time(began)
@@ -135,7 +139,7 @@ class Run:
         self.progress.training_seconds += time.perf_counter() - began
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, float]]:
-        """Dev metrics after an epoch; keeps the model where their sum is the best so far."""
+        """Dev metrics of the model as it stands, which is kept where their sum is the best so far."""
         metrics, answers = evaluate(self.model, self.data.dev, self.precision.device)
         self.log.write({"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics})
         total = dev_sum(metrics, self.tasks)

@@ -42,11 +42,18 @@ def test_masks_keep_the_said_share_and_the_expectation(rate):
     assert mask.unique().numel() == 2
 
 
-def test_a_mask_is_replayed_and_any_part_of_it_can_be_drawn_alone():
+def test_a_mask_is_replayed():
     dropout = Dropout(0.3, torch.tensor(8), 4)
-    whole = dropout.mask((100,), torch.float32)
-    assert torch.equal(whole, dropout.mask((100,), torch.float32))
-    assert torch.equal(whole[40:], dropout.mask((60,), torch.float32, start=40))
+    assert torch.equal(dropout.mask((100,), torch.float32), dropout.mask((100,), torch.float32))
+
+
+def test_attention_masks_depend_on_row_head_and_key_alone():
+    dropout = Dropout(0.3, torch.tensor(8), 4)
+    rows = torch.arange(12).view(3, 4)
+    whole = dropout.attention_mask(rows, 2, 21, torch.float32)
+    assert whole.shape == (3, 2, 4, 21)
+    assert torch.equal(dropout.attention_mask(rows[1:2, 2:], 2, 5, torch.float32), whole[1:2, :, 2:, :5])
+    assert abs((whole > 0).float().mean().item() - 0.7) < 0.05
 
 
 def test_seeds_and_sites_give_different_masks():

@@ -1,0 +1,90 @@
+"""Which implementation an op takes: its Triton kernels, or its torch reference."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+CHOICES = ("auto", "triton", "torch")
+_MATRIX_CAPABILITY = (8, 0)  # below it Triton emits no matrix instructions and spills
+_choice = "auto"
+
+
+def set_kernels(choice: str) -> None:
+    """Choose for the whole process: auto (Triton for CUDA tensors, torch for others), triton, or torch."""
+    global _choice
+    if choice not in CHOICES:
+        raise ValueError(f"kernels {choice!r}: expected one of {', '.join(CHOICES)}")
+    if choice == "triton" and not (torch.cuda.is_available() or interpreted()):
+        raise ValueError("Triton kernels need a CUDA device, or TRITON_INTERPRET=1 to interpret them on the CPU")
+    _choice = choice
+
+
+@contextmanager
+def using_kernels(choice: str) -> Iterator[None]:
+    """`set_kernels` for a block."""
+    before = _choice
+    set_kernels(choice)
+    try:
+        yield
+    finally:
+        set_kernels(before)
+
+
+def interpreted() -> bool:
+    """Whether this process interprets Triton kernels on the CPU (TRITON_INTERPRET=1 when it started)."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def uses_triton(tensor: Tensor) -> bool:
+    """Whether an op on `tensor` takes its Triton kernels. fp64, which only checks use, always takes the reference."""
+    if tensor.dtype == torch.float64:
+        return False
+    return tensor.is_cuda if _choice == "auto" else _choice == "triton"
+
+
+def uses_triton_products(tensor: Tensor) -> bool:
+    """The same for kernels made of matrix products: on GPUs before sm_80 these stay with torch."""
+    if not uses_triton(tensor):
+        return False
+    return not tensor.is_cuda or torch.cuda.get_device_capability(tensor.device) >= _MATRIX_CAPABILITY
+
+
+def describe_kernels(device: torch.device) -> str:
+    """What ops on `device` take, for the run's first lines."""
+    if device.type == "cuda" and _choice != "torch":
+        if torch.cuda.get_device_capability(device) < _MATRIX_CAPABILITY:
+            return "triton; torch for attention and weight gradients (this GPU is older than sm_80)"
+        return "triton"
+    if _choice == "triton":
+        return "triton, interpreted (slow: for checks)"
+    return "torch (reference expressions" + (": no CUDA device)" if _choice == "auto" else ", as asked)")
+
+
+def launcher(fake: Callable[..., Any], mutates: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
+    """Make a function that launches kernels an operator of its own, which torch.compile can put into a graph.
+
+    fake: the same arguments -> empty tensors like the results; mutates: the arguments that are written to. Arguments
+    and results must be tensors, numbers, or optional tensors (arguments only). Outside of torch.compile the function
+    is called directly, which saves the operator's overhead.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        module = inspect.getmodule(function)
+        room = module.__name__.rpartition(".")[2] if module else "kernels"
+        name = f"concord::{room}_{function.__name__.strip('_')}"
+        operator = torch.library.custom_op(name, function, mutates_args=mutates)
+        operator.register_fake(fake)
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            return operator(*arguments) if torch.compiler.is_compiling() else function(*arguments)
+
+        return call
+
+    return register

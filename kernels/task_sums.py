@@ -1,0 +1,150 @@
+"""Sums over each task's rows, in two stages without atomics, so that the same call twice gives the same bits.
+
+Stage one: a program owns a tile of consecutive rows. Where a task's rows begin or end inside the tile, it keeps one
+sum a task. The sum of task t in tile i goes to slot i + t: along the rows, the pair (tile, task) grows in one number or
+both and falls in neither, so slots are unique and those of one task are consecutive. Stage two adds the slots of each
+task in order.
+
+Stage one belongs to the op whose pass over the rows it shares. Here are stage two, and the sum that shares no pass:
+it reads rows * n elements once and writes T * n.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.dispatch import launcher
+
+_PROGRAMS = 512  # of stage one, to aim at: about four for each multiprocessor of a large GPU
+_STEP, _COLUMNS = 16, 128  # stage one of the plain sum: rows read at once, and columns a program
+_SLOTS, _COLLECTED = 32, 64  # stage two: slots read at once, and columns a program
+
+
+def tile_rows(rows: int, step: int, programs_a_tile: int = 1) -> int:
+    """How many rows a program of stage one owns: a multiple of `step`, the rows of its inner loop."""
+    tiles = max(1, _PROGRAMS // programs_a_tile)
+    return max(1, triton.cdiv(rows, tiles * step)) * step
+
+
+def new_partials(sums: int, offsets: Tensor, rows: int, tile: int, columns: int) -> Tensor:
+    """Room for the slots of `sums` different sums, each a vector of `columns`: fp32 [sums, slots, columns]."""
+    slots = triton.cdiv(rows, tile) + len(offsets) - 1
+    return torch.empty(sums, slots, columns, dtype=torch.float32, device=offsets.device)
+
+
+def one_task(rows: int, device: torch.device) -> Tensor:
+    """Offsets of a single task that owns all rows, which makes an ordinary gradient of a task gradient."""
+    return torch.tensor([0, rows], dtype=torch.int32, device=device)
+
+
+@triton.jit
+def task_span(offsets, task, tasks, rows):
+    """The first row of `task` and the one after its last. Rows after the last task's count to it: they hold zeros."""
+    start = tl.load(offsets + task)
+    stop = tl.load(offsets + task + 1)
+    return start, tl.where(task == tasks - 1, rows, stop)
+
+
+@triton.jit
+def _column_sums_kernel(
+    values, partials, offsets, tasks, rows, columns, tile_rows, STEP: tl.constexpr, COLUMNS: tl.constexpr
+):
+    tile = tl.program_id(0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    valid = column < columns
+    tile_start, tile_stop = tile * tile_rows, tl.minimum((tile + 1) * tile_rows, rows)
+    for task in range(tasks):
+        start, stop = task_span(offsets, task, tasks, rows)
+        start, stop = tl.maximum(start, tile_start), tl.minimum(stop, tile_stop)
+        if start < stop:
+            total = tl.zeros([STEP, COLUMNS], tl.float32)
+            for first in range(start, stop, STEP):
+                row = first + tl.arange(0, STEP)
+                at = row.to(tl.int64)[:, None] * columns + column[None, :]
+                total += tl.load(values + at, mask=(row < stop)[:, None] & valid[None, :], other=0.0).to(tl.float32)
+            tl.store(partials + (tile + task).to(tl.int64) * columns + column, tl.sum(total, 0), mask=valid)
+
+
+@triton.jit
+def _collect_kernel(
+    partials,
+    first_gradients,
+    second_gradients,
+    third_gradients,
+    first_stride,
+    second_stride,
+    third_stride,
+    offsets,
+    tasks,
+    rows,
+    columns,
+    slots,
+    tile_rows,
+    ACCUMULATE: tl.constexpr,
+    SLOTS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    task, which = tl.program_id(1), tl.program_id(2)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    valid = column < columns
+    start, stop = task_span(offsets, task, tasks, rows)
+    total = tl.zeros([COLUMNS], tl.float32)
+    if start < stop:
+        last_slot = (stop - 1) // tile_rows + task
+        for first in range(start // tile_rows + task, last_slot + 1, SLOTS):
+            slot = first + tl.arange(0, SLOTS)
+            at = (which * slots + slot).to(tl.int64)[:, None] * columns + column[None, :]
+            total += tl.sum(tl.load(partials + at, mask=(slot <= last_slot)[:, None] & valid[None, :], other=0.0), 0)
+    wide_task = task.to(tl.int64)  # T * P passes 2^31
+    target = first_gradients + wide_task * first_stride + column
+    if which == 1:
+        target = second_gradients + wide_task * second_stride + column
+    if which == 2:
+        target = third_gradients + wide_task * third_stride + column
+    if ACCUMULATE:
+        total += tl.load(target, mask=valid, other=0.0).to(tl.float32)
+    tl.store(target, total, mask=valid)
+
+
+def collect(partials: Tensor, gradients: tuple[Tensor, ...], offsets: Tensor, rows: int, tile: int, add: bool) -> None:
+    """Stage two: add up the slots of `partials` [sums, slots, n] into as many task gradients.
+
+    gradients: one to three tensors [T, n] of one dtype, each with contiguous rows; rows, tile: those of stage one;
+    add: to what stands there, instead of overwriting it. Launches one kernel, inside of a `launcher`.
+    """
+    sums, slots, columns = partials.shape
+    tasks = len(offsets) - 1
+    first, second, third = (gradients + gradients[-1:] * 2)[:3]
+    _collect_kernel[(triton.cdiv(columns, _COLLECTED), tasks, sums)](
+        partials,
+        first,
+        second,
+        third,
+        first.stride(0),
+        second.stride(0),
+        third.stride(0),
+        offsets,
+        tasks,
+        rows,
+        columns,
+        slots,
+        tile,
+        ACCUMULATE=add,
+        SLOTS=_SLOTS,
+        COLUMNS=_COLLECTED,
+    )
+
+
+@launcher(lambda values, gradients, offsets, add: None, mutates=("gradients",))
+def task_sums(values: Tensor, gradients: Tensor, offsets: Tensor, add: bool) -> None:
+    """Sum each task's rows of `values` [rows, n] into `gradients` [T, n], or add the sums to it."""
+    rows, columns = values.shape
+    values = values.contiguous()
+    programs = triton.cdiv(columns, _COLUMNS)
+    tile = tile_rows(rows, _STEP, programs)
+    partials = new_partials(1, offsets, rows, tile, columns)
+    _column_sums_kernel[(triton.cdiv(rows, tile), programs)](
+        values, partials, offsets, len(offsets) - 1, rows, columns, tile, STEP=_STEP, COLUMNS=_COLUMNS
+    )
+    collect(partials, (gradients,), offsets, rows, tile, add)
