@@ -101,6 +101,19 @@ def philox(seed: Tensor, counter: Tensor, site: int, rounds: int = _ROUNDS) -> t
     return word0, word1 & _MASK, word2, word3 & _MASK
 
 
+def kernel_arguments(dropout: Dropout | None, columns: int = 8) -> tuple[Tensor | None, int, int, float]:
+    """Seed, site, threshold and scale as launchers pass them on; a seed of None where there is no dropout.
+
+    columns: of the rows that are dropped from. ValueError where they are not a multiple of 8, since a call of the
+    generator would span two rows.
+    """
+    if dropout is None:
+        return None, 0, 0, 1.0
+    if columns % 8:
+        raise ValueError(f"dropout on rows of {columns} elements: the kernels need a multiple of 8")
+    return dropout.seed, dropout.site, dropout.threshold, dropout.scale
+
+
 @triton.jit
 def dropout_factors(seed, low, high, site, threshold, scale):
     """What the kernels multiply by: `Dropout._factors`, for calls whose counters are high * 2^32 + low.

@@ -1,17 +1,224 @@
 """Embedding sum + LayerNorm + dropout: dropout(LayerNorm(words[ids] + positions[position] + segments[segment])).
 
-Forward reads one row of each table a token and writes two (the sum and the result). The backward adds each token's
-gradient to the rows of its task that occur; a table's other rows are zero.
+Forward reads one row of each table a token and writes two (the sum z and the result). The backward reads the upstream
+gradient and z, writes the gradient of z, and adds it to the rows of the tables that occur: see `kernels.table_sums`.
 """
 
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from kernels.dropout import Dropout
-from kernels.layer_norm import layer_norm_backward, layer_norm_forward
+from kernels.dispatch import launcher, uses_triton
+from kernels.dropout import Dropout, kernel_arguments, row_dropout_factors
+from kernels.layer_norm import layer_norm_backward, layer_norm_forward, normalise, normalise_backward, tile_shape
 from kernels.rows import TaskRows, require_rows, task_gradients_of
+from kernels.table_sums import table_sums
+from kernels.task_sums import collect, new_partials, one_task, task_span, tile_rows
+
+
+@triton.jit(do_not_specialize=["tokens", "site"])
+def _forward_kernel(
+    ids,
+    positions,
+    segments,
+    word_table,
+    position_table,
+    segment_table,
+    gamma,
+    beta,
+    y,
+    z,
+    mean,
+    inverse_std,
+    tokens,
+    columns,
+    epsilon,
+    seed,
+    site,
+    threshold,
+    scale,
+    DROPOUT: tl.constexpr,
+    STEP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    row = tl.program_id(0) * STEP + tl.arange(0, STEP)
+    column = tl.arange(0, COLUMNS)
+    inside = column < columns
+    valid = (row < tokens)[:, None] & inside[None, :]
+    at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    word = tl.load(ids + row, mask=row < tokens, other=0).to(tl.int64)[:, None] * columns + column[None, :]
+    place = tl.load(positions + row, mask=row < tokens, other=0).to(tl.int64)[:, None] * columns + column[None, :]
+    kind = tl.load(segments + row, mask=row < tokens, other=0).to(tl.int64)[:, None] * columns + column[None, :]
+    total = tl.load(word_table + word, mask=valid, other=0.0).to(tl.float32)
+    total += tl.load(position_table + place, mask=valid, other=0.0).to(tl.float32)
+    total += tl.load(segment_table + kind, mask=valid, other=0.0).to(tl.float32)
+    # The backward reads the rounded sum: statistics and result belong to the same value.
+    rounded = total.to(z.dtype.element_ty)
+    tl.store(z + at, rounded, mask=valid)
+    weight = tl.load(gamma + column, mask=inside, other=0.0)
+    shift = tl.load(beta + column, mask=inside, other=0.0)
+    normal, row_mean, row_inverse = normalise(rounded.to(tl.float32), weight, shift, valid, columns, epsilon)
+    if DROPOUT:
+        normal *= row_dropout_factors(tl.load(seed), row, 0, columns, site, threshold, scale, COLUMNS // 8)
+    tl.store(y + at, normal, mask=valid)
+    tl.store(mean + row, row_mean, mask=row < tokens)
+    tl.store(inverse_std + row, row_inverse, mask=row < tokens)
+
+
+@triton.jit(do_not_specialize=["rows", "tile_rows", "slots", "site"])
+def _backward_kernel(
+    dy,
+    z,
+    mean,
+    inverse_std,
+    gamma,
+    dz,
+    partials,
+    offsets,
+    tasks,
+    rows,
+    columns,
+    slots,
+    tile_rows,
+    seed,
+    site,
+    threshold,
+    scale,
+    DROPOUT: tl.constexpr,
+    STEP: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    tile = tl.program_id(0)
+    column = tl.arange(0, COLUMNS)
+    inside = column < columns
+    weight = tl.load(gamma + column, mask=inside, other=0.0)
+    tile_start, tile_stop = tile * tile_rows, tl.minimum((tile + 1) * tile_rows, rows)
+    for task in range(tasks):
+        start, stop = task_span(offsets, task, tasks, rows)
+        start, stop = tl.maximum(start, tile_start), tl.minimum(stop, tile_stop)
+        if start < stop:
+            gamma_sum = tl.zeros([STEP, COLUMNS], tl.float32)
+            beta_sum = tl.zeros([STEP, COLUMNS], tl.float32)
+            for first in range(start, stop, STEP):
+                row = first + tl.arange(0, STEP)
+                valid = (row < stop)[:, None] & inside[None, :]
+                at = row.to(tl.int64)[:, None] * columns + column[None, :]
+                upstream = tl.load(dy + at, mask=valid, other=0.0).to(tl.float32)
+                if DROPOUT:
+                    upstream *= row_dropout_factors(
+                        tl.load(seed), row, 0, columns, site, threshold, scale, COLUMNS // 8
+                    )
+                value = tl.load(z + at, mask=valid, other=0.0).to(tl.float32)
+                row_mean = tl.load(mean + row, mask=row < stop, other=0.0)
+                row_inverse = tl.load(inverse_std + row, mask=row < stop, other=0.0)
+                gradient, gamma_share = normalise_backward(
+                    upstream, value, row_mean, row_inverse, weight, valid, columns
+                )
+                tl.store(dz + at, gradient, mask=valid)
+                gamma_sum += gamma_share
+                beta_sum += upstream
+            slot = partials + (tile + task).to(tl.int64) * columns + column
+            tl.store(slot, tl.sum(gamma_sum, 0), mask=inside)
+            tl.store(slot + slots.to(tl.int64) * columns, tl.sum(beta_sum, 0), mask=inside)
+
+
+def _new_forward(ids: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    y, z = (torch.empty(len(ids), table.shape[1], dtype=table.dtype, device=table.device) for _ in range(2))
+    mean, inverse_std = (torch.empty(len(ids), dtype=torch.float32, device=table.device) for _ in range(2))
+    return y, z, mean, inverse_std
+
+
+@launcher(lambda ids, positions, segments, word_table, *rest: _new_forward(ids, word_table))
+def _forward(
+    ids: Tensor,
+    positions: Tensor,
+    segments: Tensor,
+    word_table: Tensor,
+    position_table: Tensor,
+    segment_table: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    epsilon: float,
+    seed: Tensor | None,
+    site: int,
+    threshold: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y and z [tokens, n] in the tables' dtype; mean and 1/std, fp32 [tokens]."""
+    tokens, columns = len(ids), word_table.shape[1]
+    results = _new_forward(ids, word_table)
+    shape = tile_shape(columns)
+    _forward_kernel[(triton.cdiv(tokens, shape["STEP"]),)](
+        ids.contiguous(),
+        positions.contiguous(),
+        segments.contiguous(),
+        word_table,
+        position_table,
+        segment_table,
+        gamma,
+        beta,
+        *results,
+        tokens,
+        columns,
+        epsilon,
+        seed,
+        site,
+        threshold,
+        scale,
+        DROPOUT=seed is not None,
+        **shape,
+    )
+    return results
+
+
+@launcher(lambda dy, z, *rest: torch.empty_like(z), mutates=("gamma_gradients", "beta_gradients"))
+def _backward(
+    dy: Tensor,
+    z: Tensor,
+    mean: Tensor,
+    inverse_std: Tensor,
+    gamma: Tensor,
+    gamma_gradients: Tensor,
+    beta_gradients: Tensor,
+    offsets: Tensor,
+    add: bool,
+    seed: Tensor | None,
+    site: int,
+    threshold: int,
+    scale: float,
+) -> Tensor:
+    """dz like z [tokens, n]; sums over each task's rows go to [T, n] each."""
+    rows, columns = z.shape
+    dz = torch.empty_like(z)
+    shape = tile_shape(columns)
+    tile = tile_rows(rows, shape["STEP"])
+    partials = new_partials(2, offsets, rows, tile, columns)
+    _backward_kernel[(triton.cdiv(rows, tile),)](
+        dy.contiguous(),
+        z,
+        mean,
+        inverse_std,
+        gamma,
+        dz,
+        partials,
+        offsets,
+        len(offsets) - 1,
+        rows,
+        columns,
+        partials.shape[1],
+        tile,
+        seed,
+        site,
+        threshold,
+        scale,
+        DROPOUT=seed is not None,
+        **shape,
+    )
+    collect(partials, (gamma_gradients, beta_gradients), offsets, rows, tile, add)
+    return dz
 
 
 def _deposit_table(gradients: Tensor, rows: TaskRows, indices: Tensor, values: Tensor) -> None:
@@ -26,10 +233,12 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        indices: tuple[Tensor, Tensor, Tensor],
-        words: Tensor,
+        ids: Tensor,
         positions: Tensor,
         segments: Tensor,
+        words: Tensor,
+        position_table: Tensor,
+        segment_table: Tensor,
         gamma: Tensor,
         beta: Tensor,
         epsilon: float,
@@ -37,28 +246,53 @@ class _Embedding(torch.autograd.Function):
         gradients: tuple[Tensor | None, ...],
         rows: TaskRows | None,
     ) -> Tensor:
-        tables = (words, positions, segments)
+        indices, tables = (ids, positions, segments), (words, position_table, segment_table)
+        ctx.shapes = [table.shape for table in tables]
+        ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton(words)
+        if ctx.triton:
+            arguments = kernel_arguments(dropout, words.shape[1])
+            y, z, mean, inverse_std = _forward(*indices, *tables, gamma, beta, epsilon, *arguments)
+            ctx.save_for_backward(z, mean, inverse_std, gamma, *indices)
+            return y
         z = sum(table.index_select(0, index) for table, index in zip(tables, indices, strict=True))
         y, mean, inverse_std = layer_norm_forward(z, gamma, beta, epsilon)
         mask = None if dropout is None else dropout.mask(tuple(y.shape), y.dtype)
-        ctx.save_for_backward(z, mean, inverse_std, gamma, mask, *indices)
-        ctx.sizes = [table.shape for table in tables]
-        ctx.gradients, ctx.rows = gradients, rows
+        ctx.save_for_backward(z, mean, inverse_std, gamma, *indices, mask)
         return y if mask is None else y.mul_(mask)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        z, mean, inverse_std, gamma, mask, *indices = ctx.saved_tensors
+        if ctx.triton:
+            return _Embedding._backward_triton(ctx, dy)
+        z, mean, inverse_std, gamma, *indices, mask = ctx.saved_tensors
         dy = dy if mask is None else dy * mask
         dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, tuple(ctx.gradients[3:]), ctx.rows)
         d_tables: list[Tensor | None] = []
-        for index, size, target in zip(indices, ctx.sizes, ctx.gradients[:3], strict=True):
+        for index, shape, target in zip(indices, ctx.shapes, ctx.gradients[:3], strict=True):
             if target is None:
-                d_tables.append(torch.zeros(size, dtype=dz.dtype, device=dz.device).index_add_(0, index, dz))
+                d_tables.append(torch.zeros(shape, dtype=dz.dtype, device=dz.device).index_add_(0, index, dz))
             else:
                 _deposit_table(target, require_rows(ctx.rows), index, dz)
                 d_tables.append(None)
-        return None, *d_tables, d_gamma, d_beta, None, None, None, None
+        return None, None, None, *d_tables, d_gamma, d_beta, None, None, None, None
+
+    @staticmethod
+    def _backward_triton(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        z, mean, inverse_std, gamma, *indices = ctx.saved_tensors
+        gradients = ctx.gradients
+        deposits = gradients[0] is not None
+        if deposits:
+            rows = require_rows(ctx.rows)
+            offsets, add = rows.offsets, rows.accumulate
+        else:
+            tables = [torch.empty(1, *shape, dtype=z.dtype, device=z.device) for shape in ctx.shapes]
+            gradients = (*tables, *torch.empty(2, 1, z.shape[1], device=z.device))
+            offsets, add = one_task(len(z), z.device), False
+        arguments = kernel_arguments(ctx.dropout, z.shape[1])
+        dz = _backward(dy, z, mean, inverse_std, gamma, *gradients[3:], offsets, add, *arguments)
+        table_sums(dz, *indices, *gradients[:3], offsets, add)
+        found = [None] * 5 if deposits else [gradient[0] for gradient in gradients]
+        return None, None, None, *found, None, None, None, None
 
 
 def embedding(
@@ -76,7 +310,8 @@ def embedding(
 
     ids, positions, segments: int32 [tokens]; tables: word, position and segment embeddings, [size, n] each, in the
     compute dtype; gamma, beta: fp32 [n]; rows: the rows of each task, needed in the backward where the parameters have
-    `task_gradients`. Returns [tokens, n] in the tables' dtype.
+    `task_gradients`. Returns [tokens, n] in the tables' dtype. The kernels raise ValueError where there is a dropout
+    and n is not a multiple of 8.
     """
     gradients = tuple(task_gradients_of(parameter) for parameter in (*tables, gamma, beta))
-    return _Embedding.apply((ids, positions, segments), *tables, gamma, beta, epsilon, dropout, gradients, rows)
+    return _Embedding.apply(ids, positions, segments, *tables, gamma, beta, epsilon, dropout, gradients, rows)

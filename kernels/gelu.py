@@ -89,7 +89,8 @@ def _backward(dy: Tensor, z: Tensor, bias_gradients: Tensor, offsets: Tensor, ad
 class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, bias_gradients: Tensor | None, rows: TaskRows | None) -> Tensor:
-        if uses_triton(x):
+        ctx.triton = uses_triton(x)
+        if ctx.triton:
             z, y = _forward(x, bias)
         else:
             z = x + bias.to(x.dtype)
@@ -101,7 +102,7 @@ class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (z,) = ctx.saved_tensors
-        if uses_triton(z):
+        if ctx.triton:
             if ctx.bias_gradients is not None:
                 rows = require_rows(ctx.rows)
                 return _backward(dy, z, ctx.bias_gradients, rows.offsets, rows.accumulate), None, None, None

@@ -2,7 +2,17 @@
 
 import os
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def _default_kernels():
+    """A command that a test runs chooses kernels for the whole process: the next test starts from the default."""
+    from kernels.dispatch import using_kernels
+
+    with using_kernels("auto"):
+        yield

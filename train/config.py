@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bert.errors import InputError, did_you_mean
+from kernels.dispatch import CHOICES as KERNEL_CHOICES
 from train.surgery import RULES
 
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
@@ -27,6 +28,11 @@ class RunConfig:
     surgery: str = _option("none", "what repairs conflicts between the tasks' gradients", choices=tuple(RULES))
     amp: str = _option(
         "off", "mixed precision; the bare flag means auto: bf16 where the device has it, else fp16", choices=AMP_CHOICES
+    )
+    kernels: str = _option(
+        "auto",
+        "what computes: auto takes Triton for CUDA and torch otherwise; triton on a CPU needs TRITON_INTERPRET=1",
+        choices=KERNEL_CHOICES,
     )
     device: str = _option("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     epochs: int = _option(2, "passes over the largest training set", low=1)

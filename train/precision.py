@@ -1,4 +1,4 @@
-"""Which device and which number format a run uses, and why."""
+"""Which device, which number format and which kernels a run uses, and why."""
 
 import platform
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bert.errors import InputError
+from kernels.dispatch import describe_kernels, interpreted, set_kernels
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,17 @@ def choose_precision(device: str, amp: str) -> Precision:
     return Precision(
         place, torch.float32, False, "--amp: this CPU multiplies neither bf16 nor fp16 in hardware, so nothing to gain"
     )
+
+
+def choose_kernels(kernels: str, device: torch.device) -> str:
+    """Resolve the flag --kernels for the whole process; what ops on `device` take from now on, in words.
+
+    Raises InputError where Triton is asked for and can neither run nor be interpreted.
+    """
+    if kernels == "triton" and device.type == "cpu" and not interpreted():
+        raise InputError("--kernels triton: needs a CUDA device, or TRITON_INTERPRET=1 to be interpreted on the CPU")
+    set_kernels(kernels)
+    return describe_kernels(device)
 
 
 def _processor() -> str:

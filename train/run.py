@@ -26,7 +26,7 @@ from train.evaluation import evaluate, predict
 from train.loop import Trainer
 from train.optimizer import SurgeryOptimizer
 from train.plots import plot_curves
-from train.precision import Precision, choose_precision
+from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
 from train.progress import ProgressDisplay
 from train.report import MetricsLog, conflict_summary, dev_sum, score_line, step_entry, write_summary
@@ -34,7 +34,6 @@ from train.surgery import RULES
 from train.tasks import Task, write_tasks
 from train.tokenized import TokenizedSplit
 
-KERNELS = "torch"
 CACHE = "token-cache"
 
 
@@ -42,9 +41,17 @@ class Run:
     """One training run in its folder: trains, evaluates, saves, and says what it does."""
 
     def __init__(
-        self, directory: Path, config: RunConfig, console: Console, precision: Precision, *, resumed: bool
+        self,
+        directory: Path,
+        config: RunConfig,
+        console: Console,
+        precision: Precision,
+        kernels: str,
+        *,
+        resumed: bool,
     ) -> None:
         self.directory, self.config, self.console, self.precision = directory, config, console, precision
+        self.kernels = kernels
         self.began = time.perf_counter()
         self.tasks: list[Task] = run_tasks(config)
         pretrained = load_pretrained(config)
@@ -179,7 +186,7 @@ class Run:
             progress=self.progress,
             optimizer=self.optimizer,
             precision=self.precision,
-            kernels=KERNELS,
+            kernels=self.kernels,
         )
         overall = "" if summary["overall"] is None else f"  overall {summary['overall']:.3f}"
         self.say(f"best       step {self.progress.best_step}: {score_line(self.progress.best_dev)}")
@@ -219,9 +226,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     say(f"device     {precision.device_name}")
     say(f"precision  {precision.name} ({precision.reason})")
-    say(f"kernels    {KERNELS} (reference expressions)")
+    kernels = choose_kernels(config.kernels, precision.device)
+    say(f"kernels    {kernels}")
     say(f"surgery    {config.surgery}")
-    run = Run(directory, config, console, precision, resumed=resume is not None)
+    run = Run(directory, config, console, precision, kernels, resumed=resume is not None)
     if resume is not None:
         say(f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()

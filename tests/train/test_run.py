@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.tolerances import TOLERANCES
 from train import evaluate, predict, run
 from train.command import run_command
 
@@ -109,6 +110,46 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_p
     assert same_state(tmp_path / "a", tmp_path / "b")
     assert entries(tmp_path / "a") == entries(tmp_path / "b")
     assert not same_state(tmp_path / "a", tmp_path / "c")
+
+
+@pytest.mark.parametrize("more", [(), ("--accumulate", "2", "--pair-encoding", "separate"), ("--amp", "fp16")])
+def test_triton_kernels_and_torch_give_the_same_losses(data, tmp_path, capsys, more):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for kernels in ("torch", "triton"):
+        arguments = command(data, tmp_path / kernels, "--max-steps", "3", *more, "--kernels", kernels)
+        assert run_command(run.main, [*arguments, "--device", device]) == 0
+    found, expected = (entries(tmp_path / kernels) for kernels in ("triton", "torch"))
+    tolerance = TOLERANCES[torch.float16 if "fp16" in more else torch.float32]
+    for entry, other in zip(found[:3], expected[:3], strict=True):
+        assert entry["losses"] == pytest.approx(other["losses"], rel=4 * tolerance)
+        assert entry["gradient_norms"] == pytest.approx(other["gradient_norms"], rel=20 * tolerance)
+    printed = capsys.readouterr().out
+    assert "kernels    torch (reference expressions, as asked)" in printed
+    assert "kernels    triton" in printed
+
+
+def test_an_evaluation_within_an_epoch_is_kept_where_it_is_the_best_and_survives_a_stop(data, tmp_path, monkeypatch):
+    more = ("--evaluate-every", "4")
+    run_command(run.main, command(data, tmp_path / "whole", *more))
+    steps = [entry["step"] for entry in entries(tmp_path / "whole") if entry["event"] == "evaluation"]
+    assert steps == [4, 6, 8, 12]
+    display = run.ProgressDisplay.advance
+    done = 0
+
+    def advance(self):
+        nonlocal done
+        done += 1
+        if done == 5:
+            signal.raise_signal(signal.SIGINT)
+        display(self)
+
+    monkeypatch.setattr(run.ProgressDisplay, "advance", advance)
+    out = tmp_path / "stopped"
+    assert run_command(run.main, command(data, out, *more)) == 130
+    monkeypatch.undo()
+    assert run_command(run.main, ["--resume", str(out)]) == 0
+    assert same_state(out, tmp_path / "whole")
+    assert entries(out) == entries(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("stop_after", [2, 6, 9])

@@ -1,0 +1,235 @@
+"""Compile every kernel ahead of time, with no GPU, and judge what it takes: python -m bench.resources [--targets ...].
+
+A training step of each model runs on meta tensors, which have shapes and no memory; its launches are compiled for each
+target instead of launched, so that what is judged is what a step launches. Prints one line a compiled kernel: registers
+a thread, shared memory a program, spills, and the matrix instructions found. Exits with 1 where a kernel does not
+compile, spills, or exceeds the target's shared memory.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from bert.batch import TaskTokens, pack
+from bert.config import BertConfig
+from bert.encoder import Encoder
+from kernels import DropoutStream, FlatParameters
+from kernels.dispatch import interpreted, using_kernels
+
+_KIB = 1024
+
+
+@dataclass(frozen=True)
+class Target:
+    """A GPU architecture: its name, Triton's target, bytes of shared memory a program may use, the step's dtype.
+
+    products: whether attention and matrix products are Triton's there; matrix: the matrix instructions to look for.
+    """
+
+    name: str
+    target: GPUTarget
+    shared: int
+    dtype: torch.dtype = torch.bfloat16
+    products: bool = True
+    matrix: tuple[str, ...] = ("mma.sync",)
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("sm_75", GPUTarget("cuda", 75, 32), 64 * _KIB, torch.float16, products=False),
+        Target("sm_80", GPUTarget("cuda", 80, 32), 163 * _KIB),
+        Target("sm_90", GPUTarget("cuda", 90, 32), 227 * _KIB, matrix=("wgmma.mma_async", "mma.sync")),
+        Target("sm_100", GPUTarget("cuda", 100, 32), 227 * _KIB, matrix=("tcgen05.mma", "mma.sync")),
+        Target("gfx942", GPUTarget("hip", "gfx942", 64), 64 * _KIB, matrix=("v_mfma",)),
+    )
+}
+_PRODUCT_MODULES = ("kernels.attention", "kernels.attention_kernels", "kernels.task_products")
+
+# Hidden size, heads, inner size. Two layers launch what twelve do: an inner one, and the last one's [CLS] form.
+_MODELS = {"MiniLM": (384, 12, 1536), "BERT-base": (768, 12, 3072), "BERT-large": (1024, 16, 4096)}
+_LENGTHS = {"short": (30, 12, 25, 40, 9, 33), "long": (512, 100, 300, 60, 17, 128)}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one compiled kernel takes: per thread and program, in registers and bytes; `faults` in words."""
+
+    target: str
+    kernel: str
+    used_by: str
+    registers: int
+    shared: int
+    spills: int
+    matrix: str
+    faults: tuple[str, ...]
+
+    def line(self) -> str:
+        """The kernel's line in the report."""
+        text = (
+            f"{self.target:<7} {self.kernel:<44} {self.used_by:<18} {self.registers:>4} registers "
+            f"{self.shared:>7} bytes shared {self.spills:>4} bytes spilled  {self.matrix or '-'}"
+        )
+        return text + "".join(f"  FAULT: {fault}" for fault in self.faults)
+
+
+class _AheadOfTime:
+    """Stands where the driver of a GPU would, for compilers that only ask which GPU it is."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target.target
+
+    def get_current_device(self) -> str:
+        # Compiled kernels are cached by device.
+        return self._target.name
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+
+@contextmanager
+def _compiling(target: Target, found: Callable[[JITFunction, Any], None]) -> Iterator[None]:
+    """Within this context a launch compiles for `target` and hands kernel and result, or its error, to `found`."""
+    launch = JITFunction.run
+
+    def compile_only(self: JITFunction, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        if self.module in _PRODUCT_MODULES and not target.products:
+            return
+        try:
+            found(self, launch(self, *arguments, grid=grid, warmup=True, **options))
+        except Exception as error:  # whatever the compiler raises is the finding
+            found(self, error)
+
+    JITFunction.run = compile_only
+    driver.set_active(_AheadOfTime(target))
+    try:
+        yield
+    finally:
+        JITFunction.run = launch
+
+
+def training_step(model: str, lengths: str, dtype: torch.dtype) -> None:
+    """Launch the kernels of one training step of `model` at sequence `lengths`, two tasks, on meta tensors."""
+    hidden, heads, inner = _MODELS[model]
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=hidden,
+        num_hidden_layers=2,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        max_position_embeddings=512,
+        hidden_dropout_prob=0.1,
+        attention_probs_dropout_prob=0.1,
+    )
+    with torch.device("meta"):
+        encoder = Encoder(config)
+        FlatParameters(
+            dict(encoder.named_parameters()), encoder.blocks(), tasks=2, compute_dtype=dtype, gradient_dtype=dtype
+        )
+    task_lengths = np.split(np.array(_LENGTHS[lengths]), 2)
+    tasks = [
+        TaskTokens(ids=np.zeros(own.sum(), int), segments=np.zeros(own.sum(), int), lengths=own) for own in task_lengths
+    ]
+    batch = pack(tasks, "meta")
+    seed = torch.zeros((), dtype=torch.int64, device="meta")
+    encoder(batch, DropoutStream(seed)).pooled.sum().backward()
+
+
+def measure(target: Target, models: Sequence[str]) -> list[Resources]:
+    """What every kernel of a training step takes on `target`, each compiled variant once."""
+    results: dict[tuple[str, str], Resources] = {}
+    place = ""
+
+    def found(function: JITFunction, compiled: Any) -> None:
+        name = f"{function.module.removeprefix('kernels.')}.{function.__name__.strip('_')}"
+        key = (name, str(compiled) if isinstance(compiled, Exception) else compiled.hash)
+        if key not in results:
+            results[key] = _judge(target, name, place, compiled)
+
+    with using_kernels("triton"), _compiling(target, found):
+        for model in models:
+            for lengths in _LENGTHS:
+                place = f"{model} {lengths}"
+                training_step(model, lengths, target.dtype)
+    return list(results.values())
+
+
+def _judge(target: Target, name: str, place: str, compiled: Any) -> Resources:
+    if isinstance(compiled, Exception):
+        reason = f"does not compile: {type(compiled).__name__} {str(compiled).strip().splitlines()[-1:]}"
+        return Resources(target.name, name, place, 0, 0, 0, "", (reason,))
+    amd = target.target.backend == "hip"
+    text = compiled.asm["amdgcn" if amd else "ptx"]
+    registers, spills = _amd_usage(text) if amd else _cuda_usage(compiled.asm["cubin"])
+    shared = compiled.metadata.shared
+    matrix = next((instruction for instruction in target.matrix if instruction in text), "")
+    faults = []
+    if spills:
+        faults.append(f"spills {spills} bytes")
+    if shared > target.shared:
+        faults.append(f"{shared} bytes of shared memory, the target has {target.shared}")
+    if "tt.dot" in compiled.asm["ttir"] and target.dtype == torch.bfloat16 and not matrix:
+        faults.append("products without matrix instructions")
+    return Resources(target.name, name, place, registers, shared, spills, matrix, tuple(faults))
+
+
+def _cuda_usage(cubin: bytes) -> tuple[int, int]:
+    """Registers a thread, and bytes of its stack, which is where spills go."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    values = dict(
+        field.split(":")[:2] for line in report.splitlines() if "REG:" in line for field in line.split() if ":" in field
+    )
+    return int(values["REG"]), int(values["STACK"]) + int(values["LOCAL"])
+
+
+def _amd_usage(assembly: str) -> tuple[int, int]:
+    """Vector registers a thread, and bytes of its scratch memory."""
+    values = {}
+    for line in assembly.splitlines():
+        name, _, value = line.strip().partition(":")
+        if name in (".vgpr_count", ".private_segment_fixed_size") and value.strip().isdigit():
+            values[name] = int(value)
+    return values[".vgpr_count"], values[".private_segment_fixed_size"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; 0, or 1 where a kernel is at fault."""
+    parser = argparse.ArgumentParser(prog="python -m bench.resources", description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--models", nargs="+", default=list(_MODELS), choices=list(_MODELS))
+    given = parser.parse_args(arguments)
+    if interpreted():
+        print("error: TRITON_INTERPRET is set, and interpreted kernels are not compiled; unset it", file=sys.stderr)
+        return 2
+    at_fault = count = 0
+    for name in given.targets:
+        for resources in measure(TARGETS[name], given.models):
+            print(resources.line(), flush=True)
+            count += 1
+            at_fault += bool(resources.faults)
+    print(f"{count} kernels compiled, {at_fault} at fault")
+    return 1 if at_fault else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

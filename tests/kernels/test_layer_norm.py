@@ -1,0 +1,86 @@
+"""The kernels of bias + dropout + residual + LayerNorm against fp64, forward and backward."""
+
+import pytest
+import torch
+
+from kernels import Dropout, add_layer_norm
+from kernels.dispatch import using_kernels
+from tests.kernels.parity import DEVICE, DTYPES, check_op, poisoned, task_rows  # noqa: F401
+
+
+def op_with(dropout):
+    def op(activations, parameters, rows):
+        (x, residual), (bias, gamma, beta) = activations, parameters
+        return add_layer_norm(x, bias, residual, gamma, beta, 1e-12, dropout, rows)
+
+    return op
+
+
+def tensors(count, columns):
+    generator = torch.Generator().manual_seed(count + columns)
+    x, residual = torch.randn(2, count, columns, generator=generator)
+    return [x, residual], list(torch.randn(3, columns, generator=generator))
+
+
+def dropout_of(rate):
+    return Dropout(rate, torch.tensor(12345678901234, device=DEVICE), 3) if rate else None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("columns", "rate", "counts"),
+    [
+        (1, 0.0, (3, 0, 14)),
+        (3, 0.0, (1,)),
+        (40, 0.0, (2, 1, 1, 3, 9)),
+        (384, 0.2, (40, 23)),
+        (1023, 0.0, (3, 0, 14)),
+        (1024, 0.1, (7,)),
+    ],
+)
+@pytest.mark.usefixtures("poisoned")
+def test_the_kernels_are_as_accurate_as_torch(columns, rate, counts, dtype):
+    op = op_with(dropout_of(rate))
+    check_op(op, *tensors(sum(counts), columns), task_rows(counts), dtype)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+@pytest.mark.usefixtures("poisoned")
+def test_without_task_gradients_the_parameters_get_ordinary_ones(rate):
+    check_op(op_with(dropout_of(rate)), *tensors(21, 48), None, torch.float32)
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_second_micro_batch_adds_to_the_task_gradients():
+    rows = task_rows((5, 0, 16), accumulate=True)
+    check_op(op_with(dropout_of(0.3)), *tensors(21, 48), rows, torch.float32)
+
+
+def test_dropout_needs_whole_calls_of_the_generator():
+    (x, residual), (bias, gamma, beta) = tensors(4, 12)
+    with using_kernels("triton"), pytest.raises(ValueError, match="multiple of 8"):
+        add_layer_norm(*(t.to(DEVICE) for t in (x, bias, residual, gamma, beta)), 1e-12, dropout_of(0.1))
+
+
+def test_torch_compile_takes_the_op_whole():
+    (x, residual), parameters = tensors(9, 16)
+    x, residual, bias, gamma, beta = (t.to(DEVICE).requires_grad_() for t in (x, residual, *parameters))
+    rows, seed = task_rows((4, 5)), torch.tensor(5, device=DEVICE)
+
+    def function():
+        return add_layer_norm(x, bias, residual, gamma, beta, 1e-12, Dropout(0.25, seed, 1), rows)
+
+    def gradients(call):
+        x.grad = None
+        for parameter in (bias, gamma, beta):
+            parameter.task_gradients = torch.full((2, 16), torch.nan, device=DEVICE)
+        y = call()
+        (y * torch.arange(16.0, device=DEVICE)).sum().backward()
+        return y.detach(), x.grad, *(parameter.task_gradients for parameter in (bias, gamma, beta))
+
+    with using_kernels("triton"):
+        expected = gradients(function)
+        for value, other in zip(
+            gradients(torch.compile(function, fullgraph=True, backend="aot_eager")), expected, strict=True
+        ):
+            assert torch.equal(value, other)
