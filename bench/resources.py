@@ -26,7 +26,7 @@ from triton.runtime.jit import JITFunction
 from bert.batch import TaskTokens, pack
 from bert.config import BertConfig
 from bert.encoder import Encoder
-from kernels import DropoutStream, FlatParameters
+from kernels import AdamWSettings, DropoutStream, FlatParameters, combine_adamw_, gram_matrix
 from kernels.dispatch import interpreted, using_kernels
 
 _KIB = 1024
@@ -125,7 +125,7 @@ def _compiling(target: Target, found: Callable[[JITFunction, Any], None]) -> Ite
 
 
 def training_step(model: str, lengths: str, dtype: torch.dtype) -> None:
-    """Launch the kernels of one training step of `model` at sequence `lengths`, two tasks, on meta tensors."""
+    """Launch the kernels of one training step of `model` at sequence `lengths`, three tasks, on meta tensors."""
     hidden, heads, inner = _MODELS[model]
     config = BertConfig(
         vocab_size=30522,
@@ -139,16 +139,26 @@ def training_step(model: str, lengths: str, dtype: torch.dtype) -> None:
     )
     with torch.device("meta"):
         encoder = Encoder(config)
-        FlatParameters(
-            dict(encoder.named_parameters()), encoder.blocks(), tasks=2, compute_dtype=dtype, gradient_dtype=dtype
+        parameters = FlatParameters(
+            dict(encoder.named_parameters()), encoder.blocks(), tasks=3, compute_dtype=dtype, gradient_dtype=dtype
         )
-    task_lengths = np.split(np.array(_LENGTHS[lengths]), 2)
+    task_lengths = np.split(np.array(_LENGTHS[lengths]), 3)
     tasks = [
         TaskTokens(ids=np.zeros(own.sum(), int), segments=np.zeros(own.sum(), int), lengths=own) for own in task_lengths
     ]
     batch = pack(tasks, "meta")
     seed = torch.zeros((), dtype=torch.int64, device="meta")
     encoder(batch, DropoutStream(seed)).pooled.sum().backward()
+    scalar = torch.zeros((), device="meta")
+    gram = gram_matrix(parameters)
+    combine_adamw_(
+        parameters,
+        gram[:, 0].float(),
+        learning_rate=scalar,
+        step=scalar,
+        apply=scalar > 0,
+        settings=AdamWSettings(),
+    )
 
 
 def measure(target: Target, models: Sequence[str]) -> list[Resources]:

@@ -8,10 +8,14 @@ block's Gram matrix is a slice, and a contiguous range is a shard.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 CHUNK = 1024  # elements; small enough to waste little on biases, large enough for one program's tile
+
+_SPANS = 1024  # to aim at: some eight for each multiprocessor of a large GPU
+_LONGEST_SPAN = 64  # chunks: fp32 sums over more elements would lose digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ class FlatParameters:
         master: fp32 [P]; compute: compute_dtype [P]; gradients: gradient_dtype [tasks, P]; all zero between parameters.
         momentum, variance: Adam's moments, fp32 [P].
         chunk_block: int32 [P / CHUNK]; chunk_decays: bool [P / CHUNK].
+        spans: int32 [S, 2], ranges of chunks that lie in one block each and are read by one program; span_offsets:
+            int32 [blocks + 1], which spans belong to which block.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class FlatParameters:
         chunk_entries = [entry for entry in self.entries for _ in range(-(-entry.size // CHUNK))]
         self.chunk_block = torch.tensor([entry.block for entry in chunk_entries], dtype=torch.int32, device=device)
         self.chunk_decays = torch.tensor([entry.decays for entry in chunk_entries], dtype=torch.bool, device=device)
+        self._build_spans([entry.block for entry in chunk_entries], device)
         self.runs: list[Run] = []
         for index, entry in enumerate(chunk_entries):
             start = index * CHUNK
@@ -124,6 +131,17 @@ class FlatParameters:
                 start = last.start
                 self.runs.pop()
             self.runs.append(Run(start, (index + 1) * CHUNK, entry.block, entry.decays))
+
+    def _build_spans(self, chunk_blocks: list[int], device: torch.device) -> None:
+        """Cut each block's chunks, which are consecutive, into spans that give a large GPU enough programs."""
+        longest = min(_LONGEST_SPAN, -(-len(chunk_blocks) // _SPANS))
+        spans, offsets = [], [0]
+        _, starts, counts = np.unique(chunk_blocks, return_index=True, return_counts=True)
+        for first, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            spans += [[first + at, first + min(at + longest, count)] for at in range(0, count, longest)]
+            offsets.append(len(spans))
+        self.spans = torch.tensor(spans, dtype=torch.int32, device=device).view(-1, 2)
+        self.span_offsets = torch.tensor(offsets, dtype=torch.int32, device=device)
 
     def _adopt(self, parameter: nn.Parameter, entry: Entry, deposit: bool) -> None:
         self.view(self.master, entry).copy_(parameter.detach())

@@ -1,29 +1,100 @@
 """The Gram matrix of the task gradients, G[i, j] = g_i . g_j, one a block of parameters.
 
 Every PCGrad-like rule, the clipped norm, the overflow check and the conflict statistics need nothing else of the
-gradients. Reads T * P elements once.
+gradients. Reads T * P elements once: at bf16 and 4.3 TB/s, 0.15 ms for three gradients of BERT-base.
 """
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from kernels.flat import FlatParameters
+from kernels.dispatch import launcher, uses_triton
+from kernels.flat import CHUNK, FlatParameters
 
 _SLICE = 1 << 16  # elements a task: T slices stay in a core's cache while all pairs of them are multiplied
+_SPANS = 64  # read at once when the spans' products are added up
+
+
+@triton.jit
+def _products_kernel(
+    gradients, spans, partials, stride, TASKS: tl.constexpr, CHUNK: tl.constexpr, COLUMNS: tl.constexpr
+):
+    span = tl.program_id(0)
+    start = tl.load(spans + 2 * span).to(tl.int64) * CHUNK
+    stop = tl.load(spans + 2 * span + 1).to(tl.int64) * CHUNK
+    column = tl.arange(0, COLUMNS)
+    # One sum for each pair of tasks, kept a column; the lower triangle, row by row.
+    totals = ()
+    for _ in tl.static_range(TASKS * (TASKS + 1) // 2):
+        totals = totals + (tl.zeros([COLUMNS], tl.float32),)
+    for first in range(start, stop, COLUMNS):
+        values = ()
+        for task in tl.static_range(TASKS):
+            values = values + (tl.load(gradients + task * stride + first + column).to(tl.float32),)
+        added = ()
+        for i in tl.static_range(TASKS):
+            for j in tl.static_range(i + 1):
+                added = added + (totals[i * (i + 1) // 2 + j] + values[i] * values[j],)
+        totals = added
+    for i in tl.static_range(TASKS):
+        for j in tl.static_range(i + 1):
+            total = tl.sum(totals[i * (i + 1) // 2 + j], 0)
+            tl.store(partials + (span * TASKS + i) * TASKS + j, total)
+            if i != j:
+                tl.store(partials + (span * TASKS + j) * TASKS + i, total)
+
+
+@triton.jit
+def _blocks_kernel(partials, span_offsets, gram, PAIRS: tl.constexpr, WIDTH: tl.constexpr, SPANS: tl.constexpr):
+    block = tl.program_id(0)
+    start, stop = tl.load(span_offsets + block), tl.load(span_offsets + block + 1)
+    pair = tl.arange(0, WIDTH)
+    total = tl.zeros([WIDTH], tl.float64)
+    for first in range(start, stop, SPANS):
+        span = first + tl.arange(0, SPANS)
+        mask = (span < stop)[:, None] & (pair < PAIRS)[None, :]
+        values = tl.load(partials + span[:, None] * PAIRS + pair[None, :], mask=mask, other=0.0)
+        total += tl.sum(values.to(tl.float64), 0)
+    tl.store(gram + block * PAIRS + pair, total, mask=pair < PAIRS)
+
+
+@launcher(
+    lambda gradients, spans, span_offsets: torch.empty(
+        len(span_offsets) - 1, len(gradients), len(gradients), dtype=torch.float64, device=gradients.device
+    )
+)
+def _gram(gradients: Tensor, spans: Tensor, span_offsets: Tensor) -> Tensor:
+    """fp64 [blocks, T, T] of `gradients` [T, P]; spans, span_offsets: see `FlatParameters`."""
+    tasks = gradients.shape[0]
+    blocks = len(span_offsets) - 1
+    partials = torch.empty(len(spans), tasks, tasks, dtype=torch.float32, device=gradients.device)
+    gram = torch.empty(blocks, tasks, tasks, dtype=torch.float64, device=gradients.device)
+    # A thread holds a sum for each pair of tasks and column of its own: fewer columns where there are many pairs.
+    columns = CHUNK if tasks <= 4 else 256 if tasks <= 8 else 128
+    _products_kernel[(len(spans),)](
+        gradients, spans, partials, gradients.stride(0), TASKS=tasks, CHUNK=CHUNK, COLUMNS=columns, num_warps=4
+    )
+    pairs = tasks * tasks
+    _blocks_kernel[(blocks,)](
+        partials, span_offsets, gram, PAIRS=pairs, WIDTH=triton.next_power_of_2(pairs), SPANS=_SPANS, num_warps=4
+    )
+    return gram
 
 
 def gram_matrix(parameters: FlatParameters) -> Tensor:
     """The Gram matrix of each block, fp64 [blocks, T, T]; their sum is the whole model's.
 
-    Products are fp32 sums over slices of 65,536 elements, added up in fp64. A non-finite gradient makes its row's
-    diagonal non-finite.
+    Products are fp32 sums over at most 65,536 elements, added up in fp64 in a fixed order. A non-finite gradient makes
+    its row's diagonal non-finite.
     """
-    tasks = parameters.gradients.shape[0]
-    gram = torch.zeros(
-        len(parameters.block_names), tasks, tasks, dtype=torch.float64, device=parameters.gradients.device
-    )
+    gradients = parameters.gradients
+    if uses_triton(gradients):
+        return _gram(gradients, parameters.spans, parameters.span_offsets)
+    tasks = gradients.shape[0]
+    gram = torch.zeros(len(parameters.block_names), tasks, tasks, dtype=torch.float64, device=gradients.device)
     for run in parameters.runs:
         for start in range(run.start, run.stop, _SLICE):
-            piece = parameters.gradients[:, start : min(start + _SLICE, run.stop)].float()
+            piece = gradients[:, start : min(start + _SLICE, run.stop)].float()
             gram[run.block] += piece @ piece.t()
     return gram

@@ -1,10 +1,13 @@
 """Small models and batches that several tests share."""
 
 import numpy as np
+import torch
+from torch import nn
 
 from bert.batch import TaskTokens, pack
 from bert.config import BertConfig
 from bert.encoder import Encoder
+from kernels import FlatParameters
 
 SMALL = BertConfig(
     vocab_size=50,
@@ -39,3 +42,32 @@ def random_tokens(sequences, seed, longest=20, vocab=SMALL.vocab_size):
 def random_batch(counts, seed=0, **more):
     """A packed batch with `counts[t]` sequences of task t."""
     return pack([random_tokens(count, (seed, task)) for task, count in enumerate(counts)], **more)
+
+
+def plain_parameters(seed=0):
+    """Matrices and vectors of odd sizes, in three blocks by the letter before the dot."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "a.matrix": (40, 60),
+        "a.bias": (40,),
+        "b.matrix": (3, 7),
+        "b.scale": (1,),
+        "c.table": (300, 31),
+        "c.bias": (1023,),
+    }
+    return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+
+
+def flat_parameters(tasks=3, seed=0, device="cpu", **more):
+    """The same on `device`, by name and in the flat layout."""
+    named = {name: nn.Parameter(value.detach().to(device)) for name, value in plain_parameters(seed).items()}
+    flat = FlatParameters(named, {name: name.split(".")[0] for name in named}, tasks=tasks, **more)
+    return named, flat
+
+
+def fill_gradients(flat, seed=1):
+    """Random task gradients; what lies between parameters stays zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for entry in flat.entries:
+        view = flat.view(flat.gradients, entry)
+        view.copy_(torch.randn(view.shape, generator=generator))

@@ -85,7 +85,7 @@ class SurgeryOptimizer:
         ):
             combine_adamw_(
                 parameters,
-                weights.float(),
+                weights.float().expand(len(parameters.block_names), -1).contiguous(),
                 learning_rate=torch.tensor(rate, device=device),
                 step=self.applied_steps.clamp_min(1),
                 apply=finite,

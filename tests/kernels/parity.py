@@ -11,6 +11,7 @@ from kernels.dispatch import using_kernels
 from tests.tolerances import assert_as_accurate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+INTERPRETED = DEVICE == "cpu"
 # The interpreter multiplies bf16's raw bits in products, and CUDA alone is asked for it.
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
 

@@ -1,0 +1,57 @@
+"""The Gram matrix of flat task gradients against fp64, a block at a time."""
+
+import pytest
+import torch
+
+from kernels import gram_matrix
+from kernels.dispatch import using_kernels
+from tests.kernels.parity import DEVICE
+from tests.samples import fill_gradients, flat_parameters
+from tests.tolerances import TOLERANCES, assert_close
+
+
+def flat(tasks, dtype):
+    _, parameters = flat_parameters(tasks, device=DEVICE, gradient_dtype=dtype)
+    fill_gradients(parameters)
+    return parameters
+
+
+def expected(parameters):
+    tasks = len(parameters.gradients)
+    gram = torch.zeros(3, tasks, tasks, dtype=torch.float64, device=DEVICE)
+    for entry in parameters.entries:
+        rows = parameters.view(parameters.gradients, entry).double().flatten(1)
+        gram[entry.block] += rows @ rows.t()
+    return gram
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tasks", [1, 2, 3, 5, 8, 16])
+def test_each_blocks_products_are_those_of_fp64(tasks, dtype, kernels):
+    parameters = flat(tasks, dtype)
+    with using_kernels(kernels):
+        found = gram_matrix(parameters)
+        assert torch.equal(found, gram_matrix(parameters))
+    assert_close(found, expected(parameters), TOLERANCES[torch.float32])
+    assert torch.equal(found, found.mT)
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_a_gradient_that_is_not_finite_shows_in_its_tasks_diagonal(value, kernels):
+    parameters = flat(3, torch.float32)
+    parameters.view(parameters.gradients, parameters.entries[-1])[1].view(-1)[-1] = value
+    with using_kernels(kernels):
+        finite = torch.isfinite(gram_matrix(parameters).sum(0).diagonal())
+    assert finite.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_very_small_and_very_large_gradients_keep_their_cosines(scale):
+    parameters = flat(2, torch.float32)
+    parameters.gradients[1] *= scale
+    with using_kernels("triton"):
+        found = gram_matrix(parameters)
+    assert_close(found[:, 0, 1], expected(parameters)[:, 0, 1], 2e-5)
+    assert_close(found[:, 1, 1], expected(parameters)[:, 1, 1], TOLERANCES[torch.float32])
