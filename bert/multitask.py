@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bert.batch import PackedBatch
 from bert.encoder import Encoder
 from bert.errors import InputError
+from bert.files import replacing
 from bert.heads import Head
 from bert.weights import copy_from_hugging_face, read_safetensors, to_hugging_face
 from kernels import DropoutStream, FlatParameters
@@ -68,15 +69,11 @@ class MultitaskModel(nn.Module):
         }
 
     def save(self, path: Path) -> None:
-        """Write the fp32 weights: the encoder's under Hugging Face's names, the heads' as heads.TASK.weight and .bias.
-
-        Written beside and renamed into place.
-        """
+        """Write the fp32 weights: the encoder's under Hugging Face's names, the heads' as heads.TASK.*."""
         tensors = to_hugging_face(self.shared.values())
         tensors.update({_HEADS + name: value for name, value in self.private.values().items()})
-        beside = path.with_name(path.name + ".part")
-        save_file({name: tensor.cpu() for name, tensor in tensors.items()}, beside)
-        beside.replace(path)
+        with replacing(path) as beside:
+            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, beside)
 
     @torch.no_grad()
     def load(self, path: Path) -> None:

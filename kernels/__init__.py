@@ -9,6 +9,7 @@ from kernels.gelu import bias_gelu
 from kernels.gram import gram_matrix
 from kernels.layer_norm import add_layer_norm
 from kernels.linear import linear
+from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rows import TaskRows, part
 from kernels.sequences import Sequences
 
@@ -27,5 +28,6 @@ __all__ = [
     "first_token_attention",
     "gram_matrix",
     "linear",
+    "linear_cross_entropy",
     "part",
 ]

@@ -66,7 +66,7 @@ def _step_kernel(
         second = tl.load(variance + at)
         second += (gradient * gradient - second) * (1 - beta2)
         weight = tl.load(master + at)
-        weight -= tl.load(step_size) * first / (tl.sqrt_rn(second) + epsilon)
+        weight -= tl.load(step_size) * first / (tl.sqrt(second) + epsilon)
         weight *= tl.where(tl.load(chunk_decays + chunk), tl.load(shrink), 1.0)
         tl.store(momentum + at, first)
         tl.store(variance + at, second)
@@ -129,8 +129,8 @@ def combine_adamw_(
 
     coefficients: fp32 [blocks, T], a row for each block, with the clip factor and the inverse loss scale in them;
     learning_rate: fp32 scalar; step: fp32 scalar, t in the formula, counting this step; apply: bool scalar, False
-    leaves weights and moments untouched, bit for bit, whatever the gradients hold (an overflow). All are on the device
-    and none is read on the host.
+    leaves weights and moments untouched, bit for bit, whatever the gradients hold (an overflow). All are on the device,
+    and the kernel's launch reads none of them on the host.
     """
     # In fp64, since 1 - beta2^t loses four digits of fp32 in the first steps.
     steps = step.double()
@@ -156,25 +156,21 @@ def combine_adamw_(
             settings.epsilon,
         )
         return
-    zero = torch.zeros((), device=step.device)
-    # A skipped step replaces everything by zero with weights of zero, since zero times an overflow would be NaN; the
-    # quotient of the momentum and a divisor of infinity is zero too.
-    first_weight = torch.where(apply, 1 - settings.beta1, zero)
-    second_weight = torch.where(apply, 1 - settings.beta2, zero)
-    divisor = -1 / torch.where(apply, step_size, zero)
-    shrink = torch.where(apply, shrink, 1 + zero)
+    if not apply:  # the reference may ask: on a CPU nothing waits for the answer
+        return
+    rate, decay = step_size.item(), shrink.item()
     for run in parameters.runs:
         row = coefficients[run.block]
         for start in range(run.start, run.stop, _SLICE):
             span = slice(start, min(start + _SLICE, run.stop))
-            gradient = torch.where(apply, row @ parameters.gradients[:, span].float(), zero)
+            gradient = row @ parameters.gradients[:, span].float()
             momentum, variance, weights = (
                 buffer[span] for buffer in (parameters.momentum, parameters.variance, parameters.master)
             )
-            momentum.lerp_(gradient, first_weight)
-            variance.lerp_(gradient.square_(), second_weight)
-            weights.addcdiv_(momentum, variance.sqrt().add_(settings.epsilon).mul_(divisor))
+            momentum.lerp_(gradient, 1 - settings.beta1)
+            variance.lerp_(gradient.square_(), 1 - settings.beta2)
+            weights.addcdiv_(momentum, variance.sqrt().add_(settings.epsilon), value=-rate)
             if run.decays and settings.weight_decay:
-                weights.mul_(shrink)
+                weights.mul_(decay)
             if copy is not None:
                 copy[span] = weights

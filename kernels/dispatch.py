@@ -53,6 +53,17 @@ def uses_triton_products(tensor: Tensor) -> bool:
     return not tensor.is_cuda or torch.cuda.get_device_capability(tensor.device) >= _MATRIX_CAPABILITY
 
 
+def architecture(device: torch.device) -> str | int:
+    """The key of tables by architecture: the capability's major number, or "hip"; 9 for interpreted kernels.
+
+    Triton's driver is asked, and not the device, so that compiling ahead of time meets the tables of its target.
+    """
+    if device.type == "cpu":
+        return 9
+    target = triton.runtime.driver.active.get_current_target()
+    return "hip" if target.backend == "hip" else target.arch // 10
+
+
 def describe_kernels(device: torch.device) -> str:
     """What ops on `device` take, for the run's first lines."""
     if device.type == "cuda" and _choice != "torch":

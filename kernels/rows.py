@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.dispatch import uses_triton
+from kernels.dispatch import uses_triton, uses_triton_products
+from kernels.task_products import task_products
 from kernels.task_sums import task_sums
 
 
@@ -79,6 +80,9 @@ def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tens
     left: [rows, m]; right: [rows, n]; both of one dtype. The products are 2 * rows * m * n operations over all tasks
     together, as many as one undivided weight gradient.
     """
+    if uses_triton_products(left):
+        task_products(left, right, gradients, rows.offsets, rows.accumulate)
+        return
     for task, span in rows.slices():
         target = gradients[task]
         if target.dtype != left.dtype:

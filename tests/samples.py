@@ -2,11 +2,13 @@
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from bert.batch import TaskTokens, pack
 from bert.config import BertConfig
 from bert.encoder import Encoder
+from bert.weights import to_hugging_face
 from kernels import FlatParameters
 
 SMALL = BertConfig(
@@ -29,6 +31,19 @@ def small_encoder(seed=1):
         if parameter.ndim >= 2:
             parameter.data *= 5
     return encoder
+
+
+def write_small_model(directory, words):
+    """A model directory with two heads of 32 a layer, random weights and a vocabulary of `words`."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    config = {**vars(SMALL), "vocab_size": len(words), "hidden_size": 64, "num_attention_heads": 2}
+    encoder = Encoder(BertConfig(**{**config, "num_hidden_layers": 2}))
+    encoder.initialise(1)
+    directory.mkdir()
+    encoder.config.write(directory / "config.json")
+    save_file(to_hugging_face(dict(encoder.named_parameters())), directory / "model.safetensors")
+    (directory / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    return directory
 
 
 def random_tokens(sequences, seed, longest=20, vocab=SMALL.vocab_size):

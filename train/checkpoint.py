@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from bert.errors import InputError
+from bert.files import replacing
 from bert.weights import read_safetensors
 from train.optimizer import SurgeryOptimizer
 
@@ -37,9 +38,8 @@ class Progress:
 def save_state(directory: Path, optimizer: SurgeryOptimizer, progress: Progress) -> None:
     """Write weights, moments, counters and progress."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer.state().items()}
-    beside = directory / f"{STATE_FILE}.part"
-    save_file(tensors, beside, metadata={"progress": json.dumps(asdict(progress))})
-    beside.replace(directory / STATE_FILE)
+    with replacing(directory / STATE_FILE) as beside:
+        save_file(tensors, beside, metadata={"progress": json.dumps(asdict(progress))})
 
 
 def load_state(directory: Path, optimizer: SurgeryOptimizer) -> Progress:

@@ -53,10 +53,7 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
         except _BadRow as problem:
             found.bad_rows.append(f"{path}:{line}: {problem}")
     if found.bad_rows and not skip_bad_rows:
-        more = len(found.bad_rows) - _SHOWN
-        shown = "; ".join(found.bad_rows[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-        rows_found = "1 bad row" if len(found.bad_rows) == 1 else f"{len(found.bad_rows)} bad rows"
-        raise InputError(f"{path}: {rows_found}, which --skip-bad-rows leaves out: {shown}")
+        raise InputError(f"{name_bad_rows(found.bad_rows, _SHOWN)} (--skip-bad-rows leaves such rows out)")
     if not found.examples:
         kind = {"train": "training", "dev": "dev", "test": "test"}[split]
         raise InputError(f"{path}: task {task.name} with no {kind} rows, expected at least one below the header")
@@ -98,6 +95,13 @@ def _header(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
             return cells
         break
     raise InputError(f"{path}: starts with no header, expected a tab-delimited file with one in its first line")
+
+
+def name_bad_rows(bad_rows: list[str], shown: int) -> str:
+    """How many rows are bad, and what is wrong with the first `shown` of them."""
+    more = len(bad_rows) - shown
+    count = "1 bad row" if len(bad_rows) == 1 else f"{len(bad_rows)} bad rows"
+    return f"{count}: {'; '.join(bad_rows[:shown])}" + (f"; and {more} more" if more > 0 else "")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

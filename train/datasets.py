@@ -7,7 +7,7 @@ from pathlib import Path
 from bert.errors import InputError
 from bert.tokenizer import Tokenizer
 from train.config import RunConfig
-from train.course import read_split
+from train.course import name_bad_rows, read_split
 from train.demo import DEMO_TASKS, demo_examples
 from train.tasks import Example, Task, select_tasks
 from train.tokenized import TokenizedSplit, tokenize_split
@@ -65,9 +65,7 @@ def load_datasets(
                 read[split][task.name] = found.examples
                 bad_rows += found.bad_rows
     if bad_rows:
-        more = len(bad_rows) - _SHOWN
-        count = "1 bad row" if len(bad_rows) == 1 else f"{len(bad_rows)} bad rows"
-        say(f"skipped {count}: {'; '.join(bad_rows[:_SHOWN])}" + (f"; and {more} more" if more > 0 else ""))
+        say(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
     tokenized: dict[str, dict[str, TokenizedSplit]] = {split: {} for split in SPLITS}
     for split in splits:
         for task in tasks:

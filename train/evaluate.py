@@ -12,6 +12,7 @@ from train.config import OneLineParser
 from train.datasets import load_datasets
 from train.evaluation import evaluate
 from train.metrics import overall
+from train.progress import say
 from train.report import score_line
 
 
@@ -22,23 +23,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     directory = Path(given.run)
     saved = load_run(directory, given.device)
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
     datasets = load_datasets(
         saved.config,
         saved.tasks,
         saved.tokenizer,
         None,
-        lambda text: say(f"warning: {text}"),
+        lambda text: say(console, f"warning: {text}"),
         splits=("dev",),
         data=given.data,
     )
-    say(f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
+    say(console, f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
     metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device)
-    say(f"dev        {score_line(metrics)}")
+    say(console, f"dev        {score_line(metrics)}")
     score, mean = overall(metrics, saved.tasks)
-    say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
+    say(console, f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
 
 
 def _parser() -> OneLineParser:

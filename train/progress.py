@@ -9,6 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from train.report import score_line
 
 
+def say(console: Console, text: str) -> None:
+    """Print one plain line, as it is."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 class ProgressDisplay:
     """Shows the steps of one epoch after the other.
 
@@ -57,19 +62,15 @@ class ProgressDisplay:
             self._live.update(self._line, status="  ".join(filter(None, [status, self._scores])))
         else:
             within = entry["step"] - self._epoch * self._steps_per_epoch
-            self.say(f"epoch {self._epoch + 1}/{self._epochs}  step {within}/{self._steps}  {status}")
+            say(self._console, f"epoch {self._epoch + 1}/{self._epochs}  step {within}/{self._steps}  {status}")
 
     def show_scores(self, dev: Mapping[str, Mapping[str, float]]) -> None:
         """Print the dev scores, above the live line where there is one."""
         self._scores = score_line(dev)
-        self.say(f"epoch {self._epoch + 1}/{self._epochs}  dev {self._scores}")
+        say(self._console, f"epoch {self._epoch + 1}/{self._epochs}  dev {self._scores}")
 
     def stop(self) -> None:
         """Take down the live line, so that what follows is not drawn over."""
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-    def say(self, text: str) -> None:
-        """Print one plain line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bert.files import replacing
 from train.checkpoint import Progress
 from train.loop import StepResult
 from train.metrics import main_metric, overall
@@ -101,7 +102,7 @@ def write_summary(
     precision: Precision,
     kernels: str,
 ) -> dict[str, Any]:
-    """Write summary.json, beside and renamed into place, and return its content."""
+    """Write summary.json and return its content."""
     overall_score, mean = overall(progress.best_dev, tasks)
     summary = {
         "dev": progress.best_dev,
@@ -123,9 +124,8 @@ def write_summary(
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     path = directory / SUMMARY_FILE
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 

@@ -28,7 +28,7 @@ from train.optimizer import SurgeryOptimizer
 from train.plots import plot_curves
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
-from train.progress import ProgressDisplay
+from train.progress import ProgressDisplay, say
 from train.report import MetricsLog, conflict_summary, dev_sum, score_line, step_entry, write_summary
 from train.surgery import RULES
 from train.tasks import Task, write_tasks
@@ -199,7 +199,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """Print one plain line."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -221,17 +221,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (directory / STATE_FILE).exists():
             raise InputError(f"{directory}: the run stopped before its first saved state; start it anew")
 
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    say(f"device     {precision.device_name}")
-    say(f"precision  {precision.name} ({precision.reason})")
+    say(console, f"device     {precision.device_name}")
+    say(console, f"precision  {precision.name} ({precision.reason})")
     kernels = choose_kernels(config.kernels, precision.device)
-    say(f"kernels    {kernels}")
-    say(f"surgery    {config.surgery}")
+    say(console, f"kernels    {kernels}")
+    say(console, f"surgery    {config.surgery}")
     run = Run(directory, config, console, precision, kernels, resumed=resume is not None)
     if resume is not None:
-        say(f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
+        say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()
 
 

@@ -1,7 +1,6 @@
 """Tokenised data sets: composed into sequences once, and cached by the hash of what decides them."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from bert.files import replacing
 from bert.tokenizer import Tokenizer
 from train.tasks import Example, Task
 
@@ -61,10 +61,8 @@ def tokenize_split(
         arrays = _compose(task, examples, tokenizer, joint, max_length)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Runs side by side share the cache: each writes its own file, and the last rename wins.
-            beside = path.with_suffix(f".{os.getpid()}.part")
-            save_file(arrays, beside)
-            beside.replace(path)
+            with replacing(path) as beside:
+                save_file(arrays, beside)
     labels = [float("nan") if example.label is None else example.label for example in examples]
     return TokenizedSplit(
         task=task,

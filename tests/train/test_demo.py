@@ -19,7 +19,7 @@ from train.demo.sentiment import dampen, negate, sentiment_sentences, strengthen
 from train.demo.sentiment_words import ADJECTIVES
 from train.demo.similarity import similarity_pairs
 
-SHA256 = "5f2f7a80fae328498b8928c79c588bd949905494e8d7b1414de202c09b969833"
+SHA256 = "7a50bc4333fc401fca3cf9e7fe86caa510c110ddd90d4e871462a087c969bd5c"
 
 
 def _labels(examples):
@@ -196,7 +196,7 @@ def test_a_bag_of_words_leaves_room_in_the_similarity():
 def test_exchanged_roles_are_near_misses_though_they_have_the_same_words():
     pairs = [example for example in demo_examples("paraphrase", "train") if example.label == 0]
     same_words = [pair for pair in pairs if sorted(_words(pair.first)) == sorted(_words(pair.second))]
-    assert len(same_words) > 30
+    assert len(same_words) > 20
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.samples import write_small_model
 from tests.tolerances import TOLERANCES
 from train import evaluate, predict, run
 from train.command import run_command
@@ -114,13 +115,17 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_p
 
 @pytest.mark.parametrize("more", [(), ("--accumulate", "2", "--pair-encoding", "separate"), ("--amp", "fp16")])
 def test_triton_kernels_and_torch_give_the_same_losses(data, tmp_path, capsys, more):
+    # The interpreter walks the whole vocabulary's gradients: a small one.
+    model = write_small_model(tmp_path / "model", ["the", "was", "where", "is", "i", "saw", *ADJECTIVES, *THINGS])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for kernels in ("torch", "triton"):
-        arguments = command(data, tmp_path / kernels, "--max-steps", "3", *more, "--kernels", kernels)
+        arguments = command(
+            data, tmp_path / kernels, "--max-steps", "2", "--model", str(model), *more, "--kernels", kernels
+        )
         assert run_command(run.main, [*arguments, "--device", device]) == 0
     found, expected = (entries(tmp_path / kernels) for kernels in ("triton", "torch"))
     tolerance = TOLERANCES[torch.float16 if "fp16" in more else torch.float32]
-    for entry, other in zip(found[:3], expected[:3], strict=True):
+    for entry, other in zip(found[:2], expected[:2], strict=True):
         assert entry["losses"] == pytest.approx(other["losses"], rel=4 * tolerance)
         assert entry["gradient_norms"] == pytest.approx(other["gradient_norms"], rel=20 * tolerance)
     printed = capsys.readouterr().out

@@ -17,6 +17,8 @@ from train.demo.role_questions import ROLE_FRAMES
 
 _FRAMES = ROLE_FRAMES + HOME_FRAMES + FACT_FRAMES
 _DUPLICATES = 0.4
+_REPHRASED = 0.6  # of the paraphrases; the others use one phrasing twice, with other synonyms or exchanged roles
+_ALIKE = 0.3  # of the near misses take the phrasing that stands at the same place
 # Another value of a slot falls into the small splits once in eight times.
 _TRIES = 50
 
@@ -70,7 +72,7 @@ def _question(rng: random.Random) -> _Question:
 def _paraphrases(rng: random.Random, question: _Question) -> tuple[str, str]:
     phrasings = question.intent.phrasings
     first = pick(rng, phrasings)
-    second = pick_other(rng, phrasings, first) if rng.random() < 0.6 else first
+    second = pick_other(rng, phrasings, first) if rng.random() < _REPHRASED else first
     other = _exchanged(question) if question.intent.symmetric and rng.random() < 0.6 else question
     return question.phrase(rng, first), other.phrase(rng, second)
 
@@ -88,7 +90,7 @@ def _near_miss(rng: random.Random, question: _Question) -> tuple[str, str] | Non
         return None
     # Phrasings of two intents that stand at the same place are worded alike.
     place = int(rng.random() * len(question.intent.phrasings))
-    other_place = place if rng.random() < 0.4 else int(rng.random() * len(other.intent.phrasings))
+    other_place = place if rng.random() < _ALIKE else int(rng.random() * len(other.intent.phrasings))
     first = question.intent.phrasings[place]
     second = other.intent.phrasings[min(other_place, len(other.intent.phrasings) - 1)]
     return question.phrase(rng, first), other.phrase(rng, second)
