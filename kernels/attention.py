@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.dropout import Dropout
+from kernels.attention_kernels import attention_backward, attention_forward
+from kernels.dispatch import uses_triton, uses_triton_products
+from kernels.dropout import Dropout, kernel_arguments
+from kernels.first_token_kernels import first_token_backward, first_token_forward
 from kernels.rows import wide
 from kernels.sequences import Group, Sequences
 
@@ -52,6 +55,12 @@ def _backward(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
+        ctx.triton, ctx.sequences, ctx.dropout = uses_triton_products(qkv), sequences, dropout
+        if ctx.triton:
+            boundaries = (sequences.cu_seqlens, sequences.max_length)
+            out, log_sums = attention_forward(qkv, *boundaries, *kernel_arguments(dropout))
+            ctx.save_for_backward(qkv, out, log_sums)
+            return out
         padding = sequences.padding
         padded = padding.pad(qkv)
         out = torch.empty_like(padded[:, 0])
@@ -68,6 +77,10 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.triton:
+            boundaries = (ctx.sequences.cu_seqlens, ctx.sequences.max_length)
+            arguments = kernel_arguments(ctx.dropout)
+            return attention_backward(d_out, *ctx.saved_tensors, *boundaries, *arguments), None, None
         saved, padding = ctx.saved_tensors, ctx.padding
         padded_d_out = padding.pad_with_zeros(d_out)
         d_padded = d_out.new_empty(ctx.shape)
@@ -81,6 +94,11 @@ class _Attention(torch.autograd.Function):
 class _FirstTokenAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, kv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
+        ctx.triton, ctx.sequences, ctx.dropout = uses_triton(q), sequences, dropout
+        if ctx.triton:
+            out, *saved = first_token_forward(q, kv, sequences.cu_seqlens, *kernel_arguments(dropout))
+            ctx.save_for_backward(q, kv, *saved)
+            return out
         padding = sequences.padding
         padded = padding.pad(kv)
         out = torch.empty_like(q)
@@ -98,6 +116,9 @@ class _FirstTokenAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        if ctx.triton:
+            arguments = kernel_arguments(ctx.dropout)
+            return *first_token_backward(d_out, *ctx.saved_tensors, ctx.sequences.cu_seqlens, *arguments), None, None
         saved, padding = ctx.saved_tensors, ctx.padding
         dq, d_padded = torch.empty_like(d_out), d_out.new_empty(ctx.shape)
         for index, group in enumerate(padding.groups):
