@@ -19,6 +19,7 @@ from train.datasets import load_datasets, run_tasks
 from train.loop import Trainer
 from train.optimizer import SurgeryOptimizer
 from train.precision import choose_precision
+from train.sampler import JointSampler
 from train.surgery import RULES
 
 BATCH_SIZE, ROUNDS, WARM_UP = 32, 8, 2
@@ -44,7 +45,8 @@ def splits(config):
 @pytest.fixture(scope="module")
 def micro_batches(config, splits):
     """The examples of each measured step, the same for both."""
-    sampler = Trainer(config, None, None, splits, torch.device("cpu")).sampler
+    sizes = {task: len(split) for task, split in splits.items()}
+    sampler = JointSampler(sizes, batch_size=BATCH_SIZE, accumulate=1, seed=config.seed)
     return [batches[0] for batches in islice(sampler.epoch(0), ROUNDS + WARM_UP)]
 
 

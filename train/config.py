@@ -47,6 +47,9 @@ class RunConfig:
     warmup: float = _option(0.1, "share of the steps in which the rates rise linearly, before they fall to 0", low=0.0)
     weight_decay: float = _option(0.01, "decoupled decay of matrices", low=0.0)
     clip: float = _option(1.0, "global norm that the merged gradient is clipped to; 0 for no clipping", low=0.0)
+    average: float = _option(
+        0.1, "share of the run's steps over which the weights that are evaluated are averaged; 0 for none", low=0.0
+    )
     hidden_dropout: float = _option(-1.0, "rate on the encoder's hidden states; -1 for the model's own", low=-1.0)
     attention_dropout: float = _option(-1.0, "rate on attention's probabilities; -1 for the model's own", low=-1.0)
     head_dropout: float = _option(0.3, "rate on the heads' features", low=0.0)
@@ -69,7 +72,7 @@ class RunConfig:
                 raise InputError(f"{flag} {value}: {did_you_mean(str(value), choices)}")
             if low is not None and not value >= low:
                 raise InputError(f"{flag} {value}: expected at least {low}")
-        for name in ("hidden_dropout", "attention_dropout", "head_dropout", "warmup"):
+        for name in ("hidden_dropout", "attention_dropout", "head_dropout", "warmup", "average"):
             if not getattr(self, name) < 1:
                 raise InputError(f"{_flag(name)} {getattr(self, name)}: expected less than 1")
         if not self.tasks:

@@ -56,6 +56,9 @@ class Trainer:
         self.total_steps = config.epochs * self.sampler.steps_per_epoch
         if config.max_steps:
             self.total_steps = min(self.total_steps, config.max_steps)
+        average_steps = round(self.total_steps * config.average)
+        if average_steps:
+            optimizer.keep_average(average_steps)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepResult]:
         """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step."""
@@ -70,6 +73,7 @@ class Trainer:
                 shared_rate=self.config.learning_rate * factor,
                 private_rate=self.config.head_learning_rate * factor,
             )
+            self.optimizer.average(index + 1)
             examples = sum(len(indices) for batch in micro_batches for indices in batch.values())
             rate = self.config.learning_rate * factor
             yield StepResult(index + 1, epoch, losses, statistics, rate, examples, tokens)

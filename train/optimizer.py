@@ -1,6 +1,7 @@
 """One optimizer step: Gram matrix -> coefficients -> clip factor -> combine + AdamW, with nothing read on the host."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from kernels import AdamWSettings, FlatParameters, combine_adamw_, gram_matrix
 from train.surgery import Rule, cosines
 
 _INITIAL_SCALE = 2.0**16
+_TIMES = 10  # that weights are taken into their average over its span
 _GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doubles (Micikevicius et al., 2018)
 
 
@@ -56,6 +58,8 @@ class SurgeryOptimizer:
         self.applied_steps = torch.zeros((), device=device)
         self.skipped_steps = torch.zeros((), device=device)
         self.conflicting_steps = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
+        self._average_steps = 0
+        self._averages: list[Tensor] = []
         self.cosine_sums = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
 
     def zero_private_gradients(self) -> None:
@@ -94,6 +98,43 @@ class SurgeryOptimizer:
         self._count(gram, finite)
         return StepStatistics(gram, merged_norm, finite)
 
+    def keep_average(self, steps: int) -> None:
+        """Keep a moving average of all weights over about the last `steps` steps, from the first step on."""
+        self._average_steps = steps
+        self._averages = [parameters.master.clone() for parameters in (self.shared, self.private)]
+
+    @torch.no_grad()
+    def average(self, step: int) -> None:
+        """Take the weights after `step` steps of the run into their average, if it is kept.
+
+        That is done ten times within its span, and so costs next to nothing, with a weight of a tenth; at first with
+        one of 1 / n, so that the average is that of the n times so far.
+        """
+        if not self._averages:
+            return
+        interval = max(1, self._average_steps // _TIMES)
+        if step % interval == 0:
+            weight = 1 / min(step // interval, self._average_steps // interval)
+            for average, parameters in zip(self._averages, (self.shared, self.private), strict=True):
+                average.lerp_(parameters.master, weight)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this context the model has its averaged weights, if they are kept."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for average, parameters in zip(self._averages, (self.shared, self.private), strict=False):
+            weights = parameters.master.clone()
+            parameters.master.copy_(average)
+            average.copy_(weights)
+            parameters.refresh_compute()
+
     def _count(self, gram: Tensor, finite: Tensor) -> None:
         self.skipped_steps += ~finite
         self.conflicting_steps += (gram < 0) & finite
@@ -111,6 +152,8 @@ class SurgeryOptimizer:
         for prefix, parameters in (("shared", self.shared), ("private", self.private)):
             for name in _BUFFERS:
                 tensors[f"{prefix}.{name}"] = getattr(parameters, name)
+        for prefix, average in zip(("shared", "private"), self._averages, strict=False):
+            tensors[f"{prefix}.average"] = average
         return tensors
 
     @torch.no_grad()

@@ -146,7 +146,11 @@ class Run:
         self.progress.training_seconds += time.perf_counter() - began
 
     def _evaluate(self, epoch: int) -> dict[str, dict[str, float]]:
-        """Dev metrics of the model as it stands, which is kept where their sum is the best so far."""
+        """Dev metrics of the averaged weights, which are kept where their sum is the best so far."""
+        with self.optimizer.averaged():
+            return self._evaluate_model(epoch)
+
+    def _evaluate_model(self, epoch: int) -> dict[str, dict[str, float]]:
         metrics, answers = evaluate(self.model, self.data.dev, self.precision.device)
         self.log.write({"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics})
         total = dev_sum(metrics, self.tasks)

@@ -11,6 +11,7 @@ FLAGS = [
     "--accumulate",
     "--amp",
     "--attention-dropout",
+    "--average",
     "--batch-size",
     "--clip",
     "--data",
