@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.rows import TaskRows, deposit_product, deposit_sum, require_rows, task_gradients_of, wide
+from kernels.rows import TaskRows, deposit_product, deposit_sum, first_row_of, require_rows, task_gradients_of, wide
 
 
 class _Linear(torch.autograd.Function):
@@ -23,10 +23,12 @@ class _Linear(torch.autograd.Function):
         bias: Tensor | None,
         weight_gradients: Tensor | None,
         bias_gradients: Tensor | None,
+        first_row: int,
         rows: TaskRows | None,
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.weight_gradients, ctx.bias_gradients, ctx.rows = weight_gradients, bias_gradients, rows
+        ctx.weight_gradients, ctx.bias_gradients = weight_gradients, bias_gradients
+        ctx.first_row, ctx.rows = first_row, rows
         return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
@@ -35,20 +37,21 @@ class _Linear(torch.autograd.Function):
         dx = dy @ weight if ctx.needs_input_grad[0] else None
         d_weight = d_bias = None
         if ctx.weight_gradients is not None:
-            deposit_product(ctx.weight_gradients, require_rows(ctx.rows), dy, x)
+            deposit_product(ctx.weight_gradients, require_rows(ctx.rows), dy, x, ctx.first_row)
         elif ctx.needs_input_grad[1]:
             d_weight = dy.t() @ x
         if ctx.bias_gradients is not None:
-            deposit_sum(ctx.bias_gradients, require_rows(ctx.rows), dy)
+            deposit_sum(ctx.bias_gradients, require_rows(ctx.rows), dy, ctx.first_row)
         elif ctx.needs_input_grad[2]:
             d_bias = dy.sum(0, dtype=wide(dy.dtype))
-        return dx, d_weight, d_bias, None, None, None
+        return dx, d_weight, d_bias, None, None, None, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: TaskRows | None = None) -> Tensor:
     """`x @ weight^T + bias`.
 
-    x: [rows, n] in the compute dtype; weight: [m, n] in the same; bias: fp32 [m] or None; rows: the rows of each task,
-    needed in the backward where the parameters have `task_gradients`. Returns [rows, m] in x's dtype.
+    x: [rows, n] in the compute dtype; weight: [m, n] in the same; bias: fp32 [m] or None; both may be the same `part`
+    of parameters; rows: the rows of each task, needed in the backward where the parameters have `task_gradients`. Returns [rows, m] in x's dtype.
     """
-    return _Linear.apply(x, weight, bias, task_gradients_of(weight), task_gradients_of(bias), rows)
+    gradients = (task_gradients_of(weight), task_gradients_of(bias))
+    return _Linear.apply(x, weight, bias, *gradients, first_row_of(weight), rows)

@@ -43,12 +43,21 @@ def task_gradients_of(parameter: Tensor | None) -> Tensor | None:
 
 
 def part(parameter: Tensor, start: int, stop: int) -> Tensor:
-    """Rows `start` to `stop` of a parameter, with the same rows of its task gradients."""
+    """Rows `start` to `stop` of a parameter, whose gradients are deposited into the same rows of its task gradients.
+
+    The piece names the first of these rows, `first_row`, and keeps the whole: torch.compile misplaces what is written
+    to a slice of a view (torch 2.13).
+    """
     piece = parameter[start:stop]
     gradients = task_gradients_of(parameter)
     if gradients is not None:
-        piece.task_gradients = gradients[:, start:stop]
+        piece.task_gradients, piece.first_row = gradients, start
     return piece
+
+
+def first_row_of(parameter: Tensor) -> int:
+    """The row of `task_gradients` where those of `parameter`, which may be a part, begin."""
+    return getattr(parameter, "first_row", 0)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -64,27 +73,27 @@ def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
         target.copy_(value)
 
 
-def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor) -> None:
-    """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n]."""
+def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor, first: int = 0) -> None:
+    """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n or more], from `first` on."""
     if uses_triton(values):
-        task_sums(values, gradients, rows.offsets, rows.accumulate)
+        task_sums(values, gradients, rows.offsets, rows.accumulate, first)
         return
     for task, span in rows.slices():
         total = values[span].sum(0, dtype=wide(values.dtype))
-        deposit(gradients[task], total, rows.accumulate)
+        deposit(gradients[task, first : first + len(total)], total, rows.accumulate)
 
 
-def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tensor) -> None:
-    """Deposit `left[rows_t]^T @ right[rows_t]` into `gradients` [T, m, n] for every task t.
+def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tensor, first: int = 0) -> None:
+    """Deposit `left[rows_t]^T @ right[rows_t]` into `gradients` [T, m or more, n], from row `first` on, for every task.
 
     left: [rows, m]; right: [rows, n]; both of one dtype. The products are 2 * rows * m * n operations over all tasks
     together, as many as one undivided weight gradient.
     """
     if uses_triton_products(left):
-        task_products(left, right, gradients, rows.offsets, rows.accumulate)
+        task_products(left, right, gradients, rows.offsets, rows.accumulate, first, first + left.shape[1])
         return
     for task, span in rows.slices():
-        target = gradients[task]
+        target = gradients[task, first : first + left.shape[1]]
         if target.dtype != left.dtype:
             deposit(target, left[span].t() @ right[span], rows.accumulate)
         elif rows.accumulate:

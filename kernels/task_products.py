@@ -168,17 +168,20 @@ def _aligned(tensor: Tensor) -> bool:
     return tensor.stride(0) % 16 == 0 and tensor.shape[1] % 16 == 0 and tensor.data_ptr() % 16 == 0
 
 
-@launcher(lambda left, right, gradients, offsets, add: None, mutates=("gradients",))
-def task_products(left: Tensor, right: Tensor, gradients: Tensor, offsets: Tensor, add: bool) -> None:
-    """Write `left[rows_t]^T @ right[rows_t]` to `gradients[t]` for every task t, or add it.
+@launcher(lambda *arguments: None, mutates=("gradients",))
+def task_products(
+    left: Tensor, right: Tensor, gradients: Tensor, offsets: Tensor, add: bool, first: int = 0, last: int | None = None
+) -> None:
+    """Write `left[rows_t]^T @ right[rows_t]` to `gradients[t, first:last]` for every task t, or add it.
 
     left: [rows, m or more], right: [rows, n or more], both of one dtype (fp32, fp16, bf16); columns from m and n on
-    are padding that is not used; rows of multiples of 16 elements are read fastest; gradients: [T, m, n] in fp32, fp16
-    or bf16, each [m, n] contiguous; offsets: int32 [T + 1] on the device, task t owns rows offsets[t] to
-    offsets[t + 1]; the product of a task without rows is zero; rows after offsets[T] are not read; add: to what
-    stands there, instead of overwriting it. Sums in fp32. A ValueError where dtypes differ, shapes do not fit or
-    [m, n] is not contiguous.
+    are padding that is not used; rows of multiples of 16 elements are read fastest; gradients: [T, m or more, n] in
+    fp32, fp16 or bf16, of which first:last are m rows, each task's contiguous; offsets: int32 [T + 1] on the device,
+    task t owns rows offsets[t] to offsets[t + 1]; the product of a task without rows is zero; rows after offsets[T] are
+    not read; add: to what stands there, instead of overwriting it. Sums in fp32. A ValueError where dtypes differ,
+    shapes do not fit or a task's gradient is not contiguous.
     """
+    gradients = gradients[:, first:last]
     tasks, m, n = gradients.shape
     rows = len(left)
     if left.dtype != right.dtype or len(right) != rows:

@@ -136,10 +136,11 @@ def collect(partials: Tensor, gradients: tuple[Tensor, ...], offsets: Tensor, ro
     )
 
 
-@launcher(lambda values, gradients, offsets, add: None, mutates=("gradients",))
-def task_sums(values: Tensor, gradients: Tensor, offsets: Tensor, add: bool) -> None:
-    """Sum each task's rows of `values` [rows, n] into `gradients` [T, n], or add the sums to it."""
+@launcher(lambda *arguments: None, mutates=("gradients",))
+def task_sums(values: Tensor, gradients: Tensor, offsets: Tensor, add: bool, first: int = 0) -> None:
+    """Sum each task's rows of `values` [rows, n] into `gradients` [T, n or more] from `first` on, or add the sums."""
     rows, columns = values.shape
+    gradients = gradients[:, first : first + columns]
     values = values.contiguous()
     programs = triton.cdiv(columns, _COLUMNS)
     tile = tile_rows(rows, _STEP, programs)

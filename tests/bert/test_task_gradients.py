@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bert.batch import pack
-from kernels import FlatParameters
+from kernels import DropoutStream, FlatParameters
+from kernels.dispatch import using_kernels
 from tests.samples import random_tokens, small_encoder
 from tests.tolerances import assert_close
 
@@ -79,3 +80,23 @@ def test_under_bf16_matrices_are_read_from_the_copy_and_gradients_stay_close():
         if entry.name.endswith("qkv.bias"):
             continue  # the key third's gradient is zero but for rounding
         assert_close(flat.view(flat.gradients, entry), expected[entry.name], 6e-2)
+
+
+def test_torch_compile_takes_the_whole_encoder_with_its_kernels():
+    task_tokens = [random_tokens(count, (9, task)) for task, count in enumerate((3, 4))]
+    encoder, flat = flat_encoder(2)
+    batch, seed = pack(task_tokens), torch.tensor(7)
+
+    def gradients(function):
+        for entry in flat.entries:
+            flat.view(flat.gradients, entry).fill_(torch.nan)
+        function(batch, seed).backward()
+        return flat.gradients.clone()
+
+    def loss(batch, seed):
+        return encoder(batch, DropoutStream(seed)).pooled.square().sum()
+
+    with using_kernels("triton"):
+        expected = gradients(loss)
+        found = gradients(torch.compile(loss, fullgraph=True, backend="aot_eager"))
+    assert torch.equal(found, expected)
