@@ -16,6 +16,7 @@ setup(
     packages=["kernels", "bert", "train", "train.demo"],
     install_requires=[
         "torch>=2.11",
+        "triton>=3.6",
         "numpy",
         "tokenizers",
         "safetensors",

@@ -51,7 +51,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: TaskRows
     """`x @ weight^T + bias`.
 
     x: [rows, n] in the compute dtype; weight: [m, n] in the same; bias: fp32 [m] or None; both may be the same `part`
-    of parameters; rows: the rows of each task, needed in the backward where the parameters have `task_gradients`. Returns [rows, m] in x's dtype.
+    of parameters; rows: the rows of each task, needed in the backward where the parameters have `task_gradients`.
+    Returns [rows, m] in x's dtype.
     """
     gradients = (task_gradients_of(weight), task_gradients_of(bias))
     return _Linear.apply(x, weight, bias, *gradients, first_row_of(weight), rows)
