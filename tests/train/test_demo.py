@@ -19,7 +19,7 @@ from train.demo.sentiment import dampen, negate, sentiment_sentences, strengthen
 from train.demo.sentiment_words import ADJECTIVES
 from train.demo.similarity import similarity_pairs
 
-SHA256 = "7a50bc4333fc401fca3cf9e7fe86caa510c110ddd90d4e871462a087c969bd5c"
+SHA256 = "14477c93721372c2e5ff6fe2f2c81636bee5d356f99f69127a90facb07337ae4"
 
 
 def _labels(examples):

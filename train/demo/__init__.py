@@ -19,7 +19,7 @@ _GENERATORS: dict[str, Callable[..., dict[str, list[Any]]]] = {
     "sts": similarity_pairs,
 }
 DEMO_TASKS = tuple(_GENERATORS)
-DEMO_SIZES = {"train": 1440, "dev": 400, "test": 400}
+DEMO_SIZES = {"train": 1200, "dev": 300, "test": 300}
 
 __all__ = ["DEMO_SIZES", "DEMO_TASKS", "demo_examples"]
 
