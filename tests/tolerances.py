@@ -26,10 +26,12 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 def assert_as_accurate(found: Tensor, same_dtype: Tensor, exact: Tensor, dtype: torch.dtype) -> None:
     """Fail where `found` is more than twice as far from `exact` as torch's expression in the same dtype is.
 
-    dtype: of the activations that all three were computed from. A tenth of its tolerance, less than one rounding, is
-    always allowed: on a few elements torch's error may happen to be none.
+    dtype: of the activations that all three were computed from. A tenth of its tolerance, or of that of the dtype in
+    which the result is stored, is always allowed. It is less than one rounding: on a few elements torch's error may
+    happen to be none, and the interpreter cuts bf16 off where hardware rounds.
     """
     assert found.shape == exact.shape
     assert found.dtype == same_dtype.dtype
     error, other = relative_error(found, exact), relative_error(same_dtype, exact)
-    assert error <= 2 * other + TOLERANCES[dtype] / 10, f"relative error {error:.2e}, torch's is {other:.2e}"
+    allowed = 2 * other + max(TOLERANCES[dtype], TOLERANCES[found.dtype]) / 10
+    assert error <= allowed, f"relative error {error:.2e}, torch's is {other:.2e}"
