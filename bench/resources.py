@@ -1,18 +1,21 @@
 """Compile every kernel ahead of time, with no GPU, and judge what it takes: python -m bench.resources [--targets ...].
 
-A training step of each model runs on meta tensors, which have shapes and no memory; its launches are compiled for each
-target instead of launched, so that what is judged is what a step launches. Prints one line a compiled kernel: registers
+Training steps run on meta tensors, which have shapes and no memory; their launches are compiled for each target instead
+of launched, so that what is judged is what a step launches. Prints one line a compiled kernel: registers
 a thread, shared memory a program, spills, and the matrix instructions found. Exits with 1 where a kernel does not
 compile, spills, or exceeds the target's shared memory.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,15 @@ from triton.runtime.jit import JITFunction
 from bert.batch import TaskTokens, pack
 from bert.config import BertConfig
 from bert.encoder import Encoder
-from kernels import AdamWSettings, DropoutStream, FlatParameters, combine_adamw_, gram_matrix
+from kernels import (
+    AdamWSettings,
+    DropoutStream,
+    FlatParameters,
+    TaskRows,
+    combine_adamw_,
+    gram_matrix,
+    linear_cross_entropy,
+)
 from kernels.dispatch import interpreted, using_kernels
 
 _KIB = 1024
@@ -34,15 +45,16 @@ _KIB = 1024
 
 @dataclass(frozen=True)
 class Target:
-    """A GPU architecture: its name, Triton's target, bytes of shared memory a program may use, the step's dtype.
+    """A GPU architecture: its name, Triton's target, bytes of shared memory a program may use.
 
-    products: whether attention and matrix products are Triton's there; matrix: the matrix instructions to look for.
+    half: the 16-bit dtype that mixed precision takes there; products: whether attention and matrix products are
+    Triton's there; matrix: the matrix instructions to look for.
     """
 
     name: str
     target: GPUTarget
     shared: int
-    dtype: torch.dtype = torch.bfloat16
+    half: torch.dtype = torch.bfloat16
     products: bool = True
     matrix: tuple[str, ...] = ("mma.sync",)
 
@@ -60,8 +72,28 @@ TARGETS = {
 _PRODUCT_MODULES = ("kernels.attention", "kernels.attention_kernels", "kernels.task_products")
 
 # Hidden size, heads, inner size. Two layers launch what twelve do: an inner one, and the last one's [CLS] form.
-_MODELS = {"MiniLM": (384, 12, 1536), "BERT-base": (768, 12, 3072), "BERT-large": (1024, 16, 4096)}
-_LENGTHS = {"short": (30, 12, 25, 40, 9, 33), "long": (512, 100, 300, 60, 17, 128)}
+_MODELS = {
+    "MiniLM": (384, 12, 1536),
+    "BERT-base": (768, 12, 3072),
+    "BERT-large": (1024, 16, 4096),
+    "heads-of-128": (768, 6, 3072),
+}
+_VOCABULARY = 30522
+_LENGTHS = {"short": (30, 12, 25, 40, 9, 33), "tiny": (5, 3, 16, 8, 9, 7), "long": (512, 100, 300, 60, 17, 128)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step: of `model`, at sequence `lengths`, in `dtype`, with or without dropout."""
+
+    model: str
+    lengths: str
+    dtype: torch.dtype
+    dropout: bool
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.").replace("float", "fp").replace("bfp", "bf")
+        return f"{self.model} {self.lengths} {dtype}" + ("" if self.dropout else " no dropout")
 
 
 @dataclass(frozen=True)
@@ -80,7 +112,7 @@ class Resources:
     def line(self) -> str:
         """The kernel's line in the report."""
         text = (
-            f"{self.target:<7} {self.kernel:<44} {self.used_by:<18} {self.registers:>4} registers "
+            f"{self.target:<7} {self.kernel:<44} {self.used_by:<34} {self.registers:>4} registers "
             f"{self.shared:>7} bytes shared {self.spills:>4} bytes spilled  {self.matrix or '-'}"
         )
         return text + "".join(f"  FAULT: {fault}" for fault in self.faults)
@@ -124,32 +156,58 @@ def _compiling(target: Target, found: Callable[[JITFunction, Any], None]) -> Ite
         JITFunction.run = launch
 
 
-def training_step(model: str, lengths: str, dtype: torch.dtype) -> None:
-    """Launch the kernels of one training step of `model` at sequence `lengths`, three tasks, on meta tensors."""
-    hidden, heads, inner = _MODELS[model]
+def steps(target: Target, models: Sequence[str]) -> Iterator[Step]:
+    """The steps that between them launch every variant of every kernel.
+
+    Without dropout only where a head size or a tile is new; models that differ in nothing but that share the rest.
+    """
+    for dtype in (target.half, torch.float32):
+        for model in models:
+            for lengths in ("short", "long"):
+                yield Step(model, lengths, dtype, dropout=True)
+        for model in sorted({"MiniLM", "BERT-base"}.intersection(models)):
+            yield Step(model, "tiny", dtype, dropout=True)
+            for lengths in ("short", "long"):
+                yield Step(model, lengths, dtype, dropout=False)
+
+
+def launch(step: Step) -> None:
+    """Launch the kernels of one training step of three tasks, and of a masked-language-model loss, on meta tensors."""
+    hidden, heads, inner = _MODELS[step.model]
+    rate = 0.1 if step.dropout else 0.0
     config = BertConfig(
-        vocab_size=30522,
+        vocab_size=_VOCABULARY,
         hidden_size=hidden,
         num_hidden_layers=2,
         num_attention_heads=heads,
         intermediate_size=inner,
         max_position_embeddings=512,
-        hidden_dropout_prob=0.1,
-        attention_probs_dropout_prob=0.1,
+        hidden_dropout_prob=rate,
+        attention_probs_dropout_prob=rate,
     )
     with torch.device("meta"):
         encoder = Encoder(config)
         parameters = FlatParameters(
-            dict(encoder.named_parameters()), encoder.blocks(), tasks=3, compute_dtype=dtype, gradient_dtype=dtype
+            dict(encoder.named_parameters()),
+            encoder.blocks(),
+            tasks=3,
+            compute_dtype=step.dtype,
+            gradient_dtype=step.dtype,
         )
-    task_lengths = np.split(np.array(_LENGTHS[lengths]), 3)
+        seed = torch.zeros((), dtype=torch.int64)
+        scalar = torch.zeros(())
+        masked = torch.empty(400, hidden, dtype=step.dtype, requires_grad=True)
+        bias = torch.empty(_VOCABULARY, requires_grad=True)
+        targets = torch.empty(400, dtype=torch.int32)
+        offsets = torch.empty(2, dtype=torch.int32)
+        word_rows = TaskRows(offsets=offsets, bounds=(0, 400))
+    task_lengths = np.split(np.array(_LENGTHS[step.lengths]), 3)
     tasks = [
         TaskTokens(ids=np.zeros(own.sum(), int), segments=np.zeros(own.sum(), int), lengths=own) for own in task_lengths
     ]
-    batch = pack(tasks, "meta")
-    seed = torch.zeros((), dtype=torch.int64, device="meta")
-    encoder(batch, DropoutStream(seed)).pooled.sum().backward()
-    scalar = torch.zeros((), device="meta")
+    encoder(pack(tasks, "meta"), DropoutStream(seed) if step.dropout else None).pooled.sum().backward()
+    words = encoder.embeddings.words.detach().requires_grad_()
+    linear_cross_entropy(masked, words, bias, targets, word_rows).backward()
     gram = gram_matrix(parameters)
     combine_adamw_(
         parameters,
@@ -162,28 +220,31 @@ def training_step(model: str, lengths: str, dtype: torch.dtype) -> None:
 
 
 def measure(target: Target, models: Sequence[str]) -> list[Resources]:
-    """What every kernel of a training step takes on `target`, each compiled variant once."""
+    """What every kernel of the training steps takes on `target`, each compiled variant once."""
     results: dict[tuple[str, str], Resources] = {}
-    place = ""
 
     def found(function: JITFunction, compiled: Any) -> None:
         name = f"{function.module.removeprefix('kernels.')}.{function.__name__.strip('_')}"
         key = (name, str(compiled) if isinstance(compiled, Exception) else compiled.hash)
         if key not in results:
-            results[key] = _judge(target, name, place, compiled)
+            results[key] = _judge(target, name, step, compiled)
 
     with using_kernels("triton"), _compiling(target, found):
-        for model in models:
-            for lengths in _LENGTHS:
-                place = f"{model} {lengths}"
-                training_step(model, lengths, target.dtype)
+        for step in steps(target, models):
+            launch(step)
     return list(results.values())
 
 
-def _judge(target: Target, name: str, place: str, compiled: Any) -> Resources:
+def _measure_named(name: str, models: Sequence[str]) -> list[Resources]:
+    """`measure` in a process of its own, which a target's driver needs anyway."""
+    torch.set_num_threads(1)
+    return measure(TARGETS[name], models)
+
+
+def _judge(target: Target, name: str, step: Step, compiled: Any) -> Resources:
     if isinstance(compiled, Exception):
         reason = f"does not compile: {type(compiled).__name__} {str(compiled).strip().splitlines()[-1:]}"
-        return Resources(target.name, name, place, 0, 0, 0, "", (reason,))
+        return Resources(target.name, name, str(step), 0, 0, 0, "", (reason,))
     amd = target.target.backend == "hip"
     text = compiled.asm["amdgcn" if amd else "ptx"]
     registers, spills = _amd_usage(text) if amd else _cuda_usage(compiled.asm["cubin"])
@@ -194,9 +255,9 @@ def _judge(target: Target, name: str, place: str, compiled: Any) -> Resources:
         faults.append(f"spills {spills} bytes")
     if shared > target.shared:
         faults.append(f"{shared} bytes of shared memory, the target has {target.shared}")
-    if "tt.dot" in compiled.asm["ttir"] and target.dtype == torch.bfloat16 and not matrix:
+    if "tt.dot" in compiled.asm["ttir"] and step.dtype != torch.float32 and not matrix:
         faults.append("products without matrix instructions")
-    return Resources(target.name, name, place, registers, shared, spills, matrix, tuple(faults))
+    return Resources(target.name, name, str(step), registers, shared, spills, matrix, tuple(faults))
 
 
 def _cuda_usage(cubin: bytes) -> tuple[int, int]:
@@ -227,16 +288,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.resources", description=__doc__.splitlines()[0])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--models", nargs="+", default=list(_MODELS), choices=list(_MODELS))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="targets compiled at once")
     given = parser.parse_args(arguments)
     if interpreted():
         print("error: TRITON_INTERPRET is set, and interpreted kernels are not compiled; unset it", file=sys.stderr)
         return 2
     at_fault = count = 0
-    for name in given.targets:
-        for resources in measure(TARGETS[name], given.models):
-            print(resources.line(), flush=True)
-            count += 1
-            at_fault += bool(resources.faults)
+    # Fresh processes: a fork would inherit torch's threads.
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
+        for found in pool.map(_measure_named, given.targets, [given.models] * len(given.targets)):
+            for resources in found:
+                print(resources.line(), flush=True)
+                count += 1
+                at_fault += bool(resources.faults)
     print(f"{count} kernels compiled, {at_fault} at fault")
     return 1 if at_fault else 0
 

@@ -23,6 +23,8 @@ from kernels.dropout import dropout_factors
 
 _LOG2_E = 1.4426950408889634
 _LONGEST_SHORT = 64  # tokens of a sequence that is one tile; the backward of 128 would spill
+# Its most elements, by bytes an element: without matrix instructions, fp32 operands stand in registers.
+_LARGEST_SHORT = {2: 64 * 64, 4: 64 * 32}
 
 
 class _Tiles(NamedTuple):
@@ -42,7 +44,8 @@ class _Configuration(NamedTuple):
     key_gradients: _Tiles
 
 
-# By architecture, then by head size up to which they serve. Compiled without spills for each; none was timed yet.
+# For 16 bits: by architecture, then by head size up to which they serve. Compiled without spills for each; none was
+# timed yet.
 _TILED = {
     "hip": {
         64: _Configuration(_Tiles(64, 32, 4, 1), _Tiles(64, 32, 4, 1), _Tiles(32, 64, 4, 1)),
@@ -53,25 +56,33 @@ _TILED = {
         128: _Configuration(_Tiles(64, 32, 4, 2), _Tiles(32, 32, 4, 2), _Tiles(32, 32, 4, 2)),
     },
     9: {
-        64: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 64, 4, 2), _Tiles(64, 64, 8, 2)),
+        64: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 64, 4, 2), _Tiles(32, 64, 4, 2)),
         128: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 32, 4, 2), _Tiles(32, 64, 8, 2)),
     },
 }
+# For fp32, on every architecture: the tiles above would spill kilobytes a thread.
+_TILED_SINGLE = {
+    32: _Configuration(_Tiles(64, 32, 8, 1), _Tiles(64, 32, 8, 1), _Tiles(64, 32, 8, 1)),
+    64: _Configuration(_Tiles(32, 32, 8, 1), _Tiles(32, 32, 8, 1), _Tiles(32, 32, 8, 1)),
+    128: _Configuration(_Tiles(16, 16, 8, 1), _Tiles(16, 16, 8, 1), _Tiles(32, 16, 8, 1)),
+}
+_SHORT_WARPS = {2: {16: 1, 32: 2, 64: 4}, 4: {16: 4, 32: 8, 64: 8}}  # by bytes an element, then by tile
 
 
-def _short_tile(max_length: int, width: int) -> int:
-    """The tile that holds a whole sequence and its gradients, or 0 where there is none."""
+def _short_tiles(qkv: Tensor, max_length: int) -> _Tiles | None:
+    """The tile that holds a whole sequence and its gradients, or None where there is none."""
+    size, width = qkv.element_size(), _width(qkv.shape[-1])
     tile = max(16, triton.next_power_of_2(max_length))
-    return tile if tile <= _LONGEST_SHORT and width <= 64 else 0
+    if tile > _LONGEST_SHORT or width > 64 or tile * width > _LARGEST_SHORT[size]:
+        return None
+    return _Tiles(tile, tile, _SHORT_WARPS[size][tile], 1)
 
 
-def _short_warps(tile: int) -> int:
-    return {16: 1, 32: 2, 64: 4}[tile]
-
-
-def _tiled(device: torch.device, width: int) -> _Configuration:
-    table = _TILED.get(architecture(device), _TILED[8])
-    return table[64 if width <= 64 else 128]
+def _tiled(qkv: Tensor) -> _Configuration:
+    single = qkv.element_size() == 4
+    table = _TILED_SINGLE if single else _TILED.get(architecture(qkv.device), _TILED[8])
+    width = _width(qkv.shape[-1])
+    return table[min((limit for limit in table if limit >= width), default=max(table))]
 
 
 def _width(head_size: int) -> int:
@@ -114,7 +125,7 @@ def _clear_padding(
             _store(base + part * part_stride, first, tokens - start, stride, zeros, ROWS, D, WIDTH)
 
 
-@triton.jit(do_not_specialize=["sequences", "tokens", "site"])
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
 def _forward_kernel(
     qkv,
     out,
@@ -183,7 +194,7 @@ def _forward_kernel(
             tl.store(log_sums + head * tokens + start + row, top + tl.log2(total), mask=row < length)
 
 
-@triton.jit(do_not_specialize=["sequences", "tokens", "site"])
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
 def _short_backward_kernel(
     qkv,
     d_out,
@@ -238,7 +249,7 @@ def _short_backward_kernel(
             _store(target + heads * D, 0, length, stride, d_k.to(d_qkv.dtype.element_ty), TILE, D, WIDTH)
 
 
-@triton.jit(do_not_specialize=["sequences", "tokens", "site"])
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
 def _query_gradients_kernel(
     qkv,
     out,
@@ -297,7 +308,7 @@ def _query_gradients_kernel(
             _store(target, first_query, length, stride, d_q.to(d_qkv.dtype.element_ty), QUERIES, D, WIDTH)
 
 
-@triton.jit(do_not_specialize=["sequences", "tokens", "site"])
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
 def _key_gradients_kernel(
     qkv,
     d_out,
@@ -372,8 +383,8 @@ def attention_forward(
     tokens, _, heads, size = qkv.shape
     out, log_sums = _new_forward(qkv)
     sequences, width = len(cu_seqlens) - 1, _width(size)
-    short = _short_tile(max_length, width)
-    tiles = _Tiles(short, short, _short_warps(short), 1) if short else _tiled(qkv.device, width).forward
+    short = _short_tiles(qkv, max_length)
+    tiles = short or _tiled(qkv).forward
     _forward_kernel[(sequences + 1, heads, max(1, triton.cdiv(max_length, tiles.queries)))](
         qkv,
         out,
@@ -388,7 +399,7 @@ def attention_forward(
         threshold,
         scale,
         DROPOUT=seed is not None,
-        SHORT=short > 0,
+        SHORT=short is not None,
         QUERIES=tiles.queries,
         KEYS=tiles.keys,
         D=size,
@@ -419,7 +430,7 @@ def attention_backward(
     sequences, width = len(cu_seqlens) - 1, _width(size)
     sizes = (tokens, heads, size**-0.5 * _LOG2_E, seed, site, threshold, scale)
     constants = {"DROPOUT": seed is not None, "D": size, "WIDTH": width}
-    short = _short_tile(max_length, width)
+    short = _short_tiles(qkv, max_length)
     if short:
         _short_backward_kernel[(sequences + 1, heads, 1)](
             qkv,
@@ -429,14 +440,14 @@ def attention_backward(
             cu_seqlens,
             sequences,
             *sizes,
-            TILE=short,
+            TILE=short.keys,
             **constants,
-            num_warps=_short_warps(short),
-            num_stages=1,
+            num_warps=short.warps,
+            num_stages=short.stages,
         )
         return d_qkv
     deltas = torch.empty_like(log_sums)
-    _, tiles, key_tiles = _tiled(qkv.device, width)
+    _, tiles, key_tiles = _tiled(qkv)
     _query_gradients_kernel[(sequences + 1, heads, max(1, triton.cdiv(max_length, tiles.queries)))](
         qkv,
         out,

@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels.dispatch import launcher
 from kernels.dropout import dropout_factors
 
-_KEYS = 64  # read at once
+_ELEMENTS = 2048  # of keys, read at once
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def _factors(seed, row, head, heads, first_key, site, threshold, scale, KEYS: tl
     return tl.reshape(dropout_factors(tl.load(seed), low, call, site, threshold, scale), [KEYS])
 
 
-@triton.jit(do_not_specialize=["site"])
+@triton.jit(do_not_specialize=["heads", "site"])
 def _forward_kernel(
     q,
     kv,
@@ -78,7 +78,7 @@ def _forward_kernel(
     tl.store(log_sums + sequence * heads + head, tl.where(empty, 0.0, top + tl.log(total)))
 
 
-@triton.jit(do_not_specialize=["tokens", "sequences", "site"])
+@triton.jit(do_not_specialize=["tokens", "sequences", "heads", "site"])
 def _backward_kernel(
     q,
     kv,
@@ -176,7 +176,7 @@ def first_token_forward(
         threshold,
         scale,
         DROPOUT=seed is not None,
-        KEYS=_KEYS,
+        KEYS=max(8, _ELEMENTS // width),
         D=size,
         WIDTH=width,
         num_warps=4,
@@ -201,6 +201,7 @@ def first_token_backward(
     q, kv, d_out = q.contiguous(), kv.contiguous(), d_out.contiguous()
     sequences, heads, size = q.shape
     d_q, d_kv = torch.empty_like(q), torch.empty_like(kv)
+    width = triton.next_power_of_2(size)
     _backward_kernel[(sequences + 1, heads)](
         q,
         kv,
@@ -219,9 +220,9 @@ def first_token_backward(
         threshold,
         scale,
         DROPOUT=seed is not None,
-        KEYS=_KEYS,
+        KEYS=max(8, _ELEMENTS // width),
         D=size,
-        WIDTH=triton.next_power_of_2(size),
+        WIDTH=width,
         num_warps=4,
     )
     return d_q, d_kv
