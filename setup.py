@@ -27,7 +27,9 @@ setup(
     ],
     extras_require={
         # pytest, and what the tests compare with
-        "test": ["pytest", "pytest-benchmark", "scipy", "transformers", "build", "ruff"],
+        "test": ["pytest", "pytest-benchmark", "scipy", "torchjd[full]", "transformers", "build", "ruff"],
+        # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
+        "rules": ["torchjd[full]"],
         # pytest bench/ --benchmark-only
         "bench": ["pytest", "pytest-benchmark", "transformers"],
     },

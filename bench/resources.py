@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import triton
+from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
@@ -30,15 +31,14 @@ from bert.batch import TaskTokens, pack
 from bert.config import BertConfig
 from bert.encoder import Encoder
 from kernels import (
-    AdamWSettings,
     DropoutStream,
     FlatParameters,
+    SurgerySettings,
     TaskRows,
-    combine_adamw_,
-    gram_matrix,
     linear_cross_entropy,
 )
 from kernels.dispatch import interpreted, using_kernels
+from train.optimizer import SurgeryOptimizer
 
 _KIB = 1024
 
@@ -79,6 +79,8 @@ _MODELS = {
     "heads-of-128": (768, 6, 3072),
 }
 _VOCABULARY = 30522
+_TASKS = (2, 3, 8, 16)
+_SURGERIES = (("none", False), ("pcgrad", False), ("gradvac", False), ("pcgrad", True), ("gradvac", True))
 _LENGTHS = {"short": (30, 12, 25, 40, 9, 33), "tiny": (5, 3, 16, 8, 9, 7), "long": (512, 100, 300, 60, 17, 128)}
 
 
@@ -172,7 +174,7 @@ def steps(target: Target, models: Sequence[str]) -> Iterator[Step]:
 
 
 def launch(step: Step) -> None:
-    """Launch the kernels of one training step of three tasks, and of a masked-language-model loss, on meta tensors."""
+    """Launch the kernels of forward and backward of three tasks, and of a language-model loss, on meta tensors."""
     hidden, heads, inner = _MODELS[step.model]
     rate = 0.1 if step.dropout else 0.0
     config = BertConfig(
@@ -187,15 +189,9 @@ def launch(step: Step) -> None:
     )
     with torch.device("meta"):
         encoder = Encoder(config)
-        parameters = FlatParameters(
-            dict(encoder.named_parameters()),
-            encoder.blocks(),
-            tasks=3,
-            compute_dtype=step.dtype,
-            gradient_dtype=step.dtype,
-        )
+        named = dict(encoder.named_parameters())
+        FlatParameters(named, encoder.blocks(), tasks=3, compute_dtype=step.dtype, gradient_dtype=step.dtype)
         seed = torch.zeros((), dtype=torch.int64)
-        scalar = torch.zeros(())
         masked = torch.empty(400, hidden, dtype=step.dtype, requires_grad=True)
         bias = torch.empty(_VOCABULARY, requires_grad=True)
         targets = torch.empty(400, dtype=torch.int32)
@@ -208,15 +204,21 @@ def launch(step: Step) -> None:
     encoder(pack(tasks, "meta"), DropoutStream(seed) if step.dropout else None).pooled.sum().backward()
     words = encoder.embeddings.words.detach().requires_grad_()
     linear_cross_entropy(masked, words, bias, targets, word_rows).backward()
-    gram = gram_matrix(parameters)
-    combine_adamw_(
-        parameters,
-        gram[:, 0].float(),
-        learning_rate=scalar,
-        step=scalar,
-        apply=scalar > 0,
-        settings=AdamWSettings(),
-    )
+
+
+def launch_surgery(tasks: int, dtype: torch.dtype) -> None:
+    """Launch the kernels of an optimizer step of `tasks` tasks with task gradients of `dtype`, in every variant."""
+    names = [f"task {task}" for task in range(tasks)]
+    with torch.device("meta"):
+        shared = {name: nn.Parameter(torch.empty(2000)) for name in ("a", "b")}
+        private = {name: nn.Parameter(torch.empty(300)) for name in names}
+        flat = FlatParameters(shared, {"a": "a", "b": "b"}, tasks=tasks, compute_dtype=dtype, gradient_dtype=dtype)
+        heads = FlatParameters(private, dict(zip(names, names, strict=True)), tasks=1, deposit=False)
+        seed, factor = torch.zeros((), dtype=torch.int64), torch.zeros(())
+    for method, by_block in _SURGERIES:
+        settings = SurgerySettings(method=method, by_block=by_block, max_norm=1.0, scaling=True)
+        optimizer = SurgeryOptimizer(flat, heads, names, settings=settings, shared_rate=1e-4, private_rate=1e-3)
+        optimizer.step(seed=seed, rate_factor=factor)
 
 
 def measure(target: Target, models: Sequence[str]) -> list[Resources]:
@@ -232,6 +234,10 @@ def measure(target: Target, models: Sequence[str]) -> list[Resources]:
     with using_kernels("triton"), _compiling(target, found):
         for step in steps(target, models):
             launch(step)
+        for dtype in (target.half, torch.float32):
+            for tasks in _TASKS:
+                step = Step(f"{tasks} tasks", "optimizer", dtype, dropout=True)
+                launch_surgery(tasks, dtype)
     return list(results.values())
 
 

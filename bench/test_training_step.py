@@ -12,15 +12,12 @@ import torch
 
 from bench.peers.faithful import FaithfulTrainer, PaddedBatch
 from bert.models import load_model, minilm_directory
-from kernels import AdamWSettings
-from train.build import build_model
+from train.build import build_model, build_optimizer
 from train.config import RunConfig
 from train.datasets import load_datasets, run_tasks
 from train.loop import Trainer
-from train.optimizer import SurgeryOptimizer
 from train.precision import choose_precision
 from train.sampler import JointSampler
-from train.surgery import RULES
 
 BATCH_SIZE, ROUNDS, WARM_UP = 32, 8, 2
 
@@ -68,9 +65,7 @@ def record(benchmark, splits, micro_batches, computed_tokens):
 def test_concord(benchmark, config, splits, micro_batches):
     precision = choose_precision("cpu", "off")
     model = build_model(config, run_tasks(config), load_model("minilm", seed=1).encoder, precision)
-    optimizer = SurgeryOptimizer(
-        model.shared, model.private, rule=RULES["pcgrad"], settings=AdamWSettings(), max_norm=1.0, scaling=False
-    )
+    optimizer = build_optimizer(config, model, precision)
     steps = Trainer(config, model, optimizer, splits, precision.device).epoch(0)
     benchmark.pedantic(lambda: next(steps), rounds=ROUNDS, warmup_rounds=WARM_UP)
     computed = [

@@ -190,9 +190,11 @@ class Encoder(nn.Module):
             if isinstance(module, Norm):
                 module.weight.fill_(1.0)
 
-    def blocks(self) -> dict[str, str]:
-        """Parameter name -> the block it counts to in surgery's statistics: embeddings, each layer, pooler."""
+    def blocks(self, *, by_matrix: bool = False) -> dict[str, str]:
+        """Parameter name -> the block it counts to in surgery: embeddings, each layer, pooler; or each parameter."""
+        names = [name for name, _ in self.named_parameters()]
+        if by_matrix:
+            return {name: name for name in names}
         return {
-            name: ".".join(name.split(".")[:2]) if name.startswith("layers.") else name.split(".")[0]
-            for name, _ in self.named_parameters()
+            name: ".".join(name.split(".")[:2]) if name.startswith("layers.") else name.split(".")[0] for name in names
         }

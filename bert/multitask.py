@@ -26,6 +26,7 @@ class MultitaskModel(nn.Module):
         heads: task -> head, in the order in which batches hold the tasks.
         compute_dtype: what the encoder's matrices and activations are in.
         gradient_dtype: what the task gradients are kept in.
+        by_matrix: whether each parameter is a block of its own, instead of each layer.
 
     Attributes:
         shared: the encoder's parameters, with one gradient a task.
@@ -39,13 +40,14 @@ class MultitaskModel(nn.Module):
         *,
         compute_dtype: torch.dtype = torch.float32,
         gradient_dtype: torch.dtype = torch.float32,
+        by_matrix: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
         self.shared = FlatParameters(
             dict(encoder.named_parameters()),
-            encoder.blocks(),
+            encoder.blocks(by_matrix=by_matrix),
             tasks=len(heads),
             compute_dtype=compute_dtype,
             gradient_dtype=gradient_dtype,

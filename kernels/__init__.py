@@ -1,6 +1,6 @@
 """The ops: each file holds one, with its formula, its reference and its autograd Function."""
 
-from kernels.adamw import AdamWSettings, combine_adamw_
+from kernels.adamw import combine_adamw_
 from kernels.attention import attention, first_token_attention
 from kernels.dropout import Dropout, DropoutStream
 from kernels.embedding import embedding
@@ -12,13 +12,17 @@ from kernels.linear import linear
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rows import TaskRows, part
 from kernels.sequences import Sequences
+from kernels.surgery import Rates, SurgeryPlan, SurgerySettings, SurgeryState, new_surgery_state, plan_update
 
 __all__ = [
-    "AdamWSettings",
     "Dropout",
     "DropoutStream",
     "FlatParameters",
+    "Rates",
     "Sequences",
+    "SurgeryPlan",
+    "SurgerySettings",
+    "SurgeryState",
     "TaskRows",
     "add_layer_norm",
     "attention",
@@ -29,5 +33,7 @@ __all__ = [
     "gram_matrix",
     "linear",
     "linear_cross_entropy",
+    "new_surgery_state",
     "part",
+    "plan_update",
 ]

@@ -18,6 +18,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 7  # the fewest with which Philox4x32 passes BigCrush
 _LEVELS = 1 << 16
+_SITES = 1 << 16  # of one forward pass: a number that no model's dropouts reach
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Dropout:
     """One dropout of a training step.
 
     rate: the share of elements set to zero, in [0, 1).
-    seed: int64 scalar on the device, one a micro-batch.
-    site: which dropout of the forward pass this is; no two share one.
+    seed: int64 scalar on the device, one a step.
+    site: which dropout of the step this is; no two share one.
     """
 
     rate: float
@@ -69,11 +70,14 @@ class Dropout:
 
 
 class DropoutStream:
-    """Hands out the dropouts of one forward pass, each with a site of its own."""
+    """Hands out the dropouts of one forward pass, each with a site of its own.
 
-    def __init__(self, seed: Tensor) -> None:
+    seed: int64 scalar on the device, one a step; micro_batch: which forward pass of the step this is, below 32,767.
+    """
+
+    def __init__(self, seed: Tensor, micro_batch: int = 0) -> None:
         self._seed = seed
-        self._next_site = 0
+        self._next_site = micro_batch * _SITES
 
     def __call__(self, rate: float) -> Dropout | None:
         """The next dropout, or None where the rate is 0."""

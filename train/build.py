@@ -1,4 +1,4 @@
-"""From a configuration to the model that it describes, on its device, new or as a run saved it."""
+"""From a configuration to the model and the optimizer that it describes, new or as a run saved them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +13,10 @@ from bert.multitask import MultitaskModel, build_heads
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
 from train.config import RunConfig
+from train.optimizer import SurgeryOptimizer
 from train.precision import Precision, choose_precision
 from train.tasks import Task, read_tasks
+from train.weightings import library_weighting, surgery_settings
 
 CONFIG_FILE, TASKS_FILE = "config.json", "tasks.json"
 BEST = "best"
@@ -64,6 +66,20 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
         {name: head.to(precision.device) for name, head in heads.items()},
         compute_dtype=precision.compute_dtype,
         gradient_dtype=precision.compute_dtype if config.accumulate == 1 else torch.float32,
+        by_matrix=config.granularity == "matrix",
+    )
+
+
+def build_optimizer(config: RunConfig, model: MultitaskModel, precision: Precision) -> SurgeryOptimizer:
+    """The optimizer of the model's parameters, with the surgery that the configuration asks for."""
+    return SurgeryOptimizer(
+        model.shared,
+        model.private,
+        model.tasks,
+        settings=surgery_settings(config, scaling=precision.scaling),
+        shared_rate=config.learning_rate,
+        private_rate=config.head_learning_rate,
+        weighting=library_weighting(config.surgery, len(model.tasks)),
     )
 
 

@@ -37,7 +37,7 @@ class Progress:
 
 def save_state(directory: Path, optimizer: SurgeryOptimizer, progress: Progress) -> None:
     """Write weights, moments, counters and progress."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer.state().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer.saved().items()}
     with replacing(directory / STATE_FILE) as beside:
         save_file(tensors, beside, metadata={"progress": json.dumps(asdict(progress))})
 
@@ -49,7 +49,7 @@ def load_state(directory: Path, optimizer: SurgeryOptimizer) -> Progress:
     """
     path = directory / STATE_FILE
     tensors = read_safetensors(path)
-    expected = optimizer.state()
+    expected = optimizer.saved()
     for name, tensor in expected.items():
         if name not in tensors or tensors[name].shape != tensor.shape:
             found = list(tensors[name].shape) if name in tensors else "nothing"
@@ -59,5 +59,5 @@ def load_state(directory: Path, optimizer: SurgeryOptimizer) -> Progress:
             progress = Progress(**json.loads(file.metadata()["progress"]))
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: no progress recorded in it ({error})") from None
-    optimizer.load_state(tensors)
+    optimizer.load(tensors)
     return progress

@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 from bert.errors import InputError, did_you_mean
 from kernels.dispatch import CHOICES as KERNEL_CHOICES
-from train.surgery import RULES
 
+OWN_RULES = ("none", "pcgrad", "gradvac")
+LIBRARY_RULES = ("upgrad", "dualproj", "mgda", "cagrad", "alignedmtl", "imtlg", "fairgrad", "nashmtl", "pcd")
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
 
 
@@ -25,7 +26,19 @@ class RunConfig:
     data: str = _option("demo", "directory in the course layout, or demo for the generated data set")
     tasks: tuple[str, ...] = _option(("sst", "paraphrase", "sts"), "tasks to train on, separated by commas")
     model: str = _option("minilm", "minilm, tiny (random weights), a model directory, or owner/name on the hub")
-    surgery: str = _option("none", "what repairs conflicts between the tasks' gradients", choices=tuple(RULES))
+    surgery: str = _option(
+        "none", "what repairs conflicts between the tasks' gradients", choices=(*OWN_RULES, *LIBRARY_RULES)
+    )
+    granularity: str = _option(
+        "model", "what has surgery of its own: the model, each layer, each matrix", choices=("model", "layer", "matrix")
+    )
+    surgery_scope: str = _option(
+        "shared",
+        "what dot products span: shared parameters, or all, heads too, which then are scaled as well",
+        choices=("shared", "all"),
+    )
+    reduction: str = _option("sum", "what is taken of the projected gradients", choices=("sum", "mean"))
+    gradvac_beta: float = _option(0.01, "how fast GradVac's targets follow the cosines", low=0.0)
     amp: str = _option(
         "off", "mixed precision; the bare flag means auto: bf16 where the device has it, else fp16", choices=AMP_CHOICES
     )
@@ -72,9 +85,14 @@ class RunConfig:
                 raise InputError(f"{flag} {value}: {did_you_mean(str(value), choices)}")
             if low is not None and not value >= low:
                 raise InputError(f"{flag} {value}: expected at least {low}")
-        for name in ("hidden_dropout", "attention_dropout", "head_dropout", "warmup", "average"):
+        for name in ("hidden_dropout", "attention_dropout", "head_dropout", "warmup", "average", "gradvac_beta"):
             if not getattr(self, name) < 1:
                 raise InputError(f"{_flag(name)} {getattr(self, name)}: expected less than 1")
+        if self.surgery_scope == "all" and self.granularity != "model":
+            raise InputError(
+                f"--surgery-scope all: its dot products are the whole model's, not those of --granularity "
+                f"{self.granularity}"
+            )
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
 

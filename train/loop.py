@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from bert.multitask import MultitaskModel
-from kernels import DropoutStream
+from kernels import DropoutStream, SurgeryPlan
 from train.batches import gather
 from train.config import RunConfig
 from train.losses import task_loss
-from train.optimizer import StepStatistics, SurgeryOptimizer
+from train.optimizer import SurgeryOptimizer
 from train.sampler import JointSampler, MicroBatch
-from train.surgery import random_orders
 from train.tokenized import TokenizedSplit
 
 
@@ -23,13 +22,14 @@ class StepResult:
     """What one step did. Numbers that came from the device are still there: reading them waits for it.
 
     step: steps done so far in the run, this one included; epoch: from 0; losses: task -> fp32 scalar, the mean over the
-    step's examples; learning_rate: the encoder's; examples, tokens: of this step alone.
+    step's examples; plan: what surgery and optimizer did; learning_rate: the encoder's; examples, tokens: of this step
+    alone.
     """
 
     step: int
     epoch: int
     losses: dict[str, Tensor]
-    statistics: StepStatistics
+    plan: SurgeryPlan
     learning_rate: float
     examples: int
     tokens: int
@@ -66,19 +66,16 @@ class Trainer:
         for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
             if index >= self.total_steps:
                 return
-            losses, tokens = self._backward(index, micro_batches)
+            seed = torch.tensor(self._seed_of(index)).to(self.device, non_blocking=True)
             factor = self._schedule(index)
-            statistics = self.optimizer.step(
-                orders=random_orders(len(self.splits), self._seed_of(index, "orders")),
-                shared_rate=self.config.learning_rate * factor,
-                private_rate=self.config.head_learning_rate * factor,
-            )
+            losses, tokens = self._backward(seed, micro_batches)
+            plan = self.optimizer.step(seed=seed, rate_factor=torch.tensor(factor).to(self.device, non_blocking=True))
             self.optimizer.average(index + 1)
             examples = sum(len(indices) for batch in micro_batches for indices in batch.values())
             rate = self.config.learning_rate * factor
-            yield StepResult(index + 1, epoch, losses, statistics, rate, examples, tokens)
+            yield StepResult(index + 1, epoch, losses, plan, rate, examples, tokens)
 
-    def _backward(self, step: int, micro_batches: list[MicroBatch]) -> tuple[dict[str, Tensor], int]:
+    def _backward(self, seed: Tensor, micro_batches: list[MicroBatch]) -> tuple[dict[str, Tensor], int]:
         """Fill the task gradients with those of the step's examples; each task's mean loss, and the tokens read."""
         examples = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
         losses = {task: torch.zeros((), device=self.device) for task in self.splits}
@@ -86,8 +83,7 @@ class Trainer:
         self.optimizer.zero_private_gradients()
         for number, micro_batch in enumerate(micro_batches):
             batch = gather(self.splits, micro_batch, self.device, accumulate=number > 0)
-            seed = torch.tensor(self._seed_of(step, f"dropout {number}"), device=self.device)
-            logits = self.model(batch.packed, DropoutStream(seed))
+            logits = self.model(batch.packed, DropoutStream(seed, number))
             parts = {
                 task: task_loss(self.splits[task].task, logits[task], labels, examples[task])
                 for task, labels in batch.labels.items()
@@ -106,7 +102,7 @@ class Trainer:
             return (step + 1) / warmup
         return (self.total_steps - step) / max(1, self.total_steps - warmup)
 
-    def _seed_of(self, step: int, purpose: str) -> int:
-        """A 63-bit seed for one purpose of one step of this run."""
-        digest = hashlib.blake2b(f"{self.config.seed} {step} {purpose}".encode(), digest_size=8).digest()
+    def _seed_of(self, step: int) -> int:
+        """A 63-bit seed for one step of this run: of its dropouts and of surgery's random orders."""
+        digest = hashlib.blake2b(f"{self.config.seed} {step}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") >> 1

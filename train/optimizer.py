@@ -1,30 +1,26 @@
-"""One optimizer step: Gram matrix -> coefficients -> clip factor -> combine + AdamW, with nothing read on the host."""
+"""One optimizer step: Gram matrices -> plan -> combine + AdamW, with nothing read on the host."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kernels import AdamWSettings, FlatParameters, combine_adamw_, gram_matrix
-from train.surgery import Rule, cosines
+from kernels import (
+    FlatParameters,
+    Rates,
+    SurgeryPlan,
+    SurgerySettings,
+    combine_adamw_,
+    gram_matrix,
+    new_surgery_state,
+    plan_update,
+)
 
-_INITIAL_SCALE = 2.0**16
 _TIMES = 10  # that weights are taken into their average over its span
-_GROWTH_INTERVAL = 2000  # steps without overflow after which the loss scale doubles (Micikevicius et al., 2018)
+_BUFFERS = ("master", "momentum", "variance")
 
-
-@dataclass(frozen=True)
-class StepStatistics:
-    """What a step leaves on the device: of the whole model, before surgery and clipping, loss scale taken out.
-
-    gram: fp64 [T, T]; merged_norm: fp64, the norm of the update's gradient, heads included; applied: bool.
-    """
-
-    gram: Tensor
-    merged_norm: Tensor
-    applied: Tensor
+Weighting = Callable[[Tensor], Tensor]  # fp64 [groups, T, T] Gram matrices -> fp64 [groups, T] coefficients
 
 
 class SurgeryOptimizer:
@@ -32,71 +28,101 @@ class SurgeryOptimizer:
 
     Args:
         shared: parameters with one gradient a task.
-        private: parameters with one gradient, which surgery leaves alone.
-        rule: from the Gram matrix and the random orders to the coefficients.
-        settings: of AdamW.
-        max_norm: the global norm of the merged gradient is clipped to it; None for no clipping.
-        scaling: whether losses are multiplied by a dynamic loss scale (fp16).
+        private: parameters with one gradient, in blocks named by the task that uses them.
+        tasks: the tasks' names, in the order of the task gradients.
+        settings: of surgery, clipping, loss scale and AdamW.
+        shared_rate, private_rate: peak learning rates.
+        weighting: gives the coefficients where the method is "given"; its result is taken as it is.
+
+    Attributes:
+        state: counters, loss scale and statistics, see `SurgeryState`.
     """
 
     def __init__(
         self,
         shared: FlatParameters,
         private: FlatParameters,
+        tasks: Sequence[str],
         *,
-        rule: Rule,
-        settings: AdamWSettings,
-        max_norm: float | None,
-        scaling: bool,
+        settings: SurgerySettings,
+        shared_rate: float,
+        private_rate: float,
+        weighting: Weighting | None = None,
     ) -> None:
         self.shared, self.private = shared, private
-        self.rule, self.settings, self.max_norm, self.scaling = rule, settings, max_norm, scaling
+        self.settings, self.weighting = settings, weighting
         device = shared.master.device
-        tasks = shared.gradients.shape[0]
-        self.loss_scale = torch.tensor(_INITIAL_SCALE if scaling else 1.0, device=device)
-        self.steps_since_overflow = torch.zeros((), device=device)
-        self.applied_steps = torch.zeros((), device=device)
-        self.skipped_steps = torch.zeros((), device=device)
-        self.conflicting_steps = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
+        blocks, heads = len(shared.block_names), len(private.block_names)
+        self.state = new_surgery_state(settings, len(tasks), blocks, device)
+        owners = [list(tasks).index(name) for name in private.block_names]
+        self._private_tasks = torch.tensor(owners, dtype=torch.int32, device=device)
+        self._rates = (
+            torch.full((blocks,), shared_rate, device=device),
+            torch.full((heads,), private_rate, device=device),
+        )
         self._average_steps = 0
         self._averages: list[Tensor] = []
-        self.cosine_sums = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
+
+    @property
+    def loss_scale(self) -> Tensor:
+        """What losses are to be multiplied by before the backward: fp32 scalar on the device."""
+        return self.state.loss_scale
 
     def zero_private_gradients(self) -> None:
         """Clear what autograd adds to; the task gradients are overwritten by the first micro-batch instead."""
         self.private.gradients.zero_()
 
     @torch.no_grad()
-    def step(self, *, orders: Tensor, shared_rate: float, private_rate: float) -> StepStatistics:
+    def step(self, *, seed: Tensor, rate_factor: Tensor) -> SurgeryPlan:
         """Merge the gradients and update all parameters, or skip both where a gradient is not finite.
 
-        orders: int64 [T, T], see `train.surgery`; shared_rate, private_rate: learning rates of this step.
+        seed: int64 scalar, of the tasks' random orders in this step; rate_factor: fp32 scalar, by which both learning
+        rates are multiplied. Returns what was done.
         """
-        device = self.loss_scale.device
-        gram = gram_matrix(self.shared).sum(0) / self.loss_scale.double() ** 2
-        private_square = gram_matrix(self.private).sum() / self.loss_scale.double() ** 2
-        finite = torch.isfinite(gram.diagonal()).all() & torch.isfinite(private_square)
-        coefficients = self.rule(gram, orders.to(device, non_blocking=True))
-        # |c g|^2 = c G c^T; rounding can leave a tiny negative number where everything cancels.
-        merged_norm = (coefficients @ gram @ coefficients + private_square).clamp_min(0).sqrt()
-        factor = 1 / self.loss_scale.double()
-        if self.max_norm is not None:
-            factor = factor * (self.max_norm / merged_norm.clamp_min(1e-12)).clamp_max(1.0)
-        self.applied_steps += finite
-        for parameters, weights, rate in (
-            (self.shared, coefficients * factor, shared_rate),
-            (self.private, factor.unsqueeze(0), private_rate),
+        gram = gram_matrix(self.shared)
+        private_squares = gram_matrix(self.private)[:, 0, 0]
+        given = None
+        if self.weighting is not None:
+            given = self._weights(gram, private_squares)
+        plan = plan_update(
+            gram,
+            private_squares,
+            self._private_tasks,
+            Rates(*self._rates, rate_factor),
+            seed,
+            self.settings,
+            self.state,
+            given,
+        )
+        for parameters, coefficients, step_sizes, shrinks in (
+            (self.shared, plan.coefficients, plan.step_sizes, plan.shrinks),
+            (self.private, plan.private_coefficients, plan.private_step_sizes, plan.private_shrinks),
         ):
             combine_adamw_(
                 parameters,
-                weights.float().expand(len(parameters.block_names), -1).contiguous(),
-                learning_rate=torch.tensor(rate, device=device),
-                step=self.applied_steps.clamp_min(1),
-                apply=finite,
-                settings=self.settings,
+                coefficients,
+                factor=plan.factor,
+                step_sizes=step_sizes,
+                shrinks=shrinks,
+                apply=plan.apply,
+                beta1=self.settings.beta1,
+                beta2=self.settings.beta2,
+                epsilon=self.settings.epsilon,
             )
-        self._count(gram, finite)
-        return StepStatistics(gram, merged_norm, finite)
+        return plan
+
+    def _weights(self, gram: Tensor, private_squares: Tensor) -> Tensor:
+        """What `weighting` makes of the groups' Gram matrices, free of the loss scale; fp64 [groups, T].
+
+        The plan multiplies by 1 / T where the settings ask for the mean, which statistics are measured against.
+        """
+        groups = gram if self.settings.by_block else gram.sum(0, keepdim=True)
+        groups = groups / self.loss_scale.double() ** 2
+        if self.settings.private_norms:
+            squares = private_squares / self.loss_scale.double() ** 2
+            groups = groups + torch.zeros_like(groups[0, 0]).index_add(0, self._private_tasks, squares).diag()
+        weights = self.weighting(groups)
+        return weights * gram.shape[1] if self.settings.mean else weights
 
     def keep_average(self, steps: int) -> None:
         """Keep a moving average of all weights over about the last `steps` steps, from the first step on."""
@@ -135,20 +161,9 @@ class SurgeryOptimizer:
             average.copy_(weights)
             parameters.refresh_compute()
 
-    def _count(self, gram: Tensor, finite: Tensor) -> None:
-        self.skipped_steps += ~finite
-        self.conflicting_steps += (gram < 0) & finite
-        self.cosine_sums += torch.where(finite, cosines(gram), 0.0)
-        if not self.scaling:
-            return
-        since = torch.where(finite, self.steps_since_overflow + 1, 0.0)
-        grow = since >= _GROWTH_INTERVAL
-        self.loss_scale *= torch.where(finite, torch.where(grow, 2.0, 1.0), 0.5)
-        self.steps_since_overflow = torch.where(grow, 0.0, since)
-
-    def state(self) -> dict[str, Tensor]:
+    def saved(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, weights included: name -> tensor."""
-        tensors = {name: getattr(self, name) for name in _COUNTERS}
+        tensors = self.state.tensors()
         for prefix, parameters in (("shared", self.shared), ("private", self.private)):
             for name in _BUFFERS:
                 tensors[f"{prefix}.{name}"] = getattr(parameters, name)
@@ -157,19 +172,8 @@ class SurgeryOptimizer:
         return tensors
 
     @torch.no_grad()
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state` gave. The caller has checked names and shapes against `state()`."""
-        for name, target in self.state().items():
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `saved` gave. The caller has checked names and shapes against `saved()`."""
+        for name, target in self.saved().items():
             target.copy_(tensors[name])
         self.shared.refresh_compute()
-
-
-_COUNTERS = (
-    "loss_scale",
-    "steps_since_overflow",
-    "applied_steps",
-    "skipped_steps",
-    "conflicting_steps",
-    "cosine_sums",
-)
-_BUFFERS = ("master", "momentum", "variance")

@@ -1,11 +1,13 @@
-"""The picture of a run: losses, dev metrics and pairwise gradient cosines over its steps, as PNG."""
+"""The pictures of a run, as PNG: its curves, and a map of conflicts by layer and pair of tasks over its steps."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # a training run has no window to draw in
 from matplotlib import pyplot
@@ -13,7 +15,9 @@ from matplotlib.axes import Axes
 
 from train.report import METRICS_FILE
 
-CURVES_FILE = "curves.png"
+CURVES_FILE, CONFLICTS_FILE = "curves.png", "conflicts.png"
+_COLUMNS = 60  # of the map of conflicts, over the whole run
+_PANELS = 3  # beside one another
 _SMOOTHING = 0.8  # weight of the past in the bold loss lines; the raw values stay behind them
 
 Series = dict[str, list[tuple[int, float]]]
@@ -21,8 +25,7 @@ Series = dict[str, list[tuple[int, float]]]
 
 def plot_curves(directory: Path) -> Path:
     """Draw curves.png from the run's metrics.jsonl; returns its path."""
-    lines = (directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
+    entries = _entries(directory)
     steps = [entry for entry in entries if entry["event"] == "step"]
     losses = _series((entry["step"], entry["losses"]) for entry in steps)
     conflicts = _series((entry["step"], entry["cosines"]) for entry in steps)
@@ -41,6 +44,56 @@ def plot_curves(directory: Path) -> Path:
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return path
+
+
+def plot_conflicts(directory: Path) -> Path | None:
+    """Draw conflicts.png from the run's metrics.jsonl; returns its path, or None where there is no pair of tasks.
+
+    A panel a pair, a row a block of parameters, a column a stretch of steps; the colour is the mean cosine of the two
+    task gradients, and the row's name ends with the share of the steps in which they conflicted.
+    """
+    steps = [entry for entry in _entries(directory) if entry["event"] == "step" and entry["applied_steps"]]
+    pairs = list(steps[0]["cosines"]) if steps else []
+    if not pairs:
+        return None
+    blocks = list(steps[0]["conflicts"])
+    columns = min(len(steps), _COLUMNS)
+    # Entries hold sums from the start: the difference between two is what happened in between.
+    bounds = np.unique(np.linspace(0, len(steps), columns + 1).round().astype(int))
+    counts = np.array([0] + [entry["applied_steps"] for entry in steps])[bounds]
+    lengths = np.maximum(np.diff(counts), 1)[:, None]
+    across = min(len(pairs), _PANELS)
+    down = -(-len(pairs) // across)
+    size = (4.5 * across + 1, (0.22 * len(blocks) + 1.2) * down + 0.4)
+    largest = max(0.1, *(np.abs(np.diff(_sums(steps, blocks, pair)[bounds], axis=0) / lengths).max() for pair in pairs))
+    figure, panels = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    for panel, pair in zip(panels.flat, pairs, strict=False):
+        means = np.diff(_sums(steps, blocks, pair)[bounds], axis=0) / lengths
+        edges = [0, *(steps[bound - 1]["step"] for bound in bounds[1:])]
+        mesh = panel.pcolormesh(edges, np.arange(len(blocks) + 1), means.T, cmap="RdBu", vmin=-largest, vmax=largest)
+        shares = [steps[-1]["conflicts"][block][pair][0] / steps[-1]["applied_steps"] for block in blocks]
+        names = [f"{block}  {share:.0%}" for block, share in zip(blocks, shares, strict=True)]
+        panel.set_yticks(np.arange(len(blocks)) + 0.5, names, fontsize="x-small")
+        panel.invert_yaxis()
+        panel.set_title(pair, fontsize="small")
+        panel.set_xlabel("step", fontsize="small")
+    for panel in panels.flat[len(pairs) :]:
+        panel.set_visible(False)
+    figure.colorbar(mesh, ax=panels, label="mean cosine")
+    path = directory / CONFLICTS_FILE
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return path
+
+
+def _sums(steps: list[dict[str, Any]], blocks: list[str], pair: str) -> np.ndarray:
+    """The cosines' sums before the first and after each logged step: [steps + 1, blocks]."""
+    return np.array([[0.0] * len(blocks)] + [[entry["conflicts"][b][pair][1] for b in blocks] for entry in steps])
+
+
+def _entries(directory: Path) -> list[dict[str, Any]]:
+    lines = (directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def _series(rows: Iterable[tuple[int, dict[str, float]]]) -> Series:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from train.report import score_line
+from train.report import conflict_shares, score_line
 
 
 def say(console: Console, text: str) -> None:
@@ -53,10 +53,10 @@ class ProgressDisplay:
         if self._live is not None:
             self._live.advance(self._line)
 
-    def show(self, entry: Mapping[str, Any], conflicts: Mapping[str, Mapping[str, float]], speed: float) -> None:
-        """Show a logged step: its entry in metrics.jsonl, the conflicts so far, and examples a second."""
+    def show(self, entry: Mapping[str, Any], speed: float) -> None:
+        """Show a logged step: its entry in metrics.jsonl, with the conflicts so far, and examples a second."""
         losses = " ".join(f"{task} {loss:.3f}" for task, loss in entry["losses"].items())
-        shares = " ".join(f"{pair} {row['share']:.0%}" for pair, row in conflicts.items())
+        shares = " ".join(f"{pair} {share:.0%}" for pair, share in conflict_shares(entry).items())
         status = f"loss {losses}  conflicts {shares or '-'}  {speed:.0f} examples/s"
         if self._live is not None:
             self._live.update(self._line, status="  ".join(filter(None, [status, self._scores])))

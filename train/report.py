@@ -12,15 +12,16 @@ from typing import Any
 import torch
 
 from bert.files import replacing
+from kernels.coefficients import cosines
 from train.checkpoint import Progress
 from train.loop import StepResult
 from train.metrics import main_metric, overall
 from train.optimizer import SurgeryOptimizer
 from train.precision import Precision
-from train.surgery import cosines
 from train.tasks import Task
 
 METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
+WHOLE_MODEL = "model"  # beside the blocks of parameters
 _PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors")
 
 
@@ -54,19 +55,29 @@ class MetricsLog:
 
 
 def step_entry(result: StepResult, optimizer: SurgeryOptimizer) -> dict[str, Any]:
-    """One logged step as it stands in metrics.jsonl. Reads the device."""
+    """One logged step as it stands in metrics.jsonl. Reads the device.
+
+    conflicts: sums over the steps applied so far, of each block of parameters and pair of tasks: how often the
+    gradients conflicted, and their cosines; two entries' difference is what happened between them.
+    """
     tasks = list(result.losses)
-    statistics = result.statistics
-    pairs = cosines(statistics.gram).tolist()
+    plan = result.plan
+    pairs = cosines(plan.gram).tolist()
+    counts, sums = optimizer.state.conflicts.tolist(), optimizer.state.cosines.tolist()
     return {
         "event": "step",
         "step": result.step,
         "epoch": result.epoch,
         "losses": {task: loss.item() for task, loss in result.losses.items()},
-        "gradient_norms": dict(zip(tasks, statistics.gram.diagonal().sqrt().tolist(), strict=True)),
-        "merged_norm": statistics.merged_norm.item(),
+        "gradient_norms": dict(zip(tasks, plan.gram.diagonal().sqrt().tolist(), strict=True)),
+        "merged_norm": plan.merged_norm.item(),
         "cosines": {name: pairs[i][j] for name, i, j in task_pairs(tasks)},
-        "applied": statistics.applied.item(),
+        "applied": plan.apply.item(),
+        "applied_steps": int(optimizer.state.applied_steps.item()),
+        "conflicts": {
+            block: {name: [int(counts[b][i][j]), sums[b][i][j]] for name, i, j in task_pairs(tasks)}
+            for b, block in enumerate((*optimizer.shared.block_names, WHOLE_MODEL))
+        },
         "loss_scale": optimizer.loss_scale.item(),
         "learning_rate": result.learning_rate,
         "examples": result.examples,
@@ -79,17 +90,36 @@ def task_pairs(tasks: list[str]) -> list[tuple[str, int, int]]:
     return [(f"{tasks[i]}-{tasks[j]}", i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
 
 
-def conflict_summary(optimizer: SurgeryOptimizer, tasks: list[str]) -> dict[str, dict[str, float]]:
-    """For each pair of tasks: steps whose gradients conflicted, their share, and the mean cosine. Reads the device."""
-    steps = max(1.0, optimizer.applied_steps.item())
-    counts, sums = optimizer.conflicting_steps.tolist(), optimizer.cosine_sums.tolist()
+def conflict_shares(entry: Mapping[str, Any]) -> dict[str, float]:
+    """For each pair of tasks, the share of the steps before a logged one in which the whole gradients conflicted."""
+    steps = max(1, entry["applied_steps"])
+    return {pair: count / steps for pair, (count, _) in entry["conflicts"][WHOLE_MODEL].items()}
+
+
+def surgery_summary(optimizer: SurgeryOptimizer, tasks: list[str]) -> dict[str, dict[str, Any]]:
+    """What surgery met and did in each block of parameters and in the whole model. Reads the device.
+
+    Of each pair of tasks: steps whose gradients conflicted, their share, and the mean cosine; of each task: the mean
+    norm of its gradient; and by how much surgery changed the plain sum (or mean), as a share of its norm, on average.
+    """
+    state = optimizer.state
+    steps = max(1, int(state.applied_steps.item()))
+    counts, sums = state.conflicts.tolist(), state.cosines.tolist()
+    norms, changes = state.norms.tolist(), state.changes.tolist()
     return {
-        name: {
-            "conflicting_steps": int(counts[i][j]),
-            "share": counts[i][j] / steps,
-            "mean_cosine": sums[i][j] / steps,
+        block: {
+            "pairs": {
+                name: {
+                    "conflicting_steps": int(counts[b][i][j]),
+                    "share": counts[b][i][j] / steps,
+                    "mean_cosine": sums[b][i][j] / steps,
+                }
+                for name, i, j in task_pairs(tasks)
+            },
+            "gradient_norms": {task: norm / steps for task, norm in zip(tasks, norms[b], strict=True)},
+            "change": changes[b] / steps,
         }
-        for name, i, j in task_pairs(tasks)
+        for b, block in enumerate((*optimizer.shared.block_names, WHOLE_MODEL))
     }
 
 
@@ -110,7 +140,7 @@ def write_summary(
         "mean": mean,
         "best_step": progress.best_step,
         "steps": progress.steps,
-        "skipped_steps": int(optimizer.skipped_steps.item()),
+        "skipped_steps": int(optimizer.state.skipped_steps.item()),
         "seconds": progress.seconds,
         "training_seconds": progress.training_seconds,
         "examples_per_second": progress.examples / max(progress.training_seconds, 1e-9),
@@ -118,7 +148,7 @@ def write_summary(
         "device": precision.device_name,
         "precision": precision.name,
         "kernels": kernels,
-        "conflicts": conflict_summary(optimizer, [task.name for task in tasks]),
+        "surgery": surgery_summary(optimizer, [task.name for task in tasks]),
         "versions": versions(),
         "commit": commit(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -16,23 +16,21 @@ from rich.console import Console
 from bert.errors import InputError
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
-from kernels import AdamWSettings
-from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, fit_length, load_pretrained
+from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_length, load_pretrained
 from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
 from train.config import RunConfig, build_parser, check_resumable, config_from
 from train.datasets import Datasets, load_datasets, run_tasks
 from train.evaluation import evaluate, predict
 from train.loop import Trainer
-from train.optimizer import SurgeryOptimizer
-from train.plots import plot_curves
+from train.plots import plot_conflicts, plot_curves
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
 from train.progress import ProgressDisplay, say
-from train.report import MetricsLog, conflict_summary, dev_sum, score_line, step_entry, write_summary
-from train.surgery import RULES
+from train.report import MetricsLog, dev_sum, score_line, step_entry, write_summary
 from train.tasks import Task, write_tasks
 from train.tokenized import TokenizedSplit
+from train.weightings import describe_surgery
 
 CACHE = "token-cache"
 
@@ -66,14 +64,7 @@ class Run:
         )
         self.say(f"data       {config.data}: {sizes} (train/dev examples)")
         self.model = build_model(config, self.tasks, pretrained.encoder, precision)
-        self.optimizer = SurgeryOptimizer(
-            self.model.shared,
-            self.model.private,
-            rule=RULES[config.surgery],
-            settings=AdamWSettings(weight_decay=config.weight_decay),
-            max_norm=config.clip or None,
-            scaling=precision.scaling,
-        )
+        self.optimizer = build_optimizer(config, self.model, precision)
         self.trainer = Trainer(config, self.model, self.optimizer, self.data.train, precision.device)
         self.progress = load_state(directory, self.optimizer) if resumed else Progress()
         if not resumed:
@@ -126,7 +117,7 @@ class Run:
                 entry = step_entry(result, self.optimizer)
                 self.log.write(entry)
                 speed = examples / (time.perf_counter() - began)
-                display.show(entry, conflict_summary(self.optimizer, self.model.tasks), speed)
+                display.show(entry, speed)
             if stop.made:
                 break
             # The end of an epoch is evaluated and saved by the caller. An evaluation is followed by a saved state, so
@@ -183,6 +174,7 @@ class Run:
         answers = {name: predict(self.model, split, self.precision.device) for name, split in self.data.test.items()}
         self._write_predictions("test", self.data.test, answers)
         plot_curves(self.directory)
+        plot_conflicts(self.directory)
         self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
         summary = write_summary(
             self.directory,
@@ -229,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say(console, f"precision  {precision.name} ({precision.reason})")
     kernels = choose_kernels(config.kernels, precision.device)
     say(console, f"kernels    {kernels}")
-    say(console, f"surgery    {config.surgery}")
+    say(console, f"surgery    {describe_surgery(config)}")
     run = Run(directory, config, console, precision, kernels, resumed=resume is not None)
     if resume is not None:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")

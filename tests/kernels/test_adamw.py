@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels import AdamWSettings, combine_adamw_
+from kernels import SurgerySettings, combine_adamw_
 from kernels.dispatch import using_kernels
 from tests.kernels.parity import DEVICE, INTERPRETED
 from tests.samples import fill_gradients, flat_parameters, plain_parameters
@@ -28,13 +28,18 @@ def step(flat, coefficients, rate, number, settings, apply=True):
     rows = (
         torch.tensor(coefficients).expand(len(flat.block_names), -1) if isinstance(coefficients, list) else coefficients
     )
+    correction = (1 - settings.beta2**number) ** 0.5 / (1 - settings.beta1**number)
+    blocks = len(flat.block_names)
     combine_adamw_(
         flat,
         rows.to(DEVICE).contiguous(),
-        learning_rate=torch.tensor(rate, device=DEVICE),
-        step=torch.tensor(float(number), device=DEVICE),
+        factor=torch.ones((), device=DEVICE),
+        step_sizes=torch.full((blocks,), rate * correction, device=DEVICE),
+        shrinks=torch.full((blocks,), 1 - rate * settings.weight_decay, device=DEVICE),
         apply=torch.tensor(apply, device=DEVICE),
-        settings=settings,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        epsilon=settings.epsilon,
     )
 
 
@@ -54,7 +59,7 @@ def kernels(request):
     ],
 )
 def test_steps_follow_the_formula_and_the_copy_follows_the_master(tasks, dtype, gradient_dtype):
-    settings, rates = AdamWSettings(weight_decay=0.1), [1e-2, 3e-2, 2e-2]
+    settings, rates = SurgerySettings(weight_decay=0.1), [1e-2, 3e-2, 2e-2]
     coefficients = [0.5, -2.0, 1.5, 0.0, 1.0, 1.0, -0.25, 3.0][:tasks]
     named, flat = flat_parameters(tasks, device=DEVICE, compute_dtype=dtype, gradient_dtype=gradient_dtype)
     original, history = {name: value.to(DEVICE) for name, value in plain_parameters().items()}, {n: [] for n in named}
@@ -81,14 +86,35 @@ def test_each_block_takes_the_coefficients_of_its_own_row():
     _, flat = flat_parameters(2, device=DEVICE)
     fill_gradients(flat)
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    step(flat, rows, 1e-2, 1, AdamWSettings(beta1=0.0))
+    step(flat, rows, 1e-2, 1, SurgerySettings(beta1=0.0))
     for entry in flat.entries:
         merged = (rows[entry.block].to(DEVICE) @ flat.view(flat.gradients, entry).flatten(1)).view(entry.shape)
         assert_close(flat.view(flat.momentum, entry), merged, TOLERANCES[torch.float32])
 
 
+def test_each_block_takes_its_own_step_size_and_shrinks_by_its_own_factor():
+    _, flat = flat_parameters(1, device=DEVICE)
+    fill_gradients(flat)
+    before = {entry.name: flat.view(flat.master, entry).clone() for entry in flat.entries}
+    combine_adamw_(
+        flat,
+        torch.ones(3, 1, device=DEVICE),
+        factor=torch.tensor(0.5, device=DEVICE),
+        step_sizes=torch.tensor([0.0, 1e-2, 2e-2], device=DEVICE),
+        shrinks=torch.tensor([1.0, 1.0, 0.5], device=DEVICE),
+        apply=torch.tensor(True, device=DEVICE),
+    )
+    for entry in flat.entries:
+        value = flat.view(flat.master, entry)
+        gradient = 0.5 * flat.view(flat.gradients, entry)[0]
+        moved = before[entry.name] - [0.0, 1e-2, 2e-2][entry.block] * 0.1 * gradient / (
+            (0.001 * gradient**2).sqrt() + 1e-6
+        )
+        assert_close(value, moved * (0.5 if entry.block == 2 and entry.decays else 1.0), TOLERANCES[torch.float32])
+
+
 def test_a_step_that_is_not_applied_changes_no_bit_whatever_the_gradients():
-    settings = AdamWSettings()
+    settings = SurgerySettings()
     _, flat = flat_parameters(device=DEVICE)
     fill_gradients(flat)
     step(flat, [1.0, 1.0, 1.0], 1e-2, 1, settings)

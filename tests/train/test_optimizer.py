@@ -1,19 +1,21 @@
 """The whole step, flat and in the Gram matrix, against a slow fp64 reference that works on plain vectors."""
 
+import numpy as np
 import pytest
 import torch
 
+from bert.batch import TaskTokens, pack
 from bert.heads import Head
 from bert.multitask import MultitaskModel
-from kernels import AdamWSettings
-from tests.samples import random_batch, small_encoder
+from kernels import SurgerySettings
+from kernels.coefficients import random_orders
+from tests.kernels.test_coefficients import literal_pcgrad
+from tests.samples import random_batch, random_tokens, small_encoder
 from tests.tolerances import assert_close
-from tests.train.test_surgery import literal_pcgrad
 from train.optimizer import SurgeryOptimizer
-from train.surgery import RULES, random_orders
 
 TASKS = {"one": 3, "two": 1}
-SETTINGS = AdamWSettings(weight_decay=0.1)
+RATE, HEAD_RATE = 1e-3, 1e-2
 
 
 def make_model(**more):
@@ -25,10 +27,21 @@ def make_model(**more):
     return MultitaskModel(small_encoder(), heads, **more)
 
 
-def make_optimizer(model, *, surgery="pcgrad", max_norm=0.5, scaling=False):
+def make_optimizer(model, *, surgery="pcgrad", rate=RATE, head_rate=HEAD_RATE, weighting=None, **more):
+    settings = SurgerySettings(**{"method": surgery, "max_norm": 0.5, "weight_decay": 0.1} | more)
     return SurgeryOptimizer(
-        model.shared, model.private, rule=RULES[surgery], settings=SETTINGS, max_norm=max_norm, scaling=scaling
+        model.shared,
+        model.private,
+        model.tasks,
+        settings=settings,
+        shared_rate=rate,
+        private_rate=head_rate,
+        weighting=weighting,
     )
+
+
+def step(optimizer, seed):
+    return optimizer.step(seed=torch.tensor(seed), rate_factor=torch.ones(()))
 
 
 def task_losses(logits):
@@ -112,16 +125,16 @@ def test_steps_equal_the_slow_reference(surgery, micro_batches):
     model, slow = make_model(), SlowReference(surgery)
     start = {n: p.detach().clone() for n, p in (slow.shared | slow.heads).items()}
     optimizer = make_optimizer(model, surgery=surgery)
-    for step in range(4):
-        seeds = [step * 10 + micro for micro in range(micro_batches)]
-        orders = random_orders(2, step)
+    for number in range(4):
+        seeds = [number * 10 + micro for micro in range(micro_batches)]
+        orders = random_orders(torch.tensor(number), 2)
         backward(model, optimizer, seeds)
-        statistics = optimizer.step(orders=orders, shared_rate=1e-3, private_rate=1e-2)
+        plan = step(optimizer, number)
         gram, norm = slow.step(seeds, orders, 1e-3, 1e-2)
-        assert_close(statistics.gram, gram, 1e-4)
+        assert_close(plan.gram, gram, 1e-4)
         if surgery == "none":
-            assert_close(statistics.merged_norm, norm, 1e-4)
-    assert optimizer.conflicting_steps[0, 1] > 0, "the test must exercise surgery"
+            assert_close(plan.merged_norm, norm, 1e-4)
+    assert optimizer.state.conflicts[-1, 0, 1] > 0, "the test must exercise surgery"
     assert_same_weights(model, slow, start, 2e-3)
 
 
@@ -131,12 +144,12 @@ def test_amp_with_accumulation_and_surgery_stays_close_to_the_slow_reference(dty
     start = {n: p.detach().clone() for n, p in (slow.shared | slow.heads).items()}
     optimizer = make_optimizer(model, scaling=dtype == torch.float16)
     optimizer.loss_scale.clamp_(max=1024)
-    for step in range(3):
-        seeds, orders = [step, step + 50], random_orders(2, step)
+    for number in range(3):
+        seeds, orders = [number, number + 50], random_orders(torch.tensor(number), 2)
         backward(model, optimizer, seeds)
-        optimizer.step(orders=orders, shared_rate=1e-3, private_rate=1e-2)
+        step(optimizer, number)
         slow.step(seeds, orders, 1e-3, 1e-2)
-    assert optimizer.applied_steps == 3
+    assert optimizer.state.applied_steps == 3
     assert_same_weights(model, slow, start, tolerance)
 
 
@@ -151,37 +164,141 @@ def test_accumulated_micro_batches_give_the_gradients_of_their_mean():
     assert_close(model.shared.gradients, torch.stack(parts).mean(0), 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_four_micro_batches_move_the_weights_as_one_batch_of_four_times_the_size(dtype):
+    moved = []
+    for micro_batches in (4, 1):
+        model = make_model(compute_dtype=dtype)
+        optimizer = make_optimizer(model, scaling=dtype == torch.float16)
+        optimizer.loss_scale.clamp_(max=1024)
+        start = model.shared.master.clone()
+        for number in range(2):
+            parts = [[random_tokens(count, (number, part, t)) for t, count in enumerate((4, 3))] for part in range(4)]
+            if micro_batches == 1:
+                parts = [[joined([part[task] for part in parts]) for task in range(2)]]
+            optimizer.zero_private_gradients()
+            for index, tasks in enumerate(parts):
+                losses = task_losses(model(pack(tasks, accumulate=index > 0)))
+                (sum(losses.values()) / len(parts) * optimizer.loss_scale).backward()
+            assert step(optimizer, number).apply
+        assert optimizer.state.conflicts[-1, 0, 1] > 0, "the test must exercise surgery"
+        assert optimizer.state.beta_powers[0] == pytest.approx(0.81)
+        moved.append(model.shared.master - start)
+    # Adam's first steps are little more than signs: a gradient of rounding errors moves its weight either way.
+    assert_close(moved[0], moved[1], {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}[dtype])
+
+
+def joined(parts):
+    return TaskTokens(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "segments", "lengths")}
+    )
+
+
+def norms_over_everything(model):
+    """Each task's gradient, heads included, as a vector; parameters in the flat layout's order."""
+    rows = []
+    for task, name in enumerate(TASKS):
+        own = [
+            model.private.view(model.private.gradients, entry)[0].flatten() * (entry.name.split(".")[0] == name)
+            for entry in model.private.entries
+        ]
+        rows.append(torch.cat([model.shared.gradients[task], *own]).double())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("scope", ["shared", "all"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_scope_and_reduction_follow_the_literal_algorithm(scope, reduction):
+    model = make_model()
+    optimizer = make_optimizer(
+        model, private_norms=scope == "all", mean=reduction == "mean", max_norm=0.0, beta1=0.0, head_rate=0.0, rate=0.0
+    )
+    for number in range(20):
+        backward(model, optimizer, [number])
+        orders = random_orders(torch.tensor(number), 2)
+        rows = norms_over_everything(model)
+        size = model.shared.size
+        if scope == "all":
+            expected = literal_pcgrad(rows, orders)
+        else:
+            expected = torch.cat([literal_pcgrad(rows[:, :size], orders), rows[:, size:].sum(0)])
+        if reduction == "mean":  # of what all tasks share; the rest has one task's gradient
+            expected[:size] /= 2
+        step(optimizer, number)
+        # With beta1 = 0 the first moment is the merged gradient.
+        heads = [model.private.view(model.private.momentum, entry).flatten() for entry in model.private.entries]
+        assert_close(torch.cat([model.shared.momentum, *heads]).double(), expected, 1e-5)
+    assert optimizer.state.conflicts[-1, 0, 1] > 3, "the test must exercise surgery"
+
+
+@pytest.mark.parametrize("by_matrix", [False, True])
+def test_by_block_each_block_has_surgery_of_its_own(by_matrix):
+    model = make_model(by_matrix=by_matrix)
+    optimizer = make_optimizer(model, by_block=True, max_norm=0.0, beta1=0.0, rate=0.0, head_rate=0.0)
+    blocks = {entry.name: entry.block for entry in model.shared.entries}
+    assert len(set(blocks.values())) == (len(blocks) if by_matrix else 5)
+    backward(model, optimizer, [1])
+    step(optimizer, 1)
+    orders = random_orders(torch.tensor(1), 2)
+    for block in set(blocks.values()):
+        entries = [entry for entry in model.shared.entries if entry.block == block]
+
+        def flat(buffer, entries=entries):
+            return torch.cat([model.shared.view(buffer, entry).flatten(-len(entry.shape)) for entry in entries], -1)
+
+        expected = literal_pcgrad(flat(model.shared.gradients), orders)
+        assert_close(flat(model.shared.momentum).double(), expected, 1e-5)
+
+
+def test_a_weighting_from_elsewhere_is_given_the_true_gram_matrix_and_obeyed():
+    seen = []
+
+    def weighting(grams):
+        seen.append(grams)
+        return torch.tensor([[0.75, 0.125]], dtype=torch.float64)
+
+    model = make_model()
+    optimizer = make_optimizer(
+        model, surgery="given", mean=True, weighting=weighting, scaling=True, max_norm=0.0, beta1=0.0
+    )
+    backward(model, optimizer, [1])
+    gradients = model.shared.gradients.double() / optimizer.loss_scale.double()
+    step(optimizer, 1)
+    assert_close(seen[0], (gradients @ gradients.t())[None], 1e-5)
+    assert_close(model.shared.momentum.double(), torch.tensor([0.75, 0.125]).double() @ gradients, 1e-5)
+
+
 def test_an_overflow_skips_the_step_and_halves_the_loss_scale():
     model = make_model()
     optimizer = make_optimizer(model, scaling=True)
     backward(model, optimizer, [1])
-    optimizer.step(orders=random_orders(2, 1), shared_rate=1e-3, private_rate=1e-2)
-    before = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    step(optimizer, 1)
+    before = {name: tensor.clone() for name, tensor in optimizer.saved().items()}
     backward(model, optimizer, [2])
     model.shared.gradients[1, 100] = torch.inf
-    optimizer.step(orders=random_orders(2, 2), shared_rate=1e-3, private_rate=1e-2)
-    after = optimizer.state()
+    step(optimizer, 2)
+    after = optimizer.saved()
     for name in ("master", "momentum", "variance"):
         for prefix in ("shared", "private"):
             assert torch.equal(before[f"{prefix}.{name}"], after[f"{prefix}.{name}"])
-    for name in ("applied_steps", "conflicting_steps", "cosine_sums"):
+    for name in ("applied_steps", "conflicts", "cosines", "norms", "changes", "beta_powers"):
         assert torch.equal(before[name], after[name])
     assert after["loss_scale"] == before["loss_scale"] / 2
     assert after["skipped_steps"] == 1
     backward(model, optimizer, [3])
-    optimizer.step(orders=random_orders(2, 3), shared_rate=1e-3, private_rate=1e-2)
-    assert not torch.equal(before["shared.master"], optimizer.state()["shared.master"])
-    assert torch.isfinite(optimizer.state()["shared.master"]).all()
+    step(optimizer, 3)
+    assert not torch.equal(before["shared.master"], optimizer.saved()["shared.master"])
+    assert torch.isfinite(optimizer.saved()["shared.master"]).all()
 
 
 def test_the_loss_scale_grows_after_its_interval(monkeypatch):
-    monkeypatch.setattr("train.optimizer._GROWTH_INTERVAL", 3)
+    monkeypatch.setattr("kernels.surgery._GROWTH_INTERVAL", 3)
     model = make_model()
     optimizer = make_optimizer(model, scaling=True)
     scales = []
-    for step in range(4):
-        backward(model, optimizer, [step])
-        optimizer.step(orders=random_orders(2, step), shared_rate=1e-4, private_rate=1e-4)
+    for number in range(4):
+        backward(model, optimizer, [number])
+        step(optimizer, number)
         scales.append(optimizer.loss_scale.item() / 2**16)
     assert scales == [1, 1, 2, 2]
 
@@ -192,6 +309,6 @@ def test_the_loss_scale_itself_changes_nothing():
         model = make_model()
         optimizer = make_optimizer(model, scaling=scaling)
         backward(model, optimizer, [1])
-        optimizer.step(orders=random_orders(2, 1), shared_rate=1e-3, private_rate=1e-2)
+        step(optimizer, 1)
         updates.append(model.shared.master.clone())
     assert_close(updates[0], updates[1], 1e-6)

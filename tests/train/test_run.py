@@ -92,7 +92,10 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys):
     course = (scores["sst"]["accuracy"] + scores["paraphrase"]["accuracy"] + (scores["sts"]["pearson"] + 1) / 2) / 3
     assert summary["overall"] == pytest.approx(course)
     assert {"mean", "seconds", "examples_per_second", "tokens_per_second", "versions", "commit"} <= summary.keys()
-    assert set(summary["conflicts"]) == {"sst-paraphrase", "sst-sts", "paraphrase-sts"}
+    whole = summary["surgery"]["model"]
+    assert set(whole["pairs"]) == {"sst-paraphrase", "sst-sts", "paraphrase-sts"}
+    assert set(whole["gradient_norms"]) == {"sst", "paraphrase", "sts"}
+    assert {"embeddings", "layers.0", "pooler"} <= set(summary["surgery"])
     steps = [entry for entry in entries(out) if entry["event"] == "step"]
     assert [entry["step"] for entry in steps] == list(range(1, 13))
     assert sum(entry["event"] == "evaluation" for entry in entries(out)) == 2

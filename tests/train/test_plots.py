@@ -1,0 +1,56 @@
+"""The pictures of a run: what they show is read back from the figure before it is written."""
+
+import json
+
+import numpy as np
+import pytest
+
+from train import plots
+
+
+def entry(step, sums):
+    conflicts = {block: {"a-b": [int(count), total]} for block, (count, total) in sums.items()}
+    return {"event": "step", "step": step, "cosines": {"a-b": 0.1}, "applied_steps": step, "conflicts": conflicts}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every (edges, rows, values) that is drawn as a map, and the names of its rows."""
+    found = []
+    original = plots.Axes.pcolormesh
+
+    def record(self, edges, rows, values, **options):
+        found.append((self, list(edges), np.array(values)))
+        return original(self, edges, rows, values, **options)
+
+    monkeypatch.setattr(plots.Axes, "pcolormesh", record)
+    return found
+
+
+def test_the_map_shows_each_stretchs_mean_cosine_by_block(tmp_path, drawn):
+    lines = [
+        entry(10, {"layers.0": (5, 2.0), "model": (0, 5.0)}),
+        entry(20, {"layers.0": (15, -6.0), "model": (0, 10.0)}),
+        entry(40, {"layers.0": (30, -6.0), "model": (10, 0.0)}),
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = plots.plot_conflicts(tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    axes, edges, values = drawn[0]  # the colour bar follows
+    assert edges == [0, 10, 20, 40]
+    assert np.allclose(values, [[0.2, -0.8, 0.0], [0.5, 0.5, -0.5]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["layers.0  75%", "model  25%"]
+
+
+def test_a_run_of_one_task_has_no_map(tmp_path):
+    line = entry(1, {}) | {"cosines": {}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert plots.plot_conflicts(tmp_path) is None
+
+
+def test_a_long_run_is_drawn_in_a_bounded_number_of_columns(tmp_path, drawn):
+    lines = [entry(step, {"model": (0, 0.25 * step)}) for step in range(1, 500)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plots.plot_conflicts(tmp_path)
+    assert drawn[0][2].shape == (1, 60)
+    assert np.allclose(drawn[0][2], 0.25)

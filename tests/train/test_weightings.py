@@ -1,0 +1,79 @@
+"""TorchJD's rules on our Gram matrix: the same coefficients as on the gradients themselves."""
+
+import sys
+
+import pytest
+import torch
+
+from bert.errors import InputError
+from tests.tolerances import assert_close
+from train.config import LIBRARY_RULES, RunConfig
+from train.weightings import describe_surgery, library_weighting, surgery_settings
+
+
+def gradients_of(tasks, seed):
+    return torch.randn(tasks, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "aggregator"),
+    [
+        ("upgrad", lambda library: library.UPGrad()),
+        ("dualproj", lambda library: library.DualProj()),
+        ("mgda", lambda library: library.MGDA()),
+        ("cagrad", lambda library: library.CAGrad(c=0.4)),
+        ("alignedmtl", lambda library: library.AlignedMTL()),
+        ("imtlg", lambda library: library.IMTLG()),
+        ("fairgrad", lambda library: library.FairGrad(alpha=2.0)),
+        ("nashmtl", lambda library: library.NashMTL(n_tasks=3)),
+        ("pcd", lambda library: library.PCD()),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_each_rule_merges_as_the_library_does_from_the_gradients(name, aggregator):
+    library = pytest.importorskip("torchjd.aggregation")
+    gradients = [gradients_of(3, seed) for seed in (1, 2)]
+    weighting, expected = library_weighting(name, 3), aggregator(library)
+    for one in gradients:
+        weights = weighting((one @ one.t())[None])[0]
+        assert_close(weights @ one, expected(one), 2e-3)
+
+
+def test_every_name_on_the_command_line_gives_a_rule():
+    pytest.importorskip("torchjd")
+    gram = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
+    for name in LIBRARY_RULES:
+        weights = library_weighting(name, 3)(gram)
+        assert weights.shape == (2, 3), name
+        assert weights.isfinite().all(), name
+
+
+def test_an_overflow_reaches_no_solver():
+    pytest.importorskip("torchjd")
+    gram = torch.full((1, 3, 3), torch.nan, dtype=torch.float64)
+    assert torch.equal(library_weighting("upgrad", 3)(gram), torch.ones(1, 3, dtype=torch.float64))
+
+
+def test_without_the_library_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchjd", None)
+    with pytest.raises(InputError, match=r"--surgery upgrad: needs pip install 'concord-bert\[rules\]'"):
+        library_weighting("upgrad", 3)
+    assert library_weighting("pcgrad", 3) is None
+
+
+def test_the_settings_follow_the_flags():
+    settings = surgery_settings(
+        RunConfig(surgery="gradvac", granularity="matrix", reduction="mean", gradvac_beta=0.2, clip=2.0), scaling=True
+    )
+    assert (settings.method, settings.by_block, settings.mean) == ("gradvac", True, True)
+    assert (settings.gradvac_beta, settings.max_norm, settings.scaling) == (0.2, 2.0, True)
+    assert surgery_settings(RunConfig(surgery="pcgrad", surgery_scope="all"), scaling=False).private_norms
+    library = surgery_settings(RunConfig(surgery="upgrad"), scaling=False)
+    assert (library.method, library.mean) == ("given", True)
+
+
+def test_the_banner_says_where_a_rule_computes():
+    assert "on the host" in describe_surgery(RunConfig(surgery="mgda"))
+    assert describe_surgery(RunConfig(surgery="pcgrad", surgery_scope="all")) == (
+        "pcgrad by model, over all parameters, heads included, sum of the projected gradients"
+    )
