@@ -38,6 +38,7 @@ from kernels import (
     linear_cross_entropy,
 )
 from kernels.dispatch import interpreted, using_kernels
+from kernels.multi_tensor import combine_tensors, gram_of_tensors
 from train.optimizer import SurgeryOptimizer
 
 _KIB = 1024
@@ -219,6 +220,9 @@ def launch_surgery(tasks: int, dtype: torch.dtype) -> None:
         settings = SurgerySettings(method=method, by_block=by_block, max_norm=1.0, scaling=True)
         optimizer = SurgeryOptimizer(flat, heads, names, settings=settings, shared_rate=1e-4, private_rate=1e-3)
         optimizer.step(seed=seed, rate_factor=factor)
+    apart = [[torch.empty(size, dtype=dtype, device="meta") for _ in range(tasks)] for size in (2000, 300)]
+    gram_of_tensors(apart)
+    combine_tensors(apart, torch.empty(2, tasks, device="meta"))
 
 
 def measure(target: Target, models: Sequence[str]) -> list[Resources]:

@@ -73,9 +73,13 @@ def plain_parameters(seed=0):
     return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
 
 
-def flat_parameters(tasks=3, seed=0, device="cpu", **more):
-    """The same on `device`, by name and in the flat layout."""
-    named = {name: nn.Parameter(value.detach().to(device)) for name, value in plain_parameters(seed).items()}
+def flat_parameters(tasks=3, seed=0, device="cpu", without=(), **more):
+    """The same on `device`, by name and in the flat layout, all but those named in `without`."""
+    named = {
+        name: nn.Parameter(value.detach().to(device))
+        for name, value in plain_parameters(seed).items()
+        if name not in without
+    }
     flat = FlatParameters(named, {name: name.split(".")[0] for name in named}, tasks=tasks, **more)
     return named, flat
 

@@ -2,57 +2,35 @@
 
 PCGrad follows the semantics of the library that the papers used: every gradient is a vector over all parameters, heads
 included; each task's running gradient meets the others' original ones in a fresh random order; the merged gradient is
-the mean over parameters that all tasks reach and the sum over the rest.
+the mean over parameters that all tasks reach and the sum over the rest. Every backward retains its graph, masks are
+fp32 vectors, and conflicts are decided on the host.
 """
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from transformers import BertConfig, BertModel
 
-
-@dataclass(frozen=True)
-class PaddedBatch:
-    """One task's batch: ids, segments, mask int64 [examples, longest]; labels fp32 [examples]."""
-
-    ids: Tensor
-    segments: Tensor
-    mask: Tensor
-    labels: Tensor
+from bench.peers.padded import PaddedBatch, PaddedModel
 
 
 class FaithfulTrainer:
-    """One BERT with a linear head a task.
-
-    Args:
-        model: directory of the weights.
-        outputs: task -> logits.
-        kinds: task -> classification, binary or regression.
-        learning_rate: of all parameters.
-        seed: of heads, dropout and the orders of surgery.
-    """
+    """Trains `model`; learning_rate: of all parameters; seed: of surgery's orders; amp: autocast's dtype, or None."""
 
     def __init__(
-        self, model: Path, outputs: Mapping[str, int], kinds: Mapping[str, str], *, learning_rate: float, seed: int
+        self, model: PaddedModel, *, learning_rate: float, seed: int = 1, amp: torch.dtype | None = None
     ) -> None:
-        torch.manual_seed(seed)
-        self._kinds = kinds
+        self.model, self._amp = model, amp
         self._random = random.Random(seed)
-        configuration = BertConfig.from_pretrained(model)
-        self.encoder = BertModel.from_pretrained(model, config=configuration).train()
-        self.heads = nn.ModuleDict({task: nn.Linear(configuration.hidden_size, n) for task, n in outputs.items()})
-        self.dropout = nn.Dropout(0.1)
-        self.parameters = [*self.encoder.parameters(), *self.heads.parameters()]
+        self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate)
 
     def step(self, batches: Mapping[str, PaddedBatch]) -> None:
         """One training step over a batch of every task."""
-        losses = [self._loss(task, batch) for task, batch in batches.items()]
+        device = self.parameters[0].device.type
+        with torch.autocast(device, self._amp, enabled=self._amp is not None):
+            losses = [self.model(task, batch) for task, batch in batches.items()]
         gradients, reached = [], []
         for loss in losses:
             self.optimizer.zero_grad(set_to_none=True)
@@ -66,15 +44,6 @@ class FaithfulTrainer:
             parameter.grad = gradient.view_as(parameter)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
-
-    def _loss(self, task: str, batch: PaddedBatch) -> Tensor:
-        pooled = self.encoder(batch.ids, attention_mask=batch.mask, token_type_ids=batch.segments).pooler_output
-        logits = self.heads[task](self.dropout(pooled))
-        if self._kinds[task] == "classification":
-            return functional.cross_entropy(logits, batch.labels.long())
-        if self._kinds[task] == "binary":
-            return functional.binary_cross_entropy_with_logits(logits.squeeze(1), batch.labels)
-        return functional.mse_loss(logits.squeeze(1), batch.labels)
 
     def _project(self, gradients: Sequence[Tensor], reached: Sequence[Tensor]) -> Tensor:
         projected = [gradient.clone() for gradient in gradients]
@@ -95,9 +64,9 @@ class FaithfulTrainer:
 
 def _flat_gradient(parameter: nn.Parameter) -> Tensor:
     if parameter.grad is None:
-        return torch.zeros(parameter.numel())
+        return torch.zeros(parameter.numel(), device=parameter.device)
     return parameter.grad.detach().clone().flatten()
 
 
 def _reached(parameter: nn.Parameter) -> Tensor:
-    return torch.full((parameter.numel(),), float(parameter.grad is not None))
+    return torch.full((parameter.numel(),), float(parameter.grad is not None), device=parameter.device)

@@ -19,12 +19,12 @@ def op_with(indices, dropout=None):
 
 
 def indices_of(count, seed=0):
-    """Random ids, of which a third are the same one, positions and segments."""
+    """Random ids, of which half are the same one, positions and segments."""
     generator = torch.Generator().manual_seed(seed)
     ids, positions, segments = (
         torch.randint(0, size, (count,), generator=generator, dtype=torch.int32) for size in SIZES
     )
-    ids[::3] = 5
+    ids[::2] = 5
     return tuple(index.to(DEVICE) for index in (ids, positions, segments))
 
 
@@ -40,7 +40,7 @@ def dropout_of(rate):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("columns", "rate"), [(3, 0.0), (24, 0.3)])
-@pytest.mark.parametrize("count", [1, 3, 130])
+@pytest.mark.parametrize("count", [1, 3, 70])
 @pytest.mark.usefixtures("poisoned")
 def test_without_task_gradients_tables_get_ordinary_ones(count, columns, rate, dtype):
     check_op(op_with(indices_of(count), dropout_of(rate)), *tensors(columns), None, dtype)
@@ -64,7 +64,7 @@ def deposits(counts, kernels, dtype, *, accumulate=False, gradient_dtype=torch.f
 
 
 @pytest.mark.parametrize("accumulate", [False, True])
-@pytest.mark.parametrize("counts", [(1,), (3, 0, 14), (2, 1, 1, 3, 9), (60, 50)])
+@pytest.mark.parametrize("counts", [(1,), (3, 0, 14), (2, 1, 1, 3, 9), (70, 3)])
 @pytest.mark.usefixtures("poisoned")
 def test_each_task_gets_the_rows_that_its_tokens_read(counts, accumulate):
     exact = deposits(counts, "torch", torch.float64, accumulate=accumulate)

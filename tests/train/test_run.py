@@ -80,6 +80,7 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys):
     assert run_command(run.main, command(data, out)) == 0
     assert {path.name for path in out.iterdir()} == {
         *("config.json", "tasks.json", "metrics.jsonl", "summary.json", "best", "last.safetensors", "curves.png"),
+        "conflicts.png",
         *(f"{task}-{split}-predictions.csv" for task in ("sst", "paraphrase", "sts") for split in ("dev", "test")),
     }
     summary = json.loads((out / "summary.json").read_text())
@@ -102,7 +103,8 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys):
     predictions = (out / "sst-test-predictions.csv").read_text().splitlines()
     assert predictions[0] == "id, Predicted_Sentiment"
     assert [line.split(", ")[0] for line in predictions[1:]] == [f"test-student-{index}" for index in range(6)]
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("curves.png", "conflicts.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     for word in ("device", "precision", "kernels", "surgery", "epoch 2/2  dev"):
         assert word in printed

@@ -1,0 +1,145 @@
+"""How the benchmarks measure: device events, cold caches, medians with their spread, and the limits of the device.
+
+On a GPU a round is timed by events on its stream, after the L2 cache has been overwritten; on a CPU by the clock. What
+a round must move and multiply at least gives its floor, and the limits that the floor is taken against are measured on
+the device in the same session: a large copy, and a large product in each dtype.
+"""
+
+import functools
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pynvml
+import torch
+
+_FLUSH_BYTES = 256 << 20  # more than any L2 cache
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a round: the median, and the 20th and 80th percentile."""
+
+    median: float
+    p20: float
+    p80: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least that one round must do: bytes to and from device memory, and operations of matrix products."""
+
+    bytes: float = 0.0
+    operations: float = 0.0
+    dtype: torch.dtype = torch.float32
+
+    def floor(self, limits: "Limits") -> float:
+        """Seconds that the slower of the two takes at the device's measured limits."""
+        rate = limits.products[_name(self.dtype)]
+        return max(self.bytes / limits.copy, self.operations / rate)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Measured: bytes a second of a copy (read and written), operations a second of products, by dtype."""
+
+    copy: float
+    products: dict[str, float]
+
+
+def time_rounds(function: Callable[[], Any], device: torch.device, *, rounds: int, warm_up: int = 3) -> Timing:
+    """Time `rounds` calls of `function` on `device`, after `warm_up` that do not count."""
+    for _ in range(warm_up):
+        function()
+    if device.type == "cpu":
+        return _summary([_clocked(function) for _ in range(rounds)])
+    flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.int32, device=device)
+    torch.cuda.synchronize(device)
+    pairs = []
+    for _ in range(rounds):
+        flush.zero_()
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        function()
+        stop.record()
+        pairs.append((start, stop))
+    torch.cuda.synchronize(device)
+    return _summary([start.elapsed_time(stop) / 1000 for start, stop in pairs])
+
+
+def captured(function: Callable[[], Any], device: torch.device, warm_up: int = 3) -> Callable[[], Any]:
+    """`function` as a CUDA graph, whose replay costs one launch; on a CPU `function` itself.
+
+    The time that Python takes to launch a kernel then is not taken for the kernel's own.
+    """
+    if device.type == "cpu":
+        return function
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(warm_up):
+            function()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph.replay
+
+
+@functools.cache
+def measure_limits(device: torch.device) -> Limits:
+    """The copy bandwidth and the product rates of `device`, measured once a process."""
+    on_cpu = device.type == "cpu"
+    elements, edge, rounds = (1 << 25, 1024, 5) if on_cpu else (1 << 28, 8192, 20)
+    source = torch.rand(elements, device=device)
+    target = torch.empty_like(source)
+    copy = time_rounds(lambda: target.copy_(source), device, rounds=rounds)
+    products = {}
+    for dtype in (torch.float32,) if on_cpu else (torch.float32, torch.float16, torch.bfloat16):
+        left, right = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
+        seconds = time_rounds(lambda left=left, right=right: left @ right, device, rounds=rounds).median
+        products[_name(dtype)] = 2 * edge**3 / seconds
+    return Limits(copy=2 * 4 * elements / copy.median, products=products)
+
+
+def device_record(device: torch.device) -> dict[str, Any]:
+    """What a result is worth nothing without: the device, its driver and clocks, and its measured limits."""
+    limits = asdict(measure_limits(device))
+    if device.type == "cpu":
+        return {
+            "device": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "limits": limits,
+        }
+    pynvml.nvmlInit()
+    handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+    return {
+        "device": torch.cuda.get_device_name(device),
+        "capability": list(torch.cuda.get_device_capability(device)),
+        "driver": pynvml.nvmlSystemGetDriverVersion(),
+        "clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+        "temperature_c": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
+        "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "limits": limits,
+    }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _clocked(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def _summary(seconds: list[float]) -> Timing:
+    if len(seconds) < 2:
+        return Timing(seconds[0], seconds[0], seconds[0])
+    fifths = statistics.quantiles(seconds, n=5, method="inclusive")
+    return Timing(statistics.median(seconds), fifths[0], fifths[3])
