@@ -50,24 +50,45 @@ class Limits:
     products: dict[str, float]
 
 
-def time_rounds(function: Callable[[], Any], device: torch.device, *, rounds: int, warm_up: int = 3) -> Timing:
-    """Time `rounds` calls of `function` on `device`, after `warm_up` that do not count."""
-    for _ in range(warm_up):
-        function()
-    if device.type == "cpu":
-        return _summary([_clocked(function) for _ in range(rounds)])
-    flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.int32, device=device)
-    torch.cuda.synchronize(device)
-    pairs = []
-    for _ in range(rounds):
-        flush.zero_()
+class EventTimer:
+    """Times rounds by events on the GPU's stream, each after the L2 cache has been overwritten."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.int32, device=device)
+        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def time(self, function: Callable[[], Any]) -> None:
+        """One round of `function`. Nothing waits for it: while the cache is overwritten, the round is launched."""
+        self._flush.zero_()
         start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
         function()
         stop.record()
-        pairs.append((start, stop))
-    torch.cuda.synchronize(device)
-    return _summary([start.elapsed_time(stop) / 1000 for start, stop in pairs])
+        self._pairs.append((start, stop))
+
+    def seconds(self) -> list[float]:
+        """What each round took, once all are done."""
+        torch.cuda.synchronize(self._device)
+        return [start.elapsed_time(stop) / 1000 for start, stop in self._pairs]
+
+
+def time_rounds(function: Callable[[], Any], device: torch.device, *, rounds: int, warm_up: int = 3) -> Timing:
+    """Time `rounds` calls of `function` on `device`, after `warm_up` that do not count."""
+    if device.type == "cpu":
+        return summarise([_clocked(function) for _ in range(warm_up + rounds)][warm_up:])
+    timer = EventTimer(device)
+    for _ in range(warm_up + rounds):
+        timer.time(function)
+    return summarise(timer.seconds()[warm_up:])
+
+
+def summarise(seconds: list[float]) -> Timing:
+    """Median and percentiles of the rounds' seconds."""
+    if len(seconds) < 2:
+        return Timing(seconds[0], seconds[0], seconds[0])
+    fifths = statistics.quantiles(seconds, n=5, method="inclusive")
+    return Timing(statistics.median(seconds), fifths[0], fifths[3])
 
 
 def captured(function: Callable[[], Any], device: torch.device, warm_up: int = 3) -> Callable[[], Any]:
@@ -100,8 +121,8 @@ def measure_limits(device: torch.device) -> Limits:
     products = {}
     for dtype in (torch.float32,) if on_cpu else (torch.float32, torch.float16, torch.bfloat16):
         left, right = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
-        seconds = time_rounds(lambda left=left, right=right: left @ right, device, rounds=rounds).median
-        products[_name(dtype)] = 2 * edge**3 / seconds
+        timing = time_rounds(lambda left=left, right=right: left @ right, device, rounds=rounds)
+        products[_name(dtype)] = 2 * edge**3 / timing.median
     return Limits(copy=2 * 4 * elements / copy.median, products=products)
 
 
@@ -136,10 +157,3 @@ def _clocked(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
-
-
-def _summary(seconds: list[float]) -> Timing:
-    if len(seconds) < 2:
-        return Timing(seconds[0], seconds[0], seconds[0])
-    fifths = statistics.quantiles(seconds, n=5, method="inclusive")
-    return Timing(statistics.median(seconds), fifths[0], fifths[3])

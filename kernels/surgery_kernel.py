@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.coefficients import MOST_TASKS, ORDERS_SITE
+from kernels.dispatch import architecture
 
 _ELEMENTS = 512  # blocks * T^3 at once
 
@@ -307,8 +308,10 @@ def launch_plan(
     gram, private_squares = inputs[:2]
     blocks, tasks, _ = gram.shape
     heads = len(private_squares)
-    width = max(4, triton.next_power_of_2(tasks))  # narrower tiles than 4 were seen to spill
+    width = max(2, triton.next_power_of_2(tasks))
     tile = max(1, _ELEMENTS // width**3) if by_block else max(1, _ELEMENTS // width**2)
+    # ptxas would rather spill than take all registers, which one program may.
+    options = {} if architecture(gram.device) == "hip" else {"maxnreg": 255}
     _plan_kernel[(1,)](
         *inputs,
         *state,
@@ -327,5 +330,6 @@ def launch_plan(
         WIDTH=width,
         BLOCKS=min(tile, triton.next_power_of_2(blocks)),
         HEADS=triton.next_power_of_2(max(2, heads)),
-        num_warps=4 if width < 16 else 8,
+        num_warps=4,
+        **options,
     )

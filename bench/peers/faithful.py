@@ -19,7 +19,7 @@ class FaithfulTrainer:
     """Trains `model`; learning_rate: of all parameters; seed: of surgery's orders; amp: autocast's dtype, or None."""
 
     def __init__(
-        self, model: PaddedModel, *, learning_rate: float, seed: int = 1, amp: torch.dtype | None = None
+        self, model: PaddedModel | nn.Module, *, learning_rate: float, seed: int = 1, amp: torch.dtype | None = None
     ) -> None:
         self.model, self._amp = model, amp
         self._random = random.Random(seed)
@@ -37,6 +37,10 @@ class FaithfulTrainer:
             loss.backward(retain_graph=True)
             gradients.append(torch.cat([_flat_gradient(parameter) for parameter in self.parameters]))
             reached.append(torch.cat([_reached(parameter) for parameter in self.parameters]))
+        self.merge_and_step(gradients, reached)
+
+    def merge_and_step(self, gradients: Sequence[Tensor], reached: Sequence[Tensor]) -> None:
+        """Surgery, clipping and AdamW, from each task's gradient and mask over all parameters, fp32 [P] each."""
         merged = self._project(gradients, reached)
         for parameter, gradient in zip(
             self.parameters, merged.split([parameter.numel() for parameter in self.parameters]), strict=True

@@ -26,7 +26,7 @@ class StockTrainer:
 
     def __init__(
         self,
-        model: PaddedModel,
+        model: PaddedModel | nn.Module,
         *,
         learning_rate: float,
         surgery: bool = True,
@@ -40,7 +40,7 @@ class StockTrainer:
         device = self.shared[0].device
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, fused=True)
         self._generator = torch.Generator().manual_seed(seed)
-        self._loss = model
+        self._loss: nn.Module = model
         if compile_mode is not None:
             self._loss = torch.compile(model, mode=compile_mode, dynamic=False)
         self._gradients = torch.zeros(0, device=device)
@@ -49,9 +49,21 @@ class StockTrainer:
         """One training step over a batch of every task."""
         self.optimizer.zero_grad(set_to_none=True)
         if self._surgery:
-            self._backward_with_surgery(batches)
+            self._backward_of_each(batches)
+            self.merge(self._gradients)
         else:
             torch.stack([self._loss_of(task, batch) for task, batch in batches.items()]).sum().backward()
+        self.clip_and_step()
+
+    def merge(self, gradients: Tensor) -> None:
+        """Surgery on the shared parameters' gradients, fp32 [T, P]."""
+        merged = self._project(gradients)
+        sizes = [parameter.numel() for parameter in self.shared]
+        for parameter, gradient in zip(self.shared, merged.split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+
+    def clip_and_step(self) -> None:
+        """Clipping and AdamW."""
         nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
 
@@ -60,7 +72,7 @@ class StockTrainer:
         with torch.autocast(self.shared[0].device.type, self._amp, enabled=self._amp is not None):
             return self._loss(task, batch)
 
-    def _backward_with_surgery(self, batches: Mapping[str, PaddedBatch]) -> None:
+    def _backward_of_each(self, batches: Mapping[str, PaddedBatch]) -> None:
         sizes = [parameter.numel() for parameter in self.shared]
         if len(self._gradients) != len(batches):
             self._gradients = torch.zeros(len(batches), sum(sizes), device=self.shared[0].device)
@@ -69,9 +81,6 @@ class StockTrainer:
                 parameter.grad = None
             self._loss_of(task, batch).backward()
             torch.cat([parameter.grad.flatten() for parameter in self.shared], out=row)
-        merged = self._project(self._gradients)
-        for parameter, gradient in zip(self.shared, merged.split(sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter)
 
     def _project(self, gradients: Tensor) -> Tensor:
         """The sum of the projected rows of `gradients` [T, P]."""

@@ -1,0 +1,129 @@
+"""Surgery + clipping + AdamW + low-precision copy, from task gradients that are there: Concord against its peers.
+
+Each peer is what a training loop runs after its backwards. On a GPU Concord's task gradients are bf16, as its step
+leaves them; the peers' are fp32, as autograd leaves them. The floor is that of Concord's bytes.
+"""
+
+import pytest
+import torch
+from torch import nn
+from torchjd.aggregation import PCGrad
+
+from bench.measure import Work
+from bench.peers.faithful import FaithfulTrainer
+from bench.peers.stock import StockTrainer
+from kernels import FlatParameters, SurgerySettings
+from train.optimizer import SurgeryOptimizer
+
+ON_GPU = torch.cuda.is_available()
+SIZES = {"MiniLM": 22_700_000, "BERT-base": 109_500_000, "BERT-large": 335_000_000}
+CASES = [
+    (3, "MiniLM"),
+    (3, "BERT-base"),
+    (2, "MiniLM"),
+    (4, "MiniLM"),
+    (8, "MiniLM"),
+    (3, "BERT-large"),
+    (8, "BERT-base"),
+]
+PARITY = ("tests/kernels/test_gram.py", "tests/kernels/test_surgery.py", "tests/kernels/test_adamw.py")
+MATRICES = 100
+
+
+@pytest.fixture(params=CASES if ON_GPU else [(3, "MiniLM"), (2, "MiniLM")], ids=lambda case: f"{case[0]}-{case[1]}")
+def case(request):
+    return request.param
+
+
+def parameters_of(model, device):
+    """As many matrices as such a model has, all of one size."""
+    rows = SIZES[model] // MATRICES // 1024
+    return [nn.Parameter(torch.randn(rows, 1024, device=device)) for _ in range(MATRICES)]
+
+
+def gradients_of(tasks, parameters, device):
+    """Conflicting gradients of ordinary size, fp32 [T, P]."""
+    count = sum(parameter.numel() for parameter in parameters)
+    gradients = torch.randn(tasks, count, device=device) * 1e-3
+    gradients[1] -= gradients[0] * 0.3
+    return gradients
+
+
+def row(record, function, case, peer, work=None):
+    tasks, model = case
+    record(
+        function,
+        group="surgery",
+        name="surgery + clip + AdamW",
+        case={"tasks": tasks, "model": model, "parameters": SIZES[model]},
+        peer=peer,
+        work=work,
+        parity=PARITY,
+        rounds=20 if ON_GPU else 5,
+        warm_up=3 if ON_GPU else 1,
+    )
+
+
+@pytest.mark.benchmark(group="surgery + clip + AdamW")
+def test_concord(record, device, case):
+    tasks, model = case
+    parameters = {str(index): parameter for index, parameter in enumerate(parameters_of(model, device))}
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    names = [f"task {task}" for task in range(tasks)]
+    blocks = {name: f"layer {index * 14 // MATRICES}" for index, name in enumerate(parameters)}
+    shared = FlatParameters(parameters, blocks, tasks=tasks, compute_dtype=dtype, gradient_dtype=dtype)
+    heads = {name: nn.Parameter(torch.randn(2, 384, device=device)) for name in names}
+    private = FlatParameters(heads, dict(zip(names, names, strict=True)), tasks=1, deposit=False)
+    shared.gradients.copy_(gradients_of(tasks, shared.values().values(), device))
+    settings = SurgerySettings(method="pcgrad", max_norm=1.0)
+    optimizer = SurgeryOptimizer(shared, private, names, settings=settings, shared_rate=1e-5, private_rate=1e-5)
+    seed, factor = torch.tensor(7, device=device), torch.ones((), device=device)
+    copied = 0 if shared.compute is shared.master else dtype.itemsize
+    work = Work(bytes=shared.size * (2 * tasks * dtype.itemsize + 24 + copied))
+    row(record, lambda: optimizer.step(seed=seed, rate_factor=factor), case, "concord", work)
+
+
+@pytest.mark.benchmark(group="surgery + clip + AdamW")
+def test_literal_library(record, device, case):
+    tasks, model = case
+    if tasks * SIZES[model] > 400_000_000:
+        pytest.skip("seventeen copies of the gradients do not fit beside everything else")
+    trainer = FaithfulTrainer(nn.ParameterList(parameters_of(model, device)), learning_rate=1e-5)
+    gradients = list(gradients_of(tasks, trainer.parameters, device))
+    reached = [torch.ones_like(gradient) for gradient in gradients]
+    row(record, lambda: trainer.merge_and_step(gradients, reached), case, "literal library + AdamW")
+
+
+class Model(nn.Module):
+    def __init__(self, parameters):
+        super().__init__()
+        self.encoder = nn.ParameterList(parameters)
+
+
+@pytest.mark.benchmark(group="surgery + clip + AdamW")
+def test_flat_torch(record, device, case):
+    tasks, model = case
+    trainer = StockTrainer(Model(parameters_of(model, device)), learning_rate=1e-5)
+    gradients = gradients_of(tasks, trainer.shared, device)
+
+    def step():
+        trainer.merge(gradients)
+        trainer.clip_and_step()
+
+    row(record, step, case, "flat torch + fused AdamW")
+
+
+@pytest.mark.benchmark(group="surgery + clip + AdamW")
+def test_torchjd(record, device, case):
+    tasks, model = case
+    trainer = StockTrainer(Model(parameters_of(model, device)), learning_rate=1e-5)
+    gradients = gradients_of(tasks, trainer.shared, device)
+    aggregator = PCGrad()
+    sizes = [parameter.numel() for parameter in trainer.shared]
+
+    def step():
+        for parameter, gradient in zip(trainer.shared, aggregator(gradients).split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        trainer.clip_and_step()
+
+    row(record, step, case, "TorchJD + fused AdamW")
