@@ -6,7 +6,6 @@ the device in the same session: a large copy, and a large product in each dtype.
 """
 
 import functools
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from typing import Any
 
 import pynvml
 import torch
+
+from train.precision import choose_precision
 
 _FLUSH_BYTES = 256 << 20  # more than any L2 cache
 
@@ -131,7 +132,7 @@ def device_record(device: torch.device) -> dict[str, Any]:
     limits = asdict(measure_limits(device))
     if device.type == "cpu":
         return {
-            "device": platform.processor() or platform.machine(),
+            "device": choose_precision("cpu", "off").device_name,
             "threads": torch.get_num_threads(),
             "limits": limits,
         }

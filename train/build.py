@@ -20,6 +20,8 @@ from train.weightings import library_weighting, surgery_settings
 
 CONFIG_FILE, TASKS_FILE = "config.json", "tasks.json"
 BEST = "best"
+_RATE, _WIDTH = 2e-4, 384  # the rate that suits encoders of this width
+_HIGHEST_RATE = 5e-4
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,15 @@ def load_pretrained(config: RunConfig) -> Model:
     )
 
 
-def fit_length(config: RunConfig, model: BertConfig) -> RunConfig:
-    """The configuration with sequences no longer than the model has positions."""
-    return replace(config, max_length=min(config.max_length, model.max_position_embeddings))
+def fit_model(config: RunConfig, model: BertConfig) -> RunConfig:
+    """The configuration with what depends on the model: its learning rate, unless given, and no longer sequences.
+
+    Wider encoders take smaller rates: 2e-4 at a hidden size of 384, and in inverse proportion to the size's square.
+    """
+    rate = config.learning_rate
+    if rate < 0:
+        rate = min(_HIGHEST_RATE, _RATE * (_WIDTH / model.hidden_size) ** 2)
+    return replace(config, learning_rate=rate, max_length=min(config.max_length, model.max_position_embeddings))
 
 
 def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision) -> MultitaskModel:
@@ -93,7 +101,7 @@ def load_run(directory: Path, device: str) -> SavedRun:
     best = directory / BEST
     tasks = read_tasks(directory / TASKS_FILE)
     encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
-    config = fit_length(config, encoder.config)
+    config = fit_model(config, encoder.config)
     model = build_model(config, tasks, encoder, precision)
     model.load(best / WEIGHTS_FILE)
     return SavedRun(config, tasks, model, Tokenizer.load(best), precision)

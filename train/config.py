@@ -48,14 +48,16 @@ class RunConfig:
         choices=KERNEL_CHOICES,
     )
     device: str = _option("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
-    epochs: int = _option(2, "passes over the largest training set", low=1)
+    epochs: int = _option(3, "passes over the largest training set", low=1)
     max_steps: int = _option(0, "stop after this many steps; 0 for no limit", low=0)
-    batch_size: int = _option(16, "examples a task in a micro-batch", low=1)
+    batch_size: int = _option(32, "examples a task in a micro-batch", low=1)
     accumulate: int = _option(1, "micro-batches a step; surgery is done once, on their accumulated gradients", low=1)
     pair_encoding: str = _option(
         "joint", "a pair as one sequence, or as two compared by the head", choices=("joint", "separate")
     )
-    learning_rate: float = _option(1e-4, "peak rate of the encoder", low=0.0)
+    learning_rate: float = _option(
+        -1.0, "peak rate of the encoder; -1 for one that suits its width: 2e-4 at 384, 5e-5 at 768", low=-1.0
+    )
     head_learning_rate: float = _option(1e-3, "peak rate of the heads", low=0.0)
     warmup: float = _option(0.1, "share of the steps in which the rates rise linearly, before they fall to 0", low=0.0)
     weight_decay: float = _option(0.01, "decoupled decay of matrices", low=0.0)

@@ -16,7 +16,7 @@ from rich.console import Console
 from bert.errors import InputError
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
-from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_length, load_pretrained
+from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_model, load_pretrained
 from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
 from train.config import RunConfig, build_parser, check_resumable, config_from
@@ -54,7 +54,8 @@ class Run:
         self.tasks: list[Task] = run_tasks(config)
         pretrained = load_pretrained(config)
         self.say(f"model      {pretrained.origin}")
-        config = fit_length(config, pretrained.encoder.config)
+        config = fit_model(config, pretrained.encoder.config)
+        self.say(f"rates      encoder {config.learning_rate:.3g}, heads {config.head_learning_rate:.3g} at their peak")
         self.tokenizer: Tokenizer = pretrained.tokenizer
         self.data: Datasets = load_datasets(
             config, self.tasks, self.tokenizer, directory.parent / CACHE, lambda text: self.say(f"warning: {text}")

@@ -29,6 +29,7 @@ def config_of(**more):
         hidden_dropout=0.0,
         attention_dropout=0.0,
         head_dropout=0.0,
+        learning_rate=1e-4,
         **more,
     )
 

@@ -1,10 +1,13 @@
 """The configuration and the command line that is made from it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from bert.errors import InputError
+from tests.samples import SMALL
+from train.build import fit_model
 from train.config import RunConfig, build_parser, check_resumable, config_from
 
 FLAGS = [
@@ -99,3 +102,11 @@ def test_only_flags_that_were_given_can_contradict_a_run(tmp_path):
 def test_the_configuration_is_plain_json(tmp_path):
     RunConfig().write(tmp_path / "config.json")
     assert json.loads((tmp_path / "config.json").read_text())["tasks"] == ["sst", "paraphrase", "sts"]
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [(384, 2e-4), (768, 5e-5), (1024, 2.8e-5), (64, 5e-4)])
+def test_the_rate_suits_the_models_width_unless_it_is_given(hidden, expected):
+    model = replace(SMALL, hidden_size=hidden)
+    assert fit_model(RunConfig(), model).learning_rate == pytest.approx(expected, rel=0.01)
+    assert fit_model(RunConfig(learning_rate=3e-5), model).learning_rate == 3e-5
+    assert fit_model(RunConfig(), model).max_length == SMALL.max_position_embeddings

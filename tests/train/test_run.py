@@ -257,7 +257,7 @@ def refused(capsys, main, arguments):
         (["--epochs", "0"], "--epochs 0: expected at least 1"),
         (["--epochs", "many"], "--epochs"),
         (["--head-dropout", "1.5"], "expected less than 1"),
-        (["--learning-rate", "nan"], "expected at least 0"),
+        (["--learning-rate", "nan"], "expected at least -1"),
         (["--tasks", "sst,stss"], "did you mean 'sts'"),
         (["--tasks", "cfimdb"], "give --data"),
         (["--model", "no-such-model"], "expected minilm, tiny, a directory"),

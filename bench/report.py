@@ -1,0 +1,148 @@
+"""The results of the benchmarks as the README's tables and as plots: python -m bench.report [--compare REV].
+
+A ratio is given only where the tests of parity that its rows name have passed in the file that it comes from.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.report_plots import draw_plots
+from bench.result_files import (
+    CHANGED,
+    GROUPS,
+    Comparison,
+    ResultFile,
+    Row,
+    newest_comparisons,
+    read_committed,
+    read_results,
+)
+from bert.errors import InputError
+from bert.files import replacing
+from train.command import run_command
+from train.config import OneLineParser
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+_LEGEND = (
+    "Times are medians (20th to 80th percentile). Of the limit: the least time that the device's measured copy "
+    "bandwidth and product rate allow, over the median. Ratios: the peer's median over Concord's."
+)
+
+
+def markdown(devices: dict[str, list[Comparison]]) -> str:
+    """What stands between the README's markers: a section a device, with a table a group."""
+    parts = [] if any(found[0].file.on_gpu for found in devices.values()) else ["Not yet measured on a GPU."]
+    parts += [_LEGEND] if devices else []
+    for device, comparisons in devices.items():
+        files = sorted({c.file for c in comparisons}, key=lambda file: (file.date, file.label), reverse=True)
+        # A row is told its file's number only where there are several files.
+        marks = {file: f" [{number}]" if len(files) > 1 else "" for number, file in enumerate(files, start=1)}
+        parts.append(f"### {device}")
+        parts += [f"{marks[file]} {_provenance(file)}".strip() for file in files]
+        for group in GROUPS:
+            members = [c for c in comparisons if c.concord.group == group]
+            if members:
+                parts.append(_table(group, members, marks))
+    return "\n\n".join(parts)
+
+
+def update_readme(readme: Path, section: str) -> None:
+    """Put `section` between the README's markers; InputError where they are missing. Twice is the same as once."""
+    text = readme.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"{readme}: no place for the results, expected a line {BEGIN} and after it a line {END}")
+    with replacing(readme) as beside:
+        beside.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}", encoding="utf-8")
+
+
+def print_changes(before: dict[str, list[Comparison]], after: dict[str, list[Comparison]], revision: str) -> None:
+    """Print Concord's medians at `revision` and now, of each comparison that a device has in both."""
+    table = Table(title=Text(f"Concord's median at {revision} and now; above 1x is faster now"))
+    for column in ("device", "name", "case", "before", "after", "before / after"):
+        table.add_column(column, overflow="fold")
+    for device, comparisons in after.items():
+        earlier = {c.concord.key: c for c in before.get(device, ())}
+        for now in comparisons:
+            if then := earlier.get(now.concord.key):
+                times = [f"{c.concord.time_text()[0]}{' ' + CHANGED if c.file.changed else ''}" for c in (then, now)]
+                cells = (device, now.concord.name, now.concord.case_text(), *times, _ratio(then.concord, now.concord))
+                table.add_row(*map(Text, cells))
+    Console().print(table if table.rows else f"no comparison was measured both at {revision} and now", markup=False)
+
+
+def _provenance(file: ResultFile) -> str:
+    device = [file.device["device"]]
+    device += [f"{name} {file.device[name]}" for name in ("driver", "threads") if name in file.device]
+    versions = [f"{name} {version}" for name, version in file.versions.items()]
+    commit = file.commit.removesuffix(CHANGED)[:10] + (CHANGED if file.changed else "")
+    return f"{', '.join(device + versions)}; commit {commit}, {file.date:%Y-%m-%d %H:%M} UTC: `{file.command}`"
+
+
+def _table(group: str, members: list[Comparison], marks: dict[ResultFile, str]) -> str:
+    """One group as a Markdown table, without the columns that none of its rows has anything for."""
+    peers = list(dict.fromkeys(peer for c in members for peer in c.peers))
+    header = [group, "case", "Concord", "of the limit", *peers, "tokens/s", "padding of the peers"]
+    lines = [_cells(c, peers, marks[c.file]) for c in members]
+    kept = [n for n in range(len(header)) if any(line[n] for line in lines)]
+    rows = [header, *lines]
+    written = ["| " + " | ".join(row[n].replace("|", "\\|") for n in kept) + " |" for row in rows]
+    return "\n".join([written[0], "|---" * len(kept) + "|", *written[1:]])
+
+
+def _cells(comparison: Comparison, peers: list[str], mark: str) -> list[str]:
+    row = comparison.concord
+    median, spread = row.time_text()
+    ratios = [
+        ("parity fails" if comparison.refused(peer) else _ratio(comparison.peers[peer], row))
+        if peer in comparison.peers
+        else ""
+        for peer in peers
+    ]
+    tokens = row.extra.get("tokens_per_second")
+    padding = {peer: other.extra.get("padding_share") for peer, other in comparison.peers.items()}
+    return [
+        row.name + (f" ({CHANGED})" if comparison.file.changed else "") + mark,
+        row.case_text(),
+        f"{median} ({spread})",
+        "" if row.floor is None else _percent(row.floor / row.median),
+        *ratios,
+        "" if tokens is None else f"{tokens:,.0f}",
+        ", ".join(f"{peer} {_percent(share)}" for peer, share in padding.items() if share is not None),
+    ]
+
+
+def _ratio(other: Row, row: Row) -> str:
+    ratio = other.median / row.median
+    return f"{ratio:.{1 if ratio >= 1 else 2}f}x"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.{0 if share >= 0.1 or share == 0 else 1}%}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Update the README and draw the plots, or with --compare print what has changed; InputError for bad input."""
+    parser = OneLineParser(prog="python -m bench.report", description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder of the results")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
+    parser.add_argument("--compare", metavar="REV", help="only print what has changed since a git revision")
+    given = parser.parse(arguments)
+    devices = newest_comparisons(read_results(given.results))
+    if given.compare is not None:
+        print_changes(newest_comparisons(read_committed(given.results, given.compare)), devices, given.compare)
+        return
+    update_readme(given.readme, markdown(devices))
+    for path in (given.readme, *draw_plots(devices, given.results)):
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,403 @@
+"""The report says what the files of results hold, refuses what they do not prove, and names a file that is wrong."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+from bench import report, report_plots
+from bench.report import BEGIN, END, main
+from bench.result_files import newest_comparisons, read_results
+from bert.errors import InputError
+from train.command import run_command
+
+MODULE = "tests/kernels/test_gelu.py"
+PASSED = {MODULE: {"passed": 5, "failed": 0, "skipped": 1}}
+
+
+def row(name="gelu", peer="concord", median=2e-3, **more):
+    """A row of results, whose spread is 10% to either side."""
+    return {
+        "group": "kernels",
+        "name": name,
+        "case": {"tokens": 4096, "dtype": "bfloat16"},
+        "peer": peer,
+        "seconds": {"median": median, "p20": 0.9 * median, "p80": 1.1 * median},
+        "floor_seconds": None,
+        "parity": [],
+        "extra": {},
+    } | more
+
+
+def write(folder, rows, *, day=1, device="NVIDIA H200", **more):
+    """A file of results in `folder`; returns its path."""
+    limits = {"copy": 1e12, "products": {"float32": 1e13}}
+    described = {"device": device, "limits": limits}
+    described |= {"driver": "570.86"} if "NVIDIA" in device else {"threads": 2}
+    content = {
+        "date": f"2026-01-{day:02}T12:30:00+00:00",
+        "commit": "0123456789abcdef",
+        "command": "pytest bench/ --benchmark-only",
+        "device": described,
+        "versions": {"python": "3.12.1", "torch": "2.13.0"},
+        "parity": {},
+        "rows": rows,
+    } | more
+    folder.mkdir(exist_ok=True)
+    path = folder / f"202601{day:02}-123000-{device.lower().replace(' ', '-')}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def written(folder):
+    """The Markdown of the files in `folder`."""
+    return report.markdown(newest_comparisons(read_results(folder)))
+
+
+def tables(folder):
+    """Each line of the tables as {column: cell}."""
+    found, header = [], None
+    for line in written(folder).splitlines():
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not cells:
+            header = None
+        elif header is None:
+            header = cells
+        elif set(line) != set("|-"):
+            found.append(dict(zip(header, cells, strict=True)))
+    return found
+
+
+def one_line(folder):
+    (line,) = tables(folder)
+    return line
+
+
+def test_a_row_shows_time_spread_share_of_the_limit_ratios_tokens_and_padding(tmp_path):
+    rows = [
+        row(floor_seconds=5e-4, extra={"tokens_per_second": 2048000.4, "padding_share": 0}),
+        row(peer="torch", median=4.6e-3),
+        row(peer="padded", median=1e-3, extra={"padding_share": 0.587}),
+    ]
+    write(tmp_path, rows)
+    assert one_line(tmp_path) == {
+        "kernels": "gelu",
+        "case": "tokens 4096, dtype bfloat16",
+        "Concord": "2.00 ms (1.80-2.20)",
+        "of the limit": "25%",
+        "torch": "2.3x",
+        "padded": "0.50x",
+        "tokens/s": "2,048,000",
+        "padding of the peers": "padded 59%",
+    }
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (4e-6, "4.00 us (3.60-4.40)"),
+        (2.5e-4, "250 us (225-275)"),
+        (1.5e-2, "15.0 ms (13.5-16.5)"),
+        (2.0, "2.00 s (1.80-2.20)"),
+        (120.0, "120 s (108-132)"),
+    ],
+)
+def test_times_are_in_the_unit_that_is_read_best(tmp_path, seconds, text):
+    write(tmp_path, [row(median=seconds)])
+    assert one_line(tmp_path)["Concord"] == text
+
+
+def test_columns_that_nothing_is_known_for_are_left_out(tmp_path):
+    write(tmp_path, [row()])
+    assert list(one_line(tmp_path)) == ["kernels", "case", "Concord"]
+
+
+def test_a_bar_in_a_cell_does_not_end_it(tmp_path):
+    write(tmp_path, [row(name="a | b")])
+    assert one_line(tmp_path)["kernels"] == r"a \| b"
+
+
+@pytest.mark.parametrize(
+    ("record", "cell"),
+    [
+        (PASSED, "2.0x"),
+        ({}, "parity fails"),
+        ({"tests/other.py": PASSED[MODULE]}, "parity fails"),
+        ({MODULE: {"passed": 5, "failed": 1, "skipped": 0}}, "parity fails"),
+        ({MODULE: {"passed": 0, "failed": 0, "skipped": 6}}, "parity fails"),
+    ],
+)
+@pytest.mark.parametrize("named_by", ["concord", "torch"])
+def test_a_ratio_needs_the_parity_tests_that_either_row_names(tmp_path, record, cell, named_by):
+    rows = [row(), row(peer="torch", median=4e-3)]
+    rows[named_by == "torch"]["parity"] = [MODULE]
+    write(tmp_path, rows, parity=record)
+    assert one_line(tmp_path)["torch"] == cell
+
+
+def test_a_row_that_names_no_parity_tests_needs_none(tmp_path):
+    failing = {MODULE: {"passed": 0, "failed": 1, "skipped": 0}}
+    write(tmp_path, [row(), row(peer="torch", median=4e-3)], parity=failing)
+    assert one_line(tmp_path)["torch"] == "2.0x"
+
+
+def test_a_section_says_where_its_numbers_come_from(tmp_path):
+    write(tmp_path, [row()])
+    assert (
+        "NVIDIA H200, driver 570.86, python 3.12.1, torch 2.13.0; commit 0123456789, 2026-01-01 12:30 UTC: "
+        "`pytest bench/ --benchmark-only`"
+    ) in written(tmp_path).splitlines()
+
+
+def test_numbers_of_changed_source_are_marked(tmp_path):
+    write(tmp_path, [row()], commit="0123456789abcdef+changes")
+    assert one_line(tmp_path)["kernels"] == "gelu (+changes)"
+    assert "commit 0123456789+changes," in written(tmp_path)
+
+
+def test_the_newest_file_wins_for_each_comparison_and_older_ones_are_named_by_row(tmp_path):
+    write(tmp_path, [row(median=1.0), row("norm", median=3.0)], day=1, commit="old")
+    write(tmp_path, [row(median=2.0)], day=2, commit="new")
+    write(tmp_path, [row(peer="torch", median=9.0)], day=3, commit="without Concord")
+    assert [(line["kernels"], line["Concord"]) for line in tables(tmp_path)] == [
+        ("gelu [1]", "2.00 s (1.80-2.20)"),
+        ("norm [2]", "3.00 s (2.70-3.30)"),
+    ]
+    text = written(tmp_path)
+    assert re.search(r"^\[1\] NVIDIA.*commit new,", text, re.M)
+    assert re.search(r"^\[2\] NVIDIA.*commit old,", text, re.M)
+    assert "without Concord" not in text
+
+
+def test_peers_of_one_ratio_come_from_one_file(tmp_path):
+    write(tmp_path, [row(median=1.0), row(peer="torch", median=8.0)], day=1)
+    write(tmp_path, [row(median=2.0)], day=2)
+    assert "torch" not in one_line(tmp_path)
+
+
+def test_groups_and_cases_come_in_order_whatever_the_order_of_the_rows(tmp_path):
+    cases = [("step", 10), ("kernels", 10), ("kernels", 9)]
+    write(tmp_path, [row(group=group, case={"tokens": tokens}) for group, tokens in cases])
+    cells = [(next(iter(line)), line["case"]) for line in tables(tmp_path)]
+    assert cells == [("kernels", "tokens 9"), ("kernels", "tokens 10"), ("step", "tokens 10")]
+
+
+def test_gpus_come_before_the_cpu(tmp_path):
+    write(tmp_path, [row()], device="AMD EPYC")
+    assert "Not yet measured on a GPU." in written(tmp_path)
+    assert "AMD EPYC, threads 2, python 3.12.1" in written(tmp_path)
+    write(tmp_path, [row()], device="NVIDIA H200")
+    assert re.findall("^### (.*)$", written(tmp_path), re.M) == ["NVIDIA H200", "AMD EPYC"]
+    assert "Not yet measured" not in written(tmp_path)
+
+
+def test_an_empty_folder_is_not_yet_measured(tmp_path):
+    assert written(tmp_path) == "Not yet measured on a GPU."
+
+
+def test_the_readme_changes_between_its_markers_alone_and_only_once(tmp_path, capsys):
+    write(tmp_path / "results", [row()])
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n")
+    flags = ["--results", str(tmp_path / "results"), "--readme", str(readme)]
+    assert run_command(main, flags) == 0
+    first = readme.read_text()
+    assert first.startswith(f"# Before\n\n{BEGIN}\n")
+    assert first.endswith(f"\n{END}\n\nAfter\n")
+    assert "2.00 ms" in first
+    assert "old" not in first
+    assert run_command(main, flags) == 0
+    assert readme.read_text() == first
+    assert str(readme) in capsys.readouterr().out.split()
+
+
+@pytest.mark.parametrize("text", ["nothing", f"{BEGIN}\n", f"{END}\n{BEGIN}\n"])
+def test_a_readme_without_its_markers_is_left_alone_and_named(tmp_path, text, capsys):
+    write(tmp_path, [row()])
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    assert run_command(main, ["--results", str(tmp_path), "--readme", str(readme)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{readme}: no place for the results" in line
+    assert readme.read_text() == text
+
+
+def without(content, name):
+    return {key: value for key, value in content.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"rows": [without(row(), "seconds")]}, "row 1: 'seconds' is missing"),
+        ({"rows": [row(), row(peer="torch", seconds={"median": 1, "p20": 1})]}, "row 2: seconds: 'p80' is missing"),
+        ({"rows": [row(median=0.0)]}, "row 1: seconds: 'median' is 0.0, expected a finite time above 0"),
+        ({"rows": [row(floor_seconds=float("nan"))]}, "row 1: 'floor_seconds' is nan"),
+        ({"rows": [row(group="kernel")]}, "did you mean 'kernels'?"),
+        ({"rows": [row(extra={"padding_share": "half"})]}, "row 1: extra: 'padding_share' is str"),
+        ({"rows": [row(), row()]}, "rows 1 and 2 measure the same"),
+        ({"rows": {}}, "'rows' is dict, expected list"),
+        ({"date": "yesterday"}, "'date' is 'yesterday'"),
+        ({"parity": {MODULE: {"passed": 1}}}, f"parity of {MODULE}: 'failed' is missing"),
+    ],
+)
+def test_a_malformed_file_is_named_with_what_is_wrong(tmp_path, more, complaint):
+    path = write(tmp_path, **({"rows": [row()]} | more))
+    with pytest.raises(InputError) as caught:
+        read_results(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["date", "commit", "command", "device", "versions", "parity", "rows"])
+def test_each_part_of_a_file_is_asked_for(tmp_path, name):
+    path = write(tmp_path, [row()])
+    path.write_text(json.dumps(without(json.loads(path.read_text()), name)))
+    with pytest.raises(InputError, match=f"{re.escape(str(path))}: '{name}' is missing"):
+        read_results(tmp_path)
+
+
+def test_a_device_without_a_name_is_asked_for_it(tmp_path):
+    path = write(tmp_path, [row()])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": {}}))
+    with pytest.raises(InputError, match="device: 'device' is missing"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b'{"date": ', b"\xff\xfe\x00"])
+def test_a_file_that_is_not_json_ends_the_command_in_one_line(tmp_path, content, capsys):
+    path = tmp_path / "20260101-000000-cpu.json"
+    path.write_bytes(content)
+    assert run_command(main, ["--results", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: not JSON" in line
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match="elsewhere: no such folder"):
+        read_results(tmp_path / "elsewhere")
+
+
+def plotted(folder):
+    paths = report_plots.draw_plots(newest_comparisons(read_results(folder)), folder)
+    assert all(path.read_bytes().startswith(b"\x89PNG\r\n") for path in paths)
+    return [path.name for path in paths]
+
+
+def test_every_plot_is_drawn_where_there_are_rows_for_it(tmp_path):
+    rows = [
+        row(case={"tokens": n, "tasks": t}, floor_seconds=1e-4, extra={"parameters": 1000 * t})
+        for n in (64, 128)
+        for t in (2, 3)
+    ]
+    rows += [row("MiniLM", peer, median, group="step") for peer, median in (("concord", 1.0), ("torch", 3.0))]
+    write(tmp_path, rows)
+    assert plotted(tmp_path) == [
+        "nvidia-h200-steps.png",
+        "nvidia-h200-roofline.png",
+        "nvidia-h200-scaling-tokens.png",
+        "nvidia-h200-scaling-tasks.png",
+        "nvidia-h200-scaling-parameters.png",
+    ]
+
+
+def test_nothing_is_drawn_where_there_is_nothing_to_compare(tmp_path):
+    steps = [row(group="step"), row(group="step", peer="torch", parity=[MODULE])]
+    write(tmp_path, [*steps, row(case={"dtype": "float32"}, floor_seconds=1e-4)])
+    assert plotted(tmp_path) == []
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """Every (label, points) that is drawn as a line."""
+    found = []
+    original = report_plots._draw
+
+    def record(axes, points):
+        original(axes, points)
+        found.extend((line.get_label(), list(map(tuple, line.get_xydata()))) for line in axes.get_lines())
+
+    monkeypatch.setattr(report_plots, "_draw", record)
+    return found
+
+
+def test_the_roofline_is_the_share_of_the_limit_over_tokens_a_kernel_and_dtype(tmp_path, lines):
+    write(
+        tmp_path,
+        [
+            row(case={"tokens": n, "sequences": n // 64, "dtype": dtype}, median=2.0, floor_seconds=n / 1024)
+            for dtype in ("bfloat16", "float32")
+            for n in (512, 256)
+        ],
+    )
+    report_plots._roofline(newest_comparisons(read_results(tmp_path))["NVIDIA H200"])
+    points = [(256, 12.5), (512, 25.0)]
+    assert lines == [("gelu dtype bfloat16", points), ("gelu dtype float32", points)]
+
+
+def test_time_scales_along_what_the_case_or_the_extras_say(tmp_path, lines):
+    models = {"minilm": 20, "base": 100}
+    rows = [
+        row(peer=peer, median=factor * p, case={"model": m, "tasks": 3}, extra={"parameters": p})
+        for m, p in models.items()
+        for peer, factor in (("concord", 1.0), ("torch", 2.0))
+    ]
+    refused = [row | {"peer": "refused", "parity": [MODULE]} for row in rows if row["peer"] == "torch"]
+    write(tmp_path, rows + refused)
+    comparisons = newest_comparisons(read_results(tmp_path))["NVIDIA H200"]
+    assert report_plots._scaling(comparisons, "tasks") is None  # at one number of tasks only
+    report_plots._scaling(comparisons, "parameters")
+    assert lines == [("concord", [(20, 20), (100, 100)]), ("torch", [(20, 40), (100, 200)])]
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A git repository whose only commit holds results/ with gelu at 4 ms; returns the folder results/."""
+    folder = tmp_path / "results"
+    write(folder, [row(median=4e-3), row("gone", median=1.0)], day=1)
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "results"]):
+        identity = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
+    return folder
+
+
+def test_compare_prints_before_after_and_ratio_of_what_both_have(repository, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    next(repository.glob("*.json")).unlink()
+    write(repository, [row(median=2e-3), row("new")], day=2, commit="abc+changes")
+    write(repository, [row(median=1.0)], device="NVIDIA A100")
+    assert run_command(main, ["--results", str(repository), "--compare", "HEAD"]) == 0
+    output = capsys.readouterr().out
+    (line,) = (line for line in output.splitlines() if "gelu" in line)
+    cells = [cell.strip() for cell in re.split("[│|]", line) if cell.strip()]
+    assert cells == ["NVIDIA H200", "gelu", "tokens 4096, dtype bfloat16", "4.00 ms", "2.00 ms +changes", "2.0x"]
+    assert "gone" not in output
+    assert "new" not in output
+    assert "A100" not in output
+    assert not list(repository.glob("*.png"))
+
+
+def test_compare_says_when_nothing_was_measured_both_times(repository, capsys):
+    next(repository.glob("*.json")).unlink()
+    assert run_command(main, ["--results", str(repository), "--compare", "HEAD"]) == 0
+    assert "no comparison was measured both at HEAD and now" in capsys.readouterr().out
+
+
+def test_compare_with_a_revision_or_a_folder_that_git_does_not_know_ends_in_one_line(repository, tmp_path, capsys):
+    for folder, revision in ((repository, "no-such-branch"), (repository, "")):
+        assert run_command(main, ["--results", str(folder), "--compare", revision]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"--compare {revision}: git" in line
+
+
+def test_compare_names_a_committed_file_that_is_malformed(repository, tmp_path, capsys):
+    (path,) = repository.glob("*.json")
+    good = path.read_text()
+    path.write_text("{}")
+    identity = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "-a", "-m", "broken"], check=True)
+    path.write_text(good)
+    assert run_command(main, ["--results", str(repository), "--compare", "HEAD"]) == 2
+    assert f"HEAD:{path.name}: 'commit' is missing" in capsys.readouterr().err
