@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import asdict
@@ -103,7 +102,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     content = {
         "date": now.isoformat(timespec="seconds"),
         "commit": commit(),
-        "command": "pytest " + " ".join(sys.argv[1:]),
+        "command": _command(session.config),
         "device": described,
         "versions": versions(),
         "parity": _parity(session.config.getoption("--parity")),
@@ -111,6 +110,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     }
     path = folder / f"{now:%Y%m%d-%H%M%S}-{slug}.json"
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _command(config: pytest.Config) -> str:
+    """The command that measured, with folders of this machine left out."""
+    arguments, skip = ["pytest"], False
+    for argument in config.invocation_params.args:
+        name = str(argument).split("=")[0]
+        if not skip and name not in ("--results", "--parity"):
+            arguments.append("DIR" if arguments[-1] == "--data" else str(argument))
+        skip = name in ("--results", "--parity") and "=" not in str(argument)
+    return " ".join(arguments)
 
 
 def _parity(path: str) -> dict[str, dict[str, int]]:

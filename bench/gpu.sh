@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Everything that a GPU can tell, in one call of under ten minutes: bash bench/gpu.sh OUT [DATA]
+# Everything that a GPU can tell, in one call of under ten minutes: bash bench/gpu.sh OUT
 #
 # Parity on CUDA, benchmarks (the most valuable first, so that a time limit loses only the tail), a short training run,
-# the sanitizer on small shapes. Writes JSON, logs and a summary of one page into the folder OUT. DATA: a folder in the
-# course layout; without it the generated data serves. Needs Python 3.11, torch, triton, transformers, pytest and
-# pytest-benchmark, and no network; what else is missing is skipped and named.
+# the sanitizer on small shapes. Writes JSON, logs and a summary of one page into the folder OUT. Needs Python 3.11,
+# torch, triton, transformers, pytest and pytest-benchmark, and no network: what else a bare machine lacks, weights and
+# data among it, `python -m bench.carry` puts into the folder .carry beforehand, which is to travel with the checkout.
 set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd)
-data=${2:-demo}
 cd "$(dirname "$0")/.."
-export PYTHONPATH=$PWD PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/.triton-cache}
+data=demo
+if [ -d .carry/data ]; then data=$PWD/.carry/data; fi
+if [ -d .carry/minilm ]; then export CONCORD_MINILM=$PWD/.carry/minilm; fi
+export PYTHONPATH=$PWD:$PWD/.carry/site PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/.triton-cache}
 started=$SECONDS
 summary=$out/summary.txt
 : > "$summary"

@@ -23,7 +23,6 @@ from train.config import RunConfig, build_parser, check_resumable, config_from
 from train.datasets import Datasets, load_datasets, run_tasks
 from train.evaluation import evaluate, predict
 from train.loop import Trainer
-from train.plots import plot_conflicts, plot_curves
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
 from train.progress import ProgressDisplay, say
@@ -174,8 +173,7 @@ class Run:
         self.model.load(self.directory / BEST / WEIGHTS_FILE)
         answers = {name: predict(self.model, split, self.precision.device) for name, split in self.data.test.items()}
         self._write_predictions("test", self.data.test, answers)
-        plot_curves(self.directory)
-        plot_conflicts(self.directory)
+        self._draw()
         self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
         summary = write_summary(
             self.directory,
@@ -193,6 +191,15 @@ class Run:
             f"{self.progress.seconds:.0f} s in all"
         )
         self.say(f"written    {self.directory}")
+
+    def _draw(self) -> None:
+        try:
+            from train.plots import plot_conflicts, plot_curves
+        except ImportError as error:  # a machine that only computes may lack it
+            self.say(f"warning: no pictures are drawn ({error})")
+            return
+        plot_curves(self.directory)
+        plot_conflicts(self.directory)
 
     def say(self, text: str) -> None:
         """Print one plain line."""

@@ -69,7 +69,9 @@ class PaddedModel(nn.Module):
         if dropout is not None:
             configuration.hidden_dropout_prob = configuration.attention_probs_dropout_prob = dropout
         self.kinds = kinds
-        self.encoder = BertModel.from_pretrained(model, config=configuration, attn_implementation=attention).train()
+        self.encoder = BertModel.from_pretrained(
+            model, config=configuration, attn_implementation=attention, dtype=torch.float32
+        ).train()
         self.heads = nn.ModuleDict({task: nn.Linear(configuration.hidden_size, n) for task, n in outputs.items()})
         self.dropout = nn.Dropout(0.1 if dropout is None else dropout)
 

@@ -11,7 +11,7 @@ from bert.encoder import Encoder
 from bert.errors import InputError
 from bert.models import load_model, minilm_directory
 from bert.weights import copy_from_hugging_face, load_weights, to_hugging_face
-from tests.samples import SMALL, random_batch, small_encoder
+from tests.samples import SMALL, random_batch, small_encoder, write_small_model
 
 
 @pytest.fixture
@@ -119,3 +119,11 @@ def test_a_damaged_directory_is_refused_by_file(directory, damage, expected):
 def test_sizes_that_do_not_fit_are_refused():
     with pytest.raises(InputError, match="not a multiple"):
         BertConfig(hidden_size=100, num_attention_heads=12)
+
+
+def test_the_variable_names_another_folder_for_minilm(tmp_path, monkeypatch):
+    directory = write_small_model(tmp_path / "small", ["one", "two"])
+    monkeypatch.setenv("CONCORD_MINILM", str(directory))
+    found = load_model("minilm", seed=1)
+    assert found.encoder.config.hidden_size == 64
+    assert found.origin == f"minilm: MiniLM-L6 from CONCORD_MINILM={directory}, unchecked"

@@ -125,7 +125,17 @@ def test_triton_kernels_and_torch_give_the_same_losses(data, tmp_path, capsys, m
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for kernels in ("torch", "triton"):
         arguments = command(
-            data, tmp_path / kernels, "--max-steps", "2", "--model", str(model), *more, "--kernels", kernels
+            data,
+            tmp_path / kernels,
+            "--max-steps",
+            "2",
+            "--batch-size",
+            "2",
+            "--model",
+            str(model),
+            *more,
+            "--kernels",
+            kernels,
         )
         assert run_command(run.main, [*arguments, "--device", device]) == 0
     found, expected = (entries(tmp_path / kernels) for kernels in ("triton", "torch"))
