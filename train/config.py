@@ -72,7 +72,7 @@ class RunConfig:
     seed: int = _option(1, "of weights, batches, dropout and surgery's orders", low=0)
     log_every: int = _option(20, "steps between two logged ones", low=1)
     evaluate_every: int = _option(
-        500, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
+        300, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
     )
     save_every: int = _option(
         500, "steps between two states that --resume can start from; each epoch ends with one", low=1
