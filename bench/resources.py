@@ -38,6 +38,7 @@ from kernels import (
     linear_cross_entropy,
 )
 from kernels.dispatch import interpreted, using_kernels
+from kernels.gather import Corpus, gather_tokens
 from kernels.multi_tensor import combine_tensors, gram_of_tensors
 from train.optimizer import SurgeryOptimizer
 
@@ -175,7 +176,8 @@ def steps(target: Target, models: Sequence[str]) -> Iterator[Step]:
 
 
 def launch(step: Step) -> None:
-    """Launch the kernels of forward and backward of three tasks, and of a language-model loss, on meta tensors."""
+    """Launch the kernels of a batch's gathering, of forward and backward of three tasks, and of a language-model loss,
+    on meta tensors."""
     hidden, heads, inner = _MODELS[step.model]
     rate = 0.1 if step.dropout else 0.0
     config = BertConfig(
@@ -198,6 +200,12 @@ def launch(step: Step) -> None:
         targets = torch.empty(400, dtype=torch.int32)
         offsets = torch.empty(2, dtype=torch.int32)
         word_rows = TaskRows(offsets=offsets, bounds=(0, 400))
+        corpus = Corpus(
+            ids=torch.empty(9000, dtype=torch.int32),
+            segments=torch.empty(9000, dtype=torch.uint8),
+            cu_seqlens=torch.empty(301, dtype=torch.int64),
+        )
+        gather_tokens(corpus, torch.empty(96, dtype=torch.int64), torch.empty(4, dtype=torch.int32), 2816)
     task_lengths = np.split(np.array(_LENGTHS[step.lengths]), 3)
     tasks = [
         TaskTokens(ids=np.zeros(own.sum(), int), segments=np.zeros(own.sum(), int), lengths=own) for own in task_lengths

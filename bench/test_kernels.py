@@ -1,7 +1,8 @@
 """Each op of the encoder, forward and backward, against stock torch, torch.compile, and what else torch offers.
 
-Sequences have the lengths of the data (--data), three tasks share the rows, dropout is 0.1. On a GPU every function is
-measured as a CUDA graph, so that Python's launches do not count; on a CPU the references are, at small sizes.
+Sequences have the lengths of the course data, or of --data, three tasks share the rows, dropout is 0.1. On a GPU every
+function is measured as a CUDA graph, so that Python's launches do not count; on a CPU the references are, at small
+sizes.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.measure import Work, captured
-from bert.models import load_model
 from kernels import (
     Dropout,
-    Sequences,
+    HostSequences,
     TaskRows,
     add_layer_norm,
     attention,
@@ -26,8 +26,6 @@ from kernels import (
     linear,
     linear_cross_entropy,
 )
-from train.config import RunConfig
-from train.datasets import load_datasets, run_tasks
 
 ON_GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
@@ -41,12 +39,9 @@ Pair = tuple[Callable[[], Tensor], list[Tensor]]  # the forward, and what it is 
 
 
 @pytest.fixture(scope="module")
-def all_lengths(request):
+def all_lengths(training_splits):
     """The lengths of the data's training sequences, in random order."""
-    config = RunConfig(data=request.config.getoption("--data"), skip_bad_rows=True)
-    tokenizer = load_model("minilm", seed=1).tokenizer
-    splits = load_datasets(config, run_tasks(config), tokenizer, None, print, splits=("train",)).train
-    lengths = np.concatenate([np.diff(split.cu_seqlens) for split in splits.values()])
+    lengths = np.concatenate([np.diff(split.cu_seqlens) for split in training_splits.values()])
     return np.random.default_rng(1).permutation(lengths)
 
 
@@ -70,7 +65,7 @@ class Setting:
             lengths.append(length)
             total += length
         self.lengths = np.array(lengths)
-        self.sequences = Sequences(self.lengths, device)
+        self.sequences = HostSequences(self.lengths, device)
         bounds = tuple(self.tokens * task // TASKS for task in range(TASKS + 1))
         self.rows = TaskRows(offsets=torch.tensor(bounds, dtype=torch.int32, device=device), bounds=bounds)
         self.dropout = Dropout(RATE, torch.tensor(7, device=device), 1)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import Sequences, TaskRows
+from kernels import HostSequences, Sequences, TaskRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def pack(tasks: Sequence[TaskTokens], device: torch.device | str = "cpu", *, acc
         ids=row([task.ids for task in tasks]),
         positions=row([positions]),
         segments=row([task.segments for task in tasks]),
-        sequences=Sequences(lengths, device),
+        sequences=HostSequences(lengths, device),
         token_rows=rows([len(task.ids) for task in tasks]),
         sequence_rows=rows([len(task.lengths) for task in tasks]),
     )

@@ -11,13 +11,14 @@ from kernels.layer_norm import add_layer_norm
 from kernels.linear import linear
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.rows import TaskRows, part
-from kernels.sequences import Sequences
+from kernels.sequences import HostSequences, Sequences
 from kernels.surgery import Rates, SurgeryPlan, SurgerySettings, SurgeryState, new_surgery_state, plan_update
 
 __all__ = [
     "Dropout",
     "DropoutStream",
     "FlatParameters",
+    "HostSequences",
     "Rates",
     "Sequences",
     "SurgeryPlan",

@@ -23,16 +23,19 @@ class TaskRows:
     """The contiguous rows of each task in a packed tensor.
 
     offsets: int32 [T+1] on the device; task t owns rows offsets[t] to offsets[t+1], none where both are equal.
-    bounds: the same numbers on the host, so that nothing has to be read back.
+    bounds: the same numbers on the host, so that nothing has to be read back; None where only the device knows them,
+        which is enough for the kernels and too little for the references.
     accumulate: add to the task gradients (from the second micro-batch of a step on) instead of overwriting them.
     """
 
     offsets: Tensor
-    bounds: tuple[int, ...]
+    bounds: tuple[int, ...] | None
     accumulate: bool = False
 
     def slices(self) -> Iterator[tuple[int, slice]]:
-        """Each task with its rows, in order."""
+        """Each task with its rows, in order; RuntimeError where the host does not know them."""
+        if self.bounds is None:
+            raise RuntimeError("the rows of each task are on the device alone, and the torch reference needs them")
         for task, (start, stop) in enumerate(zip(self.bounds, self.bounds[1:], strict=False)):
             yield task, slice(start, stop)
 

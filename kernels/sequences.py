@@ -57,16 +57,29 @@ class Padding:
 
 
 class Sequences:
-    """Where each sequence of a packed batch begins and ends.
-
-    Args:
-        lengths: int [sequences], on the host, each at least 1.
-        device: where the boundaries are needed.
+    """Where each sequence of a packed batch begins and ends, as far as the kernels need to know.
 
     Attributes:
         cu_seqlens: int32 [sequences + 1] on the device; sequence s owns rows cu_seqlens[s] to cu_seqlens[s + 1].
         first: int64 [sequences] on the device, the row of each sequence's first token ([CLS]).
-        max_length: the longest sequence, in tokens.
+        max_length: no sequence has more tokens.
+    """
+
+    def __init__(self, cu_seqlens: Tensor, first: Tensor, max_length: int) -> None:
+        self.cu_seqlens, self.first, self.max_length = cu_seqlens, first, max_length
+
+    @property
+    def padding(self) -> Padding:
+        """What the references need and only `HostSequences` know; RuntimeError here."""
+        raise RuntimeError("the lengths of these sequences are on the device alone, and the torch reference needs them")
+
+
+class HostSequences(Sequences):
+    """Sequences whose lengths the host knows.
+
+    Args:
+        lengths: int [sequences], each at least 1.
+        device: where the boundaries are needed.
     """
 
     def __init__(self, lengths: np.ndarray, device: torch.device | str = "cpu") -> None:
@@ -75,17 +88,11 @@ class Sequences:
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.device = torch.device(device)
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.cu_seqlens = torch.from_numpy(self._starts.astype(np.int32)).to(self.device)
-        self.first = torch.from_numpy(self._starts[:-1]).to(self.device)
-        self.max_length = int(self.lengths.max(initial=0))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def tokens(self) -> int:
-        """The number of tokens over all sequences."""
-        return int(self._starts[-1])
+        super().__init__(
+            torch.from_numpy(self._starts.astype(np.int32)).to(self.device),
+            torch.from_numpy(self._starts[:-1]).to(self.device),
+            int(self.lengths.max(initial=0)),
+        )
 
     @cached_property
     def padding(self) -> Padding:
@@ -107,7 +114,7 @@ class Sequences:
             start = stop
         source_rows = np.concatenate([*sources, np.zeros(0, np.int64)])
         is_token = np.concatenate([*present, np.zeros(0, bool)])
-        slots = np.empty(self.tokens, dtype=np.int64)
+        slots = np.empty(self._starts[-1], dtype=np.int64)
         slots[source_rows[is_token]] = np.flatnonzero(is_token)
         return Padding(
             groups=groups,

@@ -10,6 +10,7 @@ from bert.config import BertConfig
 from bert.encoder import Encoder
 from bert.weights import to_hugging_face
 from kernels import FlatParameters
+from train.tokenized import TokenizedSplit
 
 SMALL = BertConfig(
     vocab_size=50,
@@ -57,6 +58,21 @@ def random_tokens(sequences, seed, longest=20, vocab=SMALL.vocab_size):
 def random_batch(counts, seed=0, **more):
     """A packed batch with `counts[t]` sequences of task t."""
     return pack([random_tokens(count, (seed, task)) for task, count in enumerate(counts)], **more)
+
+
+def random_split(task, examples, per_example=1, seed=0, **more):
+    """A tokenised set of `task` whose labels count its examples."""
+    tokens = random_tokens(examples * per_example, seed, **more)
+    return TokenizedSplit(
+        task=task,
+        example_ids=[str(index) for index in range(examples)],
+        ids=tokens.ids.astype(np.int32),
+        segments=tokens.segments.astype(np.uint8),
+        cu_seqlens=np.concatenate([[0], np.cumsum(tokens.lengths)]),
+        sequences_per_example=per_example,
+        labels=np.arange(examples, dtype=np.float32),
+        truncated=0,
+    )
 
 
 def plain_parameters(seed=0):

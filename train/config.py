@@ -47,6 +47,11 @@ class RunConfig:
         "what computes: auto takes Triton for CUDA and torch otherwise; triton on a CPU needs TRITON_INTERPRET=1",
         choices=KERNEL_CHOICES,
     )
+    cuda_graphs: str = _option(
+        "auto",
+        "replay each step as one CUDA graph: the same numbers, sooner; auto does so where it can",
+        choices=("auto", "on", "off"),
+    )
     device: str = _option("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     epochs: int = _option(3, "passes over the largest training set", low=1)
     max_steps: int = _option(0, "stop after this many steps; 0 for no limit", low=0)

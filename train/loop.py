@@ -1,25 +1,28 @@
-"""The training loop: examples -> packed batch -> losses -> one backward -> surgery -> optimizer step."""
+"""The training loop: which examples, seed and rates each step gets, and where its batches are gathered."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bert.multitask import MultitaskModel
-from kernels import DropoutStream, SurgeryPlan
+from kernels import SurgeryPlan
+from kernels.dispatch import uses_triton_products
 from train.batches import gather
 from train.config import RunConfig
-from train.losses import task_loss
+from train.device_batches import DeviceBatches
+from train.graphs import DeviceSteps
 from train.optimizer import SurgeryOptimizer
 from train.sampler import JointSampler, MicroBatch
+from train.step import StepOutput, TrainingStep
 from train.tokenized import TokenizedSplit
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step did. Numbers that came from the device are still there: reading them waits for it.
+    """What one step did. Numbers that came from the device are still there until the next step: reading them waits.
 
     step: steps done so far in the run, this one included; epoch: from 0; losses: task -> fp32 scalar, the mean over the
     step's examples; plan: what surgery and optimizer did; learning_rate: the encoder's; examples, tokens: of this step
@@ -36,7 +39,11 @@ class StepResult:
 
 
 class Trainer:
-    """Steps of training; what a step does depends on its number and the state of model and optimizer alone."""
+    """Steps of training; what a step does depends on its number and the state of model and optimizer alone.
+
+    The torch references take batches that the host has packed; the kernels take those of the device, and with `graphs`
+    whole steps as CUDA graphs; `warn` is told where that fails.
+    """
 
     def __init__(
         self,
@@ -45,8 +52,11 @@ class Trainer:
         optimizer: SurgeryOptimizer,
         splits: Mapping[str, TokenizedSplit],
         device: torch.device,
+        *,
+        graphs: bool = False,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
-        self.config, self.model, self.optimizer, self.splits, self.device = config, model, optimizer, splits, device
+        self.config, self.optimizer, self.splits, self.device = config, optimizer, splits, device
         self.sampler = JointSampler(
             {task: len(split) for task, split in splits.items()},
             batch_size=config.batch_size,
@@ -59,6 +69,18 @@ class Trainer:
         average_steps = round(self.total_steps * config.average)
         if average_steps:
             optimizer.keep_average(average_steps)
+        self._step = TrainingStep(model, optimizer, {task: split.task for task, split in splits.items()})
+        self._device_steps: DeviceSteps | None = None
+        if uses_triton_products(model.shared.master):
+            batches = DeviceBatches(splits, device)
+            self._device_steps = DeviceSteps(
+                self._step,
+                batches,
+                list(splits),
+                device,
+                graphs=graphs,
+                fall_back=warn if config.cuda_graphs == "auto" else None,
+            )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepResult]:
         """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step."""
@@ -66,34 +88,36 @@ class Trainer:
         for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
             if index >= self.total_steps:
                 return
-            seed = torch.tensor(self._seed_of(index)).to(self.device, non_blocking=True)
             factor = self._schedule(index)
-            losses, tokens = self._backward(seed, micro_batches)
-            plan = self.optimizer.step(seed=seed, rate_factor=torch.tensor(factor).to(self.device, non_blocking=True))
+            output = self._run(micro_batches, self._seed_of(index), factor)
             self.optimizer.average(index + 1)
             examples = sum(len(indices) for batch in micro_batches for indices in batch.values())
-            rate = self.config.learning_rate * factor
-            yield StepResult(index + 1, epoch, losses, plan, rate, examples, tokens)
+            rate, tokens = self.config.learning_rate * factor, self._tokens(micro_batches)
+            yield StepResult(index + 1, epoch, output.losses, output.plan, rate, examples, tokens)
 
-    def _backward(self, seed: Tensor, micro_batches: list[MicroBatch]) -> tuple[dict[str, Tensor], int]:
-        """Fill the task gradients with those of the step's examples; each task's mean loss, and the tokens read."""
+    def _run(self, micro_batches: Sequence[MicroBatch], seed: int, rate_factor: float) -> StepOutput:
+        if self._device_steps is not None:
+            return self._device_steps.run(micro_batches, seed=seed, rate_factor=rate_factor)
+        batches = (
+            gather(self.splits, micro_batch, self.device, accumulate=number > 0)
+            for number, micro_batch in enumerate(micro_batches)
+        )
         examples = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
-        losses = {task: torch.zeros((), device=self.device) for task in self.splits}
-        tokens = 0
-        self.optimizer.zero_private_gradients()
-        for number, micro_batch in enumerate(micro_batches):
-            batch = gather(self.splits, micro_batch, self.device, accumulate=number > 0)
-            logits = self.model(batch.packed, DropoutStream(seed, number))
-            parts = {
-                task: task_loss(self.splits[task].task, logits[task], labels, examples[task])
-                for task, labels in batch.labels.items()
-            }
-            # One backward of the sum: each task's own gradient is in its own rows.
-            (torch.stack(list(parts.values())).sum() * self.optimizer.loss_scale).backward()
-            for task, part in parts.items():
-                losses[task] += part.detach()
-            tokens += batch.packed.sequences.tokens
-        return losses, tokens
+        return self._step(
+            batches,
+            examples,
+            seed=torch.tensor(seed).to(self.device),
+            rate_factor=torch.tensor(rate_factor).to(self.device),
+        )
+
+    def _tokens(self, micro_batches: Sequence[MicroBatch]) -> int:
+        """The tokens that a step reads, padding not counted."""
+        total = 0
+        for micro_batch in micro_batches:
+            for task, split in self.splits.items():
+                first = micro_batch[task] * split.sequences_per_example
+                total += int((split.cu_seqlens[first + split.sequences_per_example] - split.cu_seqlens[first]).sum())
+        return total
 
     def _schedule(self, step: int) -> float:
         """The learning rates' factor at `step` (from 0): linear warm-up, then linear decay to 0 at the run's end."""

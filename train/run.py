@@ -19,9 +19,10 @@ from bert.weights import WEIGHTS_FILE
 from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_model, load_pretrained
 from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
-from train.config import RunConfig, build_parser, check_resumable, config_from
+from train.config import LIBRARY_RULES, RunConfig, build_parser, check_resumable, config_from
 from train.datasets import Datasets, load_datasets, run_tasks
 from train.evaluation import evaluate, predict
+from train.graphs import choose_graphs
 from train.loop import Trainer
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
@@ -45,6 +46,7 @@ class Run:
         precision: Precision,
         kernels: str,
         *,
+        graphs: bool,
         resumed: bool,
     ) -> None:
         self.directory, self.config, self.console, self.precision = directory, config, console, precision
@@ -56,16 +58,20 @@ class Run:
         config = fit_model(config, pretrained.encoder.config)
         self.say(f"rates      encoder {config.learning_rate:.3g}, heads {config.head_learning_rate:.3g} at their peak")
         self.tokenizer: Tokenizer = pretrained.tokenizer
-        self.data: Datasets = load_datasets(
-            config, self.tasks, self.tokenizer, directory.parent / CACHE, lambda text: self.say(f"warning: {text}")
-        )
+
+        def warn(text: str) -> None:
+            self.say(f"warning: {text}")
+
+        self.data: Datasets = load_datasets(config, self.tasks, self.tokenizer, directory.parent / CACHE, warn)
         sizes = ", ".join(
             f"{task.name} {len(self.data.train[task.name])}/{len(self.data.dev[task.name])}" for task in self.tasks
         )
         self.say(f"data       {config.data}: {sizes} (train/dev examples)")
         self.model = build_model(config, self.tasks, pretrained.encoder, precision)
         self.optimizer = build_optimizer(config, self.model, precision)
-        self.trainer = Trainer(config, self.model, self.optimizer, self.data.train, precision.device)
+        self.trainer = Trainer(
+            config, self.model, self.optimizer, self.data.train, precision.device, graphs=graphs, warn=warn
+        )
         self.progress = load_state(directory, self.optimizer) if resumed else Progress()
         if not resumed:
             directory.mkdir(parents=True, exist_ok=True)
@@ -230,7 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kernels = choose_kernels(config.kernels, precision.device)
     say(console, f"kernels    {kernels}")
     say(console, f"surgery    {describe_surgery(config)}")
-    run = Run(directory, config, console, precision, kernels, resumed=resume is not None)
+    graphs, reason = choose_graphs(config.cuda_graphs, precision.device, rule_on_host=config.surgery in LIBRARY_RULES)
+    if precision.device.type == "cuda":
+        say(console, f"graphs     {reason}")
+    run = Run(directory, config, console, precision, kernels, graphs=graphs, resumed=resume is not None)
     if resume is not None:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()

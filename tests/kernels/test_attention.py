@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import Dropout, Sequences, attention, first_token_attention
+from kernels import Dropout, HostSequences, attention, first_token_attention
 from tests.tolerances import TOLERANCES, assert_close
 
 LENGTHS = [(1,), (5,), (3, 1, 17, 2, 2), tuple(range(1, 40)), (512, 1, 100)]
@@ -26,7 +26,7 @@ def dense(qkv, lengths):
 def test_every_token_attends_to_its_own_sequence_only(lengths, head_size, dtype):
     qkv = torch.randn(sum(lengths), 3, 2, head_size).to(dtype).requires_grad_()
     upstream = torch.randn(sum(lengths), 2, head_size).to(dtype)
-    out = attention(qkv, Sequences(np.array(lengths)))
+    out = attention(qkv, HostSequences(np.array(lengths)))
     out.backward(upstream)
     reference = qkv.detach().double().requires_grad_()
     expected = dense(reference, lengths)
@@ -37,7 +37,7 @@ def test_every_token_attends_to_its_own_sequence_only(lengths, head_size, dtype)
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_first_token_attention_is_the_first_row_of_the_whole(lengths):
-    sequences = Sequences(np.array(lengths))
+    sequences = HostSequences(np.array(lengths))
     qkv = torch.randn(sum(lengths), 3, 2, 32, requires_grad=True)
     upstream = torch.randn(len(lengths), 2, 32)
     attention(qkv, sequences)[sequences.first].backward(upstream)
@@ -50,7 +50,7 @@ def test_first_token_attention_is_the_first_row_of_the_whole(lengths):
 
 def test_the_same_call_twice_is_bitwise_equal():
     qkv = torch.randn(60, 3, 2, 32)
-    sequences, dropout = Sequences(np.array([20, 7, 33])), Dropout(0.1, torch.tensor(4), 0)
+    sequences, dropout = HostSequences(np.array([20, 7, 33])), Dropout(0.1, torch.tensor(4), 0)
     assert torch.equal(attention(qkv, sequences, dropout), attention(qkv, sequences, dropout))
 
 
@@ -58,20 +58,20 @@ def test_dropout_drops_the_said_share_of_probabilities():
     # With v = 1, an output is the kept probabilities' sum: 1 on average, and never quite 1 for each query.
     qkv = torch.randn(400, 3, 2, 32)
     qkv[:, 2] = 1
-    out = attention(qkv, Sequences(np.array([200, 200])), Dropout(0.25, torch.tensor(4), 0))
+    out = attention(qkv, HostSequences(np.array([200, 200])), Dropout(0.25, torch.tensor(4), 0))
     assert abs(out.mean().item() - 1) < 0.01
     assert out.std().item() > 0.01
 
 
 def test_groups_hold_every_sequence_once_and_pad_little():
     lengths = np.random.default_rng(1).integers(1, 90, 200)
-    sequences = Sequences(lengths)
+    sequences = HostSequences(lengths)
     members = torch.cat([group.members for group in sequences.padding.groups])
     assert sorted(members.tolist()) == list(range(200))
     padded = sum(group.size * group.length for group in sequences.padding.groups)
-    assert padded < 1.25 * sequences.tokens
+    assert padded < 1.25 * sum(lengths)
 
 
 def test_an_empty_sequence_is_refused():
     with pytest.raises(ValueError, match="at least one token"):
-        Sequences(np.array([3, 0]))
+        HostSequences(np.array([3, 0]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import Dropout, Sequences, attention, first_token_attention
+from kernels import Dropout, HostSequences, attention, first_token_attention
 from kernels.attention_kernels import attention_backward, attention_forward
 from kernels.dispatch import using_kernels
 from kernels.dropout import kernel_arguments
@@ -20,12 +20,12 @@ def dropout_of(rate):
 
 
 def attention_op(lengths, dropout=None):
-    sequences = Sequences(np.array(lengths), DEVICE)
+    sequences = HostSequences(np.array(lengths), DEVICE)
     return lambda activations, parameters, rows: attention(activations[0], sequences, dropout)
 
 
 def first_token_op(lengths, dropout=None):
-    sequences = Sequences(np.array(lengths), DEVICE)
+    sequences = HostSequences(np.array(lengths), DEVICE)
     return lambda activations, parameters, rows: first_token_attention(*activations, sequences, dropout)
 
 
@@ -68,7 +68,7 @@ def test_the_same_elements_drop_as_in_the_reference(lengths):
     found = []
     for kernels in ("torch", "triton"):
         with using_kernels(kernels):
-            found.append(attention(qkv, Sequences(np.array(lengths), DEVICE), dropout_of(0.3)))
+            found.append(attention(qkv, HostSequences(np.array(lengths), DEVICE), dropout_of(0.3)))
     assert_close(found[1], found[0], TOLERANCES[torch.float32])
     assert found[0].std() > 0.01
 
@@ -81,7 +81,7 @@ def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(max_length,
     whole = random(sum(lengths) + padding, 3, 2, 32).to(DEVICE)
     upstream = random(sum(lengths) + padding, 2, 32).to(DEVICE)
     arguments = kernel_arguments(dropout_of(rate))
-    exact = Sequences(np.array(lengths), DEVICE).cu_seqlens
+    exact = HostSequences(np.array(lengths), DEVICE).cu_seqlens
     # As in a batch of fixed size: the last boundary is repeated.
     repeated = torch.cat([exact, exact[-1:], exact[-1:]])
     with using_kernels("triton"):
@@ -99,7 +99,7 @@ def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(max_length,
 @pytest.mark.usefixtures("poisoned")
 def test_first_tokens_of_empty_sequences_and_rows_after_the_last_give_zeros():
     lengths, padding = (3, 17, 5), 70
-    exact = Sequences(np.array(lengths), DEVICE).cu_seqlens
+    exact = HostSequences(np.array(lengths), DEVICE).cu_seqlens
     repeated = torch.cat([exact, exact[-1:], exact[-1:]])
     q, kv = random(5, 2, 32).to(DEVICE), random(sum(lengths) + padding, 2, 2, 32).to(DEVICE)
     arguments = kernel_arguments(dropout_of(0.2))
@@ -121,7 +121,7 @@ def test_many_sequences_twice_are_bitwise_equal():
 
 @pytest.mark.parametrize("lengths", [SHORT, LONG])
 def test_torch_compile_takes_the_ops_whole(lengths):
-    sequences, dropout = Sequences(np.array(lengths), DEVICE), dropout_of(0.2)
+    sequences, dropout = HostSequences(np.array(lengths), DEVICE), dropout_of(0.2)
     qkv = random(sum(lengths), 3, 2, 32).to(DEVICE).requires_grad_()
 
     def function(qkv):

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from kernels import Dropout, Sequences, add_layer_norm, attention, bias_gelu, embedding, first_token_attention, linear
+from kernels import (
+    Dropout,
+    HostSequences,
+    add_layer_norm,
+    attention,
+    bias_gelu,
+    embedding,
+    first_token_attention,
+    linear,
+)
 
 
 def random(*shape):
@@ -45,12 +54,12 @@ def test_embedding(dropout):
 
 
 def test_attention(dropout):
-    sequences = Sequences(np.array([3, 1, 4, 2]))
+    sequences = HostSequences(np.array([3, 1, 4, 2]))
     assert torch.autograd.gradcheck(lambda qkv: attention(qkv, sequences, dropout), (random(10, 3, 2, 2),))
 
 
 def test_first_token_attention(dropout):
-    sequences = Sequences(np.array([3, 1, 4, 2]))
+    sequences = HostSequences(np.array([3, 1, 4, 2]))
 
     def op(q, kv):
         return first_token_attention(q, kv, sequences, dropout)

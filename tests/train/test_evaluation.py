@@ -7,29 +7,14 @@ import torch
 from bert.batch import TaskTokens, pack
 from bert.heads import Head
 from bert.multitask import MultitaskModel
-from tests.samples import random_tokens, small_encoder
+from tests.samples import random_split, small_encoder
 from train.batches import gather
 from train.evaluation import predict
 from train.losses import task_predictions
 from train.tasks import select_tasks
-from train.tokenized import TokenizedSplit
 
 CPU = torch.device("cpu")
 TASKS = select_tasks(["sst", "sts"], None)
-
-
-def make_split(task, examples, per_example, seed=0):
-    tokens = random_tokens(examples * per_example, seed)
-    return TokenizedSplit(
-        task=task,
-        example_ids=[str(index) for index in range(examples)],
-        ids=tokens.ids.astype(np.int32),
-        segments=tokens.segments.astype(np.uint8),
-        cu_seqlens=np.concatenate([[0], np.cumsum(tokens.lengths)]),
-        sequences_per_example=per_example,
-        labels=np.arange(examples, dtype=np.float32),
-        truncated=0,
-    )
 
 
 def make_model(pair):
@@ -43,7 +28,7 @@ def make_model(pair):
 @pytest.mark.parametrize("per_example", [1, 2])
 def test_predictions_are_those_of_each_example_alone_in_the_sets_order(per_example, monkeypatch):
     monkeypatch.setattr("train.evaluation._TOKENS_A_BATCH", {"cpu": 60})
-    split, model = make_split(TASKS[1], 17, per_example), make_model(pair=per_example == 2)
+    split, model = random_split(TASKS[1], 17, per_example), make_model(pair=per_example == 2)
     predictions = predict(model, split, CPU)
     for index in range(17):
         first, last = split.cu_seqlens[index * per_example], split.cu_seqlens[(index + 1) * per_example]
@@ -56,7 +41,7 @@ def test_predictions_are_those_of_each_example_alone_in_the_sets_order(per_examp
 
 
 def test_a_micro_batch_holds_the_tokens_and_labels_of_its_examples():
-    splits = {"sst": make_split(TASKS[0], 6, 1), "sts": make_split(TASKS[1], 9, 2, seed=1)}
+    splits = {"sst": random_split(TASKS[0], 6, 1), "sts": random_split(TASKS[1], 9, 2, seed=1)}
     batch = gather(splits, {"sst": np.array([4, 0]), "sts": np.array([8])}, CPU)
     assert batch.labels["sst"].tolist() == [4, 0]
     assert batch.labels["sts"].tolist() == [8]
@@ -68,7 +53,7 @@ def test_a_micro_batch_holds_the_tokens_and_labels_of_its_examples():
 
 
 def test_a_task_without_examples_has_no_labels_and_no_logits():
-    splits = {"sst": make_split(TASKS[0], 6, 1), "sts": make_split(TASKS[1], 9, 1)}
+    splits = {"sst": random_split(TASKS[0], 6, 1), "sts": random_split(TASKS[1], 9, 1)}
     batch = gather(splits, {"sst": np.zeros(0, dtype=np.int64), "sts": np.array([1, 2])}, CPU)
     assert batch.labels.keys() == {"sts"}
     assert make_model(pair=False)(batch.packed).keys() == {"sts"}

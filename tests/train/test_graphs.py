@@ -1,0 +1,203 @@
+"""Steps on the device's batches: they ask the host for nothing, and as CUDA graphs give the same bits."""
+
+import traceback
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bert.config import BertConfig
+from bert.encoder import Encoder
+from bert.errors import InputError
+from bert.heads import Head
+from bert.multitask import MultitaskModel
+from kernels import SurgerySettings
+from kernels.dispatch import using_kernels
+from tests.kernels.parity import DEVICE
+from tests.samples import random_split
+from train.config import RunConfig
+from train.device_batches import DeviceBatches
+from train.graphs import DeviceSteps, choose_graphs
+from train.loop import Trainer
+from train.optimizer import SurgeryOptimizer
+from train.tasks import select_tasks
+
+TASKS = {task.name: task for task in select_tasks(["sst", "paraphrase", "sts"], None)}
+NEEDS_CUDA = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+
+
+SMALL = BertConfig(
+    vocab_size=20,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=16,
+    max_position_embeddings=8,
+    hidden_dropout_prob=0.1,
+    attention_probs_dropout_prob=0.1,
+)
+
+
+def make_trainer(*, graphs=False, warn=None, accumulate=1, dtype=torch.float32, surgery="pcgrad", scaling=False):
+    splits = {
+        name: random_split(task, 3 + 2 * index, per_example=1 + (name == "sts"), seed=index, longest=5, vocab=20)
+        for index, (name, task) in enumerate(TASKS.items())
+    }
+    for split in splits.values():
+        split.labels[:] %= 2
+    device = torch.device(DEVICE)
+    heads = {name: Head(16, task.classes, pair=name == "sts", dropout=0.1) for name, task in TASKS.items()}
+    for head in heads.values():
+        head.initialise(torch.Generator().manual_seed(1))
+        head.to(device)
+    encoder = Encoder(SMALL)
+    encoder.initialise(1)
+    model = MultitaskModel(
+        encoder.to(device),
+        heads,
+        compute_dtype=dtype,
+        gradient_dtype=dtype if accumulate == 1 else torch.float32,
+    )
+    settings = SurgerySettings(method=surgery, max_norm=1.0, scaling=scaling)
+    optimizer = SurgeryOptimizer(
+        model.shared, model.private, model.tasks, settings=settings, shared_rate=1e-3, private_rate=1e-2
+    )
+    config = RunConfig(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery)
+    return Trainer(config, model, optimizer, splits, device, graphs=graphs, warn=warn), model
+
+
+def losses_of(trainer, steps):
+    results = (result for epoch in range(4) for result in trainer.epoch(epoch))
+    return [
+        {task: loss.item() for task, loss in result.losses.items()}
+        for result, _ in zip(results, range(steps), strict=False)
+    ]
+
+
+FORBIDDEN = (
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::is_nonzero",
+    "aten::equal",
+    "aten::lift_fresh",  # a tensor of numbers from the host
+)
+
+
+class AsksTheHost(TorchDispatchMode):
+    """Notes what would make the host wait for a GPU, or what a CUDA graph cannot hold. The interpreter of the kernels,
+    which works on the host, is left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        if function.name().split(".")[0] in FORBIDDEN:
+            stack = traceback.extract_stack()
+            if not any(frame.filename.endswith("interpreter.py") for frame in stack):
+                self.found.append((function.name(), [f"{frame.filename}:{frame.lineno}" for frame in stack][-8:]))
+        return function(*arguments, **(options or {}))
+
+
+def test_a_shape_that_recurs_asks_the_host_for_nothing(monkeypatch):
+    mode, compute = AsksTheHost(), DeviceSteps._compute
+
+    def watched(self, *inputs):
+        with mode:
+            return compute(self, *inputs)
+
+    with using_kernels("triton"):
+        trainer, _ = make_trainer(surgery="gradvac")
+        batch = next(trainer.sampler.epoch(0))
+        trainer._device_steps.run(batch, seed=1, rate_factor=1.0)
+        monkeypatch.setattr("train.graphs.DeviceSteps._compute", watched)
+        trainer._device_steps.run(batch, seed=2, rate_factor=0.5)
+    assert mode.found == []
+
+
+def test_what_asks_the_host_is_found():
+    with AsksTheHost() as mode:
+        torch.tensor([1.0]).sum().item()
+    assert {name for name, _ in mode.found} == {"aten::_local_scalar_dense", "aten::lift_fresh"}
+
+
+def make_steps(step, **more):
+    splits = {name: random_split(task, 6, seed=index) for index, (name, task) in enumerate(TASKS.items())}
+    device = torch.device(DEVICE)
+    return DeviceSteps(step, DeviceBatches(splits, device), list(splits), device, **more)
+
+
+def test_seed_rate_and_examples_are_handed_in_for_every_step():
+    seen = []
+
+    def step(batches, examples, *, seed, rate_factor):
+        labels = [{task: own.tolist() for task, own in batch.labels.items()} for batch in batches]
+        seen.append((labels, examples, seed.item(), rate_factor.item()))
+
+    steps = make_steps(step, graphs=False)
+    for first, seed, factor in ((0, 7, 0.5), (2, (1 << 62) + 1, 1.0)):
+        chosen = np.array([first, first + 3])
+        micro_batches = [{"sst": chosen, "paraphrase": chosen, "sts": chosen}, dict.fromkeys(TASKS, chosen[:1])]
+        steps.run(micro_batches, seed=seed, rate_factor=factor)
+        both, one = (dict.fromkeys(TASKS, own) for own in (chosen.tolist(), [first]))
+        assert seen[-1] == ([both, one], dict.fromkeys(TASKS, 3), seed, factor)
+
+
+def test_where_a_capture_fails_training_goes_on_without_and_says_so(monkeypatch):
+    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
+    monkeypatch.setattr("torch.cuda.Stream", lambda device: None)
+    monkeypatch.setattr("train.graphs.DeviceSteps._on_side_stream", lambda self, *inputs: self._compute(*inputs))
+
+    def fail(self, shapes, inputs):
+        raise RuntimeError("not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr("train.graphs.DeviceSteps._capture", fail)
+    said, done = [], []
+    steps = make_steps(lambda batches, examples, *, seed, rate_factor: done.append(seed.item()), graphs=True)
+    batch = [dict.fromkeys(TASKS, np.array([1]))]
+    steps.run(batch, seed=1, rate_factor=1.0)
+    with pytest.raises(RuntimeError, match="capturing"):
+        steps.run(batch, seed=2, rate_factor=1.0)
+    steps._fall_back = said.append
+    for seed in (2, 3):
+        steps.run(batch, seed=seed, rate_factor=1.0)
+    assert done == [1, 2, 3]
+    assert said == ["no CUDA graphs from here on: not permitted when stream is capturing"]
+
+
+@pytest.mark.cuda
+@NEEDS_CUDA
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"dtype": torch.bfloat16},
+        {"dtype": torch.bfloat16, "accumulate": 2, "surgery": "gradvac"},
+        {"dtype": torch.float16, "scaling": True},
+        {"surgery": "none"},
+    ],
+)
+def test_graphs_give_the_same_bits(more):
+    plain, model = make_trainer(**more)
+    graphed, graphed_model = make_trainer(graphs=True, **more)
+    assert losses_of(graphed, 24) == losses_of(plain, 24)
+    assert torch.equal(graphed_model.shared.master, model.shared.master)
+    assert torch.equal(graphed_model.private.master, model.private.master)
+    assert len(graphed._device_steps._captured) >= 2
+
+
+def test_graphs_are_chosen_where_they_can_be_and_the_reason_is_told(monkeypatch):
+    assert choose_graphs("auto", torch.device("cpu"), rule_on_host=False) == (False, "off: this is no CUDA device")
+    with pytest.raises(InputError, match="--cuda-graphs on: this is no CUDA device"):
+        choose_graphs("on", torch.device("cpu"), rule_on_host=False)
+    monkeypatch.setattr("train.graphs.uses_triton_products", lambda tensor: True)
+    monkeypatch.setattr("torch.empty", lambda *shape, device: None)
+    cuda = torch.device("cuda")
+    assert choose_graphs("auto", cuda, rule_on_host=False)[0]
+    assert choose_graphs("on", cuda, rule_on_host=False)[0]
+    assert choose_graphs("off", cuda, rule_on_host=False) == (False, "off, as asked")
+    assert choose_graphs("auto", cuda, rule_on_host=True) == (
+        False,
+        "off: this surgery's coefficients come from the host",
+    )

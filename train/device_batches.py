@@ -1,0 +1,127 @@
+"""Batches gathered on the device from the tokenised data that lie there: only the examples' numbers come from outside.
+
+Sizes are rounded up to a few, since a CUDA graph holds one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bert.batch import PackedBatch
+from kernels import Sequences, TaskRows
+from kernels.gather import Corpus, gather_tokens
+from train.batches import LabelledBatch
+from train.sampler import MicroBatch
+from train.tokenized import TokenizedSplit
+
+_FEWEST_TOKENS = 64  # that token counts are rounded to a multiple of
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What of a packed batch is fixed.
+
+    examples: of each task; tokens: rows, those after the last token being padding; max_length: no sequence is longer.
+    """
+
+    examples: tuple[int, ...]
+    tokens: int
+    max_length: int
+
+
+class DeviceBatches:
+    """The tokenised training sets on the device, and batches of them.
+
+    Args:
+        splits: task -> its set, in the order of the model's tasks.
+        device: where the sets are kept: 5 bytes a token.
+    """
+
+    def __init__(self, splits: Mapping[str, TokenizedSplit], device: torch.device) -> None:
+        sets = list(splits.values())
+        self._tasks, self._device = list(splits), device
+        self._per_example = [split.sequences_per_example for split in sets]
+        self._cu_seqlens = [split.cu_seqlens for split in sets]
+        self._first_sequence = _starts([len(split.cu_seqlens) - 1 for split in sets])
+        self._first_example = _starts([len(split) for split in sets])
+        first_token = _starts([len(split.ids) for split in sets])
+        boundaries = [split.cu_seqlens[:-1] + first for split, first in zip(sets, first_token, strict=False)] + [
+            first_token[-1:]
+        ]
+        self._corpus = Corpus(
+            ids=torch.from_numpy(np.concatenate([split.ids for split in sets])).to(device),
+            segments=torch.from_numpy(np.concatenate([split.segments for split in sets])).to(device),
+            cu_seqlens=torch.from_numpy(np.concatenate(boundaries)).to(device),
+        )
+        self._labels = torch.from_numpy(np.concatenate([split.labels for split in sets])).to(device)
+        self._offsets: dict[tuple[int, ...], TaskRows] = {}
+
+    def plan(self, micro_batches: Sequence[MicroBatch]) -> tuple[list[BatchShape], np.ndarray]:
+        """Of a step's micro-batches: the shape of each, and the numbers that `gather` reads, int64.
+
+        All have the size of the largest, so that few different steps occur.
+        """
+        examples, numbers, tokens, longest = [], [], 1, 1
+        for micro_batch in micro_batches:
+            chosen = [micro_batch[task] for task in self._tasks]
+            sequences = [
+                (own[:, None] * count + np.arange(count)).reshape(-1)
+                for own, count in zip(chosen, self._per_example, strict=True)
+            ]
+            lengths = np.concatenate(
+                [cu[own + 1] - cu[own] for own, cu in zip(sequences, self._cu_seqlens, strict=True)]
+            )
+            tokens, longest = max(tokens, int(lengths.sum())), max(longest, int(lengths.max(initial=1)))
+            numbers += [own + first for own, first in zip(sequences, self._first_sequence, strict=False)]
+            numbers += [own + first for own, first in zip(chosen, self._first_example, strict=False)]
+            examples.append(tuple(len(own) for own in chosen))
+        shapes = [BatchShape(own, round_tokens(tokens), _power_of_two(longest)) for own in examples]
+        return shapes, np.concatenate(numbers)
+
+    def numbers(self, shape: BatchShape) -> int:
+        """How many of the numbers of `plan` a batch of `shape` reads."""
+        return sum(shape.examples) + self._sequence_rows(shape.examples).bounds[-1]
+
+    def gather(self, shape: BatchShape, numbers: Tensor, *, accumulate: bool) -> LabelledBatch:
+        """The batch of `shape` that `numbers`, int64 on the device, stand for; accumulate: see `bert.batch.pack`."""
+        sequence_rows = self._sequence_rows(shape.examples)
+        sequences = sequence_rows.bounds[-1]
+        gathered = gather_tokens(self._corpus, numbers[:sequences], sequence_rows.offsets, shape.tokens)
+        labels = self._labels.index_select(0, numbers[sequences:]).split(list(shape.examples))
+        packed = PackedBatch(
+            ids=gathered.ids,
+            positions=gathered.positions,
+            segments=gathered.segments,
+            sequences=Sequences(gathered.cu_seqlens, gathered.first, shape.max_length),
+            token_rows=TaskRows(offsets=gathered.token_offsets, bounds=None, accumulate=accumulate),
+            sequence_rows=TaskRows(offsets=sequence_rows.offsets, bounds=sequence_rows.bounds, accumulate=accumulate),
+        )
+        return LabelledBatch(packed, {task: own for task, own in zip(self._tasks, labels, strict=True) if len(own)})
+
+    def _sequence_rows(self, examples: tuple[int, ...]) -> TaskRows:
+        # Kept, since what is copied from the host cannot be part of a CUDA graph.
+        if examples not in self._offsets:
+            counts = [own * count for own, count in zip(examples, self._per_example, strict=True)]
+            bounds = tuple(_starts(counts).tolist())
+            offsets = torch.tensor(bounds, dtype=torch.int32).to(self._device)
+            self._offsets[examples] = TaskRows(offsets=offsets, bounds=bounds)
+        return self._offsets[examples]
+
+
+def round_tokens(tokens: int) -> int:
+    """`tokens` rounded up by an eighth at most, or to the next 64: few different sizes, little padding."""
+    multiple = max(_FEWEST_TOKENS, _power_of_two(tokens + 1) // 16)
+    return -(-tokens // multiple) * multiple
+
+
+def _power_of_two(number: int) -> int:
+    """The least power of two, 16 at least, that is not below `number`."""
+    return max(16, 1 << (number - 1).bit_length())
+
+
+def _starts(counts: Sequence[int]) -> np.ndarray:
+    """Where each of consecutive pieces begins, and where the last one ends: int64 [pieces + 1]."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
