@@ -1,9 +1,12 @@
 """Options of the benchmarks, and the file of results that every run leaves."""
 
+import functools
+import gc
 import json
 import re
+import traceback
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +16,10 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.measure import EventTimer, Timing, Work, device_record, measure_limits, summarise
+from bench.lengths import load_splits, read_lengths, splits_of_lengths
+from bench.measure import FLUSH_BYTES, EventTimer, Timing, Work, device_record, measure_limits, summarise
 from train.report import commit, versions
+from train.tokenized import TokenizedSplit
 
 RESULTS = Path(__file__).parent / "results"
 _rows: list[dict[str, Any]] = []
@@ -25,7 +30,9 @@ Recorder = Callable[..., Timing]
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--data DIR, --results DIR, --parity FILE."""
     parser.addoption(
-        "--data", default="demo", help="data set to take the batches from: demo, or a course-layout folder"
+        "--data",
+        default="",
+        help="course-layout folder to take the batches from (default: random tokens at the course data's lengths)",
     )
     parser.addoption("--results", default=str(RESULTS), help="folder of the file of results (default bench/results)")
     parser.addoption(
@@ -39,9 +46,44 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """What does not fit the device's memory is skipped, and the rest goes on."""
+    try:
+        return (yield)
+    except torch.OutOfMemoryError as error:
+        # The traceback holds the frames, and they what the next test needs the room of.
+        traceback.clear_frames(error.__traceback__)
+        pytest.skip("out of memory")
+
+
+@pytest.fixture(autouse=True)
+def _free_memory(device: torch.device) -> None:
+    """What earlier tests left is neither counted as a test's own nor in its way."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+@pytest.fixture(scope="session")
+def training_splits(request: pytest.FixtureRequest) -> dict[str, TokenizedSplit]:
+    """Task -> training set: of --data, or random tokens at the course data's lengths."""
+    data = request.config.getoption("--data")
+    return load_splits(data, "train") if data else splits_of_lengths(read_lengths())
+
+
+@pytest.fixture(scope="session")
+def lengths_name(request: pytest.FixtureRequest) -> str:
+    """Whose lengths those are, for the case of a row."""
+    return "data" if request.config.getoption("--data") else "course"
+
+
 @pytest.fixture
-def record(benchmark: BenchmarkFixture, device: torch.device) -> Recorder:
-    """Time a function by way of pytest-benchmark, and keep the row for the file of results."""
+def record(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, device: torch.device) -> Recorder:
+    """Time a function by way of pytest-benchmark, and keep the row for the file of results.
+
+    on_host: whether the function works on the host alone, and is timed by the clock on a GPU too.
+    """
 
     def run(
         function: Callable[[], Any],
@@ -55,20 +97,20 @@ def record(benchmark: BenchmarkFixture, device: torch.device) -> Recorder:
         rounds: int = 8,
         warm_up: int = 2,
         extra: dict[str, Any] | None = None,
+        on_host: bool = False,
     ) -> Timing:
-        if device.type == "cuda":
+        extra = dict(extra or {})
+        if device.type == "cuda" and not on_host:
+            timer = EventTimer(device)
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-            timer = EventTimer(device)
             benchmark.pedantic(lambda: timer.time(function), rounds=rounds, warmup_rounds=warm_up)
             seconds = timer.seconds()[warm_up:]
+            extra["peak_bytes"] = torch.cuda.max_memory_allocated() - FLUSH_BYTES
         else:
             benchmark.pedantic(function, rounds=rounds, warmup_rounds=warm_up)
             seconds = list(benchmark.stats.stats.data)
         timing = summarise(seconds)
-        extra = dict(extra or {})
-        if device.type == "cuda":
-            extra["peak_bytes"] = torch.cuda.max_memory_allocated()
         for unit in ("tokens", "examples"):
             if unit in extra:
                 extra[f"{unit}_per_second"] = round(extra[unit] / timing.median, 1)
@@ -84,32 +126,35 @@ def record(benchmark: BenchmarkFixture, device: torch.device) -> Recorder:
         }
         benchmark.extra_info.update(row)
         _rows.append(row)
+        _write(request.config)
         return timing
 
     return run
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the file of results, if anything was measured."""
-    if not _rows:
-        return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _write(config: pytest.Config) -> None:
+    """Write the file of results anew after each row, so that a run that is cut off leaves what it has measured."""
+    path, header = _file(config)
+    path.write_text(json.dumps(header | {"rows": _rows}, indent=1) + "\n", encoding="utf-8")
+
+
+@functools.cache
+def _file(config: pytest.Config) -> tuple[Path, dict[str, Any]]:
+    """Where this run's results go, and what they are of."""
     now = datetime.now(UTC)
-    described = device_record(device)
+    described = device_record(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     slug = re.sub(r"[^a-z0-9]+", "-", described["device"].lower()).strip("-")
-    folder = Path(session.config.getoption("--results"))
+    folder = Path(config.getoption("--results"))
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
+    header = {
         "date": now.isoformat(timespec="seconds"),
         "commit": commit(),
-        "command": _command(session.config),
+        "command": _command(config),
         "device": described,
         "versions": versions(),
-        "parity": _parity(session.config.getoption("--parity")),
-        "rows": _rows,
+        "parity": _parity(config.getoption("--parity")),
     }
-    path = folder / f"{now:%Y%m%d-%H%M%S}-{slug}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return folder / f"{now:%Y%m%d-%H%M%S}-{slug}.json", header
 
 
 def _command(config: pytest.Config) -> str:

@@ -17,7 +17,7 @@ import torch
 
 from train.precision import choose_precision
 
-_FLUSH_BYTES = 256 << 20  # more than any L2 cache
+FLUSH_BYTES = 256 << 20  # more than any L2 cache
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class EventTimer:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.int32, device=device)
+        self._flush = torch.empty(FLUSH_BYTES // 4, dtype=torch.int32, device=device)
         self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def time(self, function: Callable[[], Any]) -> None:

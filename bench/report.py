@@ -14,6 +14,7 @@ from rich.text import Text
 from bench.report_plots import draw_plots
 from bench.result_files import (
     CHANGED,
+    CONCORD,
     GROUPS,
     Comparison,
     ResultFile,
@@ -31,7 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 _LEGEND = (
     "Times are medians (20th to 80th percentile). Of the limit: the least time that the device's measured copy "
-    "bandwidth and product rate allow, over the median. Ratios: the peer's median over Concord's."
+    "bandwidth and product rate allow, over the median. Ratios: the peer's median over Concord's, and of peak memory "
+    "the peer's bytes over Concord's. Host synchronisations: how often a step makes the host wait for the GPU; on a "
+    "CPU, how many of the references' operations would."
 )
 
 
@@ -90,6 +93,7 @@ def _table(group: str, members: list[Comparison], marks: dict[ResultFile, str]) 
     """One group as a Markdown table, without the columns that none of its rows has anything for."""
     peers = list(dict.fromkeys(peer for c in members for peer in c.peers))
     header = [group, "case", "Concord", "of the limit", *peers, "tokens/s", "padding of the peers"]
+    header += ["peak memory", "host synchronisations"]
     lines = [_cells(c, peers, marks[c.file]) for c in members]
     kept = [n for n in range(len(header)) if any(line[n] for line in lines)]
     rows = [header, *lines]
@@ -116,11 +120,34 @@ def _cells(comparison: Comparison, peers: list[str], mark: str) -> list[str]:
         *ratios,
         "" if tokens is None else f"{tokens:,.0f}",
         ", ".join(f"{peer} {_percent(share)}" for peer, share in padding.items() if share is not None),
+        # What a kernel replays as a CUDA graph was allocated before.
+        "" if row.group == "kernels" else _peak_memory(comparison),
+        _synchronisations(comparison),
     ]
 
 
+def _peak_memory(comparison: Comparison) -> str:
+    """Concord's peak and the peers' over it, of those whose ratio is not refused."""
+    peaks = {name: row.extra.get("peak_bytes") for name, row in comparison.comparable().items()}
+    own = peaks.pop(CONCORD)
+    if not own:
+        return ""
+    ratios = [f"{peer} {_times(peak / own)}" for peer, peak in peaks.items() if peak]
+    return f"{own / 2**30:.2f} GiB" + (f" ({', '.join(ratios)})" if ratios else "")
+
+
+def _synchronisations(comparison: Comparison) -> str:
+    """Concord's and the peers' counts, of those that were counted."""
+    rows = {"Concord": comparison.concord} | comparison.peers
+    counts = {name: row.extra.get("host_synchronisations") for name, row in rows.items()}
+    return ", ".join(f"{name} {count:g}" for name, count in counts.items() if count is not None)
+
+
 def _ratio(other: Row, row: Row) -> str:
-    ratio = other.median / row.median
+    return _times(other.median / row.median)
+
+
+def _times(ratio: float) -> str:
     return f"{ratio:.{1 if ratio >= 1 else 2}f}x"
 
 

@@ -197,7 +197,7 @@ def _row(content: Any, where: str) -> Row:
         raise InputError(f"{where}: 'floor_seconds' is {floor}, expected a finite time or null")
     names = {name: _field(content, name, str, where) for name in ("name", "peer")}
     fields = {name: _field(content, name, dict, where) for name in ("case", "extra")}
-    for name in ("tokens_per_second", "padding_share"):
+    for name in ("tokens_per_second", "padding_share", "peak_bytes", "host_synchronisations"):
         if name in fields["extra"]:
             _field(fields["extra"], name, (int, float, type(None)), f"{where}: extra")
     parity = _field(content, "parity", list, where)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -54,35 +55,70 @@ class MetricsLog:
         self._file.close()
 
 
-def step_entry(result: StepResult, optimizer: SurgeryOptimizer) -> dict[str, Any]:
-    """One logged step as it stands in metrics.jsonl. Reads the device.
+class LoggedStep:
+    """The numbers of one step on their way from the device, which goes on meanwhile.
 
-    conflicts: sums over the steps applied so far, of each block of parameters and pair of tasks: how often the
-    gradients conflicted, and their cosines; two entries' difference is what happened between them.
+    Args:
+        result: of the step that was run last.
+        optimizer: which ran it.
     """
-    tasks = list(result.losses)
-    plan = result.plan
-    pairs = cosines(plan.gram).tolist()
-    counts, sums = optimizer.state.conflicts.tolist(), optimizer.state.cosines.tolist()
-    return {
-        "event": "step",
-        "step": result.step,
-        "epoch": result.epoch,
-        "losses": {task: loss.item() for task, loss in result.losses.items()},
-        "gradient_norms": dict(zip(tasks, plan.gram.diagonal().sqrt().tolist(), strict=True)),
-        "merged_norm": plan.merged_norm.item(),
-        "cosines": {name: pairs[i][j] for name, i, j in task_pairs(tasks)},
-        "applied": plan.apply.item(),
-        "applied_steps": int(optimizer.state.applied_steps.item()),
-        "conflicts": {
-            block: {name: [int(counts[b][i][j]), sums[b][i][j]] for name, i, j in task_pairs(tasks)}
-            for b, block in enumerate((*optimizer.shared.block_names, WHOLE_MODEL))
-        },
-        "loss_scale": optimizer.loss_scale.item(),
-        "learning_rate": result.learning_rate,
-        "examples": result.examples,
-        "tokens": result.tokens,
-    }
+
+    def __init__(self, result: StepResult, optimizer: SurgeryOptimizer) -> None:
+        self._result, self._blocks = result, optimizer.shared.block_names
+        plan, state = result.plan, optimizer.state
+        tensors = {f"loss {task}": loss for task, loss in result.losses.items()}
+        tensors |= {"gram": plan.gram, "cosines": cosines(plan.gram), "merged_norm": plan.merged_norm}
+        tensors |= {"applied": plan.apply, "applied_steps": state.applied_steps, "loss_scale": state.loss_scale}
+        tensors |= {"conflict_counts": state.conflicts, "cosine_sums": state.cosines}
+        self._shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        # One copy of them all, since the next step may overwrite each; fp64 holds counts exactly.
+        values = torch.cat([tensor.flatten().double() for tensor in tensors.values()])
+        self._copied: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        else:
+            self._values = values
+
+    def ready(self) -> bool:
+        """Whether the numbers have arrived."""
+        return self._copied is None or self._copied.query()
+
+    def entry(self) -> dict[str, Any]:
+        """The step as it stands in metrics.jsonl; waits for the numbers.
+
+        conflicts: sums over the steps applied so far, of each block of parameters and pair of tasks: how often the
+        gradients conflicted, and their cosines; two entries' difference is what happened between them.
+        """
+        if self._copied is not None:
+            self._copied.synchronize()
+        result, tasks = self._result, list(self._result.losses)
+        parts = self._values.split([shape.numel() for shape in self._shapes.values()])
+        found = {
+            name: part.view(shape).tolist() for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+        }
+        counts, sums, pairs = found["conflict_counts"], found["cosine_sums"], task_pairs(tasks)
+        return {
+            "event": "step",
+            "step": result.step,
+            "epoch": result.epoch,
+            "losses": {task: found[f"loss {task}"] for task in tasks},
+            "gradient_norms": {task: math.sqrt(found["gram"][i][i]) for i, task in enumerate(tasks)},
+            "merged_norm": found["merged_norm"],
+            "cosines": {name: found["cosines"][i][j] for name, i, j in pairs},
+            "applied": bool(found["applied"]),
+            "applied_steps": int(found["applied_steps"]),
+            "conflicts": {
+                block: {name: [int(counts[b][i][j]), sums[b][i][j]] for name, i, j in pairs}
+                for b, block in enumerate((*self._blocks, WHOLE_MODEL))
+            },
+            "loss_scale": found["loss_scale"],
+            "learning_rate": result.learning_rate,
+            "examples": result.examples,
+            "tokens": result.tokens,
+        }
 
 
 def task_pairs(tasks: list[str]) -> list[tuple[str, int, int]]:

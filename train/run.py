@@ -27,7 +27,7 @@ from train.loop import Trainer
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
 from train.progress import ProgressDisplay, say
-from train.report import MetricsLog, dev_sum, score_line, step_entry, write_summary
+from train.report import LoggedStep, MetricsLog, dev_sum, score_line, write_summary
 from train.tasks import Task, write_tasks
 from train.tokenized import TokenizedSplit
 from train.weightings import describe_surgery
@@ -79,6 +79,7 @@ class Run:
             write_tasks(directory / TASKS_FILE, self.tasks)
         self.log = MetricsLog(directory, keep=self.progress.log_bytes)
         self.earlier_seconds = self.progress.seconds
+        self._logged: tuple[LoggedStep, float] | None = None  # with the examples a second at that time
 
     def train(self) -> None:
         """Train from where the run stands to its end, then write what it leaves."""
@@ -120,22 +121,33 @@ class Run:
             examples += result.examples
             display.advance()
             if result.step % config.log_every == 0 or result.step == self.trainer.total_steps:
-                entry = step_entry(result, self.optimizer)
-                self.log.write(entry)
+                self._show_logged(display)
                 speed = examples / (time.perf_counter() - began)
-                display.show(entry, speed)
+                self._logged = LoggedStep(result, self.optimizer), speed
+            if self._logged and self._logged[0].ready():
+                self._show_logged(display)
             if stop.made:
                 break
             # The end of an epoch is evaluated and saved by the caller. An evaluation is followed by a saved state, so
             # that a resumed run neither misses nor repeats it.
             evaluates = config.evaluate_every and result.step % config.evaluate_every == 0
             if (evaluates or result.step % config.save_every == 0) and not self._epoch_is_over():
+                self._show_logged(display)
                 self._add_training_time(began)
                 if evaluates:
                     display.show_scores(self._evaluate(epoch))
                 self._save()
                 began, examples = time.perf_counter(), 0
+        self._show_logged(display)
         self._add_training_time(began)
+
+    def _show_logged(self, display: ProgressDisplay) -> None:
+        """Write and show the logged step whose numbers were still on their way."""
+        if self._logged:
+            entry = self._logged[0].entry()
+            self.log.write(entry)
+            display.show(entry, self._logged[1])
+            self._logged = None
 
     def _add_training_time(self, began: float) -> None:
         if self.precision.device.type == "cuda":

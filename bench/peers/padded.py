@@ -48,7 +48,7 @@ class PaddedModel(nn.Module):
     """One BERT with a linear head a task.
 
     Args:
-        model: directory of the weights.
+        model: directory of the weights, or the configuration of an encoder whose weights are random.
         outputs: task -> logits.
         kinds: task -> classification, binary or regression.
         attention: what transformers computes attention with: eager or sdpa.
@@ -57,7 +57,7 @@ class PaddedModel(nn.Module):
 
     def __init__(
         self,
-        model: Path,
+        model: Path | BertConfig,
         outputs: Mapping[str, int],
         kinds: Mapping[str, str],
         *,
@@ -65,13 +65,15 @@ class PaddedModel(nn.Module):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
-        configuration = BertConfig.from_pretrained(model)
+        configuration = model if isinstance(model, BertConfig) else BertConfig.from_pretrained(model)
         if dropout is not None:
             configuration.hidden_dropout_prob = configuration.attention_probs_dropout_prob = dropout
         self.kinds = kinds
-        self.encoder = BertModel.from_pretrained(
-            model, config=configuration, attn_implementation=attention, dtype=torch.float32
-        ).train()
+        options = {"attn_implementation": attention, "dtype": torch.float32}
+        if isinstance(model, BertConfig):
+            self.encoder = BertModel._from_config(configuration, **options).train()
+        else:
+            self.encoder = BertModel.from_pretrained(model, config=configuration, **options).train()
         self.heads = nn.ModuleDict({task: nn.Linear(configuration.hidden_size, n) for task, n in outputs.items()})
         self.dropout = nn.Dropout(0.1 if dropout is None else dropout)
 
@@ -79,9 +81,13 @@ class PaddedModel(nn.Module):
         """The pooled output of each example, [examples, hidden]."""
         return self.encoder(batch.ids, attention_mask=batch.mask, token_type_ids=batch.segments).pooler_output
 
+    def logits_of(self, task: str, pooled: Tensor) -> Tensor:
+        """The task's logits, fp32 [examples, outputs]."""
+        return self.heads[task](self.dropout(pooled)).float()
+
     def loss_of(self, task: str, pooled: Tensor, labels: Tensor) -> Tensor:
         """The task's mean loss."""
-        logits = self.heads[task](self.dropout(pooled)).float()
+        logits = self.logits_of(task, pooled)
         if self.kinds[task] == "classification":
             return functional.cross_entropy(logits, labels.long())
         if self.kinds[task] == "binary":

@@ -1,8 +1,10 @@
-"""Each peer computes the same update as Concord: a benchmark of two different computations would be worth nothing."""
+"""Each peer computes Concord's update, or its answers: benchmarks of different computations would be worth nothing."""
 
 import numpy as np
 import pytest
 
+from bench.lengths import first_examples
+from bench.peers.evaluator import PaddedEvaluator
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.padded import PaddedModel, pad
 from bench.peers.stock import StockTrainer
@@ -13,6 +15,7 @@ from tests.tolerances import assert_close
 from train.build import build_model, build_optimizer, load_pretrained
 from train.config import RunConfig
 from train.datasets import load_datasets, run_tasks
+from train.evaluation import predict
 from train.loop import Trainer
 from train.precision import choose_precision
 from train.sampler import JointSampler
@@ -106,3 +109,18 @@ def test_the_peers_merged_gradient_is_ours(make, attention, options, splits):
         # Keys' biases have no gradient but rounding: softmax does not see them.
         if not name.endswith("key.bias"):
             assert_close(found[name], gradient, 2e-4)
+
+
+def test_the_padded_evaluators_answers_are_ours(splits):
+    config = config_of()
+    precision = choose_precision("cpu", "off")
+    model = build_model(config, run_tasks(config), load_pretrained(config).encoder, precision)
+    split = first_examples(splits["sts"], 21)
+    outputs = {name: split.task.classes for name, split in splits.items()}
+    padded = PaddedModel(minilm_directory(), outputs, {}, attention="sdpa")
+    padded.heads.load_state_dict(model.private.values())
+    evaluator = PaddedEvaluator(padded, split, 8, precision.device)
+    expected = predict(model, split, precision.device)
+    assert expected.std() > 1e-3
+    np.testing.assert_allclose(evaluator.predict(), expected, atol=1e-4)
+    assert evaluator.computed_tokens > len(split.ids)

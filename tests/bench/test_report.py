@@ -108,6 +108,44 @@ def test_times_are_in_the_unit_that_is_read_best(tmp_path, seconds, text):
     assert one_line(tmp_path)["Concord"] == text
 
 
+def memory_and_counts(gibibytes, count, **more):
+    return {"extra": {"peak_bytes": gibibytes * 2**30, "host_synchronisations": count}} | more
+
+
+def test_peak_memory_is_concords_and_each_peers_over_it_and_host_synchronisations_are_counts(tmp_path):
+    rows = [
+        row(group="step", **memory_and_counts(1.5, 0)),
+        row(group="step", peer="torch", **memory_and_counts(4.5, 16.0)),
+        row(group="step", peer="small", **memory_and_counts(0.75, 2.5)),
+        row(group="step", peer="silent"),
+    ]
+    write(tmp_path, rows)
+    line = one_line(tmp_path)
+    assert line["peak memory"] == "1.50 GiB (torch 3.0x, small 0.50x)"
+    assert line["host synchronisations"] == "Concord 0, torch 16, small 2.5"
+
+
+def test_a_memory_ratio_needs_the_parity_tests_and_a_count_does_not(tmp_path):
+    rows = [
+        row(group="step", **memory_and_counts(1, 0)),
+        row(group="step", peer="torch", **memory_and_counts(3, 4, parity=[MODULE])),
+    ]
+    write(tmp_path, rows)
+    line = one_line(tmp_path)
+    assert line["peak memory"] == "1.00 GiB"
+    assert line["host synchronisations"] == "Concord 0, torch 4"
+
+
+def test_the_memory_of_a_kernel_replayed_as_a_graph_is_not_shown(tmp_path):
+    write(tmp_path, [row(extra={"peak_bytes": 2**30})])
+    assert "peak memory" not in one_line(tmp_path)
+
+
+def test_a_peers_memory_without_concords_is_not_shown(tmp_path):
+    write(tmp_path, [row(group="step"), row(group="step", peer="torch", extra={"peak_bytes": 2**30})])
+    assert "peak memory" not in one_line(tmp_path)
+
+
 def test_columns_that_nothing_is_known_for_are_left_out(tmp_path):
     write(tmp_path, [row()])
     assert list(one_line(tmp_path)) == ["kernels", "case", "Concord"]
@@ -236,6 +274,8 @@ def without(content, name):
         ({"rows": [row(floor_seconds=float("nan"))]}, "row 1: 'floor_seconds' is nan"),
         ({"rows": [row(group="kernel")]}, "did you mean 'kernels'?"),
         ({"rows": [row(extra={"padding_share": "half"})]}, "row 1: extra: 'padding_share' is str"),
+        ({"rows": [row(extra={"peak_bytes": "1 GiB"})]}, "row 1: extra: 'peak_bytes' is str"),
+        ({"rows": [row(extra={"host_synchronisations": []})]}, "row 1: extra: 'host_synchronisations' is list"),
         ({"rows": [row(), row()]}, "rows 1 and 2 measure the same"),
         ({"rows": {}}, "'rows' is dict, expected list"),
         ({"date": "yesterday"}, "'date' is 'yesterday'"),
