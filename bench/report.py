@@ -26,7 +26,7 @@ from bench.result_files import (
 from bert.errors import InputError
 from bert.files import replacing
 from train.command import run_command
-from train.config import OneLineParser
+from train.flags import OneLineParser
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

@@ -1,0 +1,209 @@
+"""What the training step is measured at, and who trains: models, lengths and batches; Concord and its peers.
+
+Weights are random: what a step takes does not depend on them. `tests/bench/test_peers.py` proves that each peer
+computes Concord's update.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count, cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from bench.lengths import splits_of_one_length
+from bench.peers.faithful import FaithfulTrainer
+from bench.peers.padded import PaddedModel, pad
+from bench.peers.stock import StockTrainer
+from bench.peers.torchjd_trainer import TorchJDTrainer
+from bert.config import BertConfig
+from bert.encoder import Encoder
+from bert.multitask import MultitaskModel
+from train.build import build_model, build_optimizer, fit_model
+from train.config import RunConfig
+from train.graphs import choose_graphs
+from train.loop import Trainer
+from train.precision import Precision, choose_precision
+from train.sampler import JointSampler, MicroBatch
+from train.tokenized import TokenizedSplit
+
+MODELS = {
+    "MiniLM": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+    "BERT-base": BertConfig(),
+    "BERT-large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+}
+PARITY = ("tests/bench/test_peers.py", "tests/bert/test_task_gradients.py", "tests/train/test_optimizer.py")
+BUCKET = 32  # padding's multiple where graphs are compiled for each length
+_EPOCHS = 1000  # more than are measured
+_EXAMPLES = 1024  # of each task, where all are of one length
+
+Splits = Mapping[str, TokenizedSplit]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the tokens of every sequence (None: the lengths of the data), and the examples a task in a step."""
+
+    model: str
+    length: int | None = None
+    batch: int = 32
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.length or 'data'}-{self.batch}"
+
+    def described(self, lengths: str, dtype: str, tasks: int = 3) -> dict[str, Any]:
+        """The case of a row of results; lengths: what the data's are called."""
+        return {
+            "model": self.model,
+            "lengths": self.length or lengths,
+            "tasks": tasks,
+            "batch": self.batch,
+            "dtype": dtype,
+        }
+
+
+@dataclass(frozen=True)
+class Peer:
+    """make: its trainer, from a padded model; attention: of transformers; multiple: what lengths are padded to."""
+
+    make: Callable[..., Any]
+    attention: str = "sdpa"
+    multiple: int = 1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One contestant, ready to train.
+
+    run: does one step, on the next examples; tokens: of a step on average, computed: with padding;
+    optimizer: torch's, of a peer.
+    """
+
+    run: Callable[[], object]
+    tokens: float
+    computed: float
+    optimizer: torch.optim.Optimizer | None = None
+
+
+# In the order of their value, since a run may be cut off.
+CASES = [
+    Case("BERT-base"),
+    Case("MiniLM"),
+    Case("BERT-base", 512),
+    Case("BERT-base", 128),
+    Case("BERT-large"),
+    Case("MiniLM", 128),
+    Case("MiniLM", 512),
+    Case("BERT-large", 128),
+    Case("BERT-large", 512),
+]
+SMALL = Case("MiniLM", 128, batch=8)
+
+CONCORD = {"concord": "pcgrad", "concord, plain sum": "none"}  # name -> surgery
+PEERS = {
+    "faithful": Peer(FaithfulTrainer, attention="eager"),
+    "best of stock": Peer(StockTrainer),
+    "plain sum": Peer(partial(StockTrainer, surgery=False)),
+}
+TORCHJD = {
+    "TorchJD, Jacobian": Peer(partial(TorchJDTrainer, gramian=False)),
+    "TorchJD, Gramian": Peer(partial(TorchJDTrainer, gramian=True)),
+}
+COMPILED = {
+    "best of stock, compiled": Peer(partial(StockTrainer, compile_mode="default"), multiple=BUCKET),
+    "best of stock, CUDA graphs": Peer(partial(StockTrainer, compile_mode="reduce-overhead"), multiple=BUCKET),
+}
+
+
+def contests() -> list[tuple[Case, str]]:
+    """Each case with each of its contestants, in the order to measure them in: those that compile for minutes last."""
+    found = [(case, name) for case in CASES for name in (*CONCORD, *PEERS, *(TORCHJD if case.length is None else ()))]
+    found += [(SMALL, name) for name in ("concord", "faithful", "best of stock")]
+    return found + [(case, name) for case in CASES if case.length is None for name in COMPILED]
+
+
+def runs_on_cpu(case: Case, name: str) -> bool:
+    """Whether a contest is over in seconds on a CPU."""
+    return case == SMALL or (case == Case("MiniLM") and name not in COMPILED)
+
+
+def splits_of(case: Case, data: Splits) -> Splits:
+    """What is trained on: `data`, or random examples of the case's length."""
+    return data if case.length is None else splits_of_one_length(case.length, _EXAMPLES)
+
+
+def build_concord(case: Case, splits: Splits, surgery: str = "none") -> tuple[RunConfig, MultitaskModel, Precision]:
+    """Concord's model with a head for each task, in mixed precision on a GPU, and the configuration it is built by."""
+    config = RunConfig(
+        tasks=tuple(splits),
+        batch_size=case.batch,
+        amp="auto" if torch.cuda.is_available() else "off",
+        surgery=surgery,
+        epochs=_EPOCHS,
+    )
+    precision = choose_precision(config.device, config.amp)
+    encoder = Encoder(MODELS[case.model])
+    encoder.initialise(config.seed)
+    config = fit_model(config, encoder.config)
+    return config, build_model(config, [split.task for split in splits.values()], encoder, precision), precision
+
+
+def build_padded(case: Case, splits: Splits, attention: str, device: torch.device) -> PaddedModel:
+    """The peers' model with a head for each task, in fp32."""
+    torch.manual_seed(1)
+    outputs = {name: split.task.classes for name, split in splits.items()}
+    kinds = {name: split.task.kind for name, split in splits.items()}
+    configuration = transformers.BertConfig(**asdict(MODELS[case.model]))
+    with device:
+        return PaddedModel(configuration, outputs, kinds, attention=attention)
+
+
+def build_step(case: Case, name: str, splits: Splits, device: torch.device, *, rounds: int, warm_up: int) -> Step:
+    """The contestant called `name`, with the same examples for all: of `warm_up` steps, and of the `rounds` that count.
+
+    What it trains in is `step_precision`.
+    """
+    batches = list(islice(_micro_batches(splits, case.batch), warm_up + rounds))
+    tokens = float(np.mean([_tokens(splits, batch) for batch in batches[warm_up:]]))
+    if name in CONCORD:
+        config, model, precision = build_concord(case, splits, CONCORD[name])
+        optimizer = build_optimizer(config, model, precision)
+        graphs, _ = choose_graphs(config.cuda_graphs, precision.device, rule_on_host=False)
+        trainer = Trainer(config, model, optimizer, splits, precision.device, graphs=graphs, warn=print)
+        results = (result for epoch in count() for result in trainer.epoch(epoch))
+        return Step(lambda: next(results), tokens, tokens)
+    # Graphs of earlier peers would keep their models in memory.
+    torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = 64
+    peer = (PEERS | TORCHJD | COMPILED)[name]
+    model = build_padded(case, splits, peer.attention, device)
+    dtype = step_precision().compute_dtype
+    peer_trainer = peer.make(model, learning_rate=5e-5, amp=None if dtype == torch.float32 else dtype)
+    padded = [
+        {task: pad(split, batch[task], device, peer.multiple) for task, split in splits.items()} for batch in batches
+    ]
+    computed = float(np.mean([sum(part.ids.numel() for part in batch.values()) for batch in padded[warm_up:]]))
+    remaining = cycle(padded)
+    return Step(lambda: peer_trainer.step(next(remaining)), tokens, computed, peer_trainer.optimizer)
+
+
+def step_precision() -> Precision:
+    """What the contestants compute in: mixed precision on a GPU, fp32 on a CPU."""
+    return choose_precision("auto", "auto" if torch.cuda.is_available() else "off")
+
+
+def _micro_batches(splits: Splits, batch_size: int) -> Iterator[MicroBatch]:
+    """The examples of each step, as Concord's trainer samples them."""
+    sizes = {task: len(split) for task, split in splits.items()}
+    sampler = JointSampler(sizes, batch_size=batch_size, accumulate=1, seed=1)
+    return (batches[0] for epoch in count() for batches in sampler.epoch(epoch))
+
+
+def _tokens(splits: Splits, batch: MicroBatch) -> int:
+    """Tokens of a batch's examples, without padding."""
+    return sum(
+        int((split.cu_seqlens[batch[task] + 1] - split.cu_seqlens[batch[task]]).sum()) for task, split in splits.items()
+    )
