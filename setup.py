@@ -13,7 +13,8 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     # Named one by one: a flat repository holds folders that are no packages.
-    packages=["kernels", "bert", "train", "train.demo"],
+    packages=["kernels", "bert", "train", "train.demo", "train.recipes"],
+    package_data={"train.recipes": ["*/*.toml"]},
     install_requires=[
         "torch>=2.11",
         "triton>=3.6",

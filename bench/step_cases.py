@@ -35,7 +35,12 @@ MODELS = {
     "BERT-base": BertConfig(),
     "BERT-large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
 }
-PARITY = ("tests/bench/test_peers.py", "tests/bert/test_task_gradients.py", "tests/train/test_optimizer.py")
+PARITY = (
+    "tests/bench/test_peers.py",
+    "tests/bert/test_task_gradients.py",
+    "tests/train/test_optimizer.py",
+    "tests/train/test_graphs.py",
+)
 BUCKET = 32  # padding's multiple where graphs are compiled for each length
 _EPOCHS = 1000  # more than are measured
 _EXAMPLES = 1024  # of each task, where all are of one length
@@ -171,7 +176,7 @@ def build_step(case: Case, name: str, splits: Splits, device: torch.device, *, r
     if name in CONCORD:
         config, model, precision = build_concord(case, splits, CONCORD[name])
         optimizer = build_optimizer(config, model, precision)
-        graphs, _ = choose_graphs(config.cuda_graphs, precision.device, rule_on_host=False)
+        graphs, _ = choose_graphs(config, precision.device)
         trainer = Trainer(config, model, optimizer, splits, precision.device, graphs=graphs, warn=print)
         results = (result for epoch in count() for result in trainer.epoch(epoch))
         return Step(lambda: next(results), tokens, tokens)

@@ -39,6 +39,15 @@ class PackedBatch:
     sequence_rows: TaskRows
 
 
+@dataclass(frozen=True, kw_only=True)
+class PooledBatch:
+    """What the heads read where the encoder has been run before: pooled outputs, [sequences, hidden], and which of
+    them belong to which task."""
+
+    pooled: Tensor
+    sequence_rows: TaskRows
+
+
 def pack(tasks: Sequence[TaskTokens], device: torch.device | str = "cpu", *, accumulate: bool = False) -> PackedBatch:
     """Pack the sequences of each task into one batch.
 

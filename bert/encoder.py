@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from bert.batch import PackedBatch
 from bert.config import BertConfig
+from bert.pals import ProjectedAttention
+from bert.pooling import mean_of_sequences
 from kernels import (
     DropoutStream,
     Sequences,
@@ -51,8 +53,8 @@ class Embeddings(nn.Module):
         self.norm = Norm(config.hidden_size, config.layer_norm_eps)
         self.dropout = config.hidden_dropout_prob
 
-    def forward(self, batch: PackedBatch, dropouts: DropoutStream | None) -> Tensor:
-        """[tokens, hidden]."""
+    def forward(self, batch: PackedBatch, dropouts: DropoutStream | None, *, tied_words: bool = False) -> Tensor:
+        """[tokens, hidden]; tied_words: see `kernels.embedding`."""
         return embedding(
             batch.ids,
             batch.positions,
@@ -63,6 +65,7 @@ class Embeddings(nn.Module):
             self.norm.epsilon,
             dropouts(self.dropout) if dropouts else None,
             batch.token_rows,
+            tied_words=tied_words,
         )
 
 
@@ -82,18 +85,34 @@ class Layer(nn.Module):
         self.dropout = config.hidden_dropout_prob
         self.attention_dropout = config.attention_probs_dropout_prob
 
-    def forward(self, x: Tensor, sequences: Sequences, rows: TaskRows, dropouts: DropoutStream | None) -> Tensor:
-        """Every token's next hidden state: [tokens, hidden] -> [tokens, hidden]."""
+    def forward(
+        self,
+        x: Tensor,
+        sequences: Sequences,
+        rows: TaskRows,
+        dropouts: DropoutStream | None,
+        term: Tensor | None = None,
+    ) -> Tensor:
+        """Every token's next hidden state: [tokens, hidden] -> [tokens, hidden].
+
+        term: [tokens, hidden], added before the last LayerNorm.
+        """
         qkv = linear(x, self.qkv.weight, self.qkv.bias, rows).view(-1, 3, self.heads, self.head_size)
         context = attention(qkv, sequences, dropouts(self.attention_dropout) if dropouts else None)
-        return self._after_attention(context.flatten(1), x, rows, dropouts)
+        return self._after_attention(context.flatten(1), x, rows, dropouts, term)
 
     def forward_first_tokens(
-        self, x: Tensor, sequences: Sequences, rows: TaskRows, first_rows: TaskRows, dropouts: DropoutStream | None
+        self,
+        x: Tensor,
+        sequences: Sequences,
+        rows: TaskRows,
+        first_rows: TaskRows,
+        dropouts: DropoutStream | None,
+        term: Tensor | None = None,
     ) -> Tensor:
         """Only the first tokens' next hidden states: [tokens, hidden] -> [sequences, hidden].
 
-        rows, first_rows: which tokens, and which sequences, belong to which task.
+        rows, first_rows: which tokens, and which sequences, belong to which task; term: [sequences, hidden].
         """
         hidden = x.shape[-1]
         first = x.index_select(0, sequences.first)
@@ -105,9 +124,11 @@ class Layer(nn.Module):
             sequences,
             dropouts(self.attention_dropout) if dropouts else None,
         )
-        return self._after_attention(context.flatten(1), first, first_rows, dropouts)
+        return self._after_attention(context.flatten(1), first, first_rows, dropouts, term)
 
-    def _after_attention(self, context: Tensor, x: Tensor, rows: TaskRows, dropouts: DropoutStream | None) -> Tensor:
+    def _after_attention(
+        self, context: Tensor, x: Tensor, rows: TaskRows, dropouts: DropoutStream | None, term: Tensor | None
+    ) -> Tensor:
         x = add_layer_norm(
             linear(context, self.attention_output.weight, rows=rows),
             self.attention_output.bias,
@@ -122,7 +143,7 @@ class Layer(nn.Module):
         return add_layer_norm(
             linear(inner, self.output.weight, rows=rows),
             self.output.bias,
-            x,
+            x if term is None else x + term,
             self.output_norm.weight,
             self.output_norm.bias,
             self.output_norm.epsilon,
@@ -135,7 +156,8 @@ class Layer(nn.Module):
 class EncoderOutput:
     """hidden: the last layer's states, [tokens, hidden], or [sequences, hidden] of the first tokens only.
 
-    pooled: tanh of a linear map of each sequence's first token, [sequences, hidden].
+    pooled: what stands for each sequence, [sequences, hidden]: tanh of a linear map of its first token, or the mean of
+        its tokens' states.
     """
 
     hidden: Tensor
@@ -157,25 +179,58 @@ class Encoder(nn.Module):
         self.pooler = Weights(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, batch: PackedBatch, dropouts: DropoutStream | None = None, *, all_tokens: bool = False
+        self,
+        batch: PackedBatch,
+        dropouts: DropoutStream | None = None,
+        *,
+        all_tokens: bool = False,
+        mean_pooling: bool = False,
+        pals: ProjectedAttention | None = None,
+        noise: Tensor | None = None,
     ) -> EncoderOutput:
         """Encode a batch.
 
         all_tokens: whether the last layer computes every token's state. Without it, it computes those of the first
         tokens only, which is all that [CLS] pooling reads: the same pooled output for less work.
+        mean_pooling: whether the pooled output is the mean of every token's state, which needs them all and leaves the
+        pooler unused. pals: what each task adds to every layer.
+        noise: [tokens, hidden] in any dtype, added to the embeddings' output.
         """
-        sequences, rows = batch.sequences, batch.token_rows
-        hidden = self.embeddings(batch, dropouts)
-        *inner_layers, last = self.layers
-        for layer in inner_layers:
-            hidden = layer(hidden, sequences, rows, dropouts)
-        if all_tokens:
-            hidden = last(hidden, sequences, rows, dropouts)
-            first = hidden.index_select(0, sequences.first)
-        else:
-            hidden = first = last.forward_first_tokens(hidden, sequences, rows, batch.sequence_rows, dropouts)
+        all_tokens = all_tokens or mean_pooling
+        hidden = self.states(batch, dropouts, all_tokens=all_tokens, pals=pals, noise=noise)
+        if mean_pooling:
+            return EncoderOutput(hidden, mean_of_sequences(hidden, batch.sequences))
+        first = hidden.index_select(0, batch.sequences.first) if all_tokens else hidden
         pooled = torch.tanh(linear(first, self.pooler.weight, self.pooler.bias, batch.sequence_rows))
         return EncoderOutput(hidden, pooled)
+
+    def states(
+        self,
+        batch: PackedBatch,
+        dropouts: DropoutStream | None = None,
+        *,
+        all_tokens: bool,
+        pals: ProjectedAttention | None = None,
+        noise: Tensor | None = None,
+        tied_words: bool = False,
+    ) -> Tensor:
+        """The last layer's states alone, without a pooler: [tokens, hidden], or [sequences, hidden]; see `forward`.
+
+        tied_words: see `kernels.embedding`.
+        """
+        sequences, rows = batch.sequences, batch.token_rows
+        hidden = self.embeddings(batch, dropouts, tied_words=tied_words)
+        if noise is not None:
+            hidden = hidden + noise.to(hidden.dtype)
+        for number, layer in enumerate(self.layers):
+            if layer is self.layers[-1] and not all_tokens:
+                boundaries = (sequences, rows, batch.sequence_rows)
+                term = pals.forward_first_tokens(number, hidden, *boundaries, dropouts) if pals else None
+                hidden = layer.forward_first_tokens(hidden, *boundaries, dropouts, term)
+            else:
+                term = pals(number, hidden, sequences, rows, dropouts) if pals else None
+                hidden = layer(hidden, sequences, rows, dropouts, term)
+        return hidden
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:

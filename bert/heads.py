@@ -1,42 +1,196 @@
-"""Task heads: a linear map of the pooled output, or of two of them, to one task's logits."""
+"""Task heads: from the pooled output of a sequence, or of the two of a pair, to one task's logits."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from kernels import DropoutStream
+from kernels import DropoutStream, TaskRows, linear
+
+Link = Literal["softmax", "sigmoid", "identity"]
+Kind = Literal["linear", "hidden", "cosine", "mapped-cosine"]
+_WIDTHS = {"difference": 3, "concatenation": 2}  # of the features of a pair, in the encoder's
+_HIDDEN_LAYERS = 2
 
 
-class Head(nn.Module):
-    """Dropout and a linear layer, in fp32; the parameters belong to one task and take ordinary gradients.
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec:
+    """What a task's head is: its kind, and the arguments of `Head` and `CosineHead`."""
+
+    kind: Kind
+    outputs: int
+    pair: bool
+    link: Link
+    centre: float = 0.0
+    learns_variance: bool = False
+
+
+class _Head(nn.Module):
+    """What all heads have.
+
+    Attributes:
+        link: what makes answers of the logits: softmax over classes, a sigmoid, or nothing, where a logit is the share
+            of the task's range already; None for what suits the task's kind.
+        log_variance: of the task's loss, fp32 [1], where it is learned, else None.
+    """
+
+    def __init__(self, link: Link | None, learns_variance: bool) -> None:
+        super().__init__()
+        self.link = link
+        self.log_variance = nn.Parameter(torch.zeros(1)) if learns_variance else None
+
+
+class Head(_Head):
+    """Hidden layers, dropout and a linear layer, in fp32; its parameters are one task's and take ordinary gradients.
 
     Args:
         hidden_size: of the encoder.
         outputs: logits a task.
-        pair: whether an example is two sequences, encoded one by one: u and v. The features are then u, v and |u - v|
-            side by side (Reimers and Gurevych, 2019), since a linear map of u and v alone cannot compare them.
-        dropout: rate on the features.
+        pair: whether an example is two sequences, encoded one by one: u and v.
+        dropout: rate on what the last layer reads.
         centre: what a new head answers before training: the biases' first value.
+        pair_features: what is read of a pair: u, v and |u - v| side by side (Reimers and Gurevych, 2019), since a
+            linear map of u and v alone cannot compare them; or "concatenation", which is u and v alone.
+        hidden_layers: linear layers of the encoder's width, each with a ReLU, before the last one.
+        link, learns_variance: see the attributes.
     """
 
-    def __init__(self, hidden_size: int, outputs: int, *, pair: bool, dropout: float, centre: float = 0.0) -> None:
-        super().__init__()
-        self.pair = pair
+    def __init__(
+        self,
+        hidden_size: int,
+        outputs: int,
+        *,
+        pair: bool,
+        dropout: float,
+        centre: float = 0.0,
+        pair_features: str = "difference",
+        hidden_layers: int = 0,
+        link: Link | None = None,
+        learns_variance: bool = False,
+    ) -> None:
+        super().__init__(link, learns_variance)
+        self.pair, self.pair_features = pair, pair_features
         self.dropout = dropout
-        self.weight = nn.Parameter(torch.empty(outputs, hidden_size * (3 if pair else 1)))
+        width = hidden_size * (_WIDTHS[pair_features] if pair else 1)
+        self.hidden = nn.ModuleList(
+            nn.Linear(hidden_size if number else width, hidden_size) for number in range(hidden_layers)
+        )
+        self.weight = nn.Parameter(torch.empty(outputs, hidden_size if hidden_layers else width))
         self.bias = nn.Parameter(torch.full((outputs,), centre))
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Random weights, normal with deviation 0.02."""
+        """Random weights: the last layer's normal with deviation 0.02, those before a ReLU as He et al. (2015)."""
         self.weight.copy_(torch.normal(0.0, 0.02, self.weight.shape, generator=generator))
+        for layer in self.hidden:
+            _initialise_before_relu(layer.weight, layer.bias, generator)
 
     def forward(self, pooled: Tensor, dropouts: DropoutStream | None) -> Tensor:
         """Logits fp32 [examples, outputs] of pooled outputs [examples or 2 * examples, hidden] in any dtype."""
         features = pooled.to(self.weight.dtype)
         if self.pair:
             first, second = features[0::2], features[1::2]
-            features = torch.cat([first, second, (first - second).abs()], dim=1)
-        dropout = dropouts(self.dropout) if dropouts else None
-        if dropout is not None:
-            features = features * dropout.mask(tuple(features.shape), features.dtype)
-        return nn.functional.linear(features, self.weight, self.bias)
+            differences = [(first - second).abs()] if self.pair_features == "difference" else []
+            features = torch.cat([first, second, *differences], dim=1)
+        for layer in self.hidden:
+            features = layer(features).relu()
+        return functional.linear(_drop(features, self.dropout, dropouts), self.weight, self.bias)
+
+
+class CosineHead(_Head):
+    """The cosine of a pair's two pooled outputs u and v as the share of the task's range, in fp32.
+
+    Without a map it is ReLU(cos(u, v)), which has no parameters. With one it is cos(Mu + b, Mv + b) of a learned linear
+    map, with dropout on u and v.
+
+    Args:
+        hidden_size: of the encoder.
+        mapped: whether there is a map.
+        dropout: rate on what the map reads.
+        learns_variance: see the attributes.
+    """
+
+    def __init__(self, hidden_size: int, *, mapped: bool, dropout: float, learns_variance: bool = False) -> None:
+        super().__init__("identity", learns_variance)
+        self.map = nn.Linear(hidden_size, hidden_size) if mapped else None
+        self.dropout = dropout
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights of the map, normal with deviation 0.02; biases 0."""
+        if self.map is not None:
+            self.map.weight.copy_(torch.normal(0.0, 0.02, self.map.weight.shape, generator=generator))
+            self.map.bias.zero_()
+
+    def forward(self, pooled: Tensor, dropouts: DropoutStream | None) -> Tensor:
+        """Cosines fp32 [examples, 1] of pooled outputs [2 * examples, hidden]."""
+        features = pooled
+        if self.map is not None:
+            features = self.map(_drop(features, self.dropout, dropouts))
+        cosines = functional.cosine_similarity(features[0::2], features[1::2])[:, None]
+        return cosines if self.map is not None else cosines.relu()
+
+
+class SharedLayer(nn.Module):
+    """A linear layer with a ReLU, hidden -> hidden, through which the heads of several tasks read the pooled output.
+
+    Its parameters are shared by these tasks, and so take one gradient a task, as the encoder's do.
+
+    Args:
+        hidden_size: of the encoder.
+        readers: the tasks whose heads read through it.
+    """
+
+    def __init__(self, hidden_size: int, readers: Sequence[str]) -> None:
+        super().__init__()
+        self.readers = tuple(readers)
+        self.weight = nn.Parameter(torch.empty(hidden_size, hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Random weights as He et al. (2015), biases 0."""
+        _initialise_before_relu(self.weight, self.bias, generator)
+
+    def forward(self, pooled: Tensor, rows: TaskRows) -> Tensor:
+        """[sequences, hidden] -> the same; rows: which sequences belong to which task."""
+        return linear(pooled, self.weight, self.bias, rows).relu()
+
+
+def build_heads(
+    specs: Mapping[str, HeadSpec], *, hidden_size: int, pair_features: str, dropout: float, seed: int
+) -> dict[str, Head | CosineHead]:
+    """New heads with random weights: task -> head, in the order of `specs`."""
+    generator = torch.Generator().manual_seed(seed)
+    heads: dict[str, Head | CosineHead] = {}
+    for name, spec in specs.items():
+        common = {"dropout": dropout, "learns_variance": spec.learns_variance}
+        if spec.kind in ("cosine", "mapped-cosine"):
+            heads[name] = CosineHead(hidden_size, mapped=spec.kind == "mapped-cosine", **common)
+        else:
+            heads[name] = Head(
+                hidden_size,
+                spec.outputs,
+                pair=spec.pair,
+                centre=spec.centre,
+                pair_features=pair_features,
+                hidden_layers=_HIDDEN_LAYERS if spec.kind == "hidden" else 0,
+                link=spec.link,
+                **common,
+            )
+        heads[name].initialise(generator)
+    return heads
+
+
+def _drop(features: Tensor, rate: float, dropouts: DropoutStream | None) -> Tensor:
+    dropout = dropouts(rate) if dropouts else None
+    return features if dropout is None else features * dropout.mask(tuple(features.shape), features.dtype)
+
+
+def _initialise_before_relu(weight: Tensor, bias: Tensor, generator: torch.Generator) -> None:
+    weight.copy_(torch.normal(0.0, math.sqrt(2 / weight.shape[1]), weight.shape, generator=generator))
+    bias.zero_()

@@ -25,11 +25,12 @@ TINY = {
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder with its tokenizer, and one line that says where they came from."""
+    """An encoder, its tokenizer, one line that says where they came from, and their folder, None for random weights."""
 
     encoder: Encoder
     tokenizer: Tokenizer
     origin: str
+    directory: Path | None = None
 
 
 def load_model(
@@ -68,7 +69,7 @@ def load_model(
         )
     encoder = Encoder(config)
     load_weights(encoder, directory / WEIGHTS_FILE)
-    return Model(encoder, tokenizer, origin)
+    return Model(encoder, tokenizer, origin, directory)
 
 
 def minilm_directory() -> Path:

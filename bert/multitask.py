@@ -1,21 +1,37 @@
 """One encoder and one head a task, with all parameters in flat buffers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bert.batch import PackedBatch
+from bert.batch import PackedBatch, PooledBatch
 from bert.encoder import Encoder
 from bert.errors import InputError
 from bert.files import replacing
-from bert.heads import Head
+from bert.heads import CosineHead, Head, SharedLayer
+from bert.pals import ProjectedAttention
 from bert.weights import copy_from_hugging_face, read_safetensors, to_hugging_face
-from kernels import DropoutStream, FlatParameters
+from kernels import DropoutStream, FlatParameters, TaskRows
+from kernels.rows import wide
 
-_HEADS = "heads."
+SHARED_LAYER = "shared_layer"
+_HEADS, _PALS = "heads.", "pals."
+
+
+@dataclass(frozen=True)
+class TaskOutput:
+    """One task's part of a batch.
+
+    logits: fp32 [examples, outputs]; embeddings: fp32 [sequences of the task, hidden], what the head was given, before
+    its dropout.
+    """
+
+    logits: Tensor
+    embeddings: Tensor
 
 
 class MultitaskModel(nn.Module):
@@ -27,53 +43,94 @@ class MultitaskModel(nn.Module):
         compute_dtype: what the encoder's matrices and activations are in.
         gradient_dtype: what the task gradients are kept in.
         by_matrix: whether each parameter is a block of its own, instead of each layer.
+        mean_pooling: whether the heads read the mean of a sequence's states instead of the pooled first token; the
+            pooler then is unused and its task gradients stay zero.
+        pals: projected attention layers of the same tasks, in the same order, on the same device; None for none.
+        shared_layer: on the same device, what the heads of its readers read the pooled output through; None for none.
 
     Attributes:
-        shared: the encoder's parameters, with one gradient a task.
-        private: the heads' parameters, with one gradient.
+        shared: the parameters of the encoder and of the shared layer, with one gradient a task.
+        private: the parameters of heads and projected attention, with one gradient.
+        needs_host_lengths: whether batches have to know on the host where each task's tokens begin.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        heads: Mapping[str, Head],
+        heads: Mapping[str, Head | CosineHead],
         *,
         compute_dtype: torch.dtype = torch.float32,
         gradient_dtype: torch.dtype = torch.float32,
         by_matrix: bool = False,
+        mean_pooling: bool = False,
+        pals: ProjectedAttention | None = None,
+        shared_layer: SharedLayer | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
+        self.pals = pals
+        self.shared_layer = shared_layer
+        self.needs_host_lengths = pals is not None
+        self._mean_pooling = mean_pooling
+        shared, shared_blocks = dict(encoder.named_parameters()), encoder.blocks(by_matrix=by_matrix)
+        for name, parameter in shared_layer.named_parameters(prefix=SHARED_LAYER) if shared_layer is not None else ():
+            shared[name], shared_blocks[name] = parameter, name if by_matrix else SHARED_LAYER
         self.shared = FlatParameters(
-            dict(encoder.named_parameters()),
-            encoder.blocks(by_matrix=by_matrix),
+            shared,
+            shared_blocks,
             tasks=len(heads),
             compute_dtype=compute_dtype,
             gradient_dtype=gradient_dtype,
         )
         head_parameters = dict(self.heads.named_parameters())
         blocks = {name: name.split(".")[0] for name in head_parameters}
-        self.private = FlatParameters(head_parameters, blocks, tasks=1, deposit=False)
+        projections = dict(pals.named_parameters(prefix=_PALS[:-1])) if pals is not None else {}
+        blocks |= {name: name.split(".")[1] for name in projections}
+        self.private = FlatParameters(head_parameters | projections, blocks, tasks=1, deposit=False)
 
     @property
     def tasks(self) -> list[str]:
         """The tasks' names, in the order of the batch's rows and of the gradients."""
         return list(self.heads)
 
-    def forward(self, batch: PackedBatch, dropouts: DropoutStream | None = None) -> dict[str, Tensor]:
-        """Logits of each task, fp32 [examples, outputs]; a task without sequences in the batch has no entry."""
-        pooled = self.encoder(batch, dropouts).pooled
-        return {
-            name: head(pooled[rows], dropouts)
-            for (name, head), (_, rows) in zip(self.heads.items(), batch.sequence_rows.slices(), strict=True)
-            if rows.stop > rows.start
-        }
+    def forward(
+        self, batch: PackedBatch | PooledBatch, dropouts: DropoutStream | None = None, *, noise: Tensor | None = None
+    ) -> dict[str, TaskOutput]:
+        """What each task's head makes of its sequences; a task without any in the batch has no entry.
+
+        noise: [tokens, hidden], added to the embeddings' output; None for none.
+        """
+        pooled = batch.pooled if isinstance(batch, PooledBatch) else self.pool(batch, dropouts, noise=noise)
+        return self.read(pooled, batch.sequence_rows, dropouts)
+
+    def pool(
+        self, batch: PackedBatch, dropouts: DropoutStream | None = None, *, noise: Tensor | None = None
+    ) -> Tensor:
+        """The part of the forward pass that is the encoder's: the pooled output, [sequences, hidden]."""
+        return self.encoder(batch, dropouts, mean_pooling=self._mean_pooling, pals=self.pals, noise=noise).pooled
+
+    def read(
+        self, pooled: Tensor, sequence_rows: TaskRows, dropouts: DropoutStream | None = None
+    ) -> dict[str, TaskOutput]:
+        """The part of the forward pass after the encoder: from the pooled output, [sequences, hidden]."""
+        if self.shared_layer is not None:
+            # Every row passes the layer, so that its backward writes all task gradients, if only zeros.
+            through = torch.zeros(len(pooled), 1, dtype=torch.bool, device=pooled.device)
+            for name, (_, rows) in zip(self.heads, sequence_rows.slices(), strict=True):
+                through[rows].fill_(name in self.shared_layer.readers)
+            pooled = torch.where(through, self.shared_layer(pooled, sequence_rows), pooled)
+        outputs = {}
+        for (name, head), (_, rows) in zip(self.heads.items(), sequence_rows.slices(), strict=True):
+            if rows.stop > rows.start:
+                embeddings = pooled[rows].to(wide(pooled.dtype))
+                outputs[name] = TaskOutput(head(embeddings, dropouts), embeddings)
+        return outputs
 
     def save(self, path: Path) -> None:
-        """Write the fp32 weights: the encoder's under Hugging Face's names, the heads' as heads.TASK.*."""
-        tensors = to_hugging_face(self.shared.values())
-        tensors.update({_HEADS + name: value for name, value in self.private.values().items()})
+        """Write the fp32 weights: the encoder's under Hugging Face's names, heads.TASK.*, pals.TASK.* and
+        shared_layer.*."""
+        tensors = to_hugging_face(self._encoder_values()) | self._other_values()
         with replacing(path) as beside:
             save_file({name: tensor.cpu() for name, tensor in tensors.items()}, beside)
 
@@ -81,34 +138,30 @@ class MultitaskModel(nn.Module):
     def load(self, path: Path) -> None:
         """Read what `save` wrote; InputError where the file is unreadable or a tensor is missing or misshapen."""
         tensors = read_safetensors(path)
-        for name, value in self.private.values().items():
-            found = tensors.get(_HEADS + name)
+        others = self._other_values()
+        for name, value in others.items():
+            found = tensors.get(name)
             if found is None or found.shape != value.shape:
                 shape = "nothing" if found is None else list(found.shape)
-                raise InputError(f"{path}: {_HEADS}{name} is {shape}, expected {list(value.shape)}")
-        copy_from_hugging_face(tensors, self.shared.values(), str(path))
-        for name, value in self.private.values().items():
-            value.copy_(tensors[_HEADS + name])
+                raise InputError(f"{path}: {name} is {shape}, expected {list(value.shape)}")
+        copy_from_hugging_face(tensors, self._encoder_values(), str(path))
+        for name, value in others.items():
+            value.copy_(tensors[name])
         self.shared.refresh_compute()
 
+    def _encoder_values(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.shared.values().items() if not _is_of_shared_layer(name)}
 
-def build_heads(
-    outputs: Mapping[str, int],
-    *,
-    hidden_size: int,
-    pairs: Sequence[str],
-    centres: Mapping[str, float],
-    dropout: float,
-    seed: int,
-) -> dict[str, Head]:
-    """New heads with random weights.
+    def _other_values(self) -> dict[str, Tensor]:
+        """By the names that they have in the file."""
+        shared = {name: value for name, value in self.shared.values().items() if _is_of_shared_layer(name)}
+        return shared | {_saved_name(name): value for name, value in self.private.values().items()}
 
-    outputs: task -> logits; pairs: the tasks whose examples are two sequences encoded one by one; centres: task -> the
-    biases' first value, 0 where not given.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    heads = {}
-    for name, count in outputs.items():
-        heads[name] = Head(hidden_size, count, pair=name in pairs, dropout=dropout, centre=centres.get(name, 0.0))
-        heads[name].initialise(generator)
-    return heads
+
+def _is_of_shared_layer(name: str) -> bool:
+    return name.startswith(f"{SHARED_LAYER}.")
+
+
+def _saved_name(name: str) -> str:
+    """What a private parameter is called in the file."""
+    return name if name.startswith(_PALS) else _HEADS + name

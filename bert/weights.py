@@ -58,7 +58,7 @@ def copy_from_hugging_face(tensors: Mapping[str, Tensor], values: Mapping[str, T
     ignored. values: the encoder's parameters by name. source: what messages call the tensors' origin.
     Raises InputError that names every missing or misshapen tensor, before anything is copied.
     """
-    tensors = {_modern_name(name): tensor for name, tensor in tensors.items()}
+    tensors = {modern_name(name): tensor for name, tensor in tensors.items()}
     missing, misshapen = [], []
     for name, value in values.items():
         names = hugging_face_names(name)
@@ -92,7 +92,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: not a complete safetensors file ({error})") from None
 
 
-def _modern_name(name: str) -> str:
+def modern_name(name: str) -> str:
     """A tensor's name without the model's prefix and with LayerNorm's parameters named as today."""
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

@@ -221,9 +221,12 @@ def _backward(
     return dz
 
 
-def _deposit_table(gradients: Tensor, rows: TaskRows, indices: Tensor, values: Tensor) -> None:
-    """Add the rows of `values` [tokens, n] at `indices` [tokens] of each task's table in `gradients` [T, size, n]."""
-    if not rows.accumulate:
+def _deposit_table(gradients: Tensor, rows: TaskRows, indices: Tensor, values: Tensor, *, add: bool) -> None:
+    """Add the rows of `values` [tokens, n] at `indices` [tokens] of each task's table in `gradients` [T, size, n].
+
+    add: to what stands there; otherwise the rows that do not occur become zero.
+    """
+    if not add:
         gradients.zero_()
     for task, span in rows.slices():
         gradients[task].index_add_(0, indices[span], values[span].to(gradients.dtype))
@@ -245,10 +248,12 @@ class _Embedding(torch.autograd.Function):
         dropout: Dropout | None,
         gradients: tuple[Tensor | None, ...],
         rows: TaskRows | None,
+        tied_words: bool,
     ) -> Tensor:
         indices, tables = (ids, positions, segments), (words, position_table, segment_table)
         ctx.shapes = [table.shape for table in tables]
         ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton(words)
+        ctx.tied_words = tied_words
         if ctx.triton:
             arguments = kernel_arguments(dropout, words.shape[1])
             y, z, mean, inverse_std = _forward(*indices, *tables, gamma, beta, epsilon, *arguments)
@@ -268,13 +273,15 @@ class _Embedding(torch.autograd.Function):
         dy = dy if mask is None else dy * mask
         dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, tuple(ctx.gradients[3:]), ctx.rows)
         d_tables: list[Tensor | None] = []
-        for index, shape, target in zip(indices, ctx.shapes, ctx.gradients[:3], strict=True):
+        tied = (ctx.tied_words, False, False)
+        for index, shape, target, is_tied in zip(indices, ctx.shapes, ctx.gradients[:3], tied, strict=True):
             if target is None:
                 d_tables.append(torch.zeros(shape, dtype=dz.dtype, device=dz.device).index_add_(0, index, dz))
             else:
-                _deposit_table(target, require_rows(ctx.rows), index, dz)
+                rows = require_rows(ctx.rows)
+                _deposit_table(target, rows, index, dz, add=rows.accumulate or is_tied)
                 d_tables.append(None)
-        return None, None, None, *d_tables, d_gamma, d_beta, None, None, None, None
+        return None, None, None, *d_tables, d_gamma, d_beta, *[None] * 5
 
     @staticmethod
     def _backward_triton(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -290,9 +297,9 @@ class _Embedding(torch.autograd.Function):
             offsets, add = one_task(len(z), z.device), False
         arguments = kernel_arguments(ctx.dropout, z.shape[1])
         dz = _backward(dy, z, mean, inverse_std, gamma, *gradients[3:], offsets, add, *arguments)
-        table_sums(dz, *indices, *gradients[:3], offsets, add)
+        table_sums(dz, *indices, *gradients[:3], offsets, add, deposits and ctx.tied_words)
         found = [None] * 5 if deposits else [gradient[0] for gradient in gradients]
-        return None, None, None, *found, None, None, None, None
+        return None, None, None, *found, *[None] * 5
 
 
 def embedding(
@@ -305,13 +312,18 @@ def embedding(
     epsilon: float,
     dropout: Dropout | None = None,
     rows: TaskRows | None = None,
+    *,
+    tied_words: bool = False,
 ) -> Tensor:
     """The encoder's first hidden states.
 
     ids, positions, segments: int32 [tokens]; tables: word, position and segment embeddings, [size, n] each, in the
     compute dtype; gamma, beta: fp32 [n]; rows: the rows of each task, needed in the backward where the parameters have
-    `task_gradients`. Returns [tokens, n] in the tables' dtype. The kernels raise ValueError where there is a dropout
-    and n is not a multiple of 8.
+    `task_gradients`; tied_words: whether the word table is a decoder's weight too, whose backward comes first in every
+    micro-batch: the task gradients that it leaves are added to. Returns [tokens, n] in the tables' dtype. The kernels
+    raise ValueError where there is a dropout and n is not a multiple of 8.
     """
     gradients = tuple(task_gradients_of(parameter) for parameter in (*tables, gamma, beta))
-    return _Embedding.apply(ids, positions, segments, *tables, gamma, beta, epsilon, dropout, gradients, rows)
+    return _Embedding.apply(
+        ids, positions, segments, *tables, gamma, beta, epsilon, dropout, gradients, rows, tied_words
+    )

@@ -8,6 +8,7 @@ gradient, the sum over all rows, through autograd.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from kernels.dispatch import uses_triton, uses_triton_products
 from kernels.task_products import task_products
 from kernels.task_sums import task_sums
+
+
+_deposits = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,18 @@ class TaskRows:
 
 def task_gradients_of(parameter: Tensor | None) -> Tensor | None:
     """Where the gradients of `parameter` are deposited: [T, *parameter.shape], or None for ordinary autograd."""
-    return getattr(parameter, "task_gradients", None)
+    return getattr(parameter, "task_gradients", None) if _deposits else None
+
+
+@contextmanager
+def without_deposits() -> Iterator[None]:
+    """Within this context ops are recorded for ordinary autograd: their backward leaves all task gradients alone."""
+    global _deposits
+    before, _deposits = _deposits, False
+    try:
+        yield
+    finally:
+        _deposits = before
 
 
 def part(parameter: Tensor, start: int, stop: int) -> Tensor:

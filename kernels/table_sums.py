@@ -160,18 +160,19 @@ def table_sums(
     segment_gradients: Tensor,
     offsets: Tensor,
     add: bool,
+    add_words: bool,
 ) -> None:
     """Add up the rows of `values` [tokens, n] into the tables' task gradients, by task and index.
 
     ids, positions, segments: int32 [tokens], the rows of the three tables that each token read; gradients: [T, size, n]
     of one dtype, each task's table contiguous; offsets: int32 [T + 1]; add: to what stands there; otherwise the rows
-    that do not occur become zero.
+    that do not occur become zero; add_words: to what stands in the first table, whatever holds for the others.
     """
     tokens, columns = values.shape
     tasks = len(offsets) - 1
     tables = (word_gradients, position_gradients, segment_gradients)
     if not add:
-        for table in tables:
+        for table in tables[1 if add_words else 0 :]:
             table.zero_()
     sizes = [table.shape[1] for table in tables]
     keys = torch.empty(3 * tokens, dtype=torch.int32, device=values.device)
@@ -206,7 +207,7 @@ def table_sums(
             *sizes,
             columns,
             SECOND=second,
-            ADD=add,
+            ADD=add or add_words,  # the other tables are zero, so that adding to them is as good
             PIECE=_PIECE,
             STEP=max(1, 2048 // width),
             COLUMNS=width,

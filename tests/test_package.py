@@ -36,8 +36,9 @@ def test_the_wheel_holds_the_three_rooms_and_nothing_else(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"kernels", "bert", "train"}
-    for source in [*ROOT.glob("kernels/*.py"), *ROOT.glob("bert/*.py"), *ROOT.glob("train/**/*.py")]:
-        assert source.relative_to(ROOT).as_posix() in names
+    for pattern in ("kernels/*.py", "bert/*.py", "train/**/*.py", "train/**/*.toml"):
+        for source in ROOT.glob(pattern):
+            assert source.relative_to(ROOT).as_posix() in names
     assert not wheel.name.startswith("concord_bert-0"), "transformers would take the package kernels for its own"
 
 

@@ -7,16 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bert.batch import PackedBatch, TaskTokens, pack
+from bert.batch import PackedBatch, PooledBatch, TaskTokens, pack
 from train.sampler import MicroBatch
 from train.tokenized import TokenizedSplit
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """packed: the tokens; labels: task -> fp32 [examples], for the tasks that have examples in the batch."""
+    """packed: the tokens, or what a frozen encoder has made of them; labels: task -> fp32 [examples], for the tasks
+    that have examples in the batch."""
 
-    packed: PackedBatch
+    packed: PackedBatch | PooledBatch
     labels: dict[str, Tensor]
 
 

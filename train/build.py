@@ -8,11 +8,14 @@ import torch
 
 from bert.config import BertConfig
 from bert.encoder import Encoder
+from bert.heads import SharedLayer, build_heads
 from bert.models import Model, load_model
-from bert.multitask import MultitaskModel, build_heads
+from bert.multitask import MultitaskModel
+from bert.pals import ProjectedAttention
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
 from train.config import RunConfig
+from train.objectives import head_specs
 from train.optimizer import SurgeryOptimizer
 from train.precision import Precision, choose_precision
 from train.tasks import Task, read_tasks
@@ -59,22 +62,36 @@ def fit_model(config: RunConfig, model: BertConfig) -> RunConfig:
 def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision) -> MultitaskModel:
     """Put new heads on the encoder and lay all parameters out flat, on the run's device.
 
-    Task gradients are kept in the compute dtype, or in fp32 where micro-batches accumulate.
+    Task gradients are kept in the compute dtype, or in fp32 where several backwards of a step accumulate.
+
+    Raises InputError where heads or losses do not fit the tasks.
     """
     heads = build_heads(
-        {task.name: task.classes for task in tasks},
+        head_specs(config, tasks),
         hidden_size=encoder.config.hidden_size,
-        pairs=[task.name for task in tasks if task.pair and config.pair_encoding == "separate"],
-        centres={task.name: 0.5 for task in tasks if task.kind == "regression"},
+        pair_features=config.pair_features,
         dropout=config.head_dropout,
         seed=config.seed,
     )
+    shared_layer = None
+    if config.shared_layer:
+        shared_layer = SharedLayer(encoder.config.hidden_size, config.shared_layer)
+        shared_layer.initialise(torch.Generator().manual_seed(config.seed))
+        shared_layer.to(precision.device)
+    pals = None
+    if config.pals:
+        pals = ProjectedAttention(encoder.config, [task.name for task in tasks], config.pals)
+        pals.initialise(torch.Generator().manual_seed(config.seed))
+        pals.to(precision.device)
     return MultitaskModel(
         encoder.to(precision.device),
         {name: head.to(precision.device) for name, head in heads.items()},
         compute_dtype=precision.compute_dtype,
-        gradient_dtype=precision.compute_dtype if config.accumulate == 1 else torch.float32,
+        gradient_dtype=torch.float32 if config.accumulate > 1 or config.smart else precision.compute_dtype,
         by_matrix=config.granularity == "matrix",
+        mean_pooling=config.pooling == "mean",
+        pals=pals,
+        shared_layer=shared_layer,
     )
 
 
@@ -86,7 +103,7 @@ def build_optimizer(config: RunConfig, model: MultitaskModel, precision: Precisi
         model.tasks,
         settings=surgery_settings(config, scaling=precision.scaling),
         shared_rate=config.learning_rate,
-        private_rate=config.head_learning_rate,
+        private_rates=[config.number_for_task("head_learning_rate", name) for name in model.private.block_names],
         weighting=library_weighting(config.surgery, len(model.tasks)),
     )
 

@@ -1,18 +1,38 @@
-"""The configuration of a run: one validated dataclass, from which the command line is made."""
+"""The configuration of a run: one validated dataclass, from which `train.flags` makes the command line."""
 
-import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bert.errors import InputError, did_you_mean
 from kernels.dispatch import CHOICES as KERNEL_CHOICES
 
 OWN_RULES = ("none", "pcgrad", "gradvac")
 LIBRARY_RULES = ("upgrad", "dualproj", "mgda", "cagrad", "alignedmtl", "imtlg", "fairgrad", "nashmtl", "pcd")
+LOSSES = (
+    "auto",
+    "cross-entropy",
+    "binary-cross-entropy",
+    "mse",
+    "sigmoid-mse",
+    "huber",
+    "cosine-embedding",
+    "mnrl-label",
+    "mnrl-cosine",
+    "mnrl-single",
+    "triplet",
+)
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
+
+
+STAGES = ("all", "heads")
+_PER_TASK = ("heads", "losses", "loss_weights", "pair_encoding", "head_learning_rate")
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
 
 
 def _option(default: Any, help_text: str, **more: Any) -> Any:
@@ -23,9 +43,39 @@ def _option(default: Any, help_text: str, **more: Any) -> Any:
 class RunConfig:
     """Every setting of a training run. Each field is the flag of the same name, with dashes for underscores."""
 
+    recipe: str = _option("", "a named system, PAPER/SYSTEM, whose settings stand for the defaults (see --recipes)")
     data: str = _option("demo", "directory in the course layout, or demo for the generated data set")
     tasks: tuple[str, ...] = _option(("sst", "paraphrase", "sts"), "tasks to train on, separated by commas")
     model: str = _option("minilm", "minilm, tiny (random weights), a model directory, or owner/name on the hub")
+
+    # Objectives: a value, or task=value, or several of them with commas between.
+    pooling: str = _option(
+        "cls", "what stands for a sequence: the pooled first token, or the mean of all", choices=("cls", "mean")
+    )
+    heads: tuple[str, ...] = _option(
+        ("linear",), "each task's head, such as linear,sts=cosine", each=("linear", "hidden", "cosine", "mapped-cosine")
+    )
+    shared_layer: tuple[str, ...] = _option(
+        (), "tasks whose heads read the pooled output through one layer that they share"
+    )
+    pair_features: str = _option(
+        "difference",
+        "what a head reads of two sequences: both and their difference, or both alone",
+        choices=("difference", "concatenation"),
+    )
+    losses: tuple[str, ...] = _option(
+        ("auto",),
+        "each task's loss, such as sts=huber+mnrl-label; auto is cross-entropy, binary-cross-entropy or mse",
+        each=LOSSES,
+    )
+    margin: float = _option(0.0, "cosine that pairs without similarity may have in the cosine-embedding loss", low=-1.0)
+    loss_weights: tuple[str, ...] = _option(
+        ("1",), "numbers such as sst=1,sts=0.5, or inverse-share (of the examples), or uncertainty (learned)"
+    )
+    smart: float = _option(0.0, "weight of the smoothness under adversarial noise on the embeddings (SMART)", low=0.0)
+    pals: int = _option(0, "size of the projected attention layers of each task; 0 for none", low=0)
+
+    # Surgery
     surgery: str = _option(
         "none", "what repairs conflicts between the tasks' gradients", choices=(*OWN_RULES, *LIBRARY_RULES)
     )
@@ -39,6 +89,8 @@ class RunConfig:
     )
     reduction: str = _option("sum", "what is taken of the projected gradients", choices=("sum", "mean"))
     gradvac_beta: float = _option(0.01, "how fast GradVac's targets follow the cosines", low=0.0)
+
+    # What computes
     amp: str = _option(
         "off", "mixed precision; the bare flag means auto: bf16 where the device has it, else fp16", choices=AMP_CHOICES
     )
@@ -53,18 +105,44 @@ class RunConfig:
         choices=("auto", "on", "off"),
     )
     device: str = _option("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
-    epochs: int = _option(3, "passes over the largest training set", low=1)
+
+    # Batches
+    epochs: int = _option(3, "passes over the data, as batching and until define them", low=1)
     max_steps: int = _option(0, "stop after this many steps; 0 for no limit", low=0)
     batch_size: int = _option(32, "examples a task in a micro-batch", low=1)
     accumulate: int = _option(1, "micro-batches a step; surgery is done once, on their accumulated gradients", low=1)
-    pair_encoding: str = _option(
-        "joint", "a pair as one sequence, or as two compared by the head", choices=("joint", "separate")
+    batching: str = _option(
+        "joint",
+        "which tasks a step holds: joint all, alternate and annealed one, sequential one set after the other, "
+        "proportional all in proportion to their sets",
+        choices=("joint", "alternate", "sequential", "proportional", "annealed"),
     )
+    until: str = _option(
+        "largest", "the set whose end ends an epoch; smaller ones begin anew", choices=("largest", "smallest")
+    )
+    steps_per_epoch: int = _option(0, "steps that make an epoch, whatever the sets' sizes; 0 for a whole set", low=0)
+    stages: tuple[str, ...] = _option(
+        ("all",), "what is trained, epoch by epoch, such as heads:5,all:20,heads:5 (heads alone: the encoder is frozen)"
+    )
+    pair_encoding: tuple[str, ...] = _option(
+        ("joint",),
+        "a pair as one sequence, or as two that the head compares, such as joint,sts=separate",
+        each=("joint", "separate"),
+    )
+
+    # Optimisation
     learning_rate: float = _option(
         -1.0, "peak rate of the encoder; -1 for one that suits its width: 2e-4 at 384, 5e-5 at 768", low=-1.0
     )
-    head_learning_rate: float = _option(1e-3, "peak rate of the heads", low=0.0)
-    warmup: float = _option(0.1, "share of the steps in which the rates rise linearly, before they fall to 0", low=0.0)
+    head_learning_rate: tuple[str, ...] = _option(("1e-3",), "peak rate of the heads, such as 1e-3,sst=5e-4")
+    schedule: str = _option(
+        "linear",
+        "the rates after the warm-up: falling to 0, constant, or multiplied by decay at the milestones",
+        choices=("linear", "constant", "milestones"),
+    )
+    milestones: tuple[str, ...] = _option((), "epochs after which the rates fall, such as 5,25")
+    decay: float = _option(0.7, "what the rates are multiplied by at a milestone", low=0.0)
+    warmup: float = _option(0.1, "share of the steps in which the rates rise linearly", low=0.0)
     weight_decay: float = _option(0.01, "decoupled decay of matrices", low=0.0)
     clip: float = _option(1.0, "global norm that the merged gradient is clipped to; 0 for no clipping", low=0.0)
     average: float = _option(
@@ -74,11 +152,15 @@ class RunConfig:
     attention_dropout: float = _option(-1.0, "rate on attention's probabilities; -1 for the model's own", low=-1.0)
     head_dropout: float = _option(0.3, "rate on the heads' features", low=0.0)
     max_length: int = _option(512, "wordpieces after which a sequence is cut", low=8)
+
+    # The run
     seed: int = _option(1, "of weights, batches, dropout and surgery's orders", low=0)
     log_every: int = _option(20, "steps between two logged ones", low=1)
     evaluate_every: int = _option(
         300, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
     )
+    dev_examples: int = _option(0, "evaluate on so many dev examples of each task, evenly spaced; 0 for all", low=0)
+    skip_test: bool = _option(False, "do not answer the test sets at the end")
     save_every: int = _option(
         500, "steps between two states that --resume can start from; each epoch ends with one", low=1
     )
@@ -86,15 +168,19 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for option in fields(self):
-            value, flag = getattr(self, option.name), _flag(option.name)
-            choices, low = option.metadata.get("choices"), option.metadata.get("low")
+            value, flag = getattr(self, option.name), flag_of(option.name)
+            choices, low, each = (option.metadata.get(name) for name in ("choices", "low", "each"))
             if choices and value not in choices:
                 raise InputError(f"{flag} {value}: {did_you_mean(str(value), choices)}")
+            for item in value if each else ():
+                for part in item.rpartition("=")[2].split("+"):
+                    if part not in each:
+                        raise InputError(f"{flag} {item}: {did_you_mean(part, each)}")
             if low is not None and not value >= low:
                 raise InputError(f"{flag} {value}: expected at least {low}")
         for name in ("hidden_dropout", "attention_dropout", "head_dropout", "warmup", "average", "gradvac_beta"):
             if not getattr(self, name) < 1:
-                raise InputError(f"{_flag(name)} {getattr(self, name)}: expected less than 1")
+                raise InputError(f"{flag_of(name)} {getattr(self, name)}: expected less than 1")
         if self.surgery_scope == "all" and self.granularity != "model":
             raise InputError(
                 f"--surgery-scope all: its dot products are the whole model's, not those of --granularity "
@@ -102,6 +188,70 @@ class RunConfig:
             )
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
+        for name in _PER_TASK:
+            for item in getattr(self, name):
+                task, given, _ = item.partition("=")
+                if given and task not in self.tasks:
+                    raise InputError(f"{flag_of(name)} {item}: {did_you_mean(task, self.tasks)}")
+
+        self._check_milestones()
+        self._check_stages()
+
+    def _check_milestones(self) -> None:
+        for item in self.milestones:
+            if not item.isdecimal():
+                raise InputError(f"--milestones {item}: expected epochs, such as 5,25")
+        if bool(self.milestones) != (self.schedule == "milestones"):
+            raise InputError("--milestones and --schedule milestones need each other")
+
+    def _check_stages(self) -> None:
+        if not self.stages:
+            raise InputError("--stages: expected at least one")
+        for item in self.stages:
+            what, _, count = item.partition(":")
+            if what not in STAGES:
+                raise InputError(f"--stages {item}: expected {' or '.join(STAGES)}")
+            if (count or len(self.stages) > 1) and not (count.isdecimal() and int(count)):
+                raise InputError(f"--stages {item}: expected a number of epochs, such as {what}:5")
+        if self.pals and any(item.startswith("heads") for item in self.stages):
+            raise InputError("--pals: they are trained with the encoder, not in stages of the heads alone")
+        total = sum(int(item.partition(":")[2] or self.epochs) for item in self.stages)
+        if total != self.epochs:
+            raise InputError(f"--stages {','.join(self.stages)}: {total} epochs, but --epochs {self.epochs}")
+
+    @property
+    def milestone_epochs(self) -> list[int]:
+        """The epochs after which the rates fall."""
+        return [int(item) for item in self.milestones]
+
+    def stage_of(self, epoch: int) -> str:
+        """What `epoch` (from 0) trains: all, or heads alone."""
+        last = 0
+        for item in self.stages:
+            what, _, count = item.partition(":")
+            last += int(count or self.epochs)
+            if epoch < last:
+                return what
+        raise ValueError(f"epoch {epoch} of {last}")
+
+    def for_task(self, name: str, task: str) -> str:
+        """What the setting `name`, one a task such as heads, is for `task`: its own value, else the one for all."""
+        items = getattr(self, name)
+        own = [item.partition("=")[2] for item in items if item.startswith(f"{task}=")]
+        for_all = [item for item in items if "=" not in item]
+        default = next(option.default for option in fields(self) if option.name == name)
+        return (own or for_all or list(default))[-1]
+
+    def number_for_task(self, name: str, task: str) -> float:
+        """The same as a number; InputError where it is none, or negative."""
+        value = self.for_task(name, task)
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            raise InputError(f"{flag_of(name)} {value}: expected a number of at least 0")
+        return number
 
     def write(self, path: Path) -> None:
         """Write the configuration as JSON."""
@@ -112,89 +262,10 @@ class RunConfig:
         """The configuration that `write` wrote; InputError where the file is missing or holds something else."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            content["tasks"] = tuple(content["tasks"])
-            return cls(**content)
+            if content.keys() != {option.name for option in fields(cls)}:
+                raise ValueError("its settings are those of another version")
+            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in content.items()})
         except OSError:
             raise InputError(f"{path.parent}: not the folder of a run, expected {path.name} in it") from None
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not the configuration of a run ({error})") from None
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaints are InputErrors of one line, with the nearest flag where one is unknown."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse found wrong."""
-        raise InputError(f"{message} (see --help)")
-
-    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
-        """Parse the command line, or `arguments`."""
-        known, unknown = self.parse_known_args(arguments)
-        if unknown:
-            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            raise InputError(f"unknown argument {unknown[0]}: {did_you_mean(unknown[0].split('=')[0], flags)}")
-        return known
-
-
-def build_parser() -> OneLineParser:
-    """The command line of `python -m train.run`: a flag for each setting, and where the run goes.
-
-    Flags that are not given are absent from the result, so that a resumed run can tell them from the defaults.
-    """
-    parser = OneLineParser(
-        prog="python -m train.run",
-        description="Fine-tune one BERT on several tasks at once, with gradient surgery.",
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.MetavarTypeHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--out", type=str, help="folder of the run (default runs/<time>-<name>)")
-    parser.add_argument("--resume", type=str, help="go on with the stopped run in this folder")
-    for option in fields(RunConfig):
-        parser.add_argument(_flag(option.name), **_argument(option))
-    return parser
-
-
-def config_from(arguments: argparse.Namespace) -> RunConfig:
-    """The configuration that the parsed flags describe; InputError where a value is not allowed."""
-    return RunConfig(**_given(arguments))
-
-
-def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> None:
-    """Raise InputError where a flag contradicts the configuration of the run that is to go on."""
-    for name, value in _given(arguments).items():
-        kept = getattr(config, name)
-        if value != kept:
-            raise InputError(f"{_flag(name)} {_shown(value)}: the run in {directory} has {_shown(kept)}")
-
-
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = {option.name for option in fields(RunConfig)}
-    return {name: value for name, value in vars(arguments).items() if name in names}
-
-
-def _argument(option: Any) -> dict[str, Any]:
-    """The arguments of argparse's add_argument for one field."""
-    text = option.metadata["help"]
-    if option.type is bool:
-        return {"action": "store_true", "help": text}
-    choices = option.metadata.get("choices")
-    listed = f": {', '.join(choices)}" if choices else ""
-    argument = {"help": f"{text}{listed} (default {_shown(option.default)})", "type": option.type}
-    if option.name == "tasks":
-        argument["type"] = _names
-    if option.name == "amp":
-        argument.update(nargs="?", const="auto")
-    return argument
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _shown(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

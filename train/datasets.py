@@ -57,6 +57,8 @@ def load_datasets(
     bad_rows: list[str] = []
     for task in tasks:
         for split in splits:
+            if split == "test" and config.skip_test:
+                continue
             if data == DEMO:
                 read[split][task.name] = demo_examples(task.name, split)
                 continue
@@ -64,6 +66,8 @@ def load_datasets(
             if found is not None:
                 read[split][task.name] = found.examples
                 bad_rows += found.bad_rows
+        if config.dev_examples and task.name in read["dev"]:
+            read["dev"][task.name] = evenly_spaced(read["dev"][task.name], config.dev_examples)
     if bad_rows:
         say(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
     tokenized: dict[str, dict[str, TokenizedSplit]] = {split: {} for split in SPLITS}
@@ -77,10 +81,22 @@ def load_datasets(
     return Datasets(**tokenized)
 
 
+def evenly_spaced(examples: list[Example], count: int) -> list[Example]:
+    """`count` of the examples, evenly spaced and in their order; all of them where there are no more."""
+    if len(examples) <= count:
+        return examples
+    return [examples[index * len(examples) // count] for index in range(count)]
+
+
 def tokenize(
     config: RunConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: Path | None
 ) -> TokenizedSplit:
     """Tokenise examples as the run does."""
     return tokenize_split(
-        task, examples, tokenizer, pair_encoding=config.pair_encoding, max_length=config.max_length, cache=cache
+        task,
+        examples,
+        tokenizer,
+        pair_encoding=config.for_task("pair_encoding", task.name),
+        max_length=config.max_length,
+        cache=cache,
     )

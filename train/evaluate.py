@@ -8,9 +8,9 @@ from rich.console import Console
 
 from train.build import load_run
 from train.command import run_command
-from train.config import OneLineParser
 from train.datasets import load_datasets
 from train.evaluation import evaluate
+from train.flags import OneLineParser
 from train.metrics import overall
 from train.progress import say
 from train.report import score_line

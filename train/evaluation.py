@@ -1,10 +1,12 @@
 """Predictions and metrics of a model on whole data sets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from bert.batch import PackedBatch
 from bert.multitask import MultitaskModel
 from train.batches import gather
 from train.losses import task_predictions
@@ -20,18 +22,39 @@ def predict(model: MultitaskModel, split: TokenizedSplit, device: torch.device) 
 
     Batches hold examples of similar length and a fixed number of tokens.
     """
-    task, count = split.task, split.sequences_per_example
-    lengths = np.diff(split.cu_seqlens[::count])
+    task, predictions = split.task, np.zeros(len(split))
+    for examples, packed in _batches(model, split, device):
+        output = model(packed)[task.name]
+        predictions[examples] = task_predictions(task, output.logits, model.heads[task.name].link)
+    return predictions
+
+
+@torch.no_grad()
+def encode(model: MultitaskModel, split: TokenizedSplit, device: torch.device) -> Tensor:
+    """The pooled output of every sequence of a task's set, [sequences, hidden], without dropout."""
+    count, pooled = split.sequences_per_example, None
+    for examples, packed in _batches(model, split, device):
+        found = model.pool(packed)
+        if pooled is None:
+            pooled = found.new_empty(len(split) * count, found.shape[1])
+        sequences = (examples[:, None] * count + np.arange(count)).reshape(-1)
+        pooled[torch.from_numpy(sequences).to(device)] = found
+    if pooled is None:
+        raise ValueError("a set without examples has no pooled outputs")
+    return pooled
+
+
+def _batches(
+    model: MultitaskModel, split: TokenizedSplit, device: torch.device
+) -> Iterator[tuple[np.ndarray, PackedBatch]]:
+    """The set in batches of examples of similar length: their numbers, and what the model reads."""
+    lengths = np.diff(split.cu_seqlens[:: split.sequences_per_example])
     order = np.argsort(lengths, kind="stable")
-    batches = np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type]))
     empty = {name: np.zeros(0, dtype=np.int64) for name in model.tasks}
     splits = dict.fromkeys(model.tasks, split)
-    predictions = np.zeros(len(split))
-    for batch in batches:
-        if len(batch):
-            logits = model(gather(splits, {**empty, task.name: batch}, device).packed)[task.name]
-            predictions[batch] = task_predictions(task, logits)
-    return predictions
+    for examples in np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type])):
+        if len(examples):
+            yield examples, gather(splits, {**empty, split.task.name: examples}, device).packed
 
 
 def evaluate(

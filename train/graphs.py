@@ -1,7 +1,8 @@
 """Training steps on the device's own batches, each replayed as one CUDA graph once its shape has recurred.
 
-All that a step reads from outside lies in one buffer: its seed, the factor of the learning rates, and the numbers of
-its examples. The host prepares them while the device still computes, and waits only where it is several steps ahead.
+All that a step reads from outside lies in one buffer: its seed, the factor of the learning rates, the epoch, and the
+numbers of its examples. The host prepares them while the device computes, and waits only where it is
+several steps ahead.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,25 +13,29 @@ from torch import Tensor
 
 from bert.errors import InputError
 from kernels.dispatch import uses_triton_products
+from train.config import LIBRARY_RULES, RunConfig
 from train.device_batches import BatchShape, DeviceBatches
 from train.sampler import MicroBatch
 from train.step import StepOutput, TrainingStep
 
 _AHEAD = 8  # steps that the host may be ahead of the device
-_HEADER = 2  # seed and rate factor, before the examples' numbers
+_HEADER = 4  # seed, rate factor, epoch and nothing, before the examples' numbers, which kernels like aligned
 
 
-def choose_graphs(choice: str, device: torch.device, *, rule_on_host: bool) -> tuple[bool, str]:
+def choose_graphs(config: RunConfig, device: torch.device) -> tuple[bool, str]:
     """Resolve the flag --cuda-graphs: whether steps are captured, and why or why not.
 
-    rule_on_host: whether surgery's coefficients come from the host. InputError where "on" was asked for in vain.
+    InputError where "on" was asked for in vain.
     """
+    choice = config.cuda_graphs
     obstacle = ""
     if device.type != "cuda":
         obstacle = "this is no CUDA device"
     elif not uses_triton_products(torch.empty(0, device=device)):
         obstacle = "the torch references need each batch's lengths on the host"
-    elif rule_on_host:
+    elif config.pals:
+        obstacle = "projected attention layers need each batch's lengths on the host"
+    elif config.surgery in LIBRARY_RULES:
         obstacle = "this surgery's coefficients come from the host"
     if choice == "on" and obstacle:
         raise InputError(f"--cuda-graphs on: {obstacle}")
@@ -72,11 +77,11 @@ class DeviceSteps:
             self._pool = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream(device)
 
-    def run(self, micro_batches: Sequence[MicroBatch], *, seed: int, rate_factor: float) -> StepOutput:
+    def run(self, micro_batches: Sequence[MicroBatch], *, seed: int, rate_factor: float, epoch: int) -> StepOutput:
         """One step. What it returns holds until the next one: to keep it, copy it."""
         planned, numbers = self._batches.plan(micro_batches)
         shapes = tuple(planned)
-        header = np.array([seed, np.float64(rate_factor).view(np.int64)], dtype=np.int64)
+        header = np.array([seed, np.float64(rate_factor).view(np.int64), epoch, 0], dtype=np.int64)
         values = np.concatenate([header, numbers])
         recurs = shapes in self._inputs
         if not recurs:
@@ -111,7 +116,8 @@ class DeviceSteps:
             batches,
             dict(zip(self._tasks, totals, strict=True)),
             seed=inputs[0],
-            rate_factor=inputs[1:_HEADER].view(torch.float64)[0].float(),
+            rate_factor=inputs[1:2].view(torch.float64)[0].float(),
+            epoch=inputs[2].float(),
         )
 
     def _on_side_stream(self, shapes: tuple[BatchShape, ...], inputs: Tensor) -> StepOutput:

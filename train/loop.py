@@ -7,15 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bert.multitask import MultitaskModel
+from bert.multitask import SHARED_LAYER, MultitaskModel
 from kernels import SurgeryPlan
 from kernels.dispatch import uses_triton_products
 from train.batches import gather
+from train.batching import build_sampler
 from train.config import RunConfig
 from train.device_batches import DeviceBatches
+from train.frozen import FrozenBatches
 from train.graphs import DeviceSteps
+from train.objectives import build_objectives
 from train.optimizer import SurgeryOptimizer
-from train.sampler import JointSampler, MicroBatch
+from train.sampler import MicroBatch
+from train.schedule import Schedule
 from train.step import StepOutput, TrainingStep
 from train.tokenized import TokenizedSplit
 
@@ -25,13 +29,14 @@ class StepResult:
     """What one step did. Numbers that came from the device are still there until the next step: reading them waits.
 
     step: steps done so far in the run, this one included; epoch: from 0; losses: task -> fp32 scalar, the mean over the
-    step's examples; plan: what surgery and optimizer did; learning_rate: the encoder's; examples, tokens: of this step
-    alone.
+    step's examples; present: the tasks that it held; plan: what surgery and optimizer did; learning_rate: the
+    encoder's; examples, tokens: of this step alone.
     """
 
     step: int
     epoch: int
     losses: dict[str, Tensor]
+    present: frozenset[str]
     plan: SurgeryPlan
     learning_rate: float
     examples: int
@@ -56,22 +61,22 @@ class Trainer:
         graphs: bool = False,
         warn: Callable[[str], None] | None = None,
     ) -> None:
-        self.config, self.optimizer, self.splits, self.device = config, optimizer, splits, device
-        self.sampler = JointSampler(
-            {task: len(split) for task, split in splits.items()},
-            batch_size=config.batch_size,
-            accumulate=config.accumulate,
-            seed=config.seed,
-        )
+        self.config, self.model, self.optimizer = config, model, optimizer
+        self.splits, self.device = splits, device
+        self._stage, self._frozen = "all", None
+        self.sampler = build_sampler(config, {task: len(split) for task, split in splits.items()})
         self.total_steps = config.epochs * self.sampler.steps_per_epoch
         if config.max_steps:
             self.total_steps = min(self.total_steps, config.max_steps)
+        self._schedule = Schedule(config, total_steps=self.total_steps, steps_per_epoch=self.sampler.steps_per_epoch)
         average_steps = round(self.total_steps * config.average)
         if average_steps:
             optimizer.keep_average(average_steps)
-        self._step = TrainingStep(model, optimizer, {task: split.task for task, split in splits.items()})
+        sizes = {name: len(split) for name, split in splits.items()}
+        objectives = build_objectives(config, [split.task for split in splits.values()], sizes)
+        self._step = TrainingStep(model, optimizer, objectives, smart=config.smart)
         self._device_steps: DeviceSteps | None = None
-        if uses_triton_products(model.shared.master):
+        if uses_triton_products(model.shared.master) and not model.needs_host_lengths:
             batches = DeviceBatches(splits, device)
             self._device_steps = DeviceSteps(
                 self._step,
@@ -84,22 +89,43 @@ class Trainer:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepResult]:
         """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step."""
+        self._enter(self.config.stage_of(epoch))
         first = epoch * self.sampler.steps_per_epoch
         for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
             if index >= self.total_steps:
                 return
-            factor = self._schedule(index)
-            output = self._run(micro_batches, self._seed_of(index), factor)
+            factor = self._schedule.factor(index)
+            output = self._run(micro_batches, self._seed_of(index), factor, epoch)
             self.optimizer.average(index + 1)
-            examples = sum(len(indices) for batch in micro_batches for indices in batch.values())
-            rate, tokens = self.config.learning_rate * factor, self._tokens(micro_batches)
-            yield StepResult(index + 1, epoch, output.losses, output.plan, rate, examples, tokens)
+            counts = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
+            yield StepResult(
+                step=index + 1,
+                epoch=epoch,
+                losses=output.losses,
+                present=frozenset(task for task, count in counts.items() if count),
+                plan=output.plan,
+                learning_rate=self.config.learning_rate * factor,
+                examples=sum(counts.values()),
+                tokens=self._tokens(micro_batches),
+            )
 
-    def _run(self, micro_batches: Sequence[MicroBatch], seed: int, rate_factor: float) -> StepOutput:
-        if self._device_steps is not None:
-            return self._device_steps.run(micro_batches, seed=seed, rate_factor=rate_factor)
+    def _enter(self, stage: str) -> None:
+        """Freeze the encoder where the heads alone are trained, and run it once over all sets; or let it go again."""
+        if stage == self._stage:
+            return
+        self._stage, self._frozen = stage, None
+        if stage == "heads":
+            self._frozen = FrozenBatches(self.model, self.splits, self.device)
+        encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
+        self.optimizer.freeze(encoder if stage == "heads" else ())
+
+    def _run(self, micro_batches: Sequence[MicroBatch], seed: int, rate_factor: float, epoch: int) -> StepOutput:
+        if self._device_steps is not None and self._frozen is None:
+            return self._device_steps.run(micro_batches, seed=seed, rate_factor=rate_factor, epoch=epoch)
         batches = (
-            gather(self.splits, micro_batch, self.device, accumulate=number > 0)
+            self._frozen.gather(micro_batch, accumulate=number > 0)
+            if self._frozen
+            else gather(self.splits, micro_batch, self.device, accumulate=number > 0)
             for number, micro_batch in enumerate(micro_batches)
         )
         examples = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
@@ -108,6 +134,7 @@ class Trainer:
             examples,
             seed=torch.tensor(seed).to(self.device),
             rate_factor=torch.tensor(rate_factor).to(self.device),
+            epoch=torch.tensor(float(epoch)).to(self.device),
         )
 
     def _tokens(self, micro_batches: Sequence[MicroBatch]) -> int:
@@ -118,13 +145,6 @@ class Trainer:
                 first = micro_batch[task] * split.sequences_per_example
                 total += int((split.cu_seqlens[first + split.sequences_per_example] - split.cu_seqlens[first]).sum())
         return total
-
-    def _schedule(self, step: int) -> float:
-        """The learning rates' factor at `step` (from 0): linear warm-up, then linear decay to 0 at the run's end."""
-        warmup = round(self.total_steps * self.config.warmup)
-        if step < warmup:
-            return (step + 1) / warmup
-        return (self.total_steps - step) / max(1, self.total_steps - warmup)
 
     def _seed_of(self, step: int) -> int:
         """A 63-bit seed for one step of this run: of its dropouts and of surgery's random orders."""

@@ -1,6 +1,6 @@
 """One optimizer step: Gram matrices -> plan -> combine + AdamW, with nothing read on the host."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -31,7 +31,8 @@ class SurgeryOptimizer:
         private: parameters with one gradient, in blocks named by the task that uses them.
         tasks: the tasks' names, in the order of the task gradients.
         settings: of surgery, clipping, loss scale and AdamW.
-        shared_rate, private_rate: peak learning rates.
+        shared_rate: peak learning rate of the shared parameters.
+        private_rates: peak learning rate of each private block, or one for all.
         weighting: gives the coefficients where the method is "given"; its result is taken as it is.
 
     Attributes:
@@ -46,7 +47,7 @@ class SurgeryOptimizer:
         *,
         settings: SurgerySettings,
         shared_rate: float,
-        private_rate: float,
+        private_rates: Sequence[float] | float,
         weighting: Weighting | None = None,
     ) -> None:
         self.shared, self.private = shared, private
@@ -58,10 +59,20 @@ class SurgeryOptimizer:
         self._private_tasks = torch.tensor(owners, dtype=torch.int32, device=device)
         self._rates = (
             torch.full((blocks,), shared_rate, device=device),
-            torch.full((heads,), private_rate, device=device),
+            torch.zeros(heads, device=device) + torch.tensor(private_rates, device=device),
         )
+        self._peak_rate, self._all_frozen = shared_rate, False
+        self._no_gram = torch.zeros(blocks, len(tasks), len(tasks), dtype=torch.float64, device=device)
         self._average_steps = 0
         self._averages: list[Tensor] = []
+
+    def freeze(self, blocks: Collection[str]) -> None:
+        """From now on leave these blocks of the shared parameters as they are: their gradients are cleared, and the
+        caller sees to it that none are deposited. Blocks that are not named are trained (again)."""
+        frozen = torch.tensor([name in blocks for name in self.shared.block_names], device=self._rates[0].device)
+        self._rates = (torch.where(frozen, 0.0, self._peak_rate), self._rates[1])
+        self._all_frozen = bool(frozen.all())
+        self.shared.gradients.zero_()
 
     @property
     def loss_scale(self) -> Tensor:
@@ -79,7 +90,7 @@ class SurgeryOptimizer:
         seed: int64 scalar, of the tasks' random orders in this step; rate_factor: fp32 scalar, by which both learning
         rates are multiplied. Returns what was done.
         """
-        gram = gram_matrix(self.shared)
+        gram = self._no_gram if self._all_frozen else gram_matrix(self.shared)
         private_squares = gram_matrix(self.private)[:, 0, 0]
         given = None
         if self.weighting is not None:
@@ -98,6 +109,8 @@ class SurgeryOptimizer:
             (self.shared, plan.coefficients, plan.step_sizes, plan.shrinks),
             (self.private, plan.private_coefficients, plan.private_step_sizes, plan.private_shrinks),
         ):
+            if parameters is self.shared and self._all_frozen:
+                continue
             combine_adamw_(
                 parameters,
                 coefficients,

@@ -47,13 +47,13 @@ def plot_curves(directory: Path) -> Path:
 
 
 def plot_conflicts(directory: Path) -> Path | None:
-    """Draw conflicts.png from the run's metrics.jsonl; returns its path, or None where there is no pair of tasks.
+    """Draw conflicts.png from the run's metrics.jsonl; returns its path, or None where no two tasks ever met.
 
     A panel a pair, a row a block of parameters, a column a stretch of steps; the colour is the mean cosine of the two
     task gradients, and the row's name ends with the share of the steps in which they conflicted.
     """
     steps = [entry for entry in _entries(directory) if entry["event"] == "step" and entry["applied_steps"]]
-    pairs = list(steps[0]["cosines"]) if steps else []
+    pairs = list(dict.fromkeys(pair for entry in steps for pair in entry["cosines"]))
     if not pairs:
         return None
     blocks = list(steps[0]["conflicts"])

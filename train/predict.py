@@ -10,10 +10,10 @@ from pathlib import Path
 from bert.errors import InputError, did_you_mean
 from train.build import load_run
 from train.command import run_command
-from train.config import OneLineParser
 from train.course import read_plain_input
 from train.datasets import tokenize
 from train.evaluation import predict
+from train.flags import OneLineParser
 from train.predictions import write_predictions
 
 

@@ -61,10 +61,11 @@ class LoggedStep:
     Args:
         result: of the step that was run last.
         optimizer: which ran it.
+        seconds: that the run has trained so far.
     """
 
-    def __init__(self, result: StepResult, optimizer: SurgeryOptimizer) -> None:
-        self._result, self._blocks = result, optimizer.shared.block_names
+    def __init__(self, result: StepResult, optimizer: SurgeryOptimizer, seconds: float) -> None:
+        self._result, self._blocks, self._seconds = result, optimizer.shared.block_names, seconds
         plan, state = result.plan, optimizer.state
         tensors = {f"loss {task}": loss for task, loss in result.losses.items()}
         tensors |= {"gram": plan.gram, "cosines": cosines(plan.gram), "merged_norm": plan.merged_norm}
@@ -87,14 +88,14 @@ class LoggedStep:
         return self._copied is None or self._copied.query()
 
     def entry(self) -> dict[str, Any]:
-        """The step as it stands in metrics.jsonl; waits for the numbers.
+        """The step as it stands in metrics.jsonl; waits for the numbers. Tasks that the step did not hold have none.
 
         conflicts: sums over the steps applied so far, of each block of parameters and pair of tasks: how often the
         gradients conflicted, and their cosines; two entries' difference is what happened between them.
         """
         if self._copied is not None:
             self._copied.synchronize()
-        result, tasks = self._result, list(self._result.losses)
+        result, tasks, present = self._result, list(self._result.losses), self._result.present
         parts = self._values.split([shape.numel() for shape in self._shapes.values()])
         found = {
             name: part.view(shape).tolist() for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
@@ -104,10 +105,10 @@ class LoggedStep:
             "event": "step",
             "step": result.step,
             "epoch": result.epoch,
-            "losses": {task: found[f"loss {task}"] for task in tasks},
-            "gradient_norms": {task: math.sqrt(found["gram"][i][i]) for i, task in enumerate(tasks)},
+            "losses": {task: found[f"loss {task}"] for task in tasks if task in present},
+            "gradient_norms": {task: math.sqrt(found["gram"][i][i]) for i, task in enumerate(tasks) if task in present},
             "merged_norm": found["merged_norm"],
-            "cosines": {name: found["cosines"][i][j] for name, i, j in pairs},
+            "cosines": {name: found["cosines"][i][j] for name, i, j in pairs if {tasks[i], tasks[j]} <= present},
             "applied": bool(found["applied"]),
             "applied_steps": int(found["applied_steps"]),
             "conflicts": {
@@ -118,6 +119,7 @@ class LoggedStep:
             "learning_rate": result.learning_rate,
             "examples": result.examples,
             "tokens": result.tokens,
+            "seconds": round(self._seconds, 3),
         }
 
 
@@ -130,6 +132,27 @@ def conflict_shares(entry: Mapping[str, Any]) -> dict[str, float]:
     """For each pair of tasks, the share of the steps before a logged one in which the whole gradients conflicted."""
     steps = max(1, entry["applied_steps"])
     return {pair: count / steps for pair, (count, _) in entry["conflicts"][WHOLE_MODEL].items()}
+
+
+def epoch_summary(directory: Path) -> list[dict[str, Any]]:
+    """Of each epoch, from metrics.jsonl: steps, seconds of training, and in how many of its steps which pair of tasks
+    conflicted."""
+    entries = (json.loads(line) for line in (directory / METRICS_FILE).read_text(encoding="utf-8").splitlines())
+    last = {entry["epoch"]: entry for entry in entries if entry["event"] == "step"}
+    found, steps, seconds = [], 0, 0.0
+    conflicts: dict[str, int] = {}
+    for epoch, entry in sorted(last.items()):
+        now = {pair: count for pair, (count, _) in entry["conflicts"][WHOLE_MODEL].items()}
+        found.append(
+            {
+                "epoch": epoch,
+                "steps": entry["step"] - steps,
+                "seconds": round(entry["seconds"] - seconds, 3),
+                "conflicts": {pair: count - conflicts.get(pair, 0) for pair, count in now.items()},
+            }
+        )
+        steps, seconds, conflicts = entry["step"], entry["seconds"], now
+    return found
 
 
 def surgery_summary(optimizer: SurgeryOptimizer, tasks: list[str]) -> dict[str, dict[str, Any]]:
@@ -184,6 +207,7 @@ def write_summary(
         "device": precision.device_name,
         "precision": precision.name,
         "kernels": kernels,
+        "epochs": epoch_summary(directory),
         "surgery": surgery_summary(optimizer, [task.name for task in tasks]),
         "versions": versions(),
         "commit": commit(),

@@ -19,9 +19,10 @@ from bert.weights import WEIGHTS_FILE
 from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_model, load_pretrained
 from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
-from train.config import LIBRARY_RULES, RunConfig, build_parser, check_resumable, config_from
+from train.config import RunConfig
 from train.datasets import Datasets, load_datasets, run_tasks
 from train.evaluation import evaluate, predict
+from train.flags import build_parser, check_resumable, config_from
 from train.graphs import choose_graphs
 from train.loop import Trainer
 from train.precision import Precision, choose_kernels, choose_precision
@@ -56,7 +57,9 @@ class Run:
         pretrained = load_pretrained(config)
         self.say(f"model      {pretrained.origin}")
         config = fit_model(config, pretrained.encoder.config)
-        self.say(f"rates      encoder {config.learning_rate:.3g}, heads {config.head_learning_rate:.3g} at their peak")
+        self.say(
+            f"rates      encoder {config.learning_rate:.3g}, heads {','.join(config.head_learning_rate)} at their peak"
+        )
         self.tokenizer: Tokenizer = pretrained.tokenizer
 
         def warn(text: str) -> None:
@@ -120,10 +123,12 @@ class Run:
             progress.tokens += result.tokens
             examples += result.examples
             display.advance()
-            if result.step % config.log_every == 0 or result.step == self.trainer.total_steps:
+            # Each epoch ends with a logged step, from which the summary has its seconds and conflicts.
+            if result.step % config.log_every == 0 or self._epoch_is_over():
                 self._show_logged(display)
-                speed = examples / (time.perf_counter() - began)
-                self._logged = LoggedStep(result, self.optimizer), speed
+                seconds = time.perf_counter() - began
+                logged = LoggedStep(result, self.optimizer, progress.training_seconds + seconds)
+                self._logged = logged, examples / seconds
             if self._logged and self._logged[0].ready():
                 self._show_logged(display)
             if stop.made:
@@ -248,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kernels = choose_kernels(config.kernels, precision.device)
     say(console, f"kernels    {kernels}")
     say(console, f"surgery    {describe_surgery(config)}")
-    graphs, reason = choose_graphs(config.cuda_graphs, precision.device, rule_on_host=config.surgery in LIBRARY_RULES)
+    graphs, reason = choose_graphs(config, precision.device)
     if precision.device.type == "cuda":
         say(console, f"graphs     {reason}")
     run = Run(directory, config, console, precision, kernels, graphs=graphs, resumed=resume is not None)

@@ -1,4 +1,4 @@
-"""One training step on one screen: packed batches -> losses -> one backward each -> surgery -> optimizer."""
+"""One training step on one screen: packed batches -> losses -> one backward -> surgery -> optimizer."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,48 +6,77 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bert.batch import PackedBatch
 from bert.multitask import MultitaskModel
 from kernels import DropoutStream, SurgeryPlan
 from train.batches import LabelledBatch
-from train.losses import task_loss
+from train.objectives import Objective
 from train.optimizer import SurgeryOptimizer
-from train.tasks import Task
+from train.smart import Smoothness
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """losses: task -> fp32 scalar, the mean over the step's examples; plan: what surgery and optimizer did. All of it
-    is on the device: reading it waits for it."""
+    """losses: task -> fp32 scalar, the unweighted mean over the step's examples; plan: what surgery and optimizer did.
+    All of it is on the device: reading it waits for it."""
 
     losses: dict[str, Tensor]
     plan: SurgeryPlan
 
 
 class TrainingStep:
-    """What a step computes. It asks the device for nothing, so that a CUDA graph can hold it."""
+    """What a step computes. It asks the device for nothing, so that a CUDA graph can hold it.
 
-    def __init__(self, model: MultitaskModel, optimizer: SurgeryOptimizer, tasks: Mapping[str, Task]) -> None:
-        self._model, self._optimizer, self._tasks = model, optimizer, tasks
+    objectives: task -> what is minimised for it; smart: weight of SMART's regulariser, which is left out where it is 0,
+    and while the encoder is frozen.
+    """
+
+    def __init__(
+        self,
+        model: MultitaskModel,
+        optimizer: SurgeryOptimizer,
+        objectives: Mapping[str, Objective],
+        *,
+        smart: float = 0.0,
+    ) -> None:
+        self._model, self._optimizer, self._objectives = model, optimizer, objectives
+        self._smoothness = Smoothness(model, objectives, smart) if smart else None
         self._device = model.shared.master.device
 
     def __call__(
-        self, batches: Iterable[LabelledBatch], examples: Mapping[str, int], *, seed: Tensor, rate_factor: Tensor
+        self,
+        batches: Iterable[LabelledBatch],
+        examples: Mapping[str, int],
+        *,
+        seed: Tensor,
+        rate_factor: Tensor,
+        epoch: Tensor,
     ) -> StepOutput:
         """Accumulate the task gradients of `batches`, merge them, and update all parameters.
 
         examples: task -> how many the batches hold together; seed: int64 scalar, of dropout and of surgery's orders;
-        rate_factor: fp32 scalar, by which the learning rates are multiplied.
+        rate_factor: fp32 scalar, by which the learning rates are multiplied; epoch: fp32 scalar, from 0.
         """
-        losses = {task: torch.zeros((), device=self._device) for task in self._tasks}
+        losses = {task: torch.zeros((), device=self._device) for task in self._objectives}
         self._optimizer.zero_private_gradients()
         for number, batch in enumerate(batches):
-            logits = self._model(batch.packed, DropoutStream(seed, number))
-            parts = {
-                task: task_loss(self._tasks[task], logits[task], labels, examples[task])
-                for task, labels in batch.labels.items()
-            }
+            dropouts = DropoutStream(seed, number)
+            outputs = self._model(batch.packed, dropouts)
+            minimised = []
+            for task, labels in batch.labels.items():
+                objective, log_variance = self._objectives[task], self._model.heads[task].log_variance
+                loss, logged = objective.loss(
+                    outputs[task], labels, examples[task], epoch=epoch, dropouts=dropouts, log_variance=log_variance
+                )
+                minimised.append(loss)
+                losses[task] += logged.detach()
             # One backward of the sum: each task's own gradient is in its own rows.
-            (torch.stack(list(parts.values())).sum() * self._optimizer.loss_scale).backward()
-            for task, part in parts.items():
-                losses[task] += part.detach()
+            totals = [torch.stack(minimised).sum()]
+            if self._smoothness is not None and isinstance(batch.packed, PackedBatch):
+                scale = self._optimizer.loss_scale
+                through_clean, through_moved = self._smoothness(batch.packed, outputs, examples, dropouts, scale)
+                totals = [totals[0] + through_clean, through_moved]
+            for total in totals:
+                if total.requires_grad:  # a head without parameters on a frozen encoder has nothing to train
+                    (total * self._optimizer.loss_scale).backward()
         return StepOutput(losses, self._optimizer.step(seed=seed, rate_factor=rate_factor))

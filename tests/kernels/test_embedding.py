@@ -6,7 +6,7 @@ import torch
 from kernels import Dropout, embedding
 from kernels.dispatch import using_kernels
 from tests.kernels.parity import DEVICE, DTYPES, check_op, poisoned, run_op, task_rows  # noqa: F401
-from tests.tolerances import assert_as_accurate
+from tests.tolerances import assert_as_accurate, assert_close
 
 SIZES = (37, 20, 2)
 
@@ -106,3 +106,25 @@ def test_torch_compile_takes_the_op_whole():
         compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
         for value, other in zip(gradients(compiled), expected, strict=True):
             assert torch.equal(value, other)
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_where_words_are_tied_their_gradients_add_to_the_decoders(accumulate, kernels):
+    tables, norms = ([tensor.to(DEVICE).requires_grad_() for tensor in group] for group in tensors(24))
+    rows, upstream = task_rows((4, 0, 5), accumulate=accumulate), torch.randn(9, 24, device=DEVICE)
+
+    def gradients(start, tied_words):
+        for parameter, value in zip((*tables, *norms), start, strict=True):
+            parameter.task_gradients = torch.full((3, *parameter.shape), value, device=DEVICE)
+        with using_kernels(kernels):
+            y = embedding(*indices_of(9), tuple(tables), *norms, 1e-12, None, rows, tied_words=tied_words)
+            y.backward(upstream)
+        return [parameter.task_gradients for parameter in (*tables, *norms)]
+
+    expected = gradients([0.0] * 5, False)
+    others = 0.0 if accumulate else torch.nan
+    found = gradients([2.0, *[others] * 4], True)
+    assert_close(found[0] - 2, expected[0], 1e-5)
+    for value, other in zip(found[1:], expected[1:], strict=True):
+        assert torch.equal(value, other)

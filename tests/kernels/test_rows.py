@@ -5,6 +5,7 @@ import torch
 
 from kernels import TaskRows, add_layer_norm, bias_gelu, linear, part
 from kernels.embedding import embedding
+from kernels.rows import task_gradients_of, without_deposits
 from tests.tolerances import TOLERANCES, assert_close
 
 
@@ -111,3 +112,12 @@ def test_deposits_without_rows_are_refused(generator):
     weight.task_gradients = torch.zeros(1, 4, 6)
     with pytest.raises(ValueError, match="rows of each task"):
         linear(torch.randn(5, 6, generator=generator), weight).sum().backward()
+
+
+def test_deposits_are_off_within_the_context_and_on_again_after_an_error():
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.task_gradients = torch.zeros(3, 2)
+    with pytest.raises(KeyError), without_deposits():
+        assert task_gradients_of(parameter) is None
+        raise KeyError
+    assert task_gradients_of(parameter) is parameter.task_gradients

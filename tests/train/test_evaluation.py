@@ -35,7 +35,7 @@ def test_predictions_are_those_of_each_example_alone_in_the_sets_order(per_examp
         lengths = np.diff(split.cu_seqlens[index * per_example : (index + 1) * per_example + 1])
         tokens = TaskTokens(ids=split.ids[first:last], segments=split.segments[first:last], lengths=lengths)
         nothing = TaskTokens(ids=np.zeros(0), segments=np.zeros(0), lengths=np.zeros(0, dtype=np.int64))
-        alone = task_predictions(TASKS[1], model(pack([nothing, tokens]))["sts"].detach())
+        alone = task_predictions(TASKS[1], model(pack([nothing, tokens]))["sts"].logits.detach())
         assert predictions[index] == pytest.approx(alone[0], abs=1e-4)
     assert predictions.std() > 0.01
 
@@ -57,3 +57,12 @@ def test_a_task_without_examples_has_no_labels_and_no_logits():
     batch = gather(splits, {"sst": np.zeros(0, dtype=np.int64), "sts": np.array([1, 2])}, CPU)
     assert batch.labels.keys() == {"sts"}
     assert make_model(pair=False)(batch.packed).keys() == {"sts"}
+
+
+def test_answers_are_read_as_the_heads_loss_trained_them():
+    split, model = random_split(TASKS[1], 9, 1), make_model(pair=False)
+    model.heads["sts"].weight.data /= 10
+    shares = predict(model, split, CPU) / 5
+    assert 0 < shares.min() < shares.max() < 1
+    model.heads["sts"].link = "sigmoid"
+    assert predict(model, split, CPU) / 5 == pytest.approx(1 / (1 + np.exp(-shares)), abs=1e-5)

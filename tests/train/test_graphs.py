@@ -61,7 +61,7 @@ def make_trainer(*, graphs=False, warn=None, accumulate=1, dtype=torch.float32, 
     )
     settings = SurgerySettings(method=surgery, max_norm=1.0, scaling=scaling)
     optimizer = SurgeryOptimizer(
-        model.shared, model.private, model.tasks, settings=settings, shared_rate=1e-3, private_rate=1e-2
+        model.shared, model.private, model.tasks, settings=settings, shared_rate=1e-3, private_rates=1e-2
     )
     config = RunConfig(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery)
     return Trainer(config, model, optimizer, splits, device, graphs=graphs, warn=warn), model
@@ -111,9 +111,9 @@ def test_a_shape_that_recurs_asks_the_host_for_nothing(monkeypatch):
     with using_kernels("triton"):
         trainer, _ = make_trainer(surgery="gradvac")
         batch = next(trainer.sampler.epoch(0))
-        trainer._device_steps.run(batch, seed=1, rate_factor=1.0)
+        trainer._device_steps.run(batch, seed=1, rate_factor=1.0, epoch=0)
         monkeypatch.setattr("train.graphs.DeviceSteps._compute", watched)
-        trainer._device_steps.run(batch, seed=2, rate_factor=0.5)
+        trainer._device_steps.run(batch, seed=2, rate_factor=0.5, epoch=1)
     assert mode.found == []
 
 
@@ -132,17 +132,17 @@ def make_steps(step, **more):
 def test_seed_rate_and_examples_are_handed_in_for_every_step():
     seen = []
 
-    def step(batches, examples, *, seed, rate_factor):
+    def step(batches, examples, *, seed, rate_factor, epoch):
         labels = [{task: own.tolist() for task, own in batch.labels.items()} for batch in batches]
-        seen.append((labels, examples, seed.item(), rate_factor.item()))
+        seen.append((labels, examples, seed.item(), rate_factor.item(), epoch.item()))
 
     steps = make_steps(step, graphs=False)
     for first, seed, factor in ((0, 7, 0.5), (2, (1 << 62) + 1, 1.0)):
         chosen = np.array([first, first + 3])
         micro_batches = [{"sst": chosen, "paraphrase": chosen, "sts": chosen}, dict.fromkeys(TASKS, chosen[:1])]
-        steps.run(micro_batches, seed=seed, rate_factor=factor)
+        steps.run(micro_batches, seed=seed, rate_factor=factor, epoch=first)
         both, one = (dict.fromkeys(TASKS, own) for own in (chosen.tolist(), [first]))
-        assert seen[-1] == ([both, one], dict.fromkeys(TASKS, 3), seed, factor)
+        assert seen[-1] == ([both, one], dict.fromkeys(TASKS, 3), seed, factor, first)
 
 
 def test_where_a_capture_fails_training_goes_on_without_and_says_so(monkeypatch):
@@ -155,14 +155,14 @@ def test_where_a_capture_fails_training_goes_on_without_and_says_so(monkeypatch)
 
     monkeypatch.setattr("train.graphs.DeviceSteps._capture", fail)
     said, done = [], []
-    steps = make_steps(lambda batches, examples, *, seed, rate_factor: done.append(seed.item()), graphs=True)
+    steps = make_steps(lambda batches, examples, *, seed, rate_factor, epoch: done.append(seed.item()), graphs=True)
     batch = [dict.fromkeys(TASKS, np.array([1]))]
-    steps.run(batch, seed=1, rate_factor=1.0)
+    steps.run(batch, seed=1, rate_factor=1.0, epoch=0)
     with pytest.raises(RuntimeError, match="capturing"):
-        steps.run(batch, seed=2, rate_factor=1.0)
+        steps.run(batch, seed=2, rate_factor=1.0, epoch=0)
     steps._fall_back = said.append
     for seed in (2, 3):
-        steps.run(batch, seed=seed, rate_factor=1.0)
+        steps.run(batch, seed=seed, rate_factor=1.0, epoch=0)
     assert done == [1, 2, 3]
     assert said == ["no CUDA graphs from here on: not permitted when stream is capturing"]
 
@@ -188,16 +188,17 @@ def test_graphs_give_the_same_bits(more):
 
 
 def test_graphs_are_chosen_where_they_can_be_and_the_reason_is_told(monkeypatch):
-    assert choose_graphs("auto", torch.device("cpu"), rule_on_host=False) == (False, "off: this is no CUDA device")
+    def chosen(device, **settings):
+        return choose_graphs(RunConfig(**settings), torch.device(device))
+
+    assert chosen("cpu") == (False, "off: this is no CUDA device")
     with pytest.raises(InputError, match="--cuda-graphs on: this is no CUDA device"):
-        choose_graphs("on", torch.device("cpu"), rule_on_host=False)
+        chosen("cpu", cuda_graphs="on")
     monkeypatch.setattr("train.graphs.uses_triton_products", lambda tensor: True)
     monkeypatch.setattr("torch.empty", lambda *shape, device: None)
-    cuda = torch.device("cuda")
-    assert choose_graphs("auto", cuda, rule_on_host=False)[0]
-    assert choose_graphs("on", cuda, rule_on_host=False)[0]
-    assert choose_graphs("off", cuda, rule_on_host=False) == (False, "off, as asked")
-    assert choose_graphs("auto", cuda, rule_on_host=True) == (
-        False,
-        "off: this surgery's coefficients come from the host",
-    )
+    assert chosen("cuda")[0]
+    assert chosen("cuda", cuda_graphs="on", surgery="pcgrad")[0]
+    assert chosen("cuda", cuda_graphs="off") == (False, "off, as asked")
+    assert chosen("cuda", surgery="mgda") == (False, "off: this surgery's coefficients come from the host")
+    with pytest.raises(InputError, match="--cuda-graphs on: projected attention"):
+        chosen("cuda", cuda_graphs="on", pals=24)

@@ -35,7 +35,7 @@ def make_optimizer(model, *, surgery="pcgrad", rate=RATE, head_rate=HEAD_RATE, w
         model.tasks,
         settings=settings,
         shared_rate=rate,
-        private_rate=head_rate,
+        private_rates=head_rate,
         weighting=weighting,
     )
 
@@ -44,9 +44,10 @@ def step(optimizer, seed):
     return optimizer.step(seed=torch.tensor(seed), rate_factor=torch.ones(()))
 
 
-def task_losses(logits):
+def task_losses(outputs):
     """Losses whose gradients conflict: both tasks pull the same features, with opposite signs."""
-    return {"one": logits["one"].square().mean(), "two": -logits["two"].mean() + logits["two"].square().mean()}
+    one, two = outputs["one"].logits, outputs["two"].logits
+    return {"one": one.square().mean(), "two": -two.mean() + two.square().mean()}
 
 
 def backward(model, optimizer, seeds):
@@ -312,3 +313,25 @@ def test_the_loss_scale_itself_changes_nothing():
         step(optimizer, 1)
         updates.append(model.shared.master.clone())
     assert_close(updates[0], updates[1], 1e-6)
+
+
+@pytest.mark.parametrize("surgery", ["none", "pcgrad", "gradvac"])
+def test_frozen_blocks_stay_as_they_are_and_move_again_once_thawed(surgery):
+    model = make_model()
+    optimizer = make_optimizer(model, surgery=surgery)
+    blocks = model.shared.block_names
+    for frozen, moving in ((blocks, set()), (blocks[1:], {blocks[0]}), ((), set(blocks))):
+        optimizer.freeze(frozen)
+        for entry in model.shared.entries:
+            if blocks[entry.block] in moving:
+                model.shared.view(model.shared.gradients, entry).normal_()
+        model.private.gradients.normal_()
+        before, heads = (
+            {name: value.clone() for name, value in model.shared.values().items()},
+            model.private.master.clone(),
+        )
+        step(optimizer, 1)
+        moved = {name for name, value in model.shared.values().items() if not torch.equal(value, before[name])}
+        assert {model.encoder.blocks()[name] for name in moved} == moving
+        assert not torch.equal(model.private.master, heads)
+        assert model.private.master.isfinite().all()

@@ -65,8 +65,22 @@ def command(data, out, *more):
     ]
 
 
+@pytest.fixture(autouse=True)
+def _without_pictures(request, monkeypatch):
+    """Drawing them takes more time than the small runs themselves."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(run.Run, "_draw", lambda self: None)
+
+
+@pytest.fixture
+def pictures():
+    """Asked for by a test that looks at them."""
+
+
 def entries(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    """The lines of metrics.jsonl without their times, which are all that two equal runs differ in."""
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 def same_state(directory, other):
@@ -75,7 +89,7 @@ def same_state(directory, other):
     return state.keys() == expected.keys() and all(torch.equal(state[name], expected[name]) for name in state)
 
 
-def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys):
+def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys, pictures):
     out = tmp_path / "run"
     assert run_command(run.main, command(data, out)) == 0
     assert {path.name for path in out.iterdir()} == {
@@ -100,6 +114,10 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys):
     steps = [entry for entry in entries(out) if entry["event"] == "step"]
     assert [entry["step"] for entry in steps] == list(range(1, 13))
     assert sum(entry["event"] == "evaluation" for entry in entries(out)) == 2
+    assert [(epoch["epoch"], epoch["steps"]) for epoch in summary["epochs"]] == [(0, 6), (1, 6)]
+    assert all(epoch["seconds"] > 0 for epoch in summary["epochs"])
+    for pair, found in whole["pairs"].items():
+        assert sum(epoch["conflicts"][pair] for epoch in summary["epochs"]) == found["conflicting_steps"]
     predictions = (out / "sst-test-predictions.csv").read_text().splitlines()
     assert predictions[0] == "id, Predicted_Sentiment"
     assert [line.split(", ")[0] for line in predictions[1:]] == [f"test-student-{index}" for index in range(6)]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bert.errors import InputError
 from train.command import run_command
-from train.config import OneLineParser
 from train.demo import DEMO_SIZES, DEMO_TASKS, demo_examples
+from train.flags import OneLineParser
 from train.tasks import Example, Task, select_tasks
 
 

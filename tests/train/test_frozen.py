@@ -1,0 +1,116 @@
+"""Stages of the heads alone: the encoder stays as it is, and its outputs are computed once."""
+
+import numpy as np
+import pytest
+import torch
+
+from bert.errors import InputError
+from tests.samples import random_split, small_encoder
+from train.batches import gather
+from train.build import build_model, build_optimizer
+from train.config import RunConfig
+from train.frozen import FrozenBatches
+from train.loop import Trainer
+from train.precision import choose_precision
+from train.tasks import select_tasks
+
+CPU = torch.device("cpu")
+TASKS = select_tasks(["sst", "paraphrase", "sts"], None)
+SPLITS = {
+    task.name: random_split(task, 20 + 3 * place, per_example=2 if task.pair else 1, seed=place)
+    for place, task in enumerate(TASKS)
+}
+for split in SPLITS.values():
+    split.labels[:] %= 2
+
+
+def make(**settings):
+    settings = {
+        "pair_encoding": ("separate",),
+        "batch_size": 4,
+        "epochs": 2,
+        "average": 0.0,
+        "surgery": "pcgrad",
+    } | settings
+    config = RunConfig(learning_rate=1e-3, **settings)
+    precision = choose_precision("cpu", "off")
+    model = build_model(config, TASKS, small_encoder(), precision)
+    return model, Trainer(config, model, build_optimizer(config, model, precision), SPLITS, CPU)
+
+
+def encoder_of(model):
+    return {name: value.clone() for name, value in model.shared.values().items() if not name.startswith("shared_layer")}
+
+
+def moved(model, before):
+    return {name for name, value in encoder_of(model).items() if not torch.equal(value, before[name])}
+
+
+@pytest.mark.parametrize("settings", [{}, {"pooling": "mean"}, {"shared_layer": ("paraphrase", "sts")}])
+def test_cached_outputs_are_those_that_the_encoder_computes_for_a_batch(settings):
+    model, _ = make(**settings)
+    batches = FrozenBatches(model, SPLITS, CPU)
+    micro_batch = {"sst": np.array([3, 0, 19]), "paraphrase": np.array([], dtype=np.int64), "sts": np.array([25, 1])}
+    cached, whole = batches.gather(micro_batch), gather(SPLITS, micro_batch)
+    found, expected = model(cached.packed), model(whole.packed)
+    assert found.keys() == expected.keys() == {"sst", "sts"}
+    for task in found:
+        torch.testing.assert_close(found[task].logits, expected[task].logits, rtol=1e-5, atol=1e-6)
+        assert torch.equal(cached.labels[task], whole.labels[task])
+
+
+@pytest.mark.parametrize("surgery", ["none", "pcgrad", "gradvac"])
+def test_a_frozen_encoder_does_not_move_and_the_heads_learn(surgery):
+    model, trainer = make(stages=("heads",), surgery=surgery, epochs=4)
+    before, heads = encoder_of(model), model.private.master.clone()
+    losses = [
+        sum(loss.item() for loss in result.losses.values()) for epoch in range(4) for result in trainer.epoch(epoch)
+    ]
+    assert moved(model, before) == set()
+    assert not torch.equal(model.private.master, heads)
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_stages_freeze_the_encoder_and_let_it_go_again():
+    model, trainer = make(stages=("heads:1", "all:1", "heads:1"), epochs=3)
+    for epoch, moves in enumerate((False, True, False)):
+        before = encoder_of(model)
+        for _ in trainer.epoch(epoch):
+            pass
+        assert bool(moved(model, before)) == moves
+
+
+def test_the_second_frozen_stage_reads_what_the_encoder_has_become():
+    _, trainer = make(stages=("heads:1", "all:1", "heads:1"), epochs=3)
+    kept = []
+    for epoch in range(3):
+        for _ in trainer.epoch(epoch):
+            pass
+        kept.append(trainer._frozen)
+    assert kept[1] is None
+    assert not torch.equal(kept[0]._pooled["sst"], kept[2]._pooled["sst"])
+
+
+def test_a_layer_that_heads_share_is_trained_with_them():
+    model, trainer = make(stages=("heads",), shared_layer=("paraphrase", "sts"))
+    before = encoder_of(model)
+    weight = model.shared.values()["shared_layer.weight"].clone()
+    for _ in trainer.epoch(0):
+        pass
+    assert moved(model, before) == set()
+    assert not torch.equal(model.shared.values()["shared_layer.weight"], weight)
+
+
+def test_a_run_that_goes_on_within_a_frozen_epoch_sees_the_same_outputs():
+    _, trainer = make(stages=("heads",))
+    whole = [result.losses["sts"].item() for result in trainer.epoch(0)]
+    _, trainer = make(stages=("heads",))
+    first = [result.losses["sts"].item() for _, result in zip(range(2), trainer.epoch(0), strict=False)]
+    # Entered anew, as after --resume: the weights are those of the second step.
+    trainer._stage = "all"
+    assert first + [result.losses["sts"].item() for result in trainer.epoch(0, 2)] == whole
+
+
+def test_projected_attention_cannot_be_trained_with_a_frozen_encoder():
+    with pytest.raises(InputError, match="--pals"):
+        RunConfig(pals=24, stages=("heads",))

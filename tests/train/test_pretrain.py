@@ -1,0 +1,204 @@
+"""Further pre-training as a command: what it lowers, leaves, repeats, resumes and refuses."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bert.models import load_model
+from tests.samples import write_small_model
+from tests.train.test_run import write_course_data
+from train import pretrain, run
+from train.build import load_pretrained
+from train.command import run_command
+from train.config import RunConfig
+from train.masking import MaskedTokens
+from train.precision import choose_precision
+from train.pretrain import build_language_model
+from train.pretraining import Pretrainer
+from train.texts import encode_texts, read_texts
+
+SUBJECTS = ["cat", "dog", "bird", "horse"]
+VERBS = {"cat": "meows", "dog": "barks", "bird": "sings", "horse": "neighs"}
+PLACES = ["house", "garden", "field", "river"]
+
+
+def write_texts(path, count=120):
+    """Lines of which each names an animal and its sound: one tells the other."""
+    draw = random.Random(3)
+    lines = []
+    for _ in range(count):
+        subject = draw.choice(SUBJECTS)
+        lines.append(f"the {subject} {VERBS[subject]} in the {draw.choice(PLACES)} {draw.choice(PLACES)}")
+    path.write_text("\n".join([*dict.fromkeys(lines), "", "  "]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_small_model(tmp_path / "model", ["the", "in", *SUBJECTS, *VERBS.values(), *PLACES])
+
+
+@pytest.fixture
+def texts(tmp_path):
+    return write_texts(tmp_path / "texts.txt")
+
+
+def command(texts, model, out, *more):
+    return [
+        *("--data", str(texts), "--model", str(model), "--out", str(out), "--batch-size", "8", "--accumulate", "2"),
+        *("--epochs", "8", "--learning-rate", "3e-3", "--device", "cpu", "--log-every", "1", *more),
+    ]
+
+
+def entries(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_lowers_the_held_out_loss_and_leaves_a_model_to_start_from(texts, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run_command(pretrain.main, command(texts, model, out)) == 0
+    assert {path.name for path in out.iterdir()} == {
+        *("config.json", "model.safetensors", "tokenizer.json", "pretrain.json", "last.safetensors"),
+        *("metrics.jsonl", "summary.json"),
+    }
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["after"]["loss"] < summary["before"]["loss"] - 0.5
+    assert summary["after"]["accuracy"] > summary["before"]["accuracy"]
+    for found in (summary["before"], summary["after"]):
+        assert found["perplexity"] == pytest.approx(np.exp(found["loss"]))
+    assert summary["before"]["masked"] == summary["after"]["masked"] > 0
+    kinds = [entry["event"] for entry in entries(out)]
+    assert kinds == ["evaluation", *["step"] * summary["steps"], "evaluation"]
+    printed = capsys.readouterr().out
+    assert "head       new: the model has none" in printed
+    started, trained = (load_model(str(folder), seed=0).encoder for folder in (model, out))
+    assert not torch.equal(trained.embeddings.words, started.embeddings.words)
+    assert torch.equal(trained.pooler.weight, started.pooler.weight), "a language model has no use for the pooler"
+
+    data = write_course_data(tmp_path / "data")
+    fine_tuning = ("--data", str(data), "--model", str(out), "--out", str(tmp_path / "run"), "--max-steps", "1")
+    assert run_command(run.main, [*fine_tuning, "--device", "cpu", "--tasks", "sst"]) == 0
+    more = command(texts, out, tmp_path / "more", "--max-steps", "1")
+    assert run_command(pretrain.main, more) == 0
+    assert "head       the model's own" in capsys.readouterr().out
+    assert entries(tmp_path / "more")[0]["held_out"] == pytest.approx(summary["after"], rel=1e-4)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(texts, model, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    more = ("--max-steps", "6", "--save-every", "2", "--epochs", "2")
+    run_command(pretrain.main, command(texts, model, whole, *more))
+    step = Pretrainer._step
+
+    def killed(self, index):
+        if index == 5:
+            raise KeyboardInterrupt
+        return step(self, index)
+
+    monkeypatch.setattr(Pretrainer, "_step", killed)
+    assert run_command(pretrain.main, command(texts, model, parts, *more)) == 130
+    monkeypatch.undo()
+    assert not (parts / "model.safetensors").exists()
+    assert run_command(pretrain.main, ["--resume", str(parts)]) == 0
+    assert entries(parts) == entries(whole)
+    found, expected = (load_file(folder / "model.safetensors") for folder in (parts, whole))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def make_pretrainer(texts, model, **more):
+    config = RunConfig(data=str(texts), model=str(model), batch_size=4, accumulate=3, **more)
+    base, precision = load_pretrained(config), choose_precision("cpu", "off")
+    sequences = encode_texts(read_texts(config, print), base.tokenizer, 64)
+    return Pretrainer(config, build_language_model(config, base, precision)[0], base.tokenizer, sequences, precision)
+
+
+def test_each_epoch_reads_every_text_once_in_a_new_order_with_new_masks(texts, model):
+    trainer, again = make_pretrainer(texts, model), make_pretrainer(texts, model)
+    other = make_pretrainer(texts, model, seed=2)
+
+    def epoch(trainer, number):
+        first = number * trainer.steps_per_epoch
+        return [batch for index in range(trainer.steps_per_epoch) for batch in trainer.micro_batches(first + index)]
+
+    def originals(batches):
+        found = []
+        for batch in batches:
+            ids = batch.ids.copy()
+            ids[batch.positions] = batch.targets
+            found += [tuple(piece) for piece in np.split(ids, np.cumsum(batch.lengths)[:-1])]
+        return found
+
+    first, second = epoch(trainer, 0), epoch(trainer, 1)
+    expected = sorted(tuple(text.tolist()) for text in trainer.texts)
+    assert sorted(originals(first)) == sorted(originals(second)) == expected
+    assert originals(first) != originals(second)
+    masked = [sum(len(batch.positions) for batch in batches) for batches in (first, second)]
+    assert masked[0] != masked[1]
+    assert all((one.ids == two.ids).all() for one, two in zip(first, epoch(again, 0), strict=True))
+    assert originals(epoch(other, 0)) != originals(first)
+    held_out = {tuple(text.tolist()) for text in trainer.held_out}
+    assert held_out.isdisjoint(expected)
+    assert len(held_out) == round(0.05 * (len(expected) + len(held_out)))
+
+
+def test_accumulated_micro_batches_are_one_large_batch(texts, model, monkeypatch):
+    """The mean is over all masked wordpieces of the step, however they are shared out."""
+    gradients = []
+    for joined in (False, True):
+        trainer = make_pretrainer(texts, model, hidden_dropout=0.0, attention_dropout=0.0)
+        if joined:
+            parts = trainer.micro_batches(0)
+            starts = np.cumsum([0, *(len(part.ids) for part in parts[:-1])])
+            whole = MaskedTokens(
+                np.concatenate([part.ids for part in parts]),
+                np.concatenate([part.lengths for part in parts]),
+                np.concatenate([part.positions + start for part, start in zip(parts, starts, strict=True)]),
+                np.concatenate([part.targets for part in parts]),
+            )
+            monkeypatch.setattr(trainer, "micro_batches", lambda index, whole=whole: [whole])
+        result = trainer._step(0)
+        gradients.append((result.loss, trainer._model.shared.gradients.clone()))
+    (loss, found), (expected_loss, expected) = gradients
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_texts_are_different_lines_or_the_sentences_of_a_data_set(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("one\n\n two \none\r\nthree", encoding="utf-8")
+    assert read_texts(RunConfig(data=str(path)), print) == ["one", "two", "three"]
+    data = write_course_data(tmp_path / "data")
+    found = read_texts(RunConfig(data=str(data), tasks=("sst", "sts")), print)
+    assert len(found) == len(set(found))
+    beginnings = {text.split(" ")[0] for text in found}
+    assert beginnings == {"The", "I", "A"}, "both sentences of a pair, and those of each task"
+    assert len(read_texts(RunConfig(tasks=("sst",)), print)) > 500, "the demo data"
+
+
+def test_bad_input_is_one_line(texts, model, tmp_path, capsys):
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes(b"good\nbad \xff\n")
+    single = tmp_path / "single.txt"
+    single.write_text("alone\n\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    cases = {
+        ("--data", str(latin)): f"{latin}:2: not UTF-8",
+        ("--data", str(single)): f"{single}: 1 texts, expected two at least",
+        ("--data", str(tmp_path / "nowhere")): "expected a text file, a folder in the course layout, or demo",
+        ("--out", str(tmp_path / "full")): "expected a new or empty folder",
+        ("--resume", str(tmp_path / "full")): "not the folder of a pre-training",
+        ("--batch-size", "0"): "--batch-size 0: expected at least 1",
+        ("--surgery", "pcgrad"): "unknown argument --surgery",
+    }
+    for more, message in cases.items():
+        arguments = more if more[0] == "--resume" else command(texts, model, tmp_path / "out", *more)
+        assert run_command(pretrain.main, arguments) == 2
+        printed = capsys.readouterr().err
+        assert message in printed
+        assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,77 @@
+"""Recipes: every file is a valid configuration, every table names systems that exist, flags override."""
+
+from dataclasses import fields
+
+import pytest
+
+from bert.errors import InputError
+from train.config import RunConfig
+from train.flags import build_parser, config_from
+from train.recipes import FOLDER, papers, read_paper, read_recipe, recipes
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_is_a_valid_configuration_of_a_few_settings(name):
+    recipe = read_recipe(name)
+    config = RunConfig(**recipe.settings)
+    assert recipe.description
+    assert config != RunConfig()
+    own = (FOLDER / f"{name}.toml").read_text().strip().splitlines()
+    assert len(own) <= 16
+
+
+def test_every_system_but_its_folders_default_differs_from_the_others():
+    seen = {}
+    for name in recipes():
+        recipe = read_recipe(name)
+        key = (RunConfig(**recipe.settings), recipe.pretrain)
+        assert key not in seen or name.split("/")[0] != seen[key].split("/")[0], f"{name} is {seen[key]}"
+        seen[key] = name
+
+
+@pytest.mark.parametrize("name", papers())
+def test_every_row_of_a_table_names_systems_that_train_what_it_reports(name):
+    paper = read_paper(name)
+    assert paper.title
+    assert paper.tables
+    used = set()
+    for table in paper.tables:
+        for row in table.rows:
+            tasks = set()
+            for system in row.systems:
+                used.add(f"{name}/{system}")
+                tasks |= set(RunConfig(**read_recipe(f"{name}/{system}").settings).tasks)
+            assert set(row.figures) - {"overall"} <= tasks, row.name
+            assert row.figures, row.name
+    assert used == {recipe for recipe in recipes() if recipe.startswith(f"{name}/")}
+
+
+def test_flags_override_a_recipe():
+    given = build_parser().parse(["--recipe", "bert-mastery/until-smallest", "--batch-size", "4"])
+    config = config_from(given)
+    assert (config.until, config.batch_size, config.losses) == ("smallest", 4, ("paraphrase=mse", "sts=mse"))
+    assert config.recipe == "bert-mastery/until-smallest"
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest_name():
+    with pytest.raises(InputError, match="bert-mastery/until-smallest"):
+        config_from(build_parser().parse(["--recipe", "bert-mastery/until-smalest"]))
+
+
+def test_a_recipe_with_what_is_no_setting_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.recipes.FOLDER", tmp_path)
+    (tmp_path / "own").mkdir()
+    path = tmp_path / "own" / "system.toml"
+    for text, reason in (
+        ('description = "x"\nbatchsize = 3', "batchsize is no setting.*batch_size"),
+        ('description = "x"\nbatch_size = "3"', "batch_size is a str, expected a int"),
+        ("description = ", "not a recipe"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"system\.toml: {reason}"):
+            read_recipe("own/system")
+
+
+def test_the_settings_that_recipes_use_are_those_of_the_configuration():
+    names = {option.name for option in fields(RunConfig)}
+    assert all(set(read_recipe(name).settings) <= names for name in recipes())

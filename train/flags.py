@@ -1,0 +1,104 @@
+"""The command line of a training run, made from the fields of its configuration."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bert.errors import InputError, did_you_mean
+from train.config import RunConfig, flag_of
+from train.recipes import read_recipe, recipes
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaints are InputErrors of one line, with the nearest flag where one is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong."""
+        raise InputError(f"{message} (see --help)")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """Parse the command line, or `arguments`."""
+        known, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            raise InputError(f"unknown argument {unknown[0]}: {did_you_mean(unknown[0].split('=')[0], flags)}")
+        return known
+
+
+def build_parser() -> OneLineParser:
+    """The command line of `python -m train.run`: a flag for each setting, and where the run goes.
+
+    Flags that are not given are absent from the result, so that a resumed run can tell them from the defaults.
+    """
+    parser = OneLineParser(
+        prog="python -m train.run",
+        description="Fine-tune one BERT on several tasks at once, with gradient surgery.",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.MetavarTypeHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=str, help="folder of the run (default runs/<time>-<name>)")
+    parser.add_argument("--resume", type=str, help="go on with the stopped run in this folder")
+    parser.add_argument("--recipes", action=_ListRecipes, nargs=0, help="list the recipes and stop")
+    for option in fields(RunConfig):
+        parser.add_argument(flag_of(option.name), **argument_of(option, option.default))
+    return parser
+
+
+class _ListRecipes(argparse.Action):
+    """Prints a line about each recipe, as --help prints the flags."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **keywords: Any) -> None:
+        width = max(map(len, recipes()))
+        for name in recipes():
+            print(f"{name:<{width}}  {read_recipe(name).description}")
+        parser.exit()
+
+
+def config_from(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration that the recipe and the flags over it describe; InputError where a value is not allowed."""
+    given = _given(arguments)
+    if "recipe" in given:
+        given = read_recipe(given["recipe"]).settings | given
+    return RunConfig(**given)
+
+
+def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> None:
+    """Raise InputError where a flag contradicts the configuration of the run that is to go on."""
+    for name, value in _given(arguments).items():
+        kept = getattr(config, name)
+        if value != kept:
+            raise InputError(f"{flag_of(name)} {_shown(value)}: the run in {directory} has {_shown(kept)}")
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = {option.name for option in fields(RunConfig)}
+    return {name: value for name, value in vars(arguments).items() if name in names}
+
+
+def argument_of(option: Field, default: Any, text: str | None = None) -> dict[str, Any]:
+    """The arguments of argparse's add_argument for one field of `RunConfig`.
+
+    default: what the help calls so; text: the help, where it is not the field's own.
+    """
+    text = text or option.metadata["help"]
+    if option.type is bool:
+        return {"action": "store_true", "help": text}
+    choices = option.metadata.get("choices")
+    listed = f": {', '.join(choices)}" if choices else ""
+    argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
+    if isinstance(option.default, tuple):
+        argument["type"] = _names
+    if option.name == "amp":
+        argument.update(nargs="?", const="auto")
+    return argument
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _shown(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)

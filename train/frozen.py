@@ -1,0 +1,43 @@
+"""A frozen encoder's pooled outputs of whole training sets, computed once, and batches of them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from bert.batch import PooledBatch
+from bert.multitask import MultitaskModel
+from kernels import TaskRows
+from train.batches import LabelledBatch
+from train.evaluation import encode
+from train.sampler import MicroBatch
+from train.tokenized import TokenizedSplit
+
+
+class FrozenBatches:
+    """What the encoder makes of each training set, without dropout, as its weights are now.
+
+    Args:
+        model: whose encoder.
+        splits: task -> its set, in the order of the model's tasks.
+        device: where the outputs are kept, in the compute dtype.
+    """
+
+    def __init__(self, model: MultitaskModel, splits: Mapping[str, TokenizedSplit], device: torch.device) -> None:
+        self._splits, self._device = splits, device
+        self._pooled = {task: encode(model, split, device) for task, split in splits.items()}
+
+    def gather(self, micro_batch: MicroBatch, *, accumulate: bool = False) -> LabelledBatch:
+        """The pooled outputs and labels of a micro-batch; accumulate: see `bert.batch.pack`."""
+        pieces, labels, counts = [], {}, []
+        for task, split in self._splits.items():
+            examples, count = micro_batch[task], split.sequences_per_example
+            sequences = (examples[:, None] * count + np.arange(count)).reshape(-1)
+            pieces.append(self._pooled[task][torch.from_numpy(sequences).to(self._device)])
+            counts.append(len(sequences))
+            if len(examples):
+                labels[task] = torch.from_numpy(split.labels[examples]).to(self._device)
+        bounds = (0, *np.cumsum(counts).tolist())
+        offsets = torch.tensor(bounds, dtype=torch.int32).to(self._device)
+        rows = TaskRows(offsets=offsets, bounds=bounds, accumulate=accumulate)
+        return LabelledBatch(PooledBatch(pooled=torch.cat(pieces), sequence_rows=rows), labels)

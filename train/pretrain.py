@@ -1,0 +1,248 @@
+"""Pre-train further: python -m train.pretrain --data FILE_OR_DIR [--model minilm] [--out DIR] [--resume DIR] ...
+
+A masked language model learns from raw text; what it leaves in --out is a model that train.run --model DIR starts from.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from bert.errors import InputError
+from bert.files import replacing
+from bert.language_model import LanguageModelHead, MaskedLanguageModel
+from bert.models import Model
+from bert.weights import WEIGHTS_FILE, read_safetensors
+from train.build import CONFIG_FILE, fit_model, load_pretrained
+from train.checkpoint import STATE_FILE, Progress, load_state, save_state
+from train.command import run_command, stop_on_signal
+from train.config import RunConfig, flag_of
+from train.flags import OneLineParser, argument_of, check_resumable
+from train.precision import Precision, choose_kernels, choose_precision
+from train.pretraining import Pretrainer, PretrainingStep
+from train.progress import say
+from train.report import METRICS_FILE, SUMMARY_FILE, MetricsLog, commit, versions
+from train.texts import encode_texts, read_texts
+
+SETTINGS_FILE = "pretrain.json"
+# Of the settings of a run these count here, some with other defaults; None keeps the run's.
+_SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(("data", "tasks", "skip_bad_rows", "model", "max_length", "hidden_dropout", "attention_dropout")),
+    "epochs": None,
+    "max_steps": None,
+    "batch_size": 4,
+    "accumulate": 32,
+    "learning_rate": 5e-5,
+    "warmup": None,
+    "weight_decay": None,
+    "clip": None,
+    **dict.fromkeys(("amp", "kernels", "device", "seed", "log_every", "save_every")),
+}
+_HELP = {
+    "data": "file with one text a line, directory in the course layout, or demo for the generated data set",
+    "tasks": "tasks whose training sentences are read, where the data is no file",
+    "batch_size": "texts in a micro-batch",
+    "accumulate": "micro-batches a step",
+    "learning_rate": "peak rate; -1 for one that suits the model's width",
+    "save_every": "steps between two states that --resume can start from",
+}
+
+
+class Pretraining:
+    """One run in its folder: pre-trains, evaluates before and after, saves, and says what it does."""
+
+    def __init__(self, directory: Path, config: RunConfig, console: Console, *, resumed: bool) -> None:
+        self.directory, self.console = directory, console
+        self.began = time.perf_counter()
+        self.precision = choose_precision(config.device, config.amp)
+        self.say(f"device     {self.precision.device_name}")
+        self.say(f"precision  {self.precision.name} ({self.precision.reason})")
+        self.kernels = choose_kernels(config.kernels, self.precision.device)
+        self.say(f"kernels    {self.kernels}")
+        self.base = load_pretrained(config)
+        self.say(f"model      {self.base.origin}")
+        self.config = fit_model(config, self.base.encoder.config)
+        texts = read_texts(config, lambda text: self.say(f"warning: {text}"))
+        self.model, origin = build_language_model(self.config, self.base, self.precision)
+        self.say(f"head       {origin}")
+        sequences = encode_texts(texts, self.base.tokenizer, self.config.max_length)
+        self.trainer = Pretrainer(self.config, self.model, self.base.tokenizer, sequences, self.precision)
+        self.say(f"data       {config.data}: {len(self.trainer.texts)} texts, {len(self.trainer.held_out)} held out")
+        self.progress = load_state(directory, self.trainer.optimizer) if resumed else Progress()
+        if not resumed:
+            directory.mkdir(parents=True, exist_ok=True)
+            _write_json(directory / SETTINGS_FILE, {name: asdict(config)[name] for name in _SETTINGS})
+        self.earlier_seconds = self.progress.seconds
+        self.log = MetricsLog(directory, keep=self.progress.log_bytes)
+
+    def train(self) -> None:
+        """Pre-train from where the run stands to its end, then write what it leaves."""
+        progress, trainer = self.progress, self.trainer
+        if not progress.log_bytes:
+            self._evaluate()
+        with stop_on_signal() as stop:
+            began = time.perf_counter()
+            for result in trainer.steps(progress.steps):
+                progress.steps = result.step
+                progress.examples += result.texts
+                progress.tokens += result.tokens
+                last = result.step == trainer.total_steps
+                if last or result.step % self.config.log_every == 0:
+                    self._show(result)
+                if last or stop.made or result.step % self.config.save_every == 0:
+                    progress.training_seconds += time.perf_counter() - began
+                    self._save()
+                    began = time.perf_counter()
+                if stop.made:
+                    break
+        if progress.steps < trainer.total_steps:
+            self.say(f"stopped    after step {progress.steps}; go on with: --resume {self.directory}")
+            raise KeyboardInterrupt
+        self._finish()
+
+    def _show(self, result: PretrainingStep) -> None:
+        entry = result.entry()
+        self.log.write(entry)
+        self.say(f"step {result.step}/{self.trainer.total_steps}  loss {entry['loss']:.3f}")
+
+    def _evaluate(self) -> dict[str, float]:
+        found = self.trainer.evaluate()
+        self.log.write({"event": "evaluation", "step": self.progress.steps, "held_out": found})
+        shown = "  ".join(f"{name} {found[name]:.3f}" for name in ("loss", "perplexity", "accuracy"))
+        self.say(f"held out   {shown}")
+        return found
+
+    def _save(self) -> None:
+        self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
+        self.progress.log_bytes = self.log.length
+        save_state(self.directory, self.trainer.optimizer, self.progress)
+
+    def _finish(self) -> None:
+        """Write the model and the summary."""
+        after = self._evaluate()
+        self.log.close()
+        with (self.directory / METRICS_FILE).open(encoding="utf-8") as file:
+            before = json.loads(next(file))["held_out"]
+        self.model.save(self.directory / WEIGHTS_FILE)
+        self.base.encoder.config.write(self.directory / CONFIG_FILE)
+        self.base.tokenizer.save(self.directory)
+        progress = self.progress
+        progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
+        summary = {
+            "before": before,
+            "after": after,
+            "texts": len(self.trainer.texts),
+            "held_out": len(self.trainer.held_out),
+            "steps": progress.steps,
+            "skipped_steps": int(self.trainer.optimizer.state.skipped_steps.item()),
+            "seconds": progress.seconds,
+            "training_seconds": progress.training_seconds,
+            "texts_per_second": progress.examples / max(progress.training_seconds, 1e-9),
+            "tokens_per_second": progress.tokens / max(progress.training_seconds, 1e-9),
+            "device": self.precision.device_name,
+            "precision": self.precision.name,
+            "kernels": self.kernels,
+            "versions": versions(),
+            "commit": commit(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        _write_json(self.directory / SUMMARY_FILE, summary)
+        self.say(f"speed      {summary['tokens_per_second']:.0f} tokens/s; {progress.seconds:.0f} s in all")
+        self.say(f"written    {self.directory}; fine-tune with: python -m train.run --model {self.directory}")
+
+    def say(self, text: str) -> None:
+        """Print one plain line."""
+        say(self.console, text)
+
+
+def build_language_model(config: RunConfig, base: Model, precision: Precision) -> tuple[MaskedLanguageModel, str]:
+    """The language model of a pre-trained encoder on the run's device, and a line on where its head comes from."""
+    head = LanguageModelHead(base.encoder.config)
+    loaded = False
+    if base.directory is not None:
+        path = base.directory / WEIGHTS_FILE
+        loaded = head.load(read_safetensors(path), str(path))
+    if not loaded:
+        head.initialise(config.seed)
+    model = MaskedLanguageModel(
+        base.encoder.to(precision.device),
+        head.to(precision.device),
+        compute_dtype=precision.compute_dtype,
+        gradient_dtype=precision.compute_dtype if config.accumulate == 1 else torch.float32,
+    )
+    return model, "the model's own" if loaded else "new: the model has none"
+
+
+def build_parser() -> OneLineParser:
+    """The command line of `python -m train.pretrain`; flags that are not given are absent from the result."""
+    parser = OneLineParser(
+        prog="python -m train.pretrain",
+        description="Train a BERT further as a masked language model, on raw text.",
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.MetavarTypeHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=str, help="folder of the model to be made (default runs/<time>-pretrain)")
+    parser.add_argument("--resume", type=str, help="go on with the stopped run in this folder")
+    for option in fields(RunConfig):
+        if option.name in _SETTINGS:
+            default = _SETTINGS[option.name]
+            argument = argument_of(option, option.default if default is None else default, _HELP.get(option.name))
+            parser.add_argument(flag_of(option.name), **argument)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; raises InputError for bad input."""
+    given = build_parser().parse(arguments)
+    resume, out = getattr(given, "resume", None), getattr(given, "out", None)
+    if resume is None:
+        defaults = {name: value for name, value in _SETTINGS.items() if value is not None}
+        config = RunConfig(**{**defaults, **{k: v for k, v in vars(given).items() if k in _SETTINGS}})
+        directory = Path(out) if out else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-pretrain"
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise InputError(f"--out {directory}: expected a new or empty folder, or --resume {directory}")
+    else:
+        directory = Path(resume)
+        config = _read_settings(directory / SETTINGS_FILE)
+        if out is not None and Path(out) != directory:
+            raise InputError(f"--out {out}: a resumed run stays in its folder {directory}")
+        check_resumable(config, given, directory)
+        if not (directory / STATE_FILE).exists():
+            raise InputError(f"{directory}: the run stopped before its first saved state; start it anew")
+    console = Console()
+    run = Pretraining(directory, config, console, resumed=resume is not None)
+    if resume is not None:
+        say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
+    run.train()
+
+
+def _read_settings(path: Path) -> RunConfig:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.keys() != _SETTINGS.keys():
+            raise ValueError("its settings are those of another version")
+        return RunConfig(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        )
+    except OSError:
+        raise InputError(f"{path.parent}: not the folder of a pre-training, expected {path.name} in it") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the settings of a pre-training ({error})") from None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

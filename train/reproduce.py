@@ -1,0 +1,197 @@
+"""Reproduce a paper's tables: python -m train.reproduce PAPER [--table N] [--budget smoke|short|full] [--data DIR] ...
+
+Runs the systems of the tables one after the other, each in a folder of its own, and leaves those alone that are
+finished: stopped at any time, the same command goes on. After each system the tables are written anew.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert.errors import InputError
+from train import pretrain, run
+from train.checkpoint import STATE_FILE
+from train.command import run_command
+from train.config import RunConfig, flag_of
+from train.flags import OneLineParser
+from train.recipes import Paper, Recipe, papers, read_paper, read_recipe
+from train.report import SUMMARY_FILE
+from train.reproduced_tables import write_tables
+
+PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of a paper's schedule is run.
+
+    stages: whether epochs, stages and milestones are shortened: to one epoch a stage where `divisor` is 0, else to
+    their share, each at least one; steps: of a whole run; batch_size: at most; rate, head_rate: what the paper's
+    learning rates are multiplied by, the heads' up to 1e-3; more: further settings.
+    """
+
+    divisor: int = 1
+    steps: int = 0
+    batch_size: int = 0
+    rate: float = 1.0
+    head_rate: float = 1.0
+    pretraining_steps: int = 0
+    more: tuple[tuple[str, Any], ...] = ()
+
+
+BUDGETS = {
+    "smoke": Budget(
+        divisor=0,
+        steps=3,
+        batch_size=4,
+        pretraining_steps=1,
+        more=(("model", "tiny"), ("evaluate_every", 0), ("dev_examples", 24), ("skip_test", True)),
+    ),
+    "short": Budget(
+        divisor=5,
+        steps=200,
+        batch_size=16,
+        rate=10.0,
+        head_rate=100.0,
+        pretraining_steps=25,
+        more=(("evaluate_every", 0), ("dev_examples", 1000), ("skip_test", True)),
+    ),
+    "full": Budget(),
+}
+_HIGHEST_HEAD_RATE = 1e-3
+
+
+def budgeted(settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
+    """A recipe's settings within a budget."""
+    if budget == BUDGETS["full"]:
+        return dict(settings)
+    config = RunConfig(**settings)
+    found = settings | dict(budget.more)
+
+    def shortened(epochs: int) -> int:
+        return max(1, round(epochs / budget.divisor)) if budget.divisor else 1
+
+    counts = [int(item.partition(":")[2] or config.epochs) for item in config.stages]
+    found["epochs"] = sum(map(shortened, counts))
+    if len(counts) > 1:
+        found["stages"] = tuple(
+            f"{item.partition(':')[0]}:{shortened(count)}" for item, count in zip(config.stages, counts, strict=True)
+        )
+    found["milestones"] = tuple(dict.fromkeys(str(shortened(epoch)) for epoch in config.milestone_epochs))
+    found["steps_per_epoch"] = max(1, budget.steps // found["epochs"])
+    found["batch_size"] = min(config.batch_size, budget.batch_size)
+    if config.learning_rate > 0:
+        found["learning_rate"] = config.learning_rate * budget.rate
+    found["head_learning_rate"] = tuple(_multiplied(item, budget.head_rate) for item in config.head_learning_rate)
+    return found
+
+
+def _multiplied(item: str, factor: float) -> str:
+    task, equals, value = item.rpartition("=")
+    rate = float(value)
+    return f"{task}{equals}{max(rate, min(rate * factor, _HIGHEST_HEAD_RATE)):g}"
+
+
+class Reproduction:
+    """The runs of a paper's tables in one folder.
+
+    Args:
+        paper: whose tables.
+        tables: their numbers, from 1.
+        budget: of each run.
+        out: folder of the runs and the tables.
+        more: flags for every run, such as the data.
+    """
+
+    def __init__(self, paper: Paper, tables: Sequence[int], budget: str, out: Path, more: dict[str, Any]) -> None:
+        self.paper, self.out, self.more = paper, out, more
+        self.tables = [paper.tables[number - 1] for number in tables]
+        self.budget_name, self.budget = budget, BUDGETS[budget]
+
+    def run(self) -> None:
+        """Run what is not finished yet; InputError where a run fails for bad input."""
+        systems = dict.fromkeys(system for table in self.tables for row in table.rows for system in row.systems)
+        for system in systems:
+            if not (self.out / system / SUMMARY_FILE).exists():
+                self._run_system(read_recipe(f"{self.paper.name}/{system}"), self.out / system)
+                self._write(pictures=False)
+        for path in self._write(pictures=True):
+            print(f"written    {path}")
+
+    def _run_system(self, recipe: Recipe, directory: Path) -> None:
+        settings = budgeted(recipe.settings, self.budget) | self.more
+        if recipe.pretrain:
+            settings["model"] = str(self._pretrained(settings))
+        if (directory / STATE_FILE).exists():
+            arguments = ["--resume", str(directory)]
+        else:
+            arguments = ["--recipe", recipe.name, *_flags(settings), "--out", str(directory)]
+        print(f"\n{recipe.name}: {recipe.description}\n  python -m train.run {shlex.join(arguments)}", flush=True)
+        run.main(arguments)
+
+    def _pretrained(self, settings: dict[str, Any]) -> Path:
+        """The model that was pre-trained further on the tasks' own sentences, once for all systems."""
+        directory = self.out / PRETRAINED
+        if not (directory / SUMMARY_FILE).exists():
+            own = {
+                name: settings[name] for name in ("model", "tasks", "data", "amp", "device", "seed") if name in settings
+            }
+            own |= self.paper.pretraining
+            if self.budget.pretraining_steps:
+                own["max_steps"] = self.budget.pretraining_steps
+            arguments = [*_flags(own), "--out", str(directory)]
+            print(f"\n  python -m train.pretrain {shlex.join(arguments)}", flush=True)
+            pretrain.main(arguments)
+        return directory
+
+    def _write(self, *, pictures: bool) -> list[Path]:
+        """The tables as far as they go."""
+        scores = {}
+        for path in self.out.glob(f"*/{SUMMARY_FILE}"):
+            scores[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+        return write_tables(self.paper, self.tables, scores, self.out, budget=self.budget_name, pictures=pictures)
+
+
+def _flags(settings: dict[str, Any]) -> list[str]:
+    """Settings as the command line takes them."""
+    arguments = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            arguments += [flag_of(name)] * value
+        else:
+            arguments += [flag_of(name), ",".join(value) if isinstance(value, tuple) else str(value)]
+    return arguments
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; raises InputError for bad input."""
+    parser = OneLineParser(
+        prog="python -m train.reproduce", description=__doc__.splitlines()[0], argument_default=argparse.SUPPRESS
+    )
+    parser.add_argument("paper", help=", ".join(papers()))
+    parser.add_argument("--table", type=int, help="the number of one table (default all)")
+    parser.add_argument("--budget", default="smoke", help="smoke (minutes on a CPU), short, or full (the paper's own)")
+    parser.add_argument("--out", help="folder of the runs (default runs/reproduce/PAPER-BUDGET)")
+    for name in ("data", "model", "amp", "device", "seed"):
+        parser.add_argument(flag_of(name), help="as for python -m train.run, in every run")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="as for python -m train.run")
+    given = vars(parser.parse(arguments))
+    paper = read_paper(given.pop("paper"))
+    budget = given.pop("budget")
+    if budget not in BUDGETS:
+        raise InputError(f"--budget {budget}: expected one of {', '.join(BUDGETS)}")
+    numbers = range(1, len(paper.tables) + 1)
+    chosen = given.pop("table", None)
+    if chosen is not None and chosen not in numbers:
+        raise InputError(f"--table {chosen}: {paper.name} has tables 1 to {len(paper.tables)}")
+    out = Path(given.pop("out", f"runs/reproduce/{paper.name}-{budget}"))
+    Reproduction(paper, list(numbers) if chosen is None else [chosen], budget, out, given).run()
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
