@@ -16,8 +16,8 @@ from bert.files import replacing
 from bert.models import load_model
 from train.command import run_command
 from train.config import RunConfig
-from train.flags import OneLineParser
 from train.datasets import load_datasets, run_tasks
+from train.flags import OneLineParser
 from train.tasks import Task, select_tasks
 from train.tokenized import TokenizedSplit
 

@@ -104,9 +104,7 @@ class MultitaskModel(nn.Module):
         pooled = batch.pooled if isinstance(batch, PooledBatch) else self.pool(batch, dropouts, noise=noise)
         return self.read(pooled, batch.sequence_rows, dropouts)
 
-    def pool(
-        self, batch: PackedBatch, dropouts: DropoutStream | None = None, *, noise: Tensor | None = None
-    ) -> Tensor:
+    def pool(self, batch: PackedBatch, dropouts: DropoutStream | None = None, *, noise: Tensor | None = None) -> Tensor:
         """The part of the forward pass that is the encoder's: the pooled output, [sequences, hidden]."""
         return self.encoder(batch, dropouts, mean_pooling=self._mean_pooling, pals=self.pals, noise=noise).pooled
 

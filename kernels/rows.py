@@ -18,7 +18,6 @@ from kernels.dispatch import uses_triton, uses_triton_products
 from kernels.task_products import task_products
 from kernels.task_sums import task_sums
 
-
 _deposits = True
 
 

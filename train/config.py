@@ -160,6 +160,7 @@ class RunConfig:
         300, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
     )
     dev_examples: int = _option(0, "evaluate on so many dev examples of each task, evenly spaced; 0 for all", low=0)
+    mistakes: int = _option(20, "worst mistakes of the best model that are listed for each task", low=0)
     skip_test: bool = _option(False, "do not answer the test sets at the end")
     save_every: int = _option(
         500, "steps between two states that --resume can start from; each epoch ends with one", low=1

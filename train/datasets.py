@@ -19,11 +19,13 @@ _SHOWN = 20  # bad rows that the warning names one by one
 
 @dataclass(frozen=True)
 class Datasets:
-    """Task -> tokenised set, for each split, in the order of the run's tasks; test may lack some tasks."""
+    """Task -> tokenised set, for each split, in the order of the run's tasks; test may lack some tasks. dev_examples:
+    task -> what the dev set was made of."""
 
     train: dict[str, TokenizedSplit]
     dev: dict[str, TokenizedSplit]
     test: dict[str, TokenizedSplit]
+    dev_examples: dict[str, list[Example]]
 
 
 def run_tasks(config: RunConfig) -> list[Task]:
@@ -78,7 +80,7 @@ def load_datasets(
                 cut = tokenized[split][task.name].truncated
                 if cut:
                     say(f"{task.name} {split}: {cut} examples were longer than {config.max_length} wordpieces and cut")
-    return Datasets(**tokenized)
+    return Datasets(**tokenized, dev_examples=read["dev"])
 
 
 def evenly_spaced(examples: list[Example], count: int) -> list[Example]:

@@ -1,6 +1,7 @@
 """Predictions and metrics of a model on whole data sets."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,24 +10,39 @@ from torch import Tensor
 from bert.batch import PackedBatch
 from bert.multitask import MultitaskModel
 from train.batches import gather
-from train.losses import task_predictions
+from train.losses import task_errors, task_predictions
 from train.metrics import task_metrics
 from train.tokenized import TokenizedSplit
 
 _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536}
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Answers:
+    """predictions: float64 [examples], in the set's order; errors: float64 [examples], how wrong each is, in [0, 1]."""
+
+    predictions: np.ndarray
+    errors: np.ndarray
+
+
 def predict(model: MultitaskModel, split: TokenizedSplit, device: torch.device) -> np.ndarray:
     """What the model answers for each example of a task's set, float64 [examples], in the set's order.
 
     Batches hold examples of similar length and a fixed number of tokens.
     """
-    task, predictions = split.task, np.zeros(len(split))
+    return _answer(model, split, device, judged=False).predictions
+
+
+@torch.no_grad()
+def _answer(model: MultitaskModel, split: TokenizedSplit, device: torch.device, *, judged: bool) -> Answers:
+    task, link = split.task, model.heads[split.task.name].link
+    predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
     for examples, packed in _batches(model, split, device):
-        output = model(packed)[task.name]
-        predictions[examples] = task_predictions(task, output.logits, model.heads[task.name].link)
-    return predictions
+        logits = model(packed)[task.name].logits
+        predictions[examples] = task_predictions(task, logits, link)
+        if judged:
+            errors[examples] = task_errors(task, logits, split.labels[examples], link)
+    return Answers(predictions, errors)
 
 
 @torch.no_grad()
@@ -59,11 +75,13 @@ def _batches(
 
 def evaluate(
     model: MultitaskModel, splits: Mapping[str, TokenizedSplit], device: torch.device
-) -> tuple[dict[str, dict[str, float]], dict[str, np.ndarray]]:
-    """Each task's metrics on its labelled set, and the predictions that they judge."""
-    predictions = {name: predict(model, split, device) for name, split in splits.items()}
-    metrics = {name: task_metrics(split.task, predictions[name], split.labels) for name, split in splits.items()}
-    return metrics, predictions
+) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
+    """Each task's metrics on its labelled set, and the answers that they judge."""
+    answers = {name: _answer(model, split, device, judged=True) for name, split in splits.items()}
+    metrics = {
+        name: task_metrics(split.task, answers[name].predictions, split.labels) for name, split in splits.items()
+    }
+    return metrics, answers
 
 
 def _cuts(lengths: np.ndarray, tokens: int) -> list[int]:

@@ -85,3 +85,19 @@ def task_predictions(task: Task, logits: Tensor, link: Link | None = None) -> np
     else:
         values = task.low + (task.high - task.low) * answers_as_shares(logits, link).clamp(0, 1)
     return values.to("cpu", torch.float64).numpy()
+
+
+def task_errors(task: Task, logits: Tensor, labels: np.ndarray, link: Link | None = None) -> np.ndarray:
+    """How wrong each answer is, float64 [n] in [0, 1]: one minus the probability of the gold label, or the distance of
+    a score from the gold one as a share of the range.
+
+    labels: [n]; link: as for `task_predictions`.
+    """
+    link = link or link_of(LOSSES_OF[task.kind][0])
+    gold = torch.from_numpy(labels).to(logits.device)
+    if link == "softmax":
+        errors = 1 - logits.softmax(1).gather(1, gold.long()[:, None]).squeeze(1)
+    else:
+        shares = answers_as_shares(logits, link).clamp(0, 1)
+        errors = (shares - shares_of_range(task, gold)).abs()
+    return errors.to("cpu", torch.float64).numpy()

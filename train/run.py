@@ -25,6 +25,7 @@ from train.evaluation import evaluate, predict
 from train.flags import build_parser, check_resumable, config_from
 from train.graphs import choose_graphs
 from train.loop import Trainer
+from train.mistakes import write_mistakes
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
 from train.progress import ProgressDisplay, say
@@ -176,7 +177,10 @@ class Run:
             self.model.save(best / WEIGHTS_FILE)
             self.model.encoder.config.write(best / CONFIG_FILE)
             self.tokenizer.save(best)
-            self._write_predictions("dev", self.data.dev, answers)
+            self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
+            for name, examples in self.data.dev_examples.items():
+                path = self.directory / f"{name}-dev-mistakes.csv"
+                write_mistakes(path, self.data.dev[name].task, examples, answers[name], self.config.mistakes)
         return metrics
 
     def _write_predictions(

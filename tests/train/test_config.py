@@ -42,6 +42,7 @@ FLAGS = [
     "--max-length",
     "--max-steps",
     "--milestones",
+    "--mistakes",
     "--model",
     "--out",
     "--pair-encoding",

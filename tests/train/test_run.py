@@ -96,7 +96,11 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys, pictur
         *("config.json", "tasks.json", "metrics.jsonl", "summary.json", "best", "last.safetensors", "curves.png"),
         "conflicts.png",
         *(f"{task}-{split}-predictions.csv" for task in ("sst", "paraphrase", "sts") for split in ("dev", "test")),
+        *(f"{task}-dev-mistakes.csv" for task in ("sst", "paraphrase", "sts")),
     }
+    mistakes = (out / "sts-dev-mistakes.csv").read_text().splitlines()
+    assert mistakes[0] == "id,error,gold,predicted,sentence1,sentence2"
+    assert len(mistakes) == 11  # the whole dev set has ten
     summary = json.loads((out / "summary.json").read_text())
     assert {task: set(row) for task, row in summary["dev"].items()} == {
         "sst": {"accuracy"},

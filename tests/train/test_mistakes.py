@@ -1,0 +1,52 @@
+"""The list of the worst mistakes."""
+
+import csv
+
+import numpy as np
+import torch
+
+from train.evaluation import Answers
+from train.losses import task_errors
+from train.mistakes import write_mistakes
+from train.tasks import Example, select_tasks
+
+SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_worst_come_first_with_gold_predicted_and_texts(tmp_path):
+    examples = [Example(str(n), f"one, {n}", f'"two" {n}', float(n)) for n in range(4)]
+    answers = Answers(np.array([0.5, 3.25, 2.0, 0.0]), np.array([0.1, 0.45, 0.0, 0.6]))
+    write_mistakes(tmp_path / "m.csv", STS, examples, answers, 3)
+    rows = rows_of(tmp_path / "m.csv")
+    assert [(row["id"], row["gold"], row["predicted"]) for row in rows] == [
+        ("3", "3.00", "0.00"),
+        ("1", "1.00", "3.25"),
+        ("0", "0.00", "0.50"),
+    ]
+    assert (rows[0]["sentence1"], rows[0]["sentence2"], rows[0]["error"]) == ("one, 3", '"two" 3', "0.600")
+
+
+def test_classes_are_whole_numbers_and_single_sentences_have_one_column(tmp_path):
+    examples = [Example("a", "fine", None, 3.0)]
+    write_mistakes(tmp_path / "m.csv", SST, examples, Answers(np.array([1.0]), np.array([0.9])), 5)
+    assert rows_of(tmp_path / "m.csv") == [
+        {"id": "a", "error": "0.900", "gold": "3", "predicted": "1", "sentence": "fine"}
+    ]
+
+
+def test_errors_are_what_the_gold_answer_lacks():
+    logits = torch.tensor([[2.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 9.0]])
+    chance = np.exp(2) / (np.exp(2) + 4)
+    found = task_errors(SST, logits, np.array([0.0, 0.0], dtype=np.float32))
+    assert np.allclose(found, [1 - chance, 1 - 1 / (4 + np.exp(9))])
+    found = task_errors(PARAPHRASE, torch.tensor([[1.0], [1.0]]), np.array([1.0, 0.0], dtype=np.float32))
+    assert np.allclose(found, [1 - 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-1))])
+    found = task_errors(PARAPHRASE, torch.tensor([[0.0, 1.0]]), np.array([1.0], dtype=np.float32), "softmax")
+    assert np.allclose(found, [1 / (1 + np.e)])
+    found = task_errors(STS, torch.tensor([[0.5], [1.4]]), np.array([5.0, 5.0], dtype=np.float32))
+    assert np.allclose(found, [0.5, 0.0])

@@ -1,0 +1,33 @@
+"""The worst mistakes of a model on a labelled set, with the texts, gold and predicted values, as CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bert.files import replacing
+from train.evaluation import Answers
+from train.tasks import Example, Task
+
+
+def write_mistakes(path: Path, task: Task, examples: Sequence[Example], answers: Answers, count: int) -> None:
+    """Write the `count` examples whose answers are the most wrong, the worst first: id, error (see
+    `train.losses.task_errors`), gold, predicted, and the sentences."""
+    order = np.argsort(-answers.errors, kind="stable")[:count]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    pair = any(example.second is not None for example in examples)
+    writer.writerow(["id", "error", "gold", "predicted", *(("sentence1", "sentence2") if pair else ("sentence",))])
+    for index in order:
+        example = examples[index]
+        texts = [example.first, example.second] if pair else [example.first]
+        gold, predicted = (_shown(task, value) for value in (example.label, answers.predictions[index]))
+        writer.writerow([example.id, f"{answers.errors[index]:.3f}", gold, predicted, *texts])
+    with replacing(path) as beside:
+        beside.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _shown(task: Task, value: float) -> str:
+    return f"{value:.2f}" if task.kind == "regression" else f"{int(value)}"
