@@ -51,7 +51,7 @@ bench=(python -m pytest --benchmark-only -q -rs -p no:cacheprovider --results "$
 stage kernels 90 "${bench[@]}" bench/test_kernels.py
 stage surgery 50 "${bench[@]}" bench/test_surgery.py
 stage step 130 "${bench[@]}" bench/test_training_step.py
-stage others 60 "${bench[@]}" bench/test_evaluation.py bench/test_overheads.py
+stage others 60 "${bench[@]}" bench/test_evaluation.py bench/test_overheads.py bench/test_data.py
 stage training 70 python -m train.run --amp --surgery pcgrad --data "$data" --skip-bad-rows --epochs 1 \
     --max-steps 600 --evaluate-every 0 --out "$out/run"
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)

@@ -226,7 +226,7 @@ def launch_surgery(tasks: int, dtype: torch.dtype) -> None:
         seed, factor = torch.zeros((), dtype=torch.int64), torch.zeros(())
     for method, by_block in _SURGERIES:
         settings = SurgerySettings(method=method, by_block=by_block, max_norm=1.0, scaling=True)
-        optimizer = SurgeryOptimizer(flat, heads, names, settings=settings, shared_rate=1e-4, private_rates=1e-3)
+        optimizer = SurgeryOptimizer(flat, heads, names, settings=settings, shared_rates=1e-4, private_rates=1e-3)
         optimizer.step(seed=seed, rate_factor=factor)
     apart = [[torch.empty(size, dtype=dtype, device="meta") for _ in range(tasks)] for size in (2000, 300)]
     gram_of_tensors(apart)

@@ -76,7 +76,7 @@ def test_concord(record, device, case):
     private = FlatParameters(heads, dict(zip(names, names, strict=True)), tasks=1, deposit=False)
     shared.gradients.copy_(gradients_of(tasks, shared.values().values(), device))
     settings = SurgerySettings(method="pcgrad", max_norm=1.0)
-    optimizer = SurgeryOptimizer(shared, private, names, settings=settings, shared_rate=1e-5, private_rates=1e-5)
+    optimizer = SurgeryOptimizer(shared, private, names, settings=settings, shared_rates=1e-5, private_rates=1e-5)
     seed, factor = torch.tensor(7, device=device), torch.ones((), device=device)
     copied = 0 if shared.compute is shared.master else dtype.itemsize
     work = Work(bytes=shared.size * (2 * tasks * dtype.itemsize + 24 + copied))

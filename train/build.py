@@ -10,7 +10,7 @@ from bert.config import BertConfig
 from bert.encoder import Encoder
 from bert.heads import SharedLayer, build_heads
 from bert.models import Model, load_model
-from bert.multitask import MultitaskModel
+from bert.multitask import SHARED_LAYER, MultitaskModel
 from bert.pals import ProjectedAttention
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
@@ -102,10 +102,15 @@ def build_optimizer(config: RunConfig, model: MultitaskModel, precision: Precisi
         model.private,
         model.tasks,
         settings=surgery_settings(config, scaling=precision.scaling),
-        shared_rate=config.learning_rate,
+        shared_rates=[_shared_rate(config, block) for block in model.shared.block_names],
         private_rates=[config.number_for_task("head_learning_rate", name) for name in model.private.block_names],
         weighting=library_weighting(config.surgery, len(model.tasks)),
     )
+
+
+def _shared_rate(config: RunConfig, block: str) -> float:
+    """The layer that heads share learns at the heads' rate, the encoder at its own."""
+    return config.number_for_task("head_learning_rate", "") if block.startswith(SHARED_LAYER) else config.learning_rate
 
 
 def load_run(directory: Path, device: str) -> SavedRun:

@@ -31,8 +31,8 @@ class SurgeryOptimizer:
         private: parameters with one gradient, in blocks named by the task that uses them.
         tasks: the tasks' names, in the order of the task gradients.
         settings: of surgery, clipping, loss scale and AdamW.
-        shared_rate: peak learning rate of the shared parameters.
-        private_rates: peak learning rate of each private block, or one for all.
+        shared_rates, private_rates: peak learning rate of each block of the shared and of the private parameters, or
+            one for all.
         weighting: gives the coefficients where the method is "given"; its result is taken as it is.
 
     Attributes:
@@ -46,7 +46,7 @@ class SurgeryOptimizer:
         tasks: Sequence[str],
         *,
         settings: SurgerySettings,
-        shared_rate: float,
+        shared_rates: Sequence[float] | float,
         private_rates: Sequence[float] | float,
         weighting: Weighting | None = None,
     ) -> None:
@@ -57,11 +57,12 @@ class SurgeryOptimizer:
         self.state = new_surgery_state(settings, len(tasks), blocks, device)
         owners = [list(tasks).index(name) for name in private.block_names]
         self._private_tasks = torch.tensor(owners, dtype=torch.int32, device=device)
-        self._rates = (
-            torch.full((blocks,), shared_rate, device=device),
-            torch.zeros(heads, device=device) + torch.tensor(private_rates, device=device),
+        self._shared_rates, private = (
+            torch.zeros(count, device=device) + torch.tensor(rates, device=device)
+            for count, rates in ((blocks, shared_rates), (heads, private_rates))
         )
-        self._peak_rate, self._all_frozen = shared_rate, False
+        self._rates = (self._shared_rates, private)
+        self._all_frozen = False
         self._no_gram = torch.zeros(blocks, len(tasks), len(tasks), dtype=torch.float64, device=device)
         self._average_steps = 0
         self._averages: list[Tensor] = []
@@ -70,7 +71,7 @@ class SurgeryOptimizer:
         """From now on leave these blocks of the shared parameters as they are: their gradients are cleared, and the
         caller sees to it that none are deposited. Blocks that are not named are trained (again)."""
         frozen = torch.tensor([name in blocks for name in self.shared.block_names], device=self._rates[0].device)
-        self._rates = (torch.where(frozen, 0.0, self._peak_rate), self._rates[1])
+        self._rates = (self._shared_rates.masked_fill(frozen, 0.0), self._rates[1])
         self._all_frozen = bool(frozen.all())
         self.shared.gradients.zero_()
 

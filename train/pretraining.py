@@ -90,7 +90,7 @@ class Pretrainer:
             model.private,
             [TASK],
             settings=SurgerySettings(max_norm=config.clip, scaling=precision.scaling, weight_decay=config.weight_decay),
-            shared_rate=config.learning_rate,
+            shared_rates=config.learning_rate,
             private_rates=config.learning_rate,
         )
 

@@ -54,12 +54,12 @@ BUDGETS = {
     ),
     "short": Budget(
         divisor=5,
-        steps=200,
+        steps=120,
         batch_size=16,
         rate=10.0,
         head_rate=100.0,
         pretraining_steps=25,
-        more=(("evaluate_every", 0), ("dev_examples", 1000), ("skip_test", True)),
+        more=(("evaluate_every", 0), ("dev_examples", 600), ("skip_test", True)),
     ),
     "full": Budget(),
 }

@@ -1,12 +1,16 @@
-"""The model that a configuration describes: what --pals and --pooling change in a run, kept in its best model."""
+"""The model and the optimizer that a configuration describes, and that the best model of a run keeps what it has."""
 
+import pytest
 import torch
 
-from tests.samples import random_batch
+from tests.samples import random_batch, small_encoder
 from tests.train.test_run import write_course_data
 from train import run
-from train.build import load_run
+from train.build import build_model, build_optimizer, load_run
 from train.command import run_command
+from train.config import RunConfig
+from train.precision import choose_precision
+from train.tasks import select_tasks
 
 
 def trained(tmp_path, name, *more):
@@ -33,3 +37,21 @@ def test_mean_pooling_leaves_the_pooler_alone(tmp_path):
     model.encoder.pooler.weight.data += 1
     for task, output in model(batch).items():
         assert torch.equal(output.logits, before[task].logits)
+
+
+def test_the_layer_that_heads_share_learns_at_their_rate_and_each_head_at_its_own():
+    config = RunConfig(
+        learning_rate=2e-5,
+        head_learning_rate=("1e-4", "sst=9.5e-4"),
+        shared_layer=("paraphrase", "sts"),
+        pair_encoding=("separate",),
+    )
+    precision = choose_precision("cpu", "off")
+    model = build_model(config, select_tasks(config.tasks, None), small_encoder(), precision)
+    shared, private = build_optimizer(config, model, precision)._rates
+    assert dict(zip(model.private.block_names, private.tolist(), strict=True)) == pytest.approx(
+        {"sst": 9.5e-4, "paraphrase": 1e-4, "sts": 1e-4}
+    )
+    rates = dict(zip(model.shared.block_names, shared.tolist(), strict=True))
+    assert rates.pop("shared_layer") == pytest.approx(1e-4)
+    assert list(rates.values()) == pytest.approx([2e-5] * len(rates))

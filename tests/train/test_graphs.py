@@ -61,7 +61,7 @@ def make_trainer(*, graphs=False, warn=None, accumulate=1, dtype=torch.float32, 
     )
     settings = SurgerySettings(method=surgery, max_norm=1.0, scaling=scaling)
     optimizer = SurgeryOptimizer(
-        model.shared, model.private, model.tasks, settings=settings, shared_rate=1e-3, private_rates=1e-2
+        model.shared, model.private, model.tasks, settings=settings, shared_rates=1e-3, private_rates=1e-2
     )
     config = RunConfig(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery)
     return Trainer(config, model, optimizer, splits, device, graphs=graphs, warn=warn), model

@@ -34,7 +34,7 @@ def make_optimizer(model, *, surgery="pcgrad", rate=RATE, head_rate=HEAD_RATE, w
         model.private,
         model.tasks,
         settings=settings,
-        shared_rate=rate,
+        shared_rates=rate,
         private_rates=head_rate,
         weighting=weighting,
     )

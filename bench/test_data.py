@@ -1,0 +1,92 @@
+"""The data's way to a step: texts to wordpieces, and examples to a batch on the device."""
+
+from itertools import cycle, islice
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from bench.peers.padded import pad
+from bert.models import load_model, minilm_directory
+from kernels.dispatch import uses_triton_products
+from train.batches import gather
+from train.demo import demo_examples
+from train.device_batches import DeviceBatches
+from train.sampler import JointSampler
+from train.tasks import select_tasks
+from train.tokenized import tokenize_split
+
+ROUNDS, WARM_UP = 8, 2
+BATCH = 32  # examples a task
+TASKS = select_tasks(["sst", "paraphrase", "sts"], None)
+
+
+@pytest.mark.parametrize("name", ["concord", "padded"])
+@pytest.mark.benchmark(group="batch")
+def test_a_steps_batch(record, device, training_splits, lengths_name, name):
+    sampler = JointSampler(
+        {task: len(split) for task, split in training_splits.items()}, batch_size=BATCH, accumulate=1, seed=1
+    )
+    remaining = cycle([batches[0] for batches in islice(sampler.epoch(0), ROUNDS + WARM_UP)])
+    if name == "padded":
+
+        def make():
+            batch = next(remaining)
+            return [pad(split, batch[task], device) for task, split in training_splits.items()]
+    elif uses_triton_products(torch.empty(0, device=device)):
+        batches = DeviceBatches(training_splits, device)
+
+        def make():
+            (shape,), numbers = batches.plan([next(remaining)])
+            return batches.gather(shape, torch.from_numpy(numbers).to(device, non_blocking=True), accumulate=False)
+    else:
+
+        def make():
+            return gather(training_splits, next(remaining), device)
+
+    record(
+        make,
+        group="other",
+        name="a step's batch, from the tokenised data to the device",
+        case={"lengths": lengths_name, "tasks": len(training_splits), "batch": BATCH},
+        peer=name,
+        parity=("tests/train/test_device_batches.py",),
+        rounds=ROUNDS,
+        warm_up=WARM_UP,
+        on_host=True,
+        extra={"examples": BATCH * len(training_splits)},
+    )
+
+
+@pytest.mark.parametrize("name", ["concord", "transformers"])
+@pytest.mark.benchmark(group="tokenising")
+def test_tokenising(record, name):
+    examples = {task.name: demo_examples(task.name, "train") for task in TASKS}
+    count = sum(map(len, examples.values()))
+    if name == "concord":
+        tokenizer = load_model("minilm", seed=1).tokenizer
+
+        def tokenise():
+            for task in TASKS:
+                tokenize_split(task, examples[task.name], tokenizer, pair_encoding="joint", max_length=512, cache=None)
+    else:
+        fast = AutoTokenizer.from_pretrained(minilm_directory())
+
+        def tokenise():
+            for own in examples.values():
+                second = [example.second for example in own] if own[0].second is not None else None
+                found = fast([example.first for example in own], second, truncation=True, max_length=512)
+                np.concatenate([np.asarray(ids, dtype=np.int32) for ids in found["input_ids"]])
+
+    record(
+        tokenise,
+        group="other",
+        name="texts to wordpieces",
+        case={"data": "demo", "examples": count},
+        peer=name,
+        rounds=3,
+        warm_up=1,
+        on_host=True,
+        extra={"examples": count},
+    )
