@@ -12,7 +12,8 @@ from torch import Tensor
 from kernels.dispatch import launcher, uses_triton
 from kernels.flat import CHUNK, FlatParameters
 
-_SLICE = 1 << 16  # elements a task: T slices stay in a core's cache while all pairs of them are multiplied
+# Elements of a task in one product, and in one call, of the reference: T slices stay in a core's cache.
+_SLICE, _PIECE = 1 << 14, 1 << 20
 _SPANS = 64  # read at once when the spans' products are added up
 
 
@@ -94,7 +95,12 @@ def gram_matrix(parameters: FlatParameters) -> Tensor:
     tasks = gradients.shape[0]
     gram = torch.zeros(len(parameters.block_names), tasks, tasks, dtype=torch.float64, device=gradients.device)
     for run in parameters.runs:
-        for start in range(run.start, run.stop, _SLICE):
-            piece = gradients[:, start : min(start + _SLICE, run.stop)].float()
-            gram[run.block] += piece @ piece.t()
+        for start in range(run.start, run.stop, _PIECE):
+            piece = gradients[:, start : min(start + _PIECE, run.stop)].float()
+            # One product a slice, which threads share among them; what does not fill a slice follows.
+            whole = piece.shape[1] // _SLICE * _SLICE
+            slices = piece[:, :whole].unflatten(1, (-1, _SLICE)).transpose(0, 1)
+            gram[run.block] += torch.bmm(slices, slices.mT).sum(0, dtype=torch.float64)
+            rest = piece[:, whole:]
+            gram[run.block] += rest @ rest.t()
     return gram

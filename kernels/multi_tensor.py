@@ -215,10 +215,13 @@ def _spans_of(examples: dict[int, Tensor], device: torch.device) -> Tensor:
 def _gram_reference(own: Sequence[Tensor | None], example: Tensor, gram: Tensor) -> None:
     """Add one parameter's products to `gram`."""
     rows = [example.new_zeros(example.numel()) if gradient is None else gradient.view(-1) for gradient in own]
+    task, other = torch.tril_indices(len(rows), len(rows), device=gram.device)
     for start in range(0, example.numel(), _SLICE):
-        piece = torch.stack([row[start : start + _SLICE] for row in rows]).to(wide(example.dtype))
-        # Autocast, under which a caller may be, leaves alone what is written to a given tensor.
-        gram += torch.mm(piece, piece.t(), out=piece.new_empty(gram.shape))
+        # A slice of each row stays in the cache while every pair of them is multiplied.
+        pieces = [row[start : start + _SLICE].to(wide(example.dtype)) for row in rows]
+        products = torch.stack([torch.dot(left, right) for i, left in enumerate(pieces) for right in pieces[: i + 1]])
+        gram[task, other] += products
+        gram[other, task] = gram[task, other]
 
 
 @torch.no_grad()
@@ -291,9 +294,11 @@ def combine_tensors(gradients: Gradients, coefficients: Tensor) -> list[Tensor]:
             )
             continue
         for parameter, example in examples.items():
-            total = torch.zeros_like(example, dtype=wide(dtype))
-            for task, gradient in enumerate(gradients[parameter]):
-                if gradient is not None:
-                    total += coefficients[parameter, task].to(total.dtype) * gradient
+            weights = coefficients[parameter].to(wide(dtype))
+            reached = [task for task, gradient in enumerate(gradients[parameter]) if gradient is not None]
+            total = merged[parameter] if wide(dtype) == dtype else torch.empty_like(example, dtype=wide(dtype))
+            torch.mul(gradients[parameter][reached[0]].to(total.dtype), weights[reached[0]], out=total)
+            for task in reached[1:]:
+                total.addcmul_(gradients[parameter][task].to(total.dtype), weights[task])
             merged[parameter].copy_(total)
     return merged
