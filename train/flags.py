@@ -90,7 +90,7 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
     listed = f": {', '.join(choices)}" if choices else ""
     argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
     if isinstance(option.default, tuple):
-        argument["type"] = _names
+        argument.update(type=_names, metavar="a,b,...")
     if option.name == "amp":
         argument.update(nargs="?", const="auto")
     return argument

@@ -4,6 +4,7 @@ PAPER/paper.toml holds what all systems of a paper share, and its tables with th
 file of the folder is one system: a line that describes it, and a handful of settings, by the names of the flags.
 """
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -93,7 +94,9 @@ def recipes() -> list[str]:
 def read_recipe(name: str) -> Recipe:
     """The recipe PAPER/SYSTEM; InputError where there is none, or its file holds what is no setting."""
     if name not in recipes():
-        raise InputError(f"--recipe {name}: {did_you_mean(name, recipes())} (see --recipes)")
+        nearest = difflib.get_close_matches(name, recipes(), n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise InputError(f"--recipe {name}: there is none of that name; {hint}--recipes lists them")
     path = FOLDER / f"{name}.toml"
     own = _read(path)
     shared = path.parent / _PAPER_FILE
