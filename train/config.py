@@ -26,6 +26,16 @@ LOSSES = (
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
 
 
+# The setting that each group of them begins with, in the order of the fields.
+GROUPS = {
+    "recipe": "data and model",
+    "pooling": "objectives; of each task: a value for all, task=value, or several with commas between",
+    "surgery": "surgery",
+    "amp": "what computes",
+    "epochs": "batches and stages",
+    "learning_rate": "optimisation",
+    "seed": "the run",
+}
 STAGES = ("all", "heads")
 _PER_TASK = ("heads", "losses", "loss_weights", "pair_encoding", "head_learning_rate")
 
@@ -48,7 +58,6 @@ class RunConfig:
     tasks: tuple[str, ...] = _option(("sst", "paraphrase", "sts"), "tasks to train on, separated by commas")
     model: str = _option("minilm", "minilm, tiny (random weights), a model directory, or owner/name on the hub")
 
-    # Objectives: a value, or task=value, or several of them with commas between.
     pooling: str = _option(
         "cls", "what stands for a sequence: the pooled first token, or the mean of all", choices=("cls", "mean")
     )
@@ -75,7 +84,6 @@ class RunConfig:
     smart: float = _option(0.0, "weight of the smoothness under adversarial noise on the embeddings (SMART)", low=0.0)
     pals: int = _option(0, "size of the projected attention layers of each task; 0 for none", low=0)
 
-    # Surgery
     surgery: str = _option(
         "none", "what repairs conflicts between the tasks' gradients", choices=(*OWN_RULES, *LIBRARY_RULES)
     )
@@ -90,7 +98,6 @@ class RunConfig:
     reduction: str = _option("sum", "what is taken of the projected gradients", choices=("sum", "mean"))
     gradvac_beta: float = _option(0.01, "how fast GradVac's targets follow the cosines", low=0.0)
 
-    # What computes
     amp: str = _option(
         "off", "mixed precision; the bare flag means auto: bf16 where the device has it, else fp16", choices=AMP_CHOICES
     )
@@ -106,7 +113,6 @@ class RunConfig:
     )
     device: str = _option("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
 
-    # Batches
     epochs: int = _option(3, "passes over the data, as batching and until define them", low=1)
     max_steps: int = _option(0, "stop after this many steps; 0 for no limit", low=0)
     batch_size: int = _option(32, "examples a task in a micro-batch", low=1)
@@ -130,7 +136,6 @@ class RunConfig:
         each=("joint", "separate"),
     )
 
-    # Optimisation
     learning_rate: float = _option(
         -1.0, "peak rate of the encoder; -1 for one that suits its width: 2e-4 at 384, 5e-5 at 768", low=-1.0
     )
@@ -153,7 +158,6 @@ class RunConfig:
     head_dropout: float = _option(0.3, "rate on the heads' features", low=0.0)
     max_length: int = _option(512, "wordpieces after which a sequence is cut", low=8)
 
-    # The run
     seed: int = _option(1, "of weights, batches, dropout and surgery's orders", low=0)
     log_every: int = _option(20, "steps between two logged ones", low=1)
     evaluate_every: int = _option(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bert.errors import InputError, did_you_mean
-from train.config import RunConfig, flag_of
+from train.config import GROUPS, RunConfig, flag_of
 from train.recipes import read_recipe, recipes
 
 
@@ -42,8 +42,11 @@ def build_parser() -> OneLineParser:
     parser.add_argument("--out", type=str, help="folder of the run (default runs/<time>-<name>)")
     parser.add_argument("--resume", type=str, help="go on with the stopped run in this folder")
     parser.add_argument("--recipes", action=_ListRecipes, nargs=0, help="list the recipes and stop")
+    group: argparse._ActionsContainer = parser
     for option in fields(RunConfig):
-        parser.add_argument(flag_of(option.name), **argument_of(option, option.default))
+        if option.name in GROUPS:
+            group = parser.add_argument_group(GROUPS[option.name])
+        group.add_argument(flag_of(option.name), **argument_of(option, option.default))
     return parser
 
 
