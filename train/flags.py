@@ -89,7 +89,7 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
     text = text or option.metadata["help"]
     if option.type is bool:
         return {"action": "store_true", "help": text}
-    choices = option.metadata.get("choices")
+    choices = option.metadata.get("choices") or option.metadata.get("each")
     listed = f": {', '.join(choices)}" if choices else ""
     argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
     if isinstance(option.default, tuple):
@@ -104,4 +104,4 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _shown(value: Any) -> str:
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+    return (",".join(value) if isinstance(value, tuple) else str(value)) or "none"
