@@ -209,6 +209,4 @@ def _micro_batches(splits: Splits, batch_size: int) -> Iterator[MicroBatch]:
 
 def _tokens(splits: Splits, batch: MicroBatch) -> int:
     """Tokens of a batch's examples, without padding."""
-    return sum(
-        int((split.cu_seqlens[batch[task] + 1] - split.cu_seqlens[batch[task]]).sum()) for task, split in splits.items()
-    )
+    return sum(split.tokens_of(batch[task]) for task, split in splits.items())

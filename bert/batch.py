@@ -55,11 +55,6 @@ def pack(tasks: Sequence[TaskTokens], device: torch.device | str = "cpu", *, acc
     overwriting them. Everything is built on the host; nothing on the device is ever asked for a length.
     """
 
-    def rows(counts: list[int]) -> TaskRows:
-        bounds = (0, *np.cumsum(counts).tolist())
-        offsets = torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True)
-        return TaskRows(offsets=offsets, bounds=bounds, accumulate=accumulate)
-
     def row(arrays: list[np.ndarray]) -> Tensor:
         joined = np.concatenate(arrays) if arrays else np.zeros(0)
         return torch.from_numpy(joined.astype(np.int32)).to(device, non_blocking=True)
@@ -72,6 +67,6 @@ def pack(tasks: Sequence[TaskTokens], device: torch.device | str = "cpu", *, acc
         positions=row([positions]),
         segments=row([task.segments for task in tasks]),
         sequences=HostSequences(lengths, device),
-        token_rows=rows([len(task.ids) for task in tasks]),
-        sequence_rows=rows([len(task.lengths) for task in tasks]),
+        token_rows=TaskRows.of_counts([len(task.ids) for task in tasks], device, accumulate=accumulate),
+        sequence_rows=TaskRows.of_counts([len(task.lengths) for task in tasks], device, accumulate=accumulate),
     )

@@ -7,7 +7,8 @@ an attribute that `kernels.flat.FlatParameters` sets. A parameter without that a
 gradient, the sum over all rows, through autograd.
 """
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,6 +35,15 @@ class TaskRows:
     offsets: Tensor
     bounds: tuple[int, ...] | None
     accumulate: bool = False
+
+    @classmethod
+    def of_counts(
+        cls, counts: Sequence[int], device: torch.device | str = "cpu", *, accumulate: bool = False
+    ) -> "TaskRows":
+        """Rows of which each task owns as many as `counts` says, in order."""
+        bounds = (0, *itertools.accumulate(counts))
+        offsets = torch.tensor(bounds, dtype=torch.int32).to(device, non_blocking=True)
+        return cls(offsets=offsets, bounds=bounds, accumulate=accumulate)
 
     def slices(self) -> Iterator[tuple[int, slice]]:
         """Each task with its rows, in order; RuntimeError where the host does not know them."""

@@ -42,8 +42,7 @@ def gather(
 
 
 def _task_tokens(split: TokenizedSplit, examples: np.ndarray) -> TaskTokens:
-    count = split.sequences_per_example
-    sequences = (examples[:, None] * count + np.arange(count)).reshape(-1)
+    sequences = split.sequences_of(examples)
     starts = split.cu_seqlens[sequences]
     lengths = split.cu_seqlens[sequences + 1] - starts
     # Row i of the result is token i of its own sequence: the sequence's start plus the offset within it.

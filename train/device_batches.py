@@ -42,9 +42,8 @@ class DeviceBatches:
 
     def __init__(self, splits: Mapping[str, TokenizedSplit], device: torch.device) -> None:
         sets = list(splits.values())
-        self._tasks, self._device = list(splits), device
+        self._splits, self._device = dict(splits), device
         self._per_example = [split.sequences_per_example for split in sets]
-        self._cu_seqlens = [split.cu_seqlens for split in sets]
         self._first_sequence = _starts([len(split.cu_seqlens) - 1 for split in sets])
         self._first_example = _starts([len(split) for split in sets])
         first_token = _starts([len(split.ids) for split in sets])
@@ -66,14 +65,10 @@ class DeviceBatches:
         """
         examples, numbers, tokens, longest = [], [], 1, 1
         for micro_batch in micro_batches:
-            chosen = [micro_batch[task] for task in self._tasks]
-            sequences = [
-                (own[:, None] * count + np.arange(count)).reshape(-1)
-                for own, count in zip(chosen, self._per_example, strict=True)
-            ]
-            lengths = np.concatenate(
-                [cu[own + 1] - cu[own] for own, cu in zip(sequences, self._cu_seqlens, strict=True)]
-            )
+            chosen = [micro_batch[task] for task in self._splits]
+            sequences = [split.sequences_of(own) for split, own in zip(self._splits.values(), chosen, strict=True)]
+            boundaries = [split.cu_seqlens for split in self._splits.values()]
+            lengths = np.concatenate([cu[own + 1] - cu[own] for own, cu in zip(sequences, boundaries, strict=True)])
             tokens, longest = max(tokens, int(lengths.sum())), max(longest, int(lengths.max(initial=1)))
             numbers += [own + first for own, first in zip(sequences, self._first_sequence, strict=False)]
             numbers += [own + first for own, first in zip(chosen, self._first_example, strict=False)]
@@ -99,15 +94,13 @@ class DeviceBatches:
             token_rows=TaskRows(offsets=gathered.token_offsets, bounds=None, accumulate=accumulate),
             sequence_rows=TaskRows(offsets=sequence_rows.offsets, bounds=sequence_rows.bounds, accumulate=accumulate),
         )
-        return LabelledBatch(packed, {task: own for task, own in zip(self._tasks, labels, strict=True) if len(own)})
+        return LabelledBatch(packed, {task: own for task, own in zip(self._splits, labels, strict=True) if len(own)})
 
     def _sequence_rows(self, examples: tuple[int, ...]) -> TaskRows:
         # Kept, since what is copied from the host cannot be part of a CUDA graph.
         if examples not in self._offsets:
             counts = [own * count for own, count in zip(examples, self._per_example, strict=True)]
-            bounds = tuple(_starts(counts).tolist())
-            offsets = torch.tensor(bounds, dtype=torch.int32).to(self._device)
-            self._offsets[examples] = TaskRows(offsets=offsets, bounds=bounds)
+            self._offsets[examples] = TaskRows.of_counts(counts, self._device)
         return self._offsets[examples]
 
 

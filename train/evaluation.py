@@ -48,13 +48,12 @@ def _answer(model: MultitaskModel, split: TokenizedSplit, device: torch.device, 
 @torch.no_grad()
 def encode(model: MultitaskModel, split: TokenizedSplit, device: torch.device) -> Tensor:
     """The pooled output of every sequence of a task's set, [sequences, hidden], without dropout."""
-    count, pooled = split.sequences_per_example, None
+    pooled = None
     for examples, packed in _batches(model, split, device):
         found = model.pool(packed)
         if pooled is None:
-            pooled = found.new_empty(len(split) * count, found.shape[1])
-        sequences = (examples[:, None] * count + np.arange(count)).reshape(-1)
-        pooled[torch.from_numpy(sequences).to(device)] = found
+            pooled = found.new_empty(len(split) * split.sequences_per_example, found.shape[1])
+        pooled[torch.from_numpy(split.sequences_of(examples)).to(device)] = found
     if pooled is None:
         raise ValueError("a set without examples has no pooled outputs")
     return pooled

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from bert.batch import PooledBatch
@@ -31,13 +30,11 @@ class FrozenBatches:
         """The pooled outputs and labels of a micro-batch; accumulate: see `bert.batch.pack`."""
         pieces, labels, counts = [], {}, []
         for task, split in self._splits.items():
-            examples, count = micro_batch[task], split.sequences_per_example
-            sequences = (examples[:, None] * count + np.arange(count)).reshape(-1)
+            examples = micro_batch[task]
+            sequences = split.sequences_of(examples)
             pieces.append(self._pooled[task][torch.from_numpy(sequences).to(self._device)])
             counts.append(len(sequences))
             if len(examples):
                 labels[task] = torch.from_numpy(split.labels[examples]).to(self._device)
-        bounds = (0, *np.cumsum(counts).tolist())
-        offsets = torch.tensor(bounds, dtype=torch.int32).to(self._device)
-        rows = TaskRows(offsets=offsets, bounds=bounds, accumulate=accumulate)
+        rows = TaskRows.of_counts(counts, self._device, accumulate=accumulate)
         return LabelledBatch(PooledBatch(pooled=torch.cat(pieces), sequence_rows=rows), labels)

@@ -95,9 +95,9 @@ class Trainer:
             if index >= self.total_steps:
                 return
             factor = self._schedule.factor(index)
-            output = self._run(micro_batches, self._seed_of(index), factor, epoch)
-            self.optimizer.average(index + 1)
             counts = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
+            output = self._run(micro_batches, counts, self._seed_of(index), factor, epoch)
+            self.optimizer.average(index + 1)
             yield StepResult(
                 step=index + 1,
                 epoch=epoch,
@@ -106,7 +106,7 @@ class Trainer:
                 plan=output.plan,
                 learning_rate=self.config.learning_rate * factor,
                 examples=sum(counts.values()),
-                tokens=self._tokens(micro_batches),
+                tokens=sum(self.splits[task].tokens_of(own) for batch in micro_batches for task, own in batch.items()),
             )
 
     def _enter(self, stage: str) -> None:
@@ -119,7 +119,14 @@ class Trainer:
         encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
         self.optimizer.freeze(encoder if stage == "heads" else ())
 
-    def _run(self, micro_batches: Sequence[MicroBatch], seed: int, rate_factor: float, epoch: int) -> StepOutput:
+    def _run(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        examples: Mapping[str, int],
+        seed: int,
+        rate_factor: float,
+        epoch: int,
+    ) -> StepOutput:
         if self._device_steps is not None and self._frozen is None:
             return self._device_steps.run(micro_batches, seed=seed, rate_factor=rate_factor, epoch=epoch)
         batches = (
@@ -128,7 +135,6 @@ class Trainer:
             else gather(self.splits, micro_batch, self.device, accumulate=number > 0)
             for number, micro_batch in enumerate(micro_batches)
         )
-        examples = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
         return self._step(
             batches,
             examples,
@@ -136,15 +142,6 @@ class Trainer:
             rate_factor=torch.tensor(rate_factor).to(self.device),
             epoch=torch.tensor(float(epoch)).to(self.device),
         )
-
-    def _tokens(self, micro_batches: Sequence[MicroBatch]) -> int:
-        """The tokens that a step reads, padding not counted."""
-        total = 0
-        for micro_batch in micro_batches:
-            for task, split in self.splits.items():
-                first = micro_batch[task] * split.sequences_per_example
-                total += int((split.cu_seqlens[first + split.sequences_per_example] - split.cu_seqlens[first]).sum())
-        return total
 
     def _seed_of(self, step: int) -> int:
         """A 63-bit seed for one step of this run: of its dropouts and of surgery's random orders."""

@@ -37,6 +37,16 @@ class TokenizedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def sequences_of(self, examples: np.ndarray) -> np.ndarray:
+        """The numbers of the sequences of `examples`, int64 [n]: int64 [n * sequences_per_example], in their order."""
+        count = self.sequences_per_example
+        return (examples[:, None] * count + np.arange(count)).reshape(-1)
+
+    def tokens_of(self, examples: np.ndarray) -> int:
+        """How many tokens `examples`, int64 [n], have together."""
+        first = examples * self.sequences_per_example
+        return int((self.cu_seqlens[first + self.sequences_per_example] - self.cu_seqlens[first]).sum())
+
 
 def tokenize_split(
     task: Task,

@@ -287,7 +287,7 @@ def test_a_run_that_is_saved_and_loaded_continues_bit_for_bit(method, tmp_path):
     torch.save(surgery.state_dict(), tmp_path / "state.pt")
     other = copy.deepcopy(model)
     resumed = wrapped(method, other, "adam")
-    resumed.load_state_dict(torch.load(tmp_path / "state.pt", map_location="cpu"))
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", map_location="cpu", weights_only=True))
     for batch in second:
         train_on(surgery, model, batch)
         train_on(resumed, other, batch)
