@@ -132,7 +132,7 @@ def _plot(table: Table, scores: Sequence[Mapping[str, float] | None], path: Path
         panel.axvline(0, color="black", linewidth=0.6)
         panel.set_yticks(range(len(names)), names, fontsize=8)
     panels[0][0].invert_yaxis()
-    panels[0][-1].legend(fontsize=8, loc="lower right")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     figure.suptitle(table.title, fontsize=10)
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120, format="png")
