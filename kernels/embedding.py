@@ -2,6 +2,7 @@
 
 Forward reads one row of each table a token and writes two (the sum z and the result). The backward reads the upstream
 gradient and z, writes the gradient of z, and adds it to the rows of the tables that occur: see `kernels.table_sums`.
+Nothing else of the tables is touched but the rows that the step before wrote, which become zero.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kernels.dispatch import launcher, uses_triton
 from kernels.dropout import Dropout, kernel_arguments, row_dropout_factors
+from kernels.flat import CHUNK
 from kernels.layer_norm import layer_norm_backward, layer_norm_forward, normalise, normalise_backward, tile_shape
 from kernels.rows import TaskRows, require_rows, task_gradients_of
 from kernels.table_sums import table_sums
@@ -221,15 +223,37 @@ def _backward(
     return dz
 
 
-def _deposit_table(gradients: Tensor, rows: TaskRows, indices: Tensor, values: Tensor, *, add: bool) -> None:
+def _deposit_table(
+    gradients: Tensor, touched: Tensor | None, rows: TaskRows, indices: Tensor, values: Tensor, *, add: bool
+) -> None:
     """Add the rows of `values` [tokens, n] at `indices` [tokens] of each task's table in `gradients` [T, size, n].
 
-    add: to what stands there; otherwise the rows that do not occur become zero.
+    touched: uint8 [T, chunks] as `FlatParameters` has it, or None; add: to what stands there; otherwise the rows that
+    do not occur become zero.
     """
     if not add:
-        gradients.zero_()
+        _clear(gradients, touched)
+    columns = gradients.shape[2]
     for task, span in rows.slices():
         gradients[task].index_add_(0, indices[span], values[span].to(gradients.dtype))
+        if touched is not None:
+            first = indices[span].long() * columns
+            for element in (*range(0, columns, CHUNK), columns - 1):
+                touched[task].index_fill_(0, (first + element) // CHUNK, 1)
+
+
+def _clear(gradients: Tensor, touched: Tensor | None) -> None:
+    """Zero a table's gradients [T, size, n], on a CPU only the rows that reach into chunks which are flagged."""
+    if touched is None or touched.is_cuda:
+        gradients.zero_()
+    else:
+        size, columns = gradients.shape[1:]
+        reach = torch.arange(CHUNK // columns + 2)  # a chunk lies in so many rows at most
+        for task, flags in enumerate(touched):
+            first = flags.nonzero() * CHUNK // columns
+            gradients[task].index_fill_(0, (first + reach).clamp_(max=size - 1).flatten(), 0.0)
+    if touched is not None:
+        touched.zero_()
 
 
 class _Embedding(torch.autograd.Function):
@@ -247,13 +271,14 @@ class _Embedding(torch.autograd.Function):
         epsilon: float,
         dropout: Dropout | None,
         gradients: tuple[Tensor | None, ...],
+        touched: tuple[Tensor | None, ...],
         rows: TaskRows | None,
         tied_words: bool,
     ) -> Tensor:
         indices, tables = (ids, positions, segments), (words, position_table, segment_table)
         ctx.shapes = [table.shape for table in tables]
         ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton(words)
-        ctx.tied_words = tied_words
+        ctx.touched, ctx.tied_words = touched, tied_words
         if ctx.triton:
             arguments = kernel_arguments(dropout, words.shape[1])
             y, z, mean, inverse_std = _forward(*indices, *tables, gamma, beta, epsilon, *arguments)
@@ -274,14 +299,16 @@ class _Embedding(torch.autograd.Function):
         dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, tuple(ctx.gradients[3:]), ctx.rows)
         d_tables: list[Tensor | None] = []
         tied = (ctx.tied_words, False, False)
-        for index, shape, target, is_tied in zip(indices, ctx.shapes, ctx.gradients[:3], tied, strict=True):
+        for index, shape, target, touched, is_tied in zip(
+            indices, ctx.shapes, ctx.gradients[:3], ctx.touched, tied, strict=True
+        ):
             if target is None:
                 d_tables.append(torch.zeros(shape, dtype=dz.dtype, device=dz.device).index_add_(0, index, dz))
             else:
                 rows = require_rows(ctx.rows)
-                _deposit_table(target, rows, index, dz, add=rows.accumulate or is_tied)
+                _deposit_table(target, touched, rows, index, dz, add=rows.accumulate or is_tied)
                 d_tables.append(None)
-        return None, None, None, *d_tables, d_gamma, d_beta, *[None] * 5
+        return None, None, None, *d_tables, d_gamma, d_beta, *[None] * 6
 
     @staticmethod
     def _backward_triton(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -297,9 +324,9 @@ class _Embedding(torch.autograd.Function):
             offsets, add = one_task(len(z), z.device), False
         arguments = kernel_arguments(ctx.dropout, z.shape[1])
         dz = _backward(dy, z, mean, inverse_std, gamma, *gradients[3:], offsets, add, *arguments)
-        table_sums(dz, *indices, *gradients[:3], offsets, add, deposits and ctx.tied_words)
+        table_sums(dz, *indices, *gradients[:3], *ctx.touched, offsets, add, deposits and ctx.tied_words)
         found = [None] * 5 if deposits else [gradient[0] for gradient in gradients]
-        return None, None, None, *found, *[None] * 5
+        return None, None, None, *found, *[None] * 6
 
 
 def embedding(
@@ -324,6 +351,11 @@ def embedding(
     raise ValueError where there is a dropout and n is not a multiple of 8.
     """
     gradients = tuple(task_gradients_of(parameter) for parameter in (*tables, gamma, beta))
+    touched: tuple[Tensor | None, ...] = (None, None, None)
+    if gradients[0] is not None:
+        touched = tuple(getattr(table, "touched_chunks", None) for table in tables)
+        if tied_words and touched[0] is not None:
+            touched[0].fill_(1)  # the decoder writes to all of it
     return _Embedding.apply(
-        ids, positions, segments, *tables, gamma, beta, epsilon, dropout, gradients, rows, tied_words
+        ids, positions, segments, *tables, gamma, beta, epsilon, dropout, gradients, touched, rows, tied_words
     )

@@ -58,6 +58,10 @@ class FlatParameters:
     Attributes:
         master: fp32 [P]; compute: compute_dtype [P]; gradients: gradient_dtype [tasks, P]; all zero between parameters.
         momentum, variance: Adam's moments, fp32 [P].
+        touched: uint8 [tasks, P / CHUNK], 0 only where all of a chunk's gradients of a task are zero, so that kernels
+            need not read them. An op that writes a few rows of a table keeps the flags of that table, through its
+            parameter's `touched_chunks` [tasks, chunks]; all others stay 1. Whoever writes to such a table's gradients
+            by hand sets its flags.
         chunk_block: int32 [P / CHUNK]; chunk_decays: bool [P / CHUNK].
         spans: int32 [S, 2], ranges of chunks that lie in one block each and are read by one program; span_offsets:
             int32 [blocks + 1], which spans belong to which block.
@@ -97,6 +101,7 @@ class FlatParameters:
         if compute_dtype != torch.float32:
             self.compute = torch.zeros(start, dtype=compute_dtype, device=device)
         self.gradients = torch.zeros(tasks, start, dtype=gradient_dtype, device=device)
+        self.touched = torch.ones(tasks, start // CHUNK, dtype=torch.uint8, device=device)
         self.momentum = torch.zeros(start, device=device)
         self.variance = torch.zeros(start, device=device)
         self._build_tables(device)
@@ -149,5 +154,7 @@ class FlatParameters:
         parameter.data = self.view(source, entry)
         if deposit:
             parameter.task_gradients = self.view(self.gradients, entry)
+            first = entry.start // CHUNK
+            parameter.touched_chunks = self.touched[:, first : first - (-entry.size // CHUNK)]
         else:
             parameter.grad = self.view(self.gradients[0], entry)

@@ -5,6 +5,7 @@ import torch
 
 from kernels import SurgerySettings, combine_adamw_
 from kernels.dispatch import using_kernels
+from kernels.flat import CHUNK
 from tests.kernels.parity import DEVICE, INTERPRETED
 from tests.samples import fill_gradients, flat_parameters, plain_parameters
 from tests.tolerances import TOLERANCES, assert_close
@@ -124,3 +125,25 @@ def test_a_step_that_is_not_applied_changes_no_bit_whatever_the_gradients():
     step(flat, [torch.nan, 1.0, 1.0], 1e-2, 2, settings, apply=False)
     for buffer, kept in zip((flat.master, flat.momentum, flat.variance), before, strict=True):
         assert torch.equal(buffer, kept)
+
+
+def test_the_kernel_does_not_read_a_chunk_that_no_task_touched_and_moves_its_weights_on():
+    settings = SurgerySettings()
+    _, whole = flat_parameters(2, device=DEVICE)
+    _, partly = flat_parameters(2, device=DEVICE)
+    table = whole.entries[-2].start
+    for flat in (whole, partly):
+        fill_gradients(flat)
+        step(flat, [1.0, -2.0], 1e-2, 1, settings)
+        flat.gradients[:, table : table + CHUNK] = 0
+        flat.gradients[1, table + CHUNK : table + 2 * CHUNK] = 0
+    partly.touched[:, table // CHUNK] = 0
+    partly.touched[1, table // CHUNK + 1] = 0
+    partly.gradients[:, table] = torch.nan
+    before = whole.master[table : table + CHUNK].clone()
+    with using_kernels("triton"):
+        for flat in (whole, partly):
+            step(flat, [1.0, -2.0], 1e-2, 2, settings)
+    assert not torch.equal(whole.master[table : table + CHUNK], before)
+    for name in ("master", "momentum", "variance"):
+        assert torch.equal(getattr(partly, name), getattr(whole, name))

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from kernels import Dropout, embedding
+from kernels import Dropout, FlatParameters, embedding
 from kernels.dispatch import using_kernels
+from kernels.flat import CHUNK
 from tests.kernels.parity import DEVICE, DTYPES, check_op, poisoned, run_op, task_rows  # noqa: F401
 from tests.tolerances import assert_as_accurate, assert_close
 
@@ -84,6 +85,68 @@ def test_rows_that_do_not_occur_are_zero():
     for task, own in enumerate((ids[:4], ids[4:])):
         touched = found["parameter 0"][task].abs().sum(1) > 0
         assert set(touched.nonzero().flatten().tolist()) == set(own)
+
+
+def flat_tables(columns):
+    """Tables and norms in the flat layout of two tasks, with gradients of NaN that no step has written yet."""
+    tables, norms = tensors(columns)
+    named = {str(index): torch.nn.Parameter(value.to(DEVICE)) for index, value in enumerate((*tables, *norms))}
+    flat = FlatParameters(named, dict.fromkeys(named, "embeddings"), tasks=2)
+    for entry in flat.entries:
+        flat.view(flat.gradients, entry).fill_(torch.nan)
+    return list(named.values()), flat
+
+
+def step_on(parameters, indices, kernels, **more):
+    with using_kernels(kernels):
+        rows = task_rows((4, 5), **more)
+        y = embedding(*indices, tuple(parameters[:3]), *parameters[3:], 1e-12, None, rows)
+        y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(7)).to(DEVICE))
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+@pytest.mark.parametrize("columns", [24, 384, 1500])
+def test_a_step_clears_what_the_step_before_wrote_and_touches_nothing_else(columns, kernels):
+    parameters, flat = flat_tables(columns)
+    step_on(parameters, indices_of(9, seed=1), kernels)
+    words = flat.view(flat.gradients, next(entry for entry in flat.entries if entry.name == "0"))
+    tables = [parameter.task_gradients for parameter in parameters[:3]]
+    untouched = [parameter.touched_chunks == 0 for parameter in parameters[:3]]
+    assert columns < 384 or all(flags.any() for flags in untouched[:2])
+    for table, flags in zip(tables, untouched, strict=True):
+        beyond = flags.repeat_interleave(CHUNK, 1)[:, : table[0].numel()].view(table.shape)
+        assert (table[beyond] == 0).all()
+    # What stands in a chunk that no step touches, stays: only a write to it could show.
+    later = [index.clone() for index in indices_of(9, seed=2)]
+    later[0].clamp_(max=10)
+    marked = (36 * columns) // CHUNK
+    is_marked = bool(untouched[0][1, marked])
+    if is_marked:
+        words[1, 36, -1] = 3.0
+    step_on(parameters, later, kernels)
+    assert not is_marked or words[1, 36, -1] == 3.0
+    words[1, 36, -1] = 0.0
+    fresh, _ = flat_tables(columns)
+    step_on(fresh, later, kernels)
+    for parameter, other in zip(parameters, fresh, strict=True):
+        assert torch.equal(parameter.task_gradients, other.task_gradients)
+    for parameter, other in zip(parameters[:3], fresh[:3], strict=True):
+        assert torch.equal(parameter.touched_chunks, other.touched_chunks)
+
+
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_a_second_micro_batch_adds_to_the_rows_and_to_what_is_touched(kernels):
+    first, second = indices_of(9, seed=1), indices_of(9, seed=2)
+    parameters, _ = flat_tables(384)
+    step_on(parameters, first, kernels)
+    step_on(parameters, second, kernels, accumulate=True)
+    sums, flags = 0, 0
+    for indices in (first, second):
+        alone, _ = flat_tables(384)
+        step_on(alone, indices, kernels)
+        sums, flags = sums + alone[0].task_gradients, flags | alone[0].touched_chunks
+    assert_close(parameters[0].task_gradients, sums, 1e-5)
+    assert torch.equal(parameters[0].touched_chunks, flags)
 
 
 def test_torch_compile_takes_the_op_whole():

@@ -5,6 +5,7 @@ import torch
 
 from kernels import gram_matrix
 from kernels.dispatch import using_kernels
+from kernels.flat import CHUNK
 from tests.kernels.parity import DEVICE
 from tests.samples import fill_gradients, flat_parameters
 from tests.tolerances import TOLERANCES, assert_close
@@ -57,3 +58,16 @@ def test_very_small_and_very_large_gradients_keep_their_cosines(scale):
         found = gram_matrix(parameters)
     assert_close(found[:, 0, 1], expected(parameters)[:, 0, 1], 2e-5)
     assert_close(found[:, 1, 1], expected(parameters)[:, 1, 1], TOLERANCES[torch.float32])
+
+
+def test_a_chunk_that_a_task_did_not_touch_is_not_read_by_the_kernel():
+    parameters = flat(3, torch.float32)
+    untouched_by_all, untouched_by_one = parameters.entries[-2].start, parameters.entries[-2].start + CHUNK
+    parameters.gradients[:, untouched_by_all:untouched_by_one] = 0
+    parameters.gradients[1, untouched_by_one : untouched_by_one + CHUNK] = 0
+    right = expected(parameters)
+    parameters.touched[:, untouched_by_all // CHUNK] = 0
+    parameters.touched[1, untouched_by_one // CHUNK] = 0
+    parameters.gradients[:, untouched_by_all] = torch.nan
+    with using_kernels("triton"):
+        assert_close(gram_matrix(parameters), right, TOLERANCES[torch.float32])
