@@ -13,7 +13,7 @@ from kernels import DropoutStream, TaskRows, linear
 
 Link = Literal["softmax", "sigmoid", "identity"]
 Kind = Literal["linear", "hidden", "cosine", "mapped-cosine"]
-_WIDTHS = {"difference": 3, "concatenation": 2}  # of the features of a pair, in the encoder's
+_WIDTHS = {"concatenation": 2, "difference": 3, "product": 4}  # of the features of a pair, in the encoder's
 _HIDDEN_LAYERS = 2
 
 
@@ -54,7 +54,8 @@ class Head(_Head):
         dropout: rate on what the last layer reads.
         centre: what a new head answers before training: the biases' first value.
         pair_features: what is read of a pair: u, v and |u - v| side by side (Reimers and Gurevych, 2019), since a
-            linear map of u and v alone cannot compare them; or "concatenation", which is u and v alone.
+            linear map of u and v alone cannot compare them; "product", which is these and u * v (Conneau et al., 2017),
+            of which a cosine is a sum; or "concatenation", which is u and v alone.
         hidden_layers: linear layers of the encoder's width, each with a ReLU, before the last one.
         link, learns_variance: see the attributes.
     """
@@ -94,8 +95,8 @@ class Head(_Head):
         features = pooled.to(self.weight.dtype)
         if self.pair:
             first, second = features[0::2], features[1::2]
-            differences = [(first - second).abs()] if self.pair_features == "difference" else []
-            features = torch.cat([first, second, *differences], dim=1)
+            compared = [(first - second).abs(), first * second][: _WIDTHS[self.pair_features] - 2]
+            features = torch.cat([first, second, *compared], dim=1)
         for layer in self.hidden:
             features = layer(features).relu()
         return functional.linear(_drop(features, self.dropout, dropouts), self.weight, self.bias)

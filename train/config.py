@@ -69,8 +69,8 @@ class RunConfig:
     )
     pair_features: str = _option(
         "difference",
-        "what a head reads of two sequences: both and their difference, or both alone",
-        choices=("difference", "concatenation"),
+        "what a head reads of two sequences: both and their difference, their product too, or both alone",
+        choices=("difference", "product", "concatenation"),
     )
     losses: tuple[str, ...] = _option(
         ("auto",),

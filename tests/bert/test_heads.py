@@ -24,14 +24,14 @@ def cosine(u, v):
     return (u @ v / (u.norm() * v.norm())).item()
 
 
-def test_a_pair_is_read_with_or_without_its_difference():
+def test_a_pair_is_read_with_or_without_its_difference_and_product():
     pooled = torch.randn(6, WIDTH)
-    for features, width in (("difference", 3), ("concatenation", 2)):
+    for features, width in (("product", 4), ("difference", 3), ("concatenation", 2)):
         head = initialised(Head(WIDTH, 2, pair=True, dropout=0.0, pair_features=features))
         assert head.weight.shape == (2, width * WIDTH)
         for example, logits in enumerate(head(pooled, None)):
             u, v = pooled[2 * example], pooled[2 * example + 1]
-            read = torch.cat([u, v, (u - v).abs()][:width])
+            read = torch.cat([u, v, (u - v).abs(), u * v][:width])
             assert_close(logits, head.weight @ read + head.bias, 1e-5)
 
 
