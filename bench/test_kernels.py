@@ -26,6 +26,7 @@ from kernels import (
     linear,
     linear_cross_entropy,
 )
+from kernels.flat import CHUNK
 
 ON_GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
@@ -76,6 +77,8 @@ class Setting:
     def parameter(self, *shape, dtype=torch.float32):
         parameter = torch.randn(*shape, device=self.device).mul_(0.02).to(dtype).requires_grad_()
         parameter.task_gradients = torch.zeros(TASKS, *shape, device=self.device, dtype=DTYPE)
+        chunks = -(-parameter.numel() // CHUNK)
+        parameter.touched_chunks = torch.ones(TASKS, chunks, device=self.device, dtype=torch.uint8)
         return parameter
 
     @property
@@ -214,9 +217,11 @@ def test_embedding(record, setting, peer, direction):
         [*tables, gamma, beta],
     )
     item, rows = DTYPE.itemsize, tokens * hidden
-    # Forward: a row of each table read, z and y written. Backward: dy and z read, the tables' gradients written whole.
-    tables_size = sum(sizes) * hidden * (TASKS if peer == "concord" else 1)
-    work = Work(5 * rows * item if direction == "forward" else (3 * rows + tables_size) * item)
+    # Forward: a row of each table read, z and y written. Backward: dy and z read; of the tables' gradients concord
+    # clears the rows of the call before and writes those that occur, and the others write all of one gradient.
+    occurring = sum(len(index[span].unique()) for index in indices for _, span in setting.rows.slices())
+    written = 2 * occurring * hidden if peer == "concord" else sum(sizes) * hidden
+    work = Work(5 * rows * item if direction == "forward" else (3 * rows + written) * item)
     measure(record, setting, "embedding", direction, peer, pair, work, ("tests/kernels/test_embedding.py",))
 
 
