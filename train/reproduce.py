@@ -154,7 +154,14 @@ class Reproduction:
         scores = {}
         for path in self.out.glob(f"*/{SUMMARY_FILE}"):
             scores[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
-        return write_tables(self.paper, self.tables, scores, self.out, budget=self.budget_name, pictures=pictures)
+        return write_tables(self.paper, self.tables, scores, self.out, command=self._command(), pictures=pictures)
+
+    def _command(self) -> str:
+        """The command line that makes the tables, wherever the data lie."""
+        more = self.more | ({"data": "DIR"} if "data" in self.more else {})
+        return shlex.join(
+            ["python", "-m", "train.reproduce", self.paper.name, "--budget", self.budget_name, *_flags(more)]
+        )
 
 
 def _flags(settings: dict[str, Any]) -> list[str]:

@@ -39,23 +39,25 @@ def write_tables(
     summaries: Mapping[str, Mapping[str, Any]],
     out: Path,
     *,
-    budget: str,
+    command: str,
     pictures: bool = True,
 ) -> list[Path]:
     """Write table-N.md, table-N.csv and with `pictures` table-N.png of each table into `out`, and return their paths.
 
-    summaries: system -> what its summary.json holds, of the systems that are finished; the others' rows stay empty.
+    summaries: system -> what its summary.json holds, of the systems that are finished; the others' rows stay empty;
+    command: what made them.
     """
     written = []
     for table in tables:
         stem = out / f"table-{paper.tables.index(table) + 1}"
         scores = [row_scores(row, summaries) for row in table.rows]
-        for suffix, content in ((".md", _markdown(paper, table, scores, budget)), (".csv", _csv(table, scores))):
+        source = _source(table, summaries, command)
+        for suffix, content in ((".md", _markdown(paper, table, scores, source)), (".csv", _csv(table, scores))):
             path = stem.with_suffix(suffix)
             with replacing(path) as beside:
                 beside.write_text(content, encoding="utf-8")
             written.append(path)
-        picture = _plot(table, scores, stem.with_suffix(".png")) if pictures else None
+        picture = _plot(paper, table, scores, stem.with_suffix(".png")) if pictures else None
         written += [picture] if picture else []
     return written
 
@@ -64,11 +66,20 @@ def _columns(table: Table) -> list[str]:
     return [metric for metric in METRICS if any(metric in row.figures for row in table.rows)]
 
 
-def _markdown(paper: Paper, table: Table, scores: Sequence[Mapping[str, float] | None], budget: str) -> str:
+def _source(table: Table, summaries: Mapping[str, Mapping[str, Any]], command: str) -> str:
+    """What made a table's figures, on what, and at which commits."""
+    runs = [summaries[system] for row in table.rows for system in row.systems if system in summaries]
+    places = {f"{run['device']}, {run['precision']}, torch {run['versions']['torch']}" for run in runs}
+    commits = sorted({run["commit"][:7] + run["commit"][40:] for run in runs if run["commit"]})
+    found = [f"Dev scores of `{command}`", *sorted(places)]
+    return ", ".join(found) + (f", at commit {' and '.join(commits)}." if commits else ".")
+
+
+def _markdown(paper: Paper, table: Table, scores: Sequence[Mapping[str, float] | None], source: str) -> str:
     metrics = _columns(table)
     header = ["system", *(f"{_TITLES[metric]}: ours, paper, difference" for metric in metrics)]
     header += ["seconds", "seconds an epoch", "examples/s"]
-    lines = [f"# {paper.title}: {table.title}", "", f"Budget: {budget}. Dev scores."]
+    lines = [f"# {paper.title}: {table.title}", "", source]
     lines += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for row, found in zip(table.rows, scores, strict=True):
         cells = [row.name]
@@ -107,7 +118,7 @@ def _csv(table: Table, scores: Sequence[Mapping[str, float] | None]) -> str:
     return text.getvalue()
 
 
-def _plot(table: Table, scores: Sequence[Mapping[str, float] | None], path: Path) -> Path | None:
+def _plot(paper: Paper, table: Table, scores: Sequence[Mapping[str, float] | None], path: Path) -> Path | None:
     """Bars: the paper's figures and ours, a panel a metric; None on a machine without matplotlib."""
     try:
         import matplotlib
@@ -133,7 +144,7 @@ def _plot(table: Table, scores: Sequence[Mapping[str, float] | None], path: Path
         panel.set_yticks(range(len(names)), names, fontsize=8)
     panels[0][0].invert_yaxis()
     figure.legend(*panels[0][0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
-    figure.suptitle(table.title, fontsize=10)
+    figure.suptitle(f"{paper.title}: {table.title}", fontsize=10)
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120, format="png")
     pyplot.close(figure)

@@ -54,6 +54,7 @@ def test_every_system_of_a_paper_runs_and_its_tables_are_written(paper, tmp_path
                 if metric != "overall" or {"sst", "paraphrase", "sts"} <= row.figures.keys():
                     assert written[f"{metric}_ours"] != ""
             assert row.name in text
+        assert f"`python -m train.reproduce {paper} --budget smoke" in text
         assert (tmp_path / "out" / f"table-{number}.png").stat().st_size > 5000
     capsys.readouterr()
     # Everything is finished: a second call trains nothing.
@@ -86,7 +87,7 @@ def test_a_row_of_several_systems_takes_each_ones_own_task_and_adds_their_time()
 
 def test_rows_that_are_not_finished_stay_empty(tmp_path):
     paper = read_paper("optimizing-multitask-bert")
-    write_tables(paper, paper.tables, {}, tmp_path, budget="short")
+    write_tables(paper, paper.tables, {}, tmp_path, command="python -m train.reproduce PAPER")
     text = (tmp_path / "table-1.md").read_text()
     assert "| Milestone baseline | -, .316, - | -, .369, - | -, -.009, - |" in text
 
