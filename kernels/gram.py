@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kernels.dispatch import launcher, uses_triton
 from kernels.flat import CHUNK, FlatParameters
+from kernels.pair_products import add_products, columns_at_once, no_products, store_products
 
 # Elements of a task in one product, and in one call, of the reference: T slices stay in a core's cache.
 _SLICE, _PIECE = 1 << 14, 1 << 20
@@ -26,10 +27,7 @@ def _products_kernel(
     start = tl.load(spans + 2 * span).to(tl.int64) * CHUNK
     stop = tl.load(spans + 2 * span + 1).to(tl.int64) * CHUNK
     column = tl.arange(0, COLUMNS)
-    # One sum for each pair of tasks, kept a column; the lower triangle, row by row.
-    totals = ()
-    for _ in tl.static_range(TASKS * (TASKS + 1) // 2):
-        totals = totals + (tl.zeros([COLUMNS], tl.float32),)
+    totals = no_products(TASKS, COLUMNS)
     for first in range(start, stop, COLUMNS):
         values = ()
         for task in tl.static_range(TASKS):
@@ -37,17 +35,8 @@ def _products_kernel(
             count = tl.where(tl.load(touched + task * chunks + first // CHUNK) != 0, COLUMNS, 0)
             value = tl.load(gradients + task * stride + first + column, mask=column < count, other=0.0)
             values = values + (value.to(tl.float32),)
-        added = ()
-        for i in tl.static_range(TASKS):
-            for j in tl.static_range(i + 1):
-                added = added + (totals[i * (i + 1) // 2 + j] + values[i] * values[j],)
-        totals = added
-    for i in tl.static_range(TASKS):
-        for j in tl.static_range(i + 1):
-            total = tl.sum(totals[i * (i + 1) // 2 + j], 0)
-            tl.store(partials + (span * TASKS + i) * TASKS + j, total)
-            if i != j:
-                tl.store(partials + (span * TASKS + j) * TASKS + i, total)
+        totals = add_products(totals, values, TASKS)
+    store_products(totals, partials + span * TASKS * TASKS, 1, TASKS)
 
 
 @triton.jit
@@ -75,8 +64,7 @@ def _gram(gradients: Tensor, touched: Tensor, spans: Tensor, span_offsets: Tenso
     blocks = len(span_offsets) - 1
     partials = torch.empty(len(spans), tasks, tasks, dtype=torch.float32, device=gradients.device)
     gram = torch.empty(blocks, tasks, tasks, dtype=torch.float64, device=gradients.device)
-    # A thread holds a sum for each pair of tasks and column of its own: fewer columns where there are many pairs.
-    columns = CHUNK if tasks <= 4 else 256 if tasks <= 8 else 128
+    columns = columns_at_once(tasks, CHUNK)
     _products_kernel[(len(spans),)](
         gradients,
         touched,

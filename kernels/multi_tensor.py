@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kernels.coefficients import MOST_TASKS
 from kernels.dispatch import uses_triton
+from kernels.pair_products import add_products, columns_at_once, no_products, store_products
 from kernels.rows import wide
 
 Gradients = Sequence[Sequence[Tensor | None]]
@@ -68,25 +69,13 @@ def _span_products(
 ):
     """One span's products, written to `partials` at a distance of `count` from pair to pair."""
     column = tl.arange(0, COLUMNS)
-    # One sum for each pair of tasks, kept a column; the lower triangle, row by row.
-    totals = ()
-    for _ in tl.static_range(TASKS * (TASKS + 1) // 2):
-        totals = totals + (tl.zeros([COLUMNS], tl.float32),)
+    totals = no_products(TASKS, COLUMNS)
     for first in range(start, stop, COLUMNS):
         values = ()
         for task in tl.static_range(TASKS):
             values = values + (_read(own[task], first, stop, column, ELEMENT, WHOLE),)
-        added = ()
-        for i in tl.static_range(TASKS):
-            for j in tl.static_range(i + 1):
-                added = added + (totals[i * (i + 1) // 2 + j] + values[i] * values[j],)
-        totals = added
-    for i in tl.static_range(TASKS):
-        for j in tl.static_range(i + 1):
-            total = tl.sum(totals[i * (i + 1) // 2 + j], 0)
-            tl.store(partials + (i * TASKS + j) * count, total)
-            if i != j:
-                tl.store(partials + (j * TASKS + i) * count, total)
+        totals = add_products(totals, values, TASKS)
+    store_products(totals, partials, count, TASKS)
 
 
 @triton.jit
@@ -247,8 +236,7 @@ def gram_of_tensors(gradients: Gradients) -> Tensor:
         count = len(spans)
         partials = torch.empty(tasks * tasks, count, dtype=torch.float32, device=device)
         total = torch.empty_like(gram)
-        # A thread holds a sum for each pair of tasks and column of its own: fewer columns where there are many pairs.
-        columns = _COLUMNS if tasks <= 4 else 256 if tasks <= 8 else 128
+        columns = columns_at_once(tasks, _COLUMNS)
         element = _ELEMENTS[dtype]
         _products_kernel[(count,)](
             addresses, spans, partials, count, ELEMENT=element, TASKS=tasks, COLUMNS=columns, num_warps=4
