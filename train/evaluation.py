@@ -37,7 +37,7 @@ def predict(model: MultitaskModel, split: TokenizedSplit, device: torch.device) 
 def _answer(model: MultitaskModel, split: TokenizedSplit, device: torch.device, *, judged: bool) -> Answers:
     task, link = split.task, model.heads[split.task.name].link
     predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
-    for examples, packed in _batches(model, split, device):
+    for examples, packed in _batches(model, split, np.arange(len(split)), device):
         logits = model(packed)[task.name].logits
         predictions[examples] = task_predictions(task, logits, link)
         if judged:
@@ -46,30 +46,30 @@ def _answer(model: MultitaskModel, split: TokenizedSplit, device: torch.device, 
 
 
 @torch.no_grad()
-def encode(model: MultitaskModel, split: TokenizedSplit, device: torch.device) -> Tensor:
-    """The pooled output of every sequence of a task's set, [sequences, hidden], without dropout."""
-    pooled = None
-    for examples, packed in _batches(model, split, device):
-        found = model.pool(packed)
-        if pooled is None:
-            pooled = found.new_empty(len(split) * split.sequences_per_example, found.shape[1])
-        pooled[torch.from_numpy(split.sequences_of(examples)).to(device)] = found
-    if pooled is None:
-        raise ValueError("a set without examples has no pooled outputs")
+def encode(model: MultitaskModel, split: TokenizedSplit, examples: np.ndarray, device: torch.device) -> Tensor:
+    """The pooled output of each sequence of some examples of a task's set, [sequences, hidden], without dropout.
+
+    examples: int64 indices, rising; the sequences are in their order.
+    """
+    like = model.encoder.pooler.weight
+    pooled = like.new_empty(len(examples) * split.sequences_per_example, len(like))
+    for batch, packed in _batches(model, split, examples, device):
+        sequences = split.sequences_of(np.searchsorted(examples, batch))
+        pooled[torch.from_numpy(sequences).to(device)] = model.pool(packed)
     return pooled
 
 
 def _batches(
-    model: MultitaskModel, split: TokenizedSplit, device: torch.device
+    model: MultitaskModel, split: TokenizedSplit, examples: np.ndarray, device: torch.device
 ) -> Iterator[tuple[np.ndarray, PackedBatch]]:
-    """The set in batches of examples of similar length: their numbers, and what the model reads."""
+    """Examples of a set in batches of similar length: their indices, and what the model reads."""
     lengths = np.diff(split.cu_seqlens[:: split.sequences_per_example])
-    order = np.argsort(lengths, kind="stable")
+    order = examples[np.argsort(lengths[examples], kind="stable")]
     empty = {name: np.zeros(0, dtype=np.int64) for name in model.tasks}
     splits = dict.fromkeys(model.tasks, split)
-    for examples in np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type])):
-        if len(examples):
-            yield examples, gather(splits, {**empty, split.task.name: examples}, device).packed
+    for batch in np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type])):
+        if len(batch):
+            yield batch, gather(splits, {**empty, split.task.name: batch}, device).packed
 
 
 def evaluate(

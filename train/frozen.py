@@ -1,7 +1,8 @@
-"""A frozen encoder's pooled outputs of whole training sets, computed once, and batches of them."""
+"""A frozen encoder's pooled outputs of the examples that a stage reads, computed once, and batches of them."""
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 
 from bert.batch import PooledBatch
@@ -14,24 +15,31 @@ from train.tokenized import TokenizedSplit
 
 
 class FrozenBatches:
-    """What the encoder makes of each training set, without dropout, as its weights are now.
+    """What the encoder makes of training examples, without dropout, as its weights are now.
 
     Args:
         model: whose encoder.
         splits: task -> its set, in the order of the model's tasks.
+        examples: task -> int64 indices, rising, of the examples that batches may hold.
         device: where the outputs are kept, in the compute dtype.
     """
 
-    def __init__(self, model: MultitaskModel, splits: Mapping[str, TokenizedSplit], device: torch.device) -> None:
-        self._splits, self._device = splits, device
-        self._pooled = {task: encode(model, split, device) for task, split in splits.items()}
+    def __init__(
+        self,
+        model: MultitaskModel,
+        splits: Mapping[str, TokenizedSplit],
+        examples: Mapping[str, np.ndarray],
+        device: torch.device,
+    ) -> None:
+        self._splits, self._examples, self._device = splits, examples, device
+        self._pooled = {task: encode(model, split, examples[task], device) for task, split in splits.items()}
 
     def gather(self, micro_batch: MicroBatch, *, accumulate: bool = False) -> LabelledBatch:
         """The pooled outputs and labels of a micro-batch; accumulate: see `bert.batch.pack`."""
         pieces, labels, counts = [], {}, []
         for task, split in self._splits.items():
             examples = micro_batch[task]
-            sequences = split.sequences_of(examples)
+            sequences = split.sequences_of(np.searchsorted(self._examples[task], examples))
             pieces.append(self._pooled[task][torch.from_numpy(sequences).to(self._device)])
             counts.append(len(sequences))
             if len(examples):

@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,7 +91,7 @@ class Trainer:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepResult]:
         """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step."""
-        self._enter(self.config.stage_of(epoch))
+        self._enter(epoch)
         first = epoch * self.sampler.steps_per_epoch
         for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
             if index >= self.total_steps:
@@ -109,15 +111,35 @@ class Trainer:
                 tokens=sum(self.splits[task].tokens_of(own) for batch in micro_batches for task, own in batch.items()),
             )
 
-    def _enter(self, stage: str) -> None:
-        """Freeze the encoder where the heads alone are trained, and run it once over all sets; or let it go again."""
+    def _enter(self, epoch: int) -> None:
+        """Freeze the encoder where the heads alone are trained, run before over what they read, or let it go again."""
+        stage = self.config.stage_of(epoch)
         if stage == self._stage:
             return
         self._stage, self._frozen = stage, None
         if stage == "heads":
-            self._frozen = FrozenBatches(self.model, self.splits, self.device)
+            self._frozen = FrozenBatches(self.model, self.splits, self._examples_of_stage(epoch), self.device)
         encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
         self.optimizer.freeze(encoder if stage == "heads" else ())
+
+    def _examples_of_stage(self, epoch: int) -> dict[str, np.ndarray]:
+        """Which examples of each set are read while what `epoch` trains is trained: int64 indices, rising.
+
+        They are those of the whole stage, wherever in it a resumed run begins, so that it computes the same.
+        """
+        stages = [self.config.stage_of(number) for number in range(self.config.epochs)]
+        first, last = epoch, epoch + 1
+        while first and stages[first - 1] == stages[epoch]:
+            first -= 1
+        while last < len(stages) and stages[last] == stages[epoch]:
+            last += 1
+        read = {task: np.zeros(len(split), dtype=bool) for task, split in self.splits.items()}
+        steps = (step for number in range(first, last) for step in self.sampler.epoch(number))
+        for micro_batches in islice(steps, self.total_steps - first * self.sampler.steps_per_epoch):
+            for micro_batch in micro_batches:
+                for task, examples in micro_batch.items():
+                    read[task][examples] = True
+        return {task: np.flatnonzero(mask) for task, mask in read.items()}
 
     def _run(
         self,

@@ -49,7 +49,8 @@ def moved(model, before):
 @pytest.mark.parametrize("settings", [{}, {"pooling": "mean"}, {"shared_layer": ("paraphrase", "sts")}])
 def test_cached_outputs_are_those_that_the_encoder_computes_for_a_batch(settings):
     model, _ = make(**settings)
-    batches = FrozenBatches(model, SPLITS, CPU)
+    examples = {"sst": np.array([0, 3, 7, 19]), "paraphrase": np.array([], dtype=np.int64), "sts": np.array([1, 25])}
+    batches = FrozenBatches(model, SPLITS, examples, CPU)
     micro_batch = {"sst": np.array([3, 0, 19]), "paraphrase": np.array([], dtype=np.int64), "sts": np.array([25, 1])}
     cached, whole = batches.gather(micro_batch), gather(SPLITS, micro_batch)
     found, expected = model(cached.packed), model(whole.packed)
@@ -109,6 +110,26 @@ def test_a_run_that_goes_on_within_a_frozen_epoch_sees_the_same_outputs():
     # Entered anew, as after --resume: the weights are those of the second step.
     trainer._stage = "all"
     assert first + [result.losses["sts"].item() for result in trainer.epoch(0, 2)] == whole
+
+
+@pytest.mark.parametrize("batching", ["joint", "sequential", "annealed"])
+def test_the_encoder_runs_over_what_the_stage_reads_and_no_more(batching):
+    settings = {"batching": batching, "epochs": 5, "steps_per_epoch": 3, "max_steps": 13}
+    _, trainer = make(stages=("all:1", "heads:3", "all:1"), **settings)
+    read = {task: set() for task in SPLITS}
+    for epoch in (1, 2, 3):
+        for micro_batches in trainer.sampler.epoch(epoch):
+            for task, examples in micro_batches[0].items():
+                read[task] |= set(examples.tolist())
+    for epoch in (1, 3):
+        found = trainer._examples_of_stage(epoch)
+        assert {task: set(examples.tolist()) for task, examples in found.items()} == read
+    assert any(len(found[task]) < len(split) for task, split in SPLITS.items())
+    last = make(stages=("all:1", "heads:4"), **settings)[1]._examples_of_stage(1)
+    final = next(trainer.sampler.epoch(4))[0]
+    assert {task: set(examples.tolist()) for task, examples in last.items()} == {
+        task: read[task] | set(final[task].tolist()) for task in SPLITS
+    }
 
 
 def test_projected_attention_cannot_be_trained_with_a_frozen_encoder():
