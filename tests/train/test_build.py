@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.samples import random_batch, small_encoder
-from tests.train.test_run import write_course_data
+from tests.train.small_runs import write_course_data
 from train import run
 from train.build import build_model, build_optimizer, load_run
 from train.command import run_command

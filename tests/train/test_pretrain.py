@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from bert.models import load_model
 from tests.samples import write_small_model
-from tests.train.test_run import write_course_data
+from tests.train.small_runs import write_course_data
 from train import pretrain, run
 from train.build import load_pretrained
 from train.command import run_command

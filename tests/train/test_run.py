@@ -1,12 +1,7 @@
-"""Whole runs of the command line on a small data set: what they leave, repeat, resume and refuse."""
+"""Whole runs of the command line on a small data set: what they leave, repeat and resume."""
 
-import csv
 import json
-import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,67 +9,11 @@ from safetensors.torch import load_file
 
 from tests.samples import write_small_model
 from tests.tolerances import TOLERANCES
+from tests.train.small_runs import ADJECTIVES, THINGS, command, write_table
 from train import evaluate, predict, run
 from train.command import run_command
 
-ROOT = Path(__file__).resolve().parents[2]
-ADJECTIVES = ["awful", "poor", "plain", "good", "superb"]
-THINGS = ["film", "meal", "song", "hotel", "garden", "lamp"]
-
-
-def write_table(path, header, rows):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([index, *row] for index, row in enumerate(rows))
-
-
-def write_course_data(directory, examples=24):
-    """Small sets of the three tasks in the course layout."""
-    draw = random.Random(5)
-    directory.mkdir()
-    pair_columns = ["sentence1", "sentence2"]
-    for split, count in (("train", examples), ("dev", 10), ("test-student", 6)):
-        labelled = split != "test-student"
-        sst, quora, sts = [], [], []
-        for index in range(count):
-            level, thing, other = draw.randrange(5), draw.choice(THINGS), draw.choice(THINGS)
-            name = f"{split}-{index}"
-            sst.append([name, f" The {thing} was {ADJECTIVES[level]} .", level])
-            quora.append([name, f"Where is the {thing}?", f"Where can I find the {other}?", float(thing == other)])
-            sts.append([name, f"I saw a {thing}.", f"A {other} was seen.", 5.0 if thing == other else level / 4])
-        columns = {"ids-sst": ["sentence", "sentiment"]}
-        columns |= {"quora": [*pair_columns, "is_duplicate"], "sts": [*pair_columns, "similarity"]}
-        for stem, rows in (("ids-sst", sst), ("quora", quora), ("sts", sts)):
-            header = ["", "id", *columns[stem]]
-            if not labelled:
-                header, rows = header[:-1], [row[:-1] for row in rows]
-            write_table(directory / f"{stem}-{split}.csv", header, rows)
-    return directory
-
-
-@pytest.fixture
-def data(tmp_path):
-    return write_course_data(tmp_path / "data")
-
-
-def command(data, out, *more):
-    return [
-        *("--data", str(data), "--model", "tiny", "--out", str(out), "--batch-size", "4", "--epochs", "2"),
-        *("--log-every", "1", "--device", "cpu", "--amp", "--surgery", "pcgrad", *more),
-    ]
-
-
-@pytest.fixture(autouse=True)
-def _without_pictures(request, monkeypatch):
-    """Drawing them takes more time than the small runs themselves."""
-    if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(run.Run, "_draw", lambda self: None)
-
-
-@pytest.fixture
-def pictures():
-    """Asked for by a test that looks at them."""
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 def entries(directory):
@@ -269,95 +208,6 @@ def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set(data, tmp_
     arguments = [str(out), "--task", "sts", "--input", str(data / "sts-dev.csv"), "--output", str(tmp_path / "p.csv")]
     assert run_command(predict.main, [*arguments, "--device", "cpu"]) == 0
     assert (tmp_path / "p.csv").read_text() == (out / "sts-dev-predictions.csv").read_text()
-
-
-def refused(capsys, main, arguments):
-    """The one line that a command prints as it exits with code 2."""
-    assert run_command(main, [str(argument) for argument in arguments]) == 2
-    captured = capsys.readouterr().err
-    assert captured.count("\n") == 1, captured
-    assert captured.startswith("error: ")
-    return captured
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--surgery", "pcgrade"], "did you mean 'pcgrad'"),
-        (["--sugery", "pcgrad"], "did you mean '--surgery'"),
-        (["--amp", "bf61"], "did you mean 'bf16'"),
-        (["--epochs", "0"], "--epochs 0: expected at least 1"),
-        (["--epochs", "many"], "--epochs"),
-        (["--head-dropout", "1.5"], "expected less than 1"),
-        (["--learning-rate", "nan"], "expected at least -1"),
-        (["--tasks", "sst,stss"], "did you mean 'sts'"),
-        (["--tasks", "cfimdb"], "give --data"),
-        (["--model", "no-such-model"], "expected minilm, tiny, a directory"),
-        (["--data", "no-such-folder"], "no-such-folder"),
-        (["--resume", "no-such-run"], "no-such-run: not the folder of a run"),
-        (["--device", "cuda", "--model", "tiny"], "no CUDA device"),
-    ],
-)
-def test_bad_flags_are_refused_in_one_line(arguments, expected, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert expected in refused(capsys, run.main, arguments)
-
-
-def test_bad_rows_stop_the_run_before_training_unless_they_are_to_be_skipped(data, tmp_path, capsys):
-    with (data / "sts-train.csv").open("a", encoding="utf-8") as file:
-        file.write("99\tx\tonly one sentence\n")
-    message = refused(capsys, run.main, command(data, tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-    assert "sts-train.csv" in message
-    assert "26" in message, "the physical line of the row"
-    assert run_command(run.main, command(data, tmp_path / "skipping", "--skip-bad-rows", "--max-steps", "1")) == 0
-    assert "skipped 1 bad row" in capsys.readouterr().out
-
-
-def test_a_resumed_run_refuses_flags_that_contradict_it_and_accepts_those_that_agree(data, tmp_path, capsys):
-    out = tmp_path / "run"
-    run_command(run.main, command(data, out, "--max-steps", "2"))
-    capsys.readouterr()
-    message = refused(capsys, run.main, ["--resume", out, "--surgery", "none"])
-    assert "--surgery none" in message
-    assert "pcgrad" in message
-    assert run_command(run.main, ["--resume", str(out), "--surgery", "pcgrad"]) == 0
-
-
-def test_a_truncated_state_is_named_and_nothing_is_lost(data, tmp_path, capsys):
-    out = tmp_path / "run"
-    run_command(run.main, command(data, out, "--max-steps", "2"))
-    state = out / "last.safetensors"
-    state.write_bytes(state.read_bytes()[:-100])
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    capsys.readouterr()
-    assert "last.safetensors: not a complete safetensors file" in refused(capsys, run.main, ["--resume", out])
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-
-
-def test_a_folder_that_holds_something_is_not_overwritten(data, tmp_path, capsys):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("years of work")
-    assert "not empty" in refused(capsys, run.main, command(data, tmp_path / "full"))
-
-
-def test_the_module_runs_as_a_command_and_its_exit_code_tells(tmp_path):
-    arguments = [sys.executable, "-m", "train.run", "--surgery", "pcgrade"]
-    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-
-
-def test_all_skipped_rows_are_named_in_one_warning(data, tmp_path, capsys):
-    for name in ("sts-train.csv", "quora-dev.csv"):
-        with (data / name).open("a", encoding="utf-8") as file:
-            file.write("99\tx\tonly one sentence\n")
-    run_command(run.main, command(data, tmp_path / "run", "--skip-bad-rows", "--max-steps", "1"))
-    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
-    assert "skipped 2 bad rows" in warning
-    assert "sts-train.csv:26" in warning
-    assert "quora-dev.csv:12" in warning
 
 
 def test_sequences_are_cut_to_what_was_asked_for_or_to_the_models_positions_and_it_is_said(data, tmp_path, capsys):

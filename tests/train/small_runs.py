@@ -1,0 +1,56 @@
+"""Small data in the course layout, and the command lines of runs on it."""
+
+import csv
+import random
+
+from train.command import run_command
+
+ADJECTIVES = ["awful", "poor", "plain", "good", "superb"]
+THINGS = ["film", "meal", "song", "hotel", "garden", "lamp"]
+
+
+def write_table(path, header, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([index, *row] for index, row in enumerate(rows))
+
+
+def write_course_data(directory, examples=24):
+    """Small sets of the three tasks in the course layout."""
+    draw = random.Random(5)
+    directory.mkdir()
+    pair_columns = ["sentence1", "sentence2"]
+    for split, count in (("train", examples), ("dev", 10), ("test-student", 6)):
+        labelled = split != "test-student"
+        sst, quora, sts = [], [], []
+        for index in range(count):
+            level, thing, other = draw.randrange(5), draw.choice(THINGS), draw.choice(THINGS)
+            name = f"{split}-{index}"
+            sst.append([name, f" The {thing} was {ADJECTIVES[level]} .", level])
+            quora.append([name, f"Where is the {thing}?", f"Where can I find the {other}?", float(thing == other)])
+            sts.append([name, f"I saw a {thing}.", f"A {other} was seen.", 5.0 if thing == other else level / 4])
+        columns = {"ids-sst": ["sentence", "sentiment"]}
+        columns |= {"quora": [*pair_columns, "is_duplicate"], "sts": [*pair_columns, "similarity"]}
+        for stem, rows in (("ids-sst", sst), ("quora", quora), ("sts", sts)):
+            header = ["", "id", *columns[stem]]
+            if not labelled:
+                header, rows = header[:-1], [row[:-1] for row in rows]
+            write_table(directory / f"{stem}-{split}.csv", header, rows)
+    return directory
+
+
+def command(data, out, *more):
+    return [
+        *("--data", str(data), "--model", "tiny", "--out", str(out), "--batch-size", "4", "--epochs", "2"),
+        *("--log-every", "1", "--device", "cpu", "--amp", "--surgery", "pcgrad", *more),
+    ]
+
+
+def refused(capsys, main, arguments):
+    """The one line that a command prints as it exits with code 2."""
+    assert run_command(main, [str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr().err
+    assert captured.count("\n") == 1, captured
+    assert captured.startswith("error: ")
+    return captured

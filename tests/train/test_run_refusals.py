@@ -1,0 +1,95 @@
+"""What whole runs refuse, in one line each, and that nothing saved is lost by it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.train.small_runs import command, refused
+from train import run
+from train.command import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--surgery", "pcgrade"], "did you mean 'pcgrad'"),
+        (["--sugery", "pcgrad"], "did you mean '--surgery'"),
+        (["--amp", "bf61"], "did you mean 'bf16'"),
+        (["--epochs", "0"], "--epochs 0: expected at least 1"),
+        (["--epochs", "many"], "--epochs"),
+        (["--head-dropout", "1.5"], "expected less than 1"),
+        (["--learning-rate", "nan"], "expected at least -1"),
+        (["--tasks", "sst,stss"], "did you mean 'sts'"),
+        (["--tasks", "cfimdb"], "give --data"),
+        (["--model", "no-such-model"], "expected minilm, tiny, a directory"),
+        (["--data", "no-such-folder"], "no-such-folder"),
+        (["--resume", "no-such-run"], "no-such-run: not the folder of a run"),
+        (["--device", "cuda", "--model", "tiny"], "no CUDA device"),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line(arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert expected in refused(capsys, run.main, arguments)
+
+
+def test_bad_rows_stop_the_run_before_training_unless_they_are_to_be_skipped(data, tmp_path, capsys):
+    with (data / "sts-train.csv").open("a", encoding="utf-8") as file:
+        file.write("99\tx\tonly one sentence\n")
+    message = refused(capsys, run.main, command(data, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    assert "sts-train.csv" in message
+    assert "26" in message, "the physical line of the row"
+    assert run_command(run.main, command(data, tmp_path / "skipping", "--skip-bad-rows", "--max-steps", "1")) == 0
+    assert "skipped 1 bad row" in capsys.readouterr().out
+
+
+def test_a_resumed_run_refuses_flags_that_contradict_it_and_accepts_those_that_agree(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "2"))
+    capsys.readouterr()
+    message = refused(capsys, run.main, ["--resume", out, "--surgery", "none"])
+    assert "--surgery none" in message
+    assert "pcgrad" in message
+    assert run_command(run.main, ["--resume", str(out), "--surgery", "pcgrad"]) == 0
+
+
+def test_a_truncated_state_is_named_and_nothing_is_lost(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "2"))
+    state = out / "last.safetensors"
+    state.write_bytes(state.read_bytes()[:-100])
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert "last.safetensors: not a complete safetensors file" in refused(capsys, run.main, ["--resume", out])
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(data, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years of work")
+    assert "not empty" in refused(capsys, run.main, command(data, tmp_path / "full"))
+
+
+def test_the_module_runs_as_a_command_and_its_exit_code_tells(tmp_path):
+    arguments = [sys.executable, "-m", "train.run", "--surgery", "pcgrade"]
+    result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_all_skipped_rows_are_named_in_one_warning(data, tmp_path, capsys):
+    for name in ("sts-train.csv", "quora-dev.csv"):
+        with (data / name).open("a", encoding="utf-8") as file:
+            file.write("99\tx\tonly one sentence\n")
+    run_command(run.main, command(data, tmp_path / "run", "--skip-bad-rows", "--max-steps", "1"))
+    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    assert "skipped 2 bad rows" in warning
+    assert "sts-train.csv:26" in warning
+    assert "quora-dev.csv:12" in warning
