@@ -255,3 +255,12 @@ def test_the_best_model_of_a_run_is_a_model_to_start_another_from(data, tmp_path
     best = str(tmp_path / "first" / "best")
     assert run_command(run.main, command(data, tmp_path / "second", "--max-steps", "1", "--model", best)) == 0
     assert f"model      {best}" in capsys.readouterr().out
+
+
+def test_our_own_recipe_trains_every_task(data, tmp_path):
+    out = tmp_path / "run"
+    assert run_command(run.main, command(data, out, "--recipe", "concord/best", "--max-steps", "2")) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["pooling"], config["batching"], config["pair_encoding"]) == ("mean", "proportional", ["separate"])
+    steps = [entry for entry in entries(out) if entry["event"] == "step"]
+    assert all(set(step["losses"]) == {"sst", "paraphrase", "sts"} for step in steps)
