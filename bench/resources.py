@@ -71,7 +71,7 @@ TARGETS = {
         Target("gfx942", GPUTarget("hip", "gfx942", 64), 64 * _KIB, matrix=("v_mfma",)),
     )
 }
-_PRODUCT_MODULES = ("kernels.attention", "kernels.attention_kernels", "kernels.task_products")
+_PRODUCT_MODULES = ("kernels.short_attention", "kernels.tiled_attention", "kernels.task_products")
 
 # Hidden size, heads, inner size. Two layers launch what twelve do: an inner one, and the last one's [CLS] form.
 _MODELS = {

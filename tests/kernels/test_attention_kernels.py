@@ -3,16 +3,21 @@
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from kernels import Dropout, HostSequences, attention, first_token_attention
 from kernels.attention_kernels import attention_backward, attention_forward
 from kernels.dispatch import using_kernels
 from kernels.dropout import kernel_arguments
 from kernels.first_token_kernels import first_token_backward, first_token_forward
+from kernels.short_attention import own_tile, short_tile
 from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check_op, poisoned  # noqa: F401
 from tests.tolerances import TOLERANCES, assert_close
 
-SHORT, MIXED, LONG = (3, 1, 17, 2, 2), (64, 63, 1), (130, 7)
+SHORT, LONG, ONES = (3, 1, 17, 2, 2), (100, 7), (1,) * 19
+# More sequences than a group of eight, in tiles of 32 and of 64 rows that hold one, several, and as many as just fit.
+SHARED, MIXED = (1, 1, 2, 31, 32, 5, 3, 24, 26, 7, 1), (33, 31, 2, 64, 5, 40, 17, 6, 1, 9)
 
 
 def dropout_of(rate):
@@ -37,7 +42,18 @@ def random(*shape):
 @pytest.mark.parametrize("rate", [0.0, 0.2])
 @pytest.mark.parametrize(
     ("lengths", "heads", "size"),
-    [((1,), 2, 32), (SHORT, 3, 32), (SHORT, 2, 8), (MIXED, 1, 64), (LONG, 2, 32), (LONG, 1, 64), (SHORT, 1, 128)],
+    [
+        ((1,), 2, 32),
+        (SHORT, 2, 8),
+        (ONES, 1, 32),
+        (SHARED, 1, 32),
+        (SHARED, 1, 64),
+        (MIXED, 1, 32),
+        (MIXED, 1, 64),
+        (LONG, 2, 32),
+        (LONG, 1, 64),
+        (SHORT, 1, 128),
+    ],
 )
 @pytest.mark.usefixtures("poisoned")
 def test_the_kernels_are_as_accurate_as_torch(lengths, heads, size, rate, dtype):
@@ -60,7 +76,54 @@ def test_first_tokens_are_as_accurate_as_torch(lengths, heads, size, rate, dtype
     check_op(first_token_op(lengths, dropout_of(rate)), [q, kv], [], None, dtype)
 
 
-@pytest.mark.parametrize("lengths", [SHORT, LONG])
+@triton.jit
+def _own_tiles_kernel(cu_seqlens, starts, stops, sequences, GROUP: tl.constexpr, TILE: tl.constexpr):
+    start, stop, _ = own_tile(cu_seqlens, sequences, GROUP, TILE)
+    at = tl.program_id(0) * GROUP + tl.program_id(2)
+    tl.store(starts + at, start)
+    tl.store(stops + at, stop)
+
+
+@pytest.mark.parametrize("empty", [0, 9])
+@pytest.mark.parametrize(
+    ("lengths", "group", "tile", "expected"),
+    [
+        ((1,) * 19, 8, 32, [8, 8, 3]),
+        ((32, 32, 1), 8, 32, [32, 32, 1]),
+        ((16, 16, 1, 31, 1, 30, 2), 8, 32, [32, 32, 31, 2]),
+        ((20, 20, 5, 5, 20, 2, 3, 1, 9), 8, 32, [20, 30, 26, 9]),
+        ((20, 20, 5, 5, 20, 2, 3, 1, 9), 4, 64, [50, 26, 9]),
+        ((3, 4, 5), 1, 32, [3, 4, 5]),
+    ],
+)
+def test_a_tile_holds_as_many_whole_sequences_of_a_group_as_fit(lengths, group, tile, expected, empty):
+    cu_seqlens = torch.tensor([0, *np.cumsum((*lengths, *[0] * empty))], dtype=torch.int32, device=DEVICE)
+    sequences = len(cu_seqlens) - 1
+    groups = triton.cdiv(sequences, group)
+    starts, stops = torch.full((2, groups * group), -1, dtype=torch.int32, device=DEVICE)
+    _own_tiles_kernel[(groups, 1, group)](cu_seqlens, starts, stops, sequences, GROUP=group, TILE=tile)
+    filled = [(start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True) if start < stop]
+    assert [stop - start for start, stop in filled] == expected
+    assert [start for start, _ in filled] == [0, *[stop for _, stop in filled[:-1]]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "max_length", "expected"),
+    [
+        (torch.bfloat16, 64, 1, 32),
+        (torch.bfloat16, 64, 33, 64),
+        (torch.bfloat16, 64, 65, None),
+        (torch.bfloat16, 128, 5, None),
+        (torch.float32, 32, 64, 64),
+        (torch.float32, 64, 32, 32),
+        (torch.float32, 64, 33, None),
+    ],
+)
+def test_the_tile_is_of_32_rows_or_what_holds_the_longest_and_its_gradients(dtype, size, max_length, expected):
+    assert short_tile(torch.empty(1, 3, 1, size, dtype=dtype), max_length) == expected
+
+
+@pytest.mark.parametrize("lengths", [SHORT, SHARED, MIXED, LONG])
 def test_the_same_elements_drop_as_in_the_reference(lengths):
     # Equal scores and v = 1: an output is the share of kept keys, a multiple of 1 / length.
     qkv = torch.zeros(sum(lengths), 3, 2, 32, device=DEVICE)
@@ -73,17 +136,17 @@ def test_the_same_elements_drop_as_in_the_reference(lengths):
     assert found[0].std() > 0.01
 
 
-@pytest.mark.parametrize("max_length", [17, 130])
+@pytest.mark.parametrize(("lengths", "empty", "max_length"), [((3, 17, 5), 2, 17), ((3, 17, 5), 2, 130), (ONES, 14, 1)])
 @pytest.mark.parametrize("rate", [0.0, 0.2])
 @pytest.mark.usefixtures("poisoned")
-def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(max_length, rate):
-    lengths, padding = (3, 17, 5), 40
+def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(lengths, empty, max_length, rate):
+    padding = 40
     whole = random(sum(lengths) + padding, 3, 2, 32).to(DEVICE)
     upstream = random(sum(lengths) + padding, 2, 32).to(DEVICE)
     arguments = kernel_arguments(dropout_of(rate))
     exact = HostSequences(np.array(lengths), DEVICE).cu_seqlens
     # As in a batch of fixed size: the last boundary is repeated.
-    repeated = torch.cat([exact, exact[-1:], exact[-1:]])
+    repeated = torch.cat([exact, exact[-1:].expand(empty)])
     with using_kernels("triton"):
         out, log_sums = attention_forward(whole, repeated, max_length, *arguments)
         gradient = attention_backward(upstream, whole, out, log_sums, repeated, max_length, *arguments)
@@ -94,6 +157,26 @@ def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(max_length,
     assert torch.equal(gradient[:tokens], expected)
     assert not out[tokens:].any()
     assert not gradient[tokens:].any()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # the interpreter's, of the rows that are NaN
+@pytest.mark.parametrize("tile", [slice(0, 29), slice(29, 57), slice(57, 75)])
+@pytest.mark.usefixtures("poisoned")
+def test_what_is_not_finite_in_other_tiles_and_in_padding_reaches_nobody(tile):
+    cu_seqlens = HostSequences(np.array((20, 9, 28, 16, 2)), DEVICE).cu_seqlens
+    arguments = cu_seqlens, 28, *kernel_arguments(dropout_of(0.2))
+
+    def found(qkv, upstream):
+        out, log_sums = attention_forward(qkv, *arguments)
+        return out[tile], attention_backward(upstream, qkv, out, log_sums, *arguments)[tile]
+
+    clean = [random(80, 3, 1, 32).to(DEVICE), random(80, 1, 32).to(DEVICE)]
+    spoilt = [torch.full_like(part, torch.nan) for part in clean]
+    for part, original in zip(spoilt, clean, strict=True):
+        part[tile] = original[tile]
+    for rows, expected in zip(found(*spoilt), found(*clean), strict=True):
+        assert expected.isfinite().all()
+        assert torch.equal(rows, expected)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -119,7 +202,7 @@ def test_many_sequences_twice_are_bitwise_equal():
     check_op(op, [random(lengths.sum(), 3, 12, 64)], [], None, torch.bfloat16)
 
 
-@pytest.mark.parametrize("lengths", [SHORT, LONG])
+@pytest.mark.parametrize("lengths", [SHORT, (66, 7)])
 def test_torch_compile_takes_the_ops_whole(lengths):
     sequences, dropout = HostSequences(np.array(lengths), DEVICE), dropout_of(0.2)
     qkv = random(sum(lengths), 3, 2, 32).to(DEVICE).requires_grad_()

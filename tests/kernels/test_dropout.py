@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from kernels import Dropout, DropoutStream
-from kernels.dropout import philox
+from kernels.dropout import dropout_bits, philox
+from tests.kernels.parity import DEVICE
 
 
 def test_philox_gives_the_known_answer_of_its_authors():
@@ -65,3 +68,18 @@ def test_a_stream_numbers_its_sites_whatever_the_rates():
     stream = DropoutStream(torch.tensor(1))
     assert stream(0.0) is None
     assert stream(0.1).site == 1
+
+
+@triton.jit
+def _bits_kernel(seed, bits, site, threshold, CALLS: tl.constexpr):
+    call = tl.arange(0, CALLS)
+    tl.store(bits + call, dropout_bits(tl.load(seed), call, call * 0, site, threshold))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_the_bits_that_kernels_draw_are_those_of_the_mask(rate):
+    dropout = Dropout(rate, torch.tensor(2**40 + 8, device=DEVICE), 4)
+    bits = torch.empty(64, dtype=torch.int32, device=DEVICE)
+    _bits_kernel[(1,)](dropout.seed, bits, dropout.site, dropout.threshold, CALLS=64)
+    kept = bits[:, None] >> torch.arange(8, device=DEVICE) & 1
+    assert torch.equal(kept.flatten() != 0, dropout.mask((512,), torch.float32) != 0)

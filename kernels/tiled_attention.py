@@ -1,0 +1,330 @@
+"""Attention of sequences of any length, tiled: the Triton kernels and what launches them.
+
+Forward and dq walk the keys for a tile of queries, dk and dv walk the queries for a tile of keys (Dao, 2023,
+FlashAttention-2), each in programs of their own.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.attention_tiles import LN_2, clear_padding, load_rows, score_factor, store_rows, tile_width
+from kernels.dispatch import architecture
+from kernels.dropout import dropout_factors
+
+
+class _Tiles(NamedTuple):
+    """Queries and keys a tile, warps, and stages of the loop's loads."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+class _Configuration(NamedTuple):
+    """Tiles of the three kernels."""
+
+    forward: _Tiles
+    query_gradients: _Tiles
+    key_gradients: _Tiles
+
+
+# For 16 bits: by architecture, then by head size up to which they serve. Compiled without spills for each; none was
+# timed yet.
+_HALF = {
+    "hip": {
+        64: _Configuration(_Tiles(64, 32, 4, 1), _Tiles(64, 32, 4, 1), _Tiles(32, 64, 4, 1)),
+        128: _Configuration(_Tiles(64, 32, 4, 1), _Tiles(32, 32, 4, 1), _Tiles(32, 32, 4, 1)),
+    },
+    8: {
+        64: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 32, 4, 2), _Tiles(32, 64, 4, 2)),
+        128: _Configuration(_Tiles(64, 32, 4, 2), _Tiles(32, 32, 4, 2), _Tiles(32, 32, 4, 2)),
+    },
+    9: {
+        64: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 64, 4, 2), _Tiles(32, 64, 4, 2)),
+        128: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 32, 4, 2), _Tiles(32, 64, 8, 2)),
+    },
+}
+# For fp32, on every architecture: the tiles above would spill kilobytes a thread.
+_SINGLE = {
+    32: _Configuration(_Tiles(64, 32, 8, 1), _Tiles(64, 32, 8, 1), _Tiles(64, 32, 8, 1)),
+    64: _Configuration(_Tiles(32, 32, 8, 1), _Tiles(32, 32, 8, 1), _Tiles(32, 32, 8, 1)),
+    128: _Configuration(_Tiles(16, 16, 8, 1), _Tiles(16, 16, 8, 1), _Tiles(32, 16, 8, 1)),
+}
+
+
+def _configuration(qkv: Tensor) -> _Configuration:
+    table = _SINGLE if qkv.element_size() == 4 else _HALF.get(architecture(qkv.device), _HALF[8])
+    width = tile_width(qkv.shape[-1])
+    return table[min((limit for limit in table if limit >= width), default=max(table))]
+
+
+@triton.jit
+def _factors(seed, row, head, heads, key_start, site, threshold, scale, KEYS: tl.constexpr):
+    """`Dropout.attention_mask`: fp32 [queries, KEYS], for queries at packed `row`s, keys from `key_start` on."""
+    call = tl.arange(0, KEYS // 8)[None, :] + key_start // 8
+    low = (row * heads + head)[:, None] + call * 0
+    return dropout_factors(tl.load(seed), low, call + low * 0, site, threshold, scale)
+
+
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
+def _forward_kernel(
+    qkv,
+    out,
+    log_sums,
+    cu_seqlens,
+    sequences,
+    tokens,
+    heads,
+    factor,
+    seed,
+    site,
+    threshold,
+    scale,
+    DROPOUT: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    start = tl.load(cu_seqlens + sequence)
+    stride = 3 * heads * D
+    target = out + start.to(tl.int64) * (heads * D) + head * D
+    if sequence == sequences:
+        clear_padding(target, start, tokens, heads * D, 1, 0, QUERIES, D, WIDTH)
+    else:
+        length = tl.load(cu_seqlens + sequence + 1) - start
+        first_query = block * QUERIES
+        if first_query < length:
+            q_base = qkv + start.to(tl.int64) * stride + head * D
+            k_base, v_base = q_base + heads * D, q_base + 2 * heads * D
+            row = first_query + tl.arange(0, QUERIES)
+            q = load_rows(q_base, first_query, length, stride, QUERIES, D, WIDTH)
+            key = tl.arange(0, KEYS)
+            top = tl.full([QUERIES], float("-inf"), tl.float32)
+            total = tl.zeros([QUERIES], tl.float32)
+            result = tl.zeros([QUERIES, WIDTH], tl.float32)
+            for first_key in range(0, length, KEYS):
+                k = load_rows(k_base, first_key, length, stride, KEYS, D, WIDTH)
+                scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
+                scores = tl.where((first_key + key < length)[None, :], scores, float("-inf"))
+                higher = tl.maximum(top, tl.max(scores, 1))
+                p = tl.exp2(scores - higher[:, None])
+                shrink = tl.exp2(top - higher)
+                total = total * shrink + tl.sum(p, 1)
+                if DROPOUT:
+                    p *= _factors(seed, start + row, head, heads, first_key, site, threshold, scale, KEYS)
+                v = load_rows(v_base, first_key, length, stride, KEYS, D, WIDTH)
+                result = tl.dot(p.to(v.dtype), v, result * shrink[:, None], input_precision="ieee")
+                top = higher
+            result /= total[:, None]
+            store_rows(target, first_query, length, heads * D, result, QUERIES, D, WIDTH)
+            tl.store(log_sums + head * tokens + start + row, top + tl.log2(total), mask=row < length)
+
+
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
+def _query_gradients_kernel(
+    qkv,
+    out,
+    d_out,
+    log_sums,
+    deltas,
+    d_qkv,
+    cu_seqlens,
+    sequences,
+    tokens,
+    heads,
+    factor,
+    seed,
+    site,
+    threshold,
+    scale,
+    DROPOUT: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    start = tl.load(cu_seqlens + sequence)
+    stride = 3 * heads * D
+    target = d_qkv + start.to(tl.int64) * stride + head * D
+    if sequence == sequences:
+        clear_padding(target, start, tokens, stride, 3, heads * D, QUERIES, D, WIDTH)
+    else:
+        length = tl.load(cu_seqlens + sequence + 1) - start
+        first_query = block * QUERIES
+        if first_query < length:
+            base = qkv + start.to(tl.int64) * stride + head * D
+            across = start.to(tl.int64) * (heads * D) + head * D
+            row = first_query + tl.arange(0, QUERIES)
+            q = load_rows(base, first_query, length, stride, QUERIES, D, WIDTH)
+            upstream = load_rows(d_out + across, first_query, length, heads * D, QUERIES, D, WIDTH)
+            result = load_rows(out + across, first_query, length, heads * D, QUERIES, D, WIDTH)
+            # sum_j p_j dp_j is sum(out * d_out), whatever was dropped.
+            delta = tl.sum(result.to(tl.float32) * upstream.to(tl.float32), 1)
+            tl.store(deltas + head * tokens + start + row, delta, mask=row < length)
+            log_sum = tl.load(log_sums + head * tokens + start + row, mask=row < length, other=0.0)
+            d_q = tl.zeros([QUERIES, WIDTH], tl.float32)
+            key = tl.arange(0, KEYS)
+            for first_key in range(0, length, KEYS):
+                k = load_rows(base + heads * D, first_key, length, stride, KEYS, D, WIDTH)
+                v = load_rows(base + 2 * heads * D, first_key, length, stride, KEYS, D, WIDTH)
+                scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
+                p = tl.where((first_key + key < length)[None, :], tl.exp2(scores - log_sum[:, None]), 0.0)
+                d_p = tl.dot(upstream, tl.trans(v), input_precision="ieee")
+                if DROPOUT:
+                    d_p *= _factors(seed, start + row, head, heads, first_key, site, threshold, scale, KEYS)
+                d_scores = p * (d_p - delta[:, None])
+                d_q = tl.dot(d_scores.to(k.dtype), k, d_q, input_precision="ieee")
+            d_q *= factor * LN_2
+            store_rows(target, first_query, length, stride, d_q, QUERIES, D, WIDTH)
+
+
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
+def _key_gradients_kernel(
+    qkv,
+    d_out,
+    log_sums,
+    deltas,
+    d_qkv,
+    cu_seqlens,
+    tokens,
+    heads,
+    factor,
+    seed,
+    site,
+    threshold,
+    scale,
+    DROPOUT: tl.constexpr,
+    QUERIES: tl.constexpr,
+    KEYS: tl.constexpr,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    start = tl.load(cu_seqlens + sequence)
+    length = tl.load(cu_seqlens + sequence + 1) - start
+    first_key = block * KEYS
+    stride = 3 * heads * D
+    if first_key < length:
+        base = qkv + start.to(tl.int64) * stride + head * D
+        across = start.to(tl.int64) * (heads * D) + head * D
+        k = load_rows(base + heads * D, first_key, length, stride, KEYS, D, WIDTH)
+        v = load_rows(base + 2 * heads * D, first_key, length, stride, KEYS, D, WIDTH)
+        d_k = tl.zeros([KEYS, WIDTH], tl.float32)
+        d_v = tl.zeros([KEYS, WIDTH], tl.float32)
+        for first_query in range(0, length, QUERIES):
+            row = first_query + tl.arange(0, QUERIES)
+            q = load_rows(base, first_query, length, stride, QUERIES, D, WIDTH)
+            upstream = load_rows(d_out + across, first_query, length, heads * D, QUERIES, D, WIDTH)
+            # Queries beyond the end: a log-sum of infinity makes their probabilities zero.
+            log_sum = tl.load(log_sums + head * tokens + start + row, mask=row < length, other=float("inf"))
+            delta = tl.load(deltas + head * tokens + start + row, mask=row < length, other=0.0)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
+            p = tl.exp2(scores - log_sum[:, None])
+            d_p = tl.dot(upstream, tl.trans(v), input_precision="ieee")
+            dropped = p
+            if DROPOUT:
+                mask = _factors(seed, start + row, head, heads, first_key, site, threshold, scale, KEYS)
+                dropped = p * mask
+                d_p *= mask
+            d_v = tl.dot(tl.trans(dropped.to(upstream.dtype)), upstream, d_v, input_precision="ieee")
+            d_scores = (p * (d_p - delta[:, None])).to(q.dtype)
+            d_k = tl.dot(tl.trans(d_scores), q, d_k, input_precision="ieee")
+        d_k *= factor * LN_2
+        target = d_qkv + start.to(tl.int64) * stride + head * D
+        store_rows(target + heads * D, first_key, length, stride, d_k, KEYS, D, WIDTH)
+        store_rows(target + 2 * heads * D, first_key, length, stride, d_v, KEYS, D, WIDTH)
+
+
+def tiled_forward(
+    qkv: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    dropout: tuple[Tensor | None, int, int, float],
+) -> None:
+    """Write the result to `out` and the softmax's log-sums to `log_sums`: see `attention_forward`.
+
+    qkv: contiguous; dropout: as `kernel_arguments` gives it.
+    """
+    tokens, _, heads, size = qkv.shape
+    sequences = len(cu_seqlens) - 1
+    tiles = _configuration(qkv).forward
+    _forward_kernel[(sequences + 1, heads, max(1, triton.cdiv(max_length, tiles.queries)))](
+        qkv,
+        out,
+        log_sums,
+        cu_seqlens,
+        sequences,
+        tokens,
+        heads,
+        score_factor(size),
+        *dropout,
+        DROPOUT=dropout[0] is not None,
+        QUERIES=tiles.queries,
+        KEYS=tiles.keys,
+        D=size,
+        WIDTH=tile_width(size),
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+
+
+def tiled_backward(
+    d_out: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    log_sums: Tensor,
+    d_qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    dropout: tuple[Tensor | None, int, int, float],
+) -> None:
+    """Write the gradient of qkv to `d_qkv`: see `attention_backward`.
+
+    d_out, qkv, d_qkv: contiguous; out, log_sums: of the forward; dropout: as `kernel_arguments` gives it.
+    """
+    tokens, _, heads, size = qkv.shape
+    sequences = len(cu_seqlens) - 1
+    deltas = torch.empty_like(log_sums)
+    sizes = (tokens, heads, score_factor(size), *dropout)
+    constants = {"DROPOUT": dropout[0] is not None, "D": size, "WIDTH": tile_width(size)}
+    _, tiles, key_tiles = _configuration(qkv)
+    _query_gradients_kernel[(sequences + 1, heads, max(1, triton.cdiv(max_length, tiles.queries)))](
+        qkv,
+        out,
+        d_out,
+        log_sums,
+        deltas,
+        d_qkv,
+        cu_seqlens,
+        sequences,
+        *sizes,
+        QUERIES=tiles.queries,
+        KEYS=tiles.keys,
+        **constants,
+        num_warps=tiles.warps,
+        num_stages=tiles.stages,
+    )
+    _key_gradients_kernel[(sequences, heads, max(1, triton.cdiv(max_length, key_tiles.keys)))](
+        qkv,
+        d_out,
+        log_sums,
+        deltas,
+        d_qkv,
+        cu_seqlens,
+        *sizes,
+        QUERIES=key_tiles.queries,
+        KEYS=key_tiles.keys,
+        **constants,
+        num_warps=key_tiles.warps,
+        num_stages=key_tiles.stages,
+    )
