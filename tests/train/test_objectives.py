@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused_in_one_line(task, settings, message):
 
 
 # These ask the host where they are computed by torch; the kernels do not.
-REFERENCES = ("kernels/sequences.py", "kernels/adamw.py", "kernels/surgery.py")
+REFERENCES = ("kernels/sequences.py", "kernels/embedding.py", "kernels/adamw.py", "kernels/surgery.py")
 
 EVERYTHING = {
     "heads": ("sst=hidden", "paraphrase=mapped-cosine", "sts=cosine"),
