@@ -6,9 +6,10 @@ program yields dq, dk and dv from operands that it reads once. In the products t
 value that is not finite may make NaN of all of them, and of no others.
 
 GROUP consecutive sequences are filled into tiles from the first on, and the t-th of their programs walks past t tiles
-to find its own. There are as many programs as sequences; those for which nothing is left end at once. So the host need
-not know how many tiles there will be, and no program has two to do while a multiprocessor has none. Without a loop over
-tiles a program also takes fewer registers, and more of them run at once.
+to find its own. A sequence that is longer than a tile stands in their row as a tile of its own, which is left to
+`kernels.tiled_attention`. There are as many programs as sequences; those for which nothing is left end at once. So the
+host need not know how many tiles there will be, and no program has two to do while a multiprocessor has none. Without a
+loop over tiles a program also takes fewer registers, and more of them run at once.
 
 Dropout is addressed by a key's place in its sequence, eight places a call of the generator, while a sequence begins
 anywhere in a tile. So what is kept for a query is gathered into one bit a place, and these are shifted as one number to
@@ -23,30 +24,34 @@ from kernels.attention_tiles import LN_2, clear_padding, load_rows, score_factor
 from kernels.dropout import dropout_bits
 
 _LEAST_TILE = 32  # rows, for tiny sequences to share
-_LONGEST = 64  # tokens of a sequence that is one tile; the backward of 128 would spill
+_MOST_TILE = 64  # rows; the backward of 128 would spill
 # The most elements of a tile, by bytes an element: without matrix instructions, fp32 operands stand in registers.
 _MOST_ELEMENTS = {2: 64 * 64, 4: 64 * 32}
 _WARPS = {2: {32: 2, 64: 4}, 4: {32: 8, 64: 8}}  # by bytes an element, then by tile
 _GROUP = 8  # sequences that are filled into tiles one after the other; a power of two
 
 
-def short_tile(qkv: Tensor, max_length: int) -> int | None:
-    """The rows of the tile that holds whole sequences and their gradients, or None where there is none."""
-    size, width = qkv.element_size(), tile_width(qkv.shape[-1])
-    tile = max(_LEAST_TILE, triton.next_power_of_2(max_length))
-    return tile if tile <= _LONGEST and width <= 64 and tile * width <= _MOST_ELEMENTS[size] else None
+def short_tile(qkv: Tensor, max_length: int) -> int:
+    """The rows of a tile, which holds sequences of up to as many tokens and their gradients: what the longest sequence
+    needs, or the most that there can be; 0 where heads are too large for any."""
+    width = tile_width(qkv.shape[-1])
+    most = min(_MOST_TILE, _MOST_ELEMENTS[qkv.element_size()] // width)
+    return 0 if width > 64 else min(most, max(_LEAST_TILE, triton.next_power_of_2(max_length)))
 
 
 @triton.jit
 def _stop(ends, start, TILE: tl.constexpr):
-    """Where the last sequence ends that fits into a tile from row `start` on; `start` where none is left."""
-    return tl.max(tl.where(ends <= start + TILE, ends, start), 0)
+    """Where the last sequence ends that fits into a tile from row `start` on, or the next one where none does."""
+    stop = tl.max(tl.where(ends <= start + TILE, ends, start), 0)
+    following = tl.min(tl.where(ends > start, ends, 2147483647), 0)
+    return tl.where((stop == start) & (following < 2147483647), following, stop)
 
 
 @triton.jit
 def own_tile(cu_seqlens, sequences, GROUP: tl.constexpr, TILE: tl.constexpr):
-    """The packed rows of the program's tile, as their start and stop (equal where nothing is left for it), and where
-    each sequence of its group ends, int32 [GROUP], 0 for those that a last group lacks."""
+    """The packed rows of the program's tile, as their start and stop (equal where nothing is left for it, and more than
+    TILE apart where a sequence is too long for it), and where each sequence of its group ends, int32 [GROUP], 0 for
+    those that a last group lacks."""
     first = tl.program_id(0) * GROUP
     sequence = first + tl.arange(0, GROUP)
     ends = tl.load(cu_seqlens + 1 + sequence, mask=sequence < sequences, other=0)
@@ -106,8 +111,8 @@ def _forward_kernel(
         clear_padding(out + across, start, tokens, heads * D, 1, 0, TILE, D, WIDTH)
     else:
         start, stop, ends = own_tile(cu_seqlens, sequences, GROUP, TILE)
-        if start < stop:
-            length = stop - start
+        length = stop - start
+        if (length > 0) & (length <= TILE):
             base = qkv + start.to(tl.int64) * stride + head * D
             across = start.to(tl.int64) * (heads * D) + head * D
             row = start + tl.arange(0, TILE)
@@ -158,8 +163,8 @@ def _backward_kernel(
         clear_padding(target, start, tokens, stride, 3, heads * D, TILE, D, WIDTH)
     else:
         start, stop, ends = own_tile(cu_seqlens, sequences, GROUP, TILE)
-        if start < stop:
-            length = stop - start
+        length = stop - start
+        if (length > 0) & (length <= TILE):
             base = qkv + start.to(tl.int64) * stride + head * D
             row = start + tl.arange(0, TILE)
             first = _first_rows(ends, start, row)
@@ -215,7 +220,7 @@ def short_forward(
     tile: int,
     dropout: tuple[Tensor | None, int, int, float],
 ) -> None:
-    """Write the result to `out` and the softmax's log-sums to `log_sums`: see `attention_forward`.
+    """Write the result of sequences that fit a tile to `out` and `log_sums`, and zero padding: see `attention_forward`.
 
     qkv: contiguous; tile: by `short_tile`; dropout: as `kernel_arguments` gives it.
     """
@@ -236,7 +241,8 @@ def short_backward(
     tile: int,
     dropout: tuple[Tensor | None, int, int, float],
 ) -> None:
-    """Write the gradient of qkv to `d_qkv`: see `attention_backward`.
+    """Write what sequences that fit a tile have in the gradient of qkv to `d_qkv`, and zero padding: see
+    `attention_backward`.
 
     d_out, qkv, d_qkv: contiguous; log_sums: of the forward; tile: by `short_tile`; dropout: as `kernel_arguments` gives
     it.

@@ -1,4 +1,4 @@
-"""Attention of sequences of any length, tiled: the Triton kernels and what launches them.
+"""Attention of sequences of any length over some least one, tiled: the Triton kernels and what launches them.
 
 Forward and dq walk the keys for a tile of queries, dk and dv walk the queries for a tile of keys (Dao, 2023,
 FlashAttention-2), each in programs of their own.
@@ -71,13 +71,14 @@ def _factors(seed, row, head, heads, key_start, site, threshold, scale, KEYS: tl
     return dropout_factors(tl.load(seed), low, call + low * 0, site, threshold, scale)
 
 
-@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
+@triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
 def _forward_kernel(
     qkv,
     out,
     log_sums,
     cu_seqlens,
     sequences,
+    shorter,
     tokens,
     heads,
     factor,
@@ -100,7 +101,7 @@ def _forward_kernel(
     else:
         length = tl.load(cu_seqlens + sequence + 1) - start
         first_query = block * QUERIES
-        if first_query < length:
+        if (first_query < length) & (length > shorter):
             q_base = qkv + start.to(tl.int64) * stride + head * D
             k_base, v_base = q_base + heads * D, q_base + 2 * heads * D
             row = first_query + tl.arange(0, QUERIES)
@@ -127,7 +128,7 @@ def _forward_kernel(
             tl.store(log_sums + head * tokens + start + row, top + tl.log2(total), mask=row < length)
 
 
-@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
+@triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
 def _query_gradients_kernel(
     qkv,
     out,
@@ -137,6 +138,7 @@ def _query_gradients_kernel(
     d_qkv,
     cu_seqlens,
     sequences,
+    shorter,
     tokens,
     heads,
     factor,
@@ -159,7 +161,7 @@ def _query_gradients_kernel(
     else:
         length = tl.load(cu_seqlens + sequence + 1) - start
         first_query = block * QUERIES
-        if first_query < length:
+        if (first_query < length) & (length > shorter):
             base = qkv + start.to(tl.int64) * stride + head * D
             across = start.to(tl.int64) * (heads * D) + head * D
             row = first_query + tl.arange(0, QUERIES)
@@ -186,7 +188,7 @@ def _query_gradients_kernel(
             store_rows(target, first_query, length, stride, d_q, QUERIES, D, WIDTH)
 
 
-@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
+@triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
 def _key_gradients_kernel(
     qkv,
     d_out,
@@ -194,6 +196,7 @@ def _key_gradients_kernel(
     deltas,
     d_qkv,
     cu_seqlens,
+    shorter,
     tokens,
     heads,
     factor,
@@ -212,7 +215,7 @@ def _key_gradients_kernel(
     length = tl.load(cu_seqlens + sequence + 1) - start
     first_key = block * KEYS
     stride = 3 * heads * D
-    if first_key < length:
+    if (first_key < length) & (length > shorter):
         base = qkv + start.to(tl.int64) * stride + head * D
         across = start.to(tl.int64) * (heads * D) + head * D
         k = load_rows(base + heads * D, first_key, length, stride, KEYS, D, WIDTH)
@@ -249,21 +252,24 @@ def tiled_forward(
     log_sums: Tensor,
     cu_seqlens: Tensor,
     max_length: int,
+    shorter: int,
     dropout: tuple[Tensor | None, int, int, float],
 ) -> None:
     """Write the result to `out` and the softmax's log-sums to `log_sums`: see `attention_forward`.
 
-    qkv: contiguous; dropout: as `kernel_arguments` gives it.
+    qkv: contiguous; shorter: sequences of up to so many tokens, and padding, are left as they are; where it is 0, there
+    is nothing that is; dropout: as `kernel_arguments` gives it.
     """
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
     tiles = _configuration(qkv).forward
-    _forward_kernel[(sequences + 1, heads, max(1, triton.cdiv(max_length, tiles.queries)))](
+    _forward_kernel[(sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))](
         qkv,
         out,
         log_sums,
         cu_seqlens,
         sequences,
+        shorter,
         tokens,
         heads,
         score_factor(size),
@@ -286,19 +292,20 @@ def tiled_backward(
     d_qkv: Tensor,
     cu_seqlens: Tensor,
     max_length: int,
+    shorter: int,
     dropout: tuple[Tensor | None, int, int, float],
 ) -> None:
     """Write the gradient of qkv to `d_qkv`: see `attention_backward`.
 
-    d_out, qkv, d_qkv: contiguous; out, log_sums: of the forward; dropout: as `kernel_arguments` gives it.
+    d_out, qkv, d_qkv: contiguous; out, log_sums: of the forward; shorter, dropout: as there.
     """
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
     deltas = torch.empty_like(log_sums)
-    sizes = (tokens, heads, score_factor(size), *dropout)
+    sizes = (shorter, tokens, heads, score_factor(size), *dropout)
     constants = {"DROPOUT": dropout[0] is not None, "D": size, "WIDTH": tile_width(size)}
     _, tiles, key_tiles = _configuration(qkv)
-    _query_gradients_kernel[(sequences + 1, heads, max(1, triton.cdiv(max_length, tiles.queries)))](
+    _query_gradients_kernel[(sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))](
         qkv,
         out,
         d_out,

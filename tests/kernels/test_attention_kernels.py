@@ -18,6 +18,7 @@ from tests.tolerances import TOLERANCES, assert_close
 SHORT, LONG, ONES = (3, 1, 17, 2, 2), (100, 7), (1,) * 19
 # More sequences than a group of eight, in tiles of 32 and of 64 rows that hold one, several, and as many as just fit.
 SHARED, MIXED = (1, 1, 2, 31, 32, 5, 3, 24, 26, 7, 1), (33, 31, 2, 64, 5, 40, 17, 6, 1, 9)
+BOTH = (3, 66, 1, 2, 65, 64, 5, 1, 1, 70, 4)  # long ones between short ones, in two groups
 
 
 def dropout_of(rate):
@@ -52,6 +53,7 @@ def random(*shape):
         (MIXED, 1, 64),
         (LONG, 2, 32),
         (LONG, 1, 64),
+        (BOTH, 1, 32),
         (SHORT, 1, 128),
     ],
 )
@@ -94,6 +96,7 @@ def _own_tiles_kernel(cu_seqlens, starts, stops, sequences, GROUP: tl.constexpr,
         ((20, 20, 5, 5, 20, 2, 3, 1, 9), 8, 32, [20, 30, 26, 9]),
         ((20, 20, 5, 5, 20, 2, 3, 1, 9), 4, 64, [50, 26, 9]),
         ((3, 4, 5), 1, 32, [3, 4, 5]),
+        ((40, 3, 33, 100, 5, 6, 32, 1, 65, 2), 8, 32, [40, 3, 33, 100, 11, 32, 1, 65, 2]),
     ],
 )
 def test_a_tile_holds_as_many_whole_sequences_of_a_group_as_fit(lengths, group, tile, expected, empty):
@@ -112,14 +115,14 @@ def test_a_tile_holds_as_many_whole_sequences_of_a_group_as_fit(lengths, group, 
     [
         (torch.bfloat16, 64, 1, 32),
         (torch.bfloat16, 64, 33, 64),
-        (torch.bfloat16, 64, 65, None),
-        (torch.bfloat16, 128, 5, None),
+        (torch.bfloat16, 64, 65, 64),
+        (torch.bfloat16, 128, 5, 0),
         (torch.float32, 32, 64, 64),
         (torch.float32, 64, 32, 32),
-        (torch.float32, 64, 33, None),
+        (torch.float32, 64, 33, 32),
     ],
 )
-def test_the_tile_is_of_32_rows_or_what_holds_the_longest_and_its_gradients(dtype, size, max_length, expected):
+def test_the_tile_is_of_32_rows_or_what_the_longest_needs_and_fits(dtype, size, max_length, expected):
     assert short_tile(torch.empty(1, 3, 1, size, dtype=dtype), max_length) == expected
 
 
