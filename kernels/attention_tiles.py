@@ -1,4 +1,4 @@
-"""What the short and the tiled attention kernels share: how rows of one head come into a tile and leave it.
+"""What attention kernels share: how rows of one head come into a tile and leave it.
 
 A tile is [rows, WIDTH]: consecutive packed tokens of one head, whose D columns are filled up with zeros to a WIDTH that
 products take. Softmax is taken to the base 2, since exp2 is what a GPU computes: see `score_factor`.
@@ -45,7 +45,7 @@ def clear_padding(
 ):
     """Zero one head's rows after the last sequence, which a batch of fixed size may have; programs share them.
 
-    base: of the first such row, which is row `start` of `tokens`; parts: how many lie `part_stride` apart (q, k and v).
+    base: of the first such row, which is row `start` of `tokens`; parts: how many lie `part_stride` apart.
     """
     block, blocks = tl.program_id(2), tl.num_programs(2)
     zeros = tl.zeros([ROWS, WIDTH], base.dtype.element_ty)

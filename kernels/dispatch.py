@@ -64,6 +64,11 @@ def architecture(device: torch.device) -> str | int:
     return "hip" if target.backend == "hip" else target.arch // 10
 
 
+def for_architecture(table: dict[str | int, Any], device: torch.device) -> Any:
+    """The entry for the architecture of `device`, or what any matrix unit with 99 KB of shared memory runs."""
+    return table.get(architecture(device), table[8])
+
+
 def describe_kernels(device: torch.device) -> str:
     """What ops on `device` take, for the run's first lines."""
     if device.type == "cuda" and _choice != "torch":

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.attention_tiles import clear_padding
 from kernels.dispatch import launcher
 from kernels.dropout import dropout_factors
 
@@ -108,13 +109,7 @@ def _backward_kernel(
     key = tl.arange(0, KEYS)
     across = start.to(tl.int64) * (2 * heads * D) + head * D
     if sequence == sequences:
-        # Rows after the last sequence, which a batch of fixed size may have.
-        zeros = tl.zeros([KEYS, WIDTH], d_kv.dtype.element_ty)
-        for first in range(0, tokens - start, KEYS):
-            at = (first + key)[:, None] * (2 * heads * D) + column[None, :]
-            mask = (first + key < tokens - start)[:, None] & inside[None, :]
-            tl.store(d_kv + across + at, zeros, mask=mask)
-            tl.store(d_kv + across + heads * D + at, zeros, mask=mask)
+        clear_padding(d_kv + across, start, tokens, 2 * heads * D, 2, heads * D, KEYS, D, WIDTH)
     else:
         length = tl.load(cu_seqlens + sequence + 1) - start
         own = (sequence * heads + head).to(tl.int64) * D + column

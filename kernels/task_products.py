@@ -13,7 +13,7 @@ TFLOP/s in bf16, 4.3 TB/s), three tasks of 900 rows take at least
 A division into s parts adds 8 * s * T * m * n bytes, which the L2 cache holds at the sizes where it is worthwhile.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.dispatch import architecture, launcher
+from kernels.dispatch import architecture, for_architecture, launcher
 
 
 class _Tiles(NamedTuple):
@@ -55,11 +55,6 @@ _ADDED = 1024  # elements a program of the second kernel
 _GROUPED_FROM: dict[str | int, int] = {}
 
 
-def _nearest(table: dict, device: torch.device) -> Any:
-    """The entry for the architecture of `device`, or what any matrix unit with 99 KB of shared memory runs."""
-    return table.get(architecture(device), table[8])
-
-
 def product_choice(dtype: torch.dtype, gradient_dtype: torch.dtype, rows: int, tasks: int, device: torch.device) -> str:
     """Which implementation multiplies `rows` rows of `tasks` tasks: "triton" or "grouped" (bf16 throughout only)."""
     if dtype != torch.bfloat16 or gradient_dtype != torch.bfloat16 or device.type != "cuda":
@@ -77,10 +72,10 @@ def _plan(
     m: int, n: int, tasks: int, rows: int, aligned: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[_Tiles, int]:
     """Tiles and divisions, from what the host knows: the largest tiles that fill the device, else the smallest."""
-    sizes = _SINGLE_TILES if dtype == torch.float32 else _nearest(_HALF_TILES, device)
+    sizes = _SINGLE_TILES if dtype == torch.float32 else for_architecture(_HALF_TILES, device)
     if not aligned:
         sizes = sizes[1:]  # large tiles that are read element by element spill
-    aim = _nearest(_MULTIPROCESSORS, device)
+    aim = for_architecture(_MULTIPROCESSORS, device)
     for tiles in sizes:
         programs = triton.cdiv(m, tiles.m) * triton.cdiv(n, tiles.n) * tasks
         divisions = min(triton.cdiv(aim, programs), max(1, rows // (tasks * _DIVISION)), _DIVISIONS)

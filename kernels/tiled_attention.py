@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention_tiles import LN_2, clear_padding, load_rows, score_factor, store_rows, tile_width
-from kernels.dispatch import architecture
+from kernels.dispatch import for_architecture
 from kernels.dropout import dropout_factors
 
 
@@ -58,7 +58,7 @@ _SINGLE = {
 
 
 def _configuration(qkv: Tensor) -> _Configuration:
-    table = _SINGLE if qkv.element_size() == 4 else _HALF.get(architecture(qkv.device), _HALF[8])
+    table = _SINGLE if qkv.element_size() == 4 else for_architecture(_HALF, qkv.device)
     width = tile_width(qkv.shape[-1])
     return table[min((limit for limit in table if limit >= width), default=max(table))]
 
@@ -188,7 +188,7 @@ def _query_gradients_kernel(
             store_rows(target, first_query, length, stride, d_q, QUERIES, D, WIDTH)
 
 
-@triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
+@triton.jit(do_not_specialize=["shorter", "tokens", "heads", "site"])
 def _key_gradients_kernel(
     qkv,
     d_out,

@@ -108,7 +108,10 @@ def step_on(parameters, indices, kernels, **more):
 @pytest.mark.parametrize("columns", [24, 384, 1500])
 def test_a_step_clears_what_the_step_before_wrote_and_touches_nothing_else(columns, kernels):
     parameters, flat = flat_tables(columns)
-    step_on(parameters, indices_of(9, seed=1), kernels)
+    before, later = indices_of(9, seed=1), indices_of(9, seed=2)
+    before[0].clamp_(max=30)
+    later[0].clamp_(max=10)
+    step_on(parameters, before, kernels)
     words = flat.view(flat.gradients, next(entry for entry in flat.entries if entry.name == "0"))
     tables = [parameter.task_gradients for parameter in parameters[:3]]
     untouched = [parameter.touched_chunks == 0 for parameter in parameters[:3]]
@@ -116,15 +119,12 @@ def test_a_step_clears_what_the_step_before_wrote_and_touches_nothing_else(colum
     for table, flags in zip(tables, untouched, strict=True):
         beyond = flags.repeat_interleave(CHUNK, 1)[:, : table[0].numel()].view(table.shape)
         assert (table[beyond] == 0).all()
-    # What stands in a chunk that no step touches, stays: only a write to it could show.
-    later = [index.clone() for index in indices_of(9, seed=2)]
-    later[0].clamp_(max=10)
-    marked = (36 * columns) // CHUNK
-    is_marked = bool(untouched[0][1, marked])
-    if is_marked:
-        words[1, 36, -1] = 3.0
+    # The word table is one chunk at 24 columns; at more, what stands in a chunk that no step touches, stays.
+    is_marked = bool(untouched[0][1, -1])
+    assert is_marked == (columns > 24)
+    words[1, 36, -1] = 3.0
     step_on(parameters, later, kernels)
-    assert not is_marked or words[1, 36, -1] == 3.0
+    assert words[1, 36, -1] == (3.0 if is_marked else 0.0)
     words[1, 36, -1] = 0.0
     fresh, _ = flat_tables(columns)
     step_on(fresh, later, kernels)

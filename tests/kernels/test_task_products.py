@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels import linear, part, task_products
-from kernels.dispatch import using_kernels
+from kernels.dispatch import for_architecture, using_kernels
 from kernels.rows import deposit_product
 from tests.kernels.parity import DEVICE, DTYPES, poisoned, task_rows  # noqa: F401
 from tests.tolerances import assert_as_accurate
@@ -79,7 +79,7 @@ def test_the_home_may_be_of_low_precision(gradient_dtype, accumulate):
 def test_every_size_of_tile_is_as_accurate_as_torch(tiles, dtype, monkeypatch):
     sizes = task_products._SINGLE_TILES
     if dtype != torch.float32:
-        sizes = task_products._nearest(task_products._HALF_TILES, torch.device(DEVICE))
+        sizes = for_architecture(task_products._HALF_TILES, torch.device(DEVICE))
     monkeypatch.setattr(task_products, "_plan", lambda *shape: (sizes[tiles == "small"], 2))
     check_products(random(150, 130, dtype), random(150, 65, dtype), task_rows((100, 50)), torch.float32)
 
