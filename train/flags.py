@@ -3,10 +3,12 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import Field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from bert.errors import InputError, did_you_mean
+from train.checkpoint import STATE_FILE
 from train.config import GROUPS, RunConfig, flag_of
 from train.recipes import read_recipe, recipes
 
@@ -27,20 +29,28 @@ class OneLineParser(argparse.ArgumentParser):
         return known
 
 
-def build_parser() -> OneLineParser:
-    """The command line of `python -m train.run`: a flag for each setting, and where the run goes.
+def settings_parser(prog: str, description: str, folder: str) -> OneLineParser:
+    """A command line that takes settings, of which it has none yet, and the folder of what it makes.
 
     Flags that are not given are absent from the result, so that a resumed run can tell them from the defaults.
     """
     parser = OneLineParser(
-        prog="python -m train.run",
-        description="Fine-tune one BERT on several tasks at once, with gradient surgery.",
+        prog=prog,
+        description=description,
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.MetavarTypeHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--out", type=str, help="folder of the run (default runs/<time>-<name>)")
+    parser.add_argument("--out", type=str, help=f"folder {folder} (default runs/<time>-<name>)")
     parser.add_argument("--resume", type=str, help="go on with the stopped run in this folder")
+    return parser
+
+
+def build_parser() -> OneLineParser:
+    """The command line of `python -m train.run`: a flag for each setting, and where the run goes."""
+    parser = settings_parser(
+        "python -m train.run", "Fine-tune one BERT on several tasks at once, with gradient surgery.", "of the run"
+    )
     parser.add_argument("--recipes", action=_ListRecipes, nargs=0, help="list the recipes and stop")
     group: argparse._ActionsContainer = parser
     for option in fields(RunConfig):
@@ -68,12 +78,35 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
     return RunConfig(**given)
 
 
+def new_folder(arguments: argparse.Namespace, name: str) -> Path:
+    """The folder of a new run, which is made once its input has proved good; InputError where it is not empty."""
+    out = getattr(arguments, "out", None)
+    directory = Path(out) if out else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    if directory.is_dir() and any(directory.iterdir()):
+        raise InputError(f"--out {directory}: the folder is not empty; give another, or --resume {directory}")
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"--out {directory}: a file is in the way, expected a folder")
+    return directory
+
+
+def resumed_folder(arguments: argparse.Namespace) -> Path | None:
+    """The folder of the run that is to go on, None where a new one begins; InputError where --out names another."""
+    if not hasattr(arguments, "resume"):
+        return None
+    directory = Path(arguments.resume)
+    if hasattr(arguments, "out") and Path(arguments.out) != directory:
+        raise InputError(f"--out {arguments.out}: a resumed run stays in its folder {directory}")
+    return directory
+
+
 def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> None:
-    """Raise InputError where a flag contradicts the configuration of the run that is to go on."""
+    """Raise InputError where a flag contradicts the configuration of the run that is to go on, or no state is saved."""
     for name, value in _given(arguments).items():
         kept = getattr(config, name)
         if value != kept:
             raise InputError(f"{flag_of(name)} {_shown(value)}: the run in {directory} has {_shown(kept)}")
+    if not (directory / STATE_FILE).exists():
+        raise InputError(f"{directory}: the run stopped before its first saved state; start it anew")
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 A masked language model learns from raw text; what it leaves in --out is a model that train.run --model DIR starts from.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -22,10 +21,10 @@ from bert.language_model import LanguageModelHead, MaskedLanguageModel
 from bert.models import Model
 from bert.weights import WEIGHTS_FILE, read_safetensors
 from train.build import CONFIG_FILE, fit_model, load_pretrained
-from train.checkpoint import STATE_FILE, Progress, load_state, save_state
+from train.checkpoint import Progress, load_state, save_state
 from train.command import run_command, stop_on_signal
 from train.config import RunConfig, flag_of
-from train.flags import OneLineParser, argument_of, check_resumable
+from train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
 from train.precision import Precision, choose_kernels, choose_precision
 from train.pretraining import Pretrainer, PretrainingStep
 from train.progress import say
@@ -182,16 +181,12 @@ def build_language_model(config: RunConfig, base: Model, precision: Precision) -
 
 
 def build_parser() -> OneLineParser:
-    """The command line of `python -m train.pretrain`; flags that are not given are absent from the result."""
-    parser = OneLineParser(
-        prog="python -m train.pretrain",
-        description="Train a BERT further as a masked language model, on raw text.",
-        argument_default=argparse.SUPPRESS,
-        formatter_class=argparse.MetavarTypeHelpFormatter,
-        allow_abbrev=False,
+    """The command line of `python -m train.pretrain`."""
+    parser = settings_parser(
+        "python -m train.pretrain",
+        "Train a BERT further as a masked language model, on raw text.",
+        "of the model to be made",
     )
-    parser.add_argument("--out", type=str, help="folder of the model to be made (default runs/<time>-pretrain)")
-    parser.add_argument("--resume", type=str, help="go on with the stopped run in this folder")
     for option in fields(RunConfig):
         if option.name in _SETTINGS:
             default = _SETTINGS[option.name]
@@ -203,24 +198,17 @@ def build_parser() -> OneLineParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; raises InputError for bad input."""
     given = build_parser().parse(arguments)
-    resume, out = getattr(given, "resume", None), getattr(given, "out", None)
-    if resume is None:
+    resumed = resumed_folder(given)
+    if resumed is None:
         defaults = {name: value for name, value in _SETTINGS.items() if value is not None}
         config = RunConfig(**{**defaults, **{k: v for k, v in vars(given).items() if k in _SETTINGS}})
-        directory = Path(out) if out else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-pretrain"
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise InputError(f"--out {directory}: expected a new or empty folder, or --resume {directory}")
+        directory = new_folder(given, "pretrain")
     else:
-        directory = Path(resume)
-        config = _read_settings(directory / SETTINGS_FILE)
-        if out is not None and Path(out) != directory:
-            raise InputError(f"--out {out}: a resumed run stays in its folder {directory}")
+        directory, config = resumed, _read_settings(resumed / SETTINGS_FILE)
         check_resumable(config, given, directory)
-        if not (directory / STATE_FILE).exists():
-            raise InputError(f"{directory}: the run stopped before its first saved state; start it anew")
     console = Console()
-    run = Pretraining(directory, config, console, resumed=resume is not None)
-    if resume is not None:
+    run = Pretraining(directory, config, console, resumed=resumed is not None)
+    if resumed is not None:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()
 

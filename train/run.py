@@ -6,23 +6,21 @@ With no other argument it trains the bundled MiniLM on a data set that the proje
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from bert.errors import InputError
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
 from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_model, load_pretrained
-from train.checkpoint import STATE_FILE, Progress, load_state, save_state
+from train.checkpoint import Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
 from train.config import RunConfig
 from train.datasets import Datasets, load_datasets, run_tasks
 from train.evaluation import evaluate, predict
-from train.flags import build_parser, check_resumable, config_from
+from train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
 from train.graphs import choose_graphs
 from train.loop import Trainer
 from train.mistakes import write_mistakes
@@ -237,20 +235,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; raises InputError for bad input."""
     given = build_parser().parse(arguments)
     console = Console()
-    resume = getattr(given, "resume", None)
-    if resume is None:
+    resumed = resumed_folder(given)
+    if resumed is None:
         config = config_from(given)
-        precision = choose_precision(config.device, config.amp)
-        directory = _new_directory(getattr(given, "out", None), config)
+        directory = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery}")
     else:
-        directory = Path(resume)
-        if hasattr(given, "out") and Path(given.out) != directory:
-            raise InputError(f"--out {given.out}: a resumed run stays in its folder {directory}")
-        config = RunConfig.read(directory / CONFIG_FILE)
+        directory, config = resumed, RunConfig.read(resumed / CONFIG_FILE)
         check_resumable(config, given, directory)
-        precision = choose_precision(config.device, config.amp)
-        if not (directory / STATE_FILE).exists():
-            raise InputError(f"{directory}: the run stopped before its first saved state; start it anew")
+    precision = choose_precision(config.device, config.amp)
 
     say(console, f"device     {precision.device_name}")
     say(console, f"precision  {precision.name} ({precision.reason})")
@@ -260,21 +252,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     graphs, reason = choose_graphs(config, precision.device)
     if precision.device.type == "cuda":
         say(console, f"graphs     {reason}")
-    run = Run(directory, config, console, precision, kernels, graphs=graphs, resumed=resume is not None)
-    if resume is not None:
+    run = Run(directory, config, console, precision, kernels, graphs=graphs, resumed=resumed is not None)
+    if resumed is not None:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()
-
-
-def _new_directory(out: str | None, config: RunConfig) -> Path:
-    """The folder of a new run, which is made once its input has proved good; InputError where it is not empty."""
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{'-'.join(config.tasks)}-{config.surgery}"
-    directory = Path(out) if out else Path("runs") / name
-    if directory.is_dir() and any(directory.iterdir()):
-        raise InputError(f"--out {directory}: the folder is not empty; give another, or --resume {directory}")
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"--out {directory}: a file is in the way, expected a folder")
-    return directory
 
 
 if __name__ == "__main__":

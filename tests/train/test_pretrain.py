@@ -190,7 +190,7 @@ def test_bad_input_is_one_line(texts, model, tmp_path, capsys):
         ("--data", str(latin)): f"{latin}:2: not UTF-8",
         ("--data", str(single)): f"{single}: 1 texts, expected two at least",
         ("--data", str(tmp_path / "nowhere")): "expected a text file, a folder in the course layout, or demo",
-        ("--out", str(tmp_path / "full")): "expected a new or empty folder",
+        ("--out", str(tmp_path / "full")): "the folder is not empty",
         ("--resume", str(tmp_path / "full")): "not the folder of a pre-training",
         ("--batch-size", "0"): "--batch-size 0: expected at least 1",
         ("--surgery", "pcgrad"): "unknown argument --surgery",
