@@ -57,7 +57,17 @@ def test_a_resumed_run_refuses_flags_that_contradict_it_and_accepts_those_that_a
     message = refused(capsys, run.main, ["--resume", out, "--surgery", "none"])
     assert "--surgery none" in message
     assert "pcgrad" in message
+    elsewhere = tmp_path / "elsewhere"
+    assert "stays in its folder" in refused(capsys, run.main, ["--resume", out, "--out", elsewhere])
     assert run_command(run.main, ["--resume", str(out), "--surgery", "pcgrad"]) == 0
+
+
+def test_a_run_without_a_saved_state_cannot_be_resumed(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "1"))
+    (out / "last.safetensors").unlink()
+    capsys.readouterr()
+    assert "before its first saved state" in refused(capsys, run.main, ["--resume", out])
 
 
 def test_a_truncated_state_is_named_and_nothing_is_lost(data, tmp_path, capsys):
