@@ -97,14 +97,16 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
 
 def build_optimizer(config: RunConfig, model: MultitaskModel, precision: Precision) -> SurgeryOptimizer:
     """The optimizer of the model's parameters, with the surgery that the configuration asks for."""
+    settings = surgery_settings(config, scaling=precision.scaling)
+    groups = len(model.shared.block_names) if settings.by_block else 1
     return SurgeryOptimizer(
         model.shared,
         model.private,
         model.tasks,
-        settings=surgery_settings(config, scaling=precision.scaling),
+        settings=settings,
         shared_rates=[_shared_rate(config, block) for block in model.shared.block_names],
         private_rates=[config.number_for_task("head_learning_rate", name) for name in model.private.block_names],
-        weighting=library_weighting(config.surgery, len(model.tasks)),
+        weighting=library_weighting(config.surgery, len(model.tasks), groups),
     )
 
 

@@ -33,7 +33,8 @@ class SurgeryOptimizer:
         settings: of surgery, clipping, loss scale and AdamW.
         shared_rates, private_rates: peak learning rate of each block of the shared and of the private parameters, or
             one for all.
-        weighting: gives the coefficients where the method is "given"; its result is taken as it is.
+        weighting: gives the coefficients where the method is "given"; its result is taken as it is. A tensor in its
+            attribute `carried`, which it changes from step to step, is a part of what is saved.
 
     Attributes:
         state: counters, loss scale and statistics, see `SurgeryState`.
@@ -183,6 +184,9 @@ class SurgeryOptimizer:
                 tensors[f"{prefix}.{name}"] = getattr(parameters, name)
         for prefix, average in zip(("shared", "private"), self._averages, strict=False):
             tensors[f"{prefix}.average"] = average
+        carried = getattr(self.weighting, "carried", None)
+        if carried is not None:
+            tensors["weighting.carried"] = carried
         return tensors
 
     @torch.no_grad()

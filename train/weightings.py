@@ -28,8 +28,8 @@ def surgery_settings(config: RunConfig, *, scaling: bool) -> SurgerySettings:
     )
 
 
-def library_weighting(name: str, tasks: int) -> Weighting | None:
-    """TorchJD's rule of this name; None where the name is of one of our own.
+def library_weighting(name: str, tasks: int, groups: int) -> Weighting | None:
+    """TorchJD's rule of this name, for so many Gram matrices a step; None where the name is of one of our own.
 
     Raises InputError where TorchJD, or what the rule needs beside it, is not installed.
     """
@@ -42,7 +42,7 @@ def library_weighting(name: str, tasks: int) -> Weighting | None:
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--surgery {name}: needs pip install 'concord-bert[rules]' ({reason})") from None
-    return _OnTheHost(rule)
+    return _OnTheHost(rule, torch.ones(groups, tasks, dtype=torch.float64) if name in _WARM_STARTED else None)
 
 
 def describe_surgery(config: RunConfig) -> str:
@@ -56,10 +56,13 @@ def describe_surgery(config: RunConfig) -> str:
 
 
 class _OnTheHost:
-    """Applies a rule to one group after the other, on the CPU, where matrices of this size belong."""
+    """Applies a rule to one group after the other, on the CPU, where matrices of this size belong.
 
-    def __init__(self, rule: Callable[[Tensor], Tensor]) -> None:
-        self._rule = rule
+    carried: fp64 [groups, T] for a rule that starts from what it found for the same group a step before, else None.
+    """
+
+    def __init__(self, rule: Callable[..., Tensor], carried: Tensor | None) -> None:
+        self._rule, self.carried = rule, carried
 
     def __call__(self, grams: Tensor) -> Tensor:
         on_host = grams.cpu()
@@ -67,23 +70,28 @@ class _OnTheHost:
             return torch.ones_like(grams[:, 0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # solvers comment on every problem they are given
-            weights = torch.stack([self._rule(gram).to(gram.dtype) for gram in on_host])
+            given = zip(on_host) if self.carried is None else zip(on_host, self.carried, strict=True)
+            weights = torch.stack([self._rule(*group).to(grams.dtype) for group in given])
         return weights.to(grams.device)
 
 
-class _OfMatrix:
-    """A rule that asks for the gradients themselves, given some that have the same Gram matrix."""
+class _NashMTL:
+    """Nash-MTL, which asks for the gradients themselves, given some that have the same Gram matrix."""
 
-    def __init__(self, rule: Callable[[Tensor], Tensor]) -> None:
-        self._rule = rule
+    def __init__(self, library: Any, tasks: int) -> None:
+        self._weighting = library.NashMTL(n_tasks=tasks).weighting
 
-    def __call__(self, gram: Tensor) -> Tensor:
+    def __call__(self, gram: Tensor, start: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(gram)
-        return self._rule(vectors * values.clamp_min(0).sqrt())
+        # The library keeps one start, whatever group comes next, and forgets it between processes.
+        self._weighting.prvs_alpha = start.numpy().copy()
+        weights = self._weighting(vectors * values.clamp_min(0).sqrt())
+        start.copy_(torch.from_numpy(self._weighting.prvs_alpha))
+        return weights
 
 
 # The free numbers are those of each rule's authors.
-_RULES: dict[str, Callable[[Any, int], Callable[[Tensor], Tensor]]] = {
+_RULES: dict[str, Callable[[Any, int], Callable[..., Tensor]]] = {
     "upgrad": lambda library, tasks: library.UPGradWeighting(),
     "dualproj": lambda library, tasks: library.DualProjWeighting(),
     "mgda": lambda library, tasks: library.MGDAWeighting(),
@@ -91,6 +99,7 @@ _RULES: dict[str, Callable[[Any, int], Callable[[Tensor], Tensor]]] = {
     "alignedmtl": lambda library, tasks: library.AlignedMTLWeighting(),
     "imtlg": lambda library, tasks: library.IMTLGWeighting(),
     "fairgrad": lambda library, tasks: library.FairGradWeighting(alpha=2.0),
-    "nashmtl": lambda library, tasks: _OfMatrix(library.NashMTL(n_tasks=tasks).weighting),
+    "nashmtl": _NashMTL,
     "pcd": lambda library, tasks: library.PCDWeighting(),
 }
+_WARM_STARTED = {"nashmtl"}

@@ -269,6 +269,25 @@ def test_a_weighting_from_elsewhere_is_given_the_true_gram_matrix_and_obeyed():
     assert_close(model.shared.momentum.double(), torch.tensor([0.75, 0.125]).double() @ gradients, 1e-5)
 
 
+def test_what_a_weighting_carries_from_step_to_step_is_saved_and_put_back():
+    class Weighting:
+        def __init__(self):
+            self.carried = torch.zeros(1, 2, dtype=torch.float64)
+
+        def __call__(self, grams):
+            self.carried += 1
+            return self.carried
+
+    model = make_model()
+    optimizer = make_optimizer(model, surgery="given", weighting=Weighting())
+    backward(model, optimizer, [1])
+    step(optimizer, 1)
+    saved = {name: tensor.clone() for name, tensor in optimizer.saved().items()}
+    other = make_optimizer(make_model(), surgery="given", weighting=Weighting())
+    other.load(saved)
+    assert torch.equal(other.weighting.carried, torch.ones(1, 2, dtype=torch.float64))
+
+
 def test_an_overflow_skips_the_step_and_halves_the_loss_scale():
     model = make_model()
     optimizer = make_optimizer(model, scaling=True)

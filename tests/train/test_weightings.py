@@ -33,7 +33,7 @@ def gradients_of(tasks, seed):
 def test_each_rule_merges_as_the_library_does_from_the_gradients(name, aggregator):
     library = pytest.importorskip("torchjd.aggregation")
     gradients = [gradients_of(3, seed) for seed in (1, 2)]
-    weighting, expected = library_weighting(name, 3), aggregator(library)
+    weighting, expected = library_weighting(name, 3, 1), aggregator(library)
     for one in gradients:
         weights = weighting((one @ one.t())[None])[0]
         assert_close(weights @ one, expected(one), 2e-3)
@@ -43,22 +43,38 @@ def test_every_name_on_the_command_line_gives_a_rule():
     pytest.importorskip("torchjd")
     gram = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
     for name in LIBRARY_RULES:
-        weights = library_weighting(name, 3)(gram)
+        weights = library_weighting(name, 3, 2)(gram)
         assert weights.shape == (2, 3), name
         assert weights.isfinite().all(), name
+
+
+def test_a_rule_that_starts_from_its_last_result_does_so_for_each_group_and_goes_on_from_what_was_saved():
+    pytest.importorskip("torchjd")
+    steps = [torch.stack([one @ one.t() for one in (gradients_of(3, seed), gradients_of(3, -seed))]) for seed in (1, 2)]
+    weighting, resumed = library_weighting("nashmtl", 3, 2), library_weighting("nashmtl", 3, 2)
+    alone = [library_weighting("nashmtl", 3, 1) for _ in range(2)]
+    first = weighting(steps[0])
+    for group, own in enumerate(alone):
+        assert torch.equal(own(steps[0][group : group + 1])[0], first[group])
+    assert not torch.equal(weighting.carried, torch.ones(2, 3, dtype=torch.float64))
+    resumed.carried.copy_(weighting.carried)
+    later = weighting(steps[1])
+    assert torch.equal(resumed(steps[1]), later)
+    for group, own in enumerate(alone):
+        assert torch.equal(own(steps[1][group : group + 1])[0], later[group])
 
 
 def test_an_overflow_reaches_no_solver():
     pytest.importorskip("torchjd")
     gram = torch.full((1, 3, 3), torch.nan, dtype=torch.float64)
-    assert torch.equal(library_weighting("upgrad", 3)(gram), torch.ones(1, 3, dtype=torch.float64))
+    assert torch.equal(library_weighting("upgrad", 3, 1)(gram), torch.ones(1, 3, dtype=torch.float64))
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
     with pytest.raises(InputError, match=r"--surgery upgrad: needs pip install 'concord-bert\[rules\]'"):
-        library_weighting("upgrad", 3)
-    assert library_weighting("pcgrad", 3) is None
+        library_weighting("upgrad", 3, 1)
+    assert library_weighting("pcgrad", 3, 1) is None
 
 
 def test_the_settings_follow_the_flags():
