@@ -1,7 +1,8 @@
-"""Evaluate a run's best model: python -m train.evaluate RUN_DIR [--data DIR] [--device auto|cpu|cuda]."""
+"""Evaluate a run's best model: python -m train.evaluate RUN_DIR [--data DIR] [--dev-examples N] [--device cpu]."""
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     saved = load_run(directory, given.device)
 
     datasets = load_datasets(
-        saved.config,
+        replace(saved.config, dev_examples=given.dev_examples),
         saved.tasks,
         saved.tokenizer,
         None,
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data=given.data,
     )
     say(console, f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
+    say(console, f"data       {given.data or saved.config.data}: {sizes} (dev examples)")
     metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device)
     say(console, f"dev        {score_line(metrics)}")
     score, mean = overall(metrics, saved.tasks)
@@ -45,6 +48,9 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("--data", help="directory in the course layout, or demo (default: the run's own)")
+    parser.add_argument(
+        "--dev-examples", type=int, default=0, help="so many of each task, evenly spaced (default all of them)"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
     return parser
 

@@ -191,15 +191,19 @@ def test_accumulated_steps_train_as_one_large_batch_does(data, tmp_path):
     assert small == pytest.approx(large, rel=1e-4)
 
 
-def test_evaluate_repeats_the_scores_of_the_run(data, tmp_path, capsys):
+@pytest.mark.parametrize("seen", [(), ("--dev-examples", "5")])
+def test_evaluate_repeats_the_scores_of_the_run_on_the_same_examples(seen, data, tmp_path, capsys):
     out = tmp_path / "run"
-    run_command(run.main, command(data, out))
+    run_command(run.main, command(data, out, *seen))
     dev = json.loads((out / "summary.json").read_text())["dev"]
     capsys.readouterr()
-    assert run_command(evaluate.main, [str(out), "--device", "cpu"]) == 0
+    assert run_command(evaluate.main, [str(out), "--device", "cpu", *seen]) == 0
     printed = capsys.readouterr().out
     assert f"accuracy {dev['sst']['accuracy']:.3f}" in printed
     assert f"pearson {dev['sts']['pearson']:.3f}" in printed
+    assert f"sst {seen[1] if seen else 10}, " in printed
+    assert run_command(evaluate.main, [str(out)]) == 0
+    assert "sst 10, " in capsys.readouterr().out
 
 
 def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set(data, tmp_path):
