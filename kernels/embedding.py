@@ -15,10 +15,10 @@ from torch import Tensor
 from kernels.dispatch import launcher, uses_triton
 from kernels.dropout import Dropout, kernel_arguments, row_dropout_factors
 from kernels.flat import CHUNK
-from kernels.layer_norm import layer_norm_backward, layer_norm_forward, normalise, normalise_backward, tile_shape
+from kernels.layer_norm import layer_norm_backward, layer_norm_forward, norm_backward, normalise, tile_shape
 from kernels.rows import TaskRows, require_rows, task_gradients_of
 from kernels.table_sums import table_sums
-from kernels.task_sums import collect, new_partials, one_task, task_span, tile_rows
+from kernels.task_sums import one_task
 
 
 @triton.jit(do_not_specialize=["tokens", "site"])
@@ -70,63 +70,6 @@ def _forward_kernel(
     tl.store(inverse_std + row, row_inverse, mask=row < tokens)
 
 
-@triton.jit(do_not_specialize=["rows", "tile_rows", "slots", "site"])
-def _backward_kernel(
-    dy,
-    z,
-    mean,
-    inverse_std,
-    gamma,
-    dz,
-    partials,
-    offsets,
-    tasks,
-    rows,
-    columns,
-    slots,
-    tile_rows,
-    seed,
-    site,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    STEP: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    tile = tl.program_id(0)
-    column = tl.arange(0, COLUMNS)
-    inside = column < columns
-    weight = tl.load(gamma + column, mask=inside, other=0.0)
-    tile_start, tile_stop = tile * tile_rows, tl.minimum((tile + 1) * tile_rows, rows)
-    for task in range(tasks):
-        start, stop = task_span(offsets, task, tasks, rows)
-        start, stop = tl.maximum(start, tile_start), tl.minimum(stop, tile_stop)
-        if start < stop:
-            gamma_sum = tl.zeros([STEP, COLUMNS], tl.float32)
-            beta_sum = tl.zeros([STEP, COLUMNS], tl.float32)
-            for first in range(start, stop, STEP):
-                row = first + tl.arange(0, STEP)
-                valid = (row < stop)[:, None] & inside[None, :]
-                at = row.to(tl.int64)[:, None] * columns + column[None, :]
-                upstream = tl.load(dy + at, mask=valid, other=0.0).to(tl.float32)
-                if DROPOUT:
-                    upstream *= row_dropout_factors(
-                        tl.load(seed), row, 0, columns, site, threshold, scale, COLUMNS // 8
-                    )
-                value = tl.load(z + at, mask=valid, other=0.0).to(tl.float32)
-                row_mean = tl.load(mean + row, mask=row < stop, other=0.0)
-                row_inverse = tl.load(inverse_std + row, mask=row < stop, other=0.0)
-                gradient, gamma_share = normalise_backward(
-                    upstream, value, row_mean, row_inverse, weight, valid, columns
-                )
-                tl.store(dz + at, gradient, mask=valid)
-                gamma_sum += gamma_share
-                beta_sum += upstream
-            slot = partials + (tile + task).to(tl.int64) * columns + column
-            tl.store(slot, tl.sum(gamma_sum, 0), mask=inside)
-            tl.store(slot + slots.to(tl.int64) * columns, tl.sum(beta_sum, 0), mask=inside)
-
-
 def _new_forward(ids: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     y, z = (torch.empty(len(ids), table.shape[1], dtype=table.dtype, device=table.device) for _ in range(2))
     mean, inverse_std = (torch.empty(len(ids), dtype=torch.float32, device=table.device) for _ in range(2))
@@ -174,53 +117,6 @@ def _forward(
         **shape,
     )
     return results
-
-
-@launcher(lambda dy, z, *rest: torch.empty_like(z), mutates=("gamma_gradients", "beta_gradients"))
-def _backward(
-    dy: Tensor,
-    z: Tensor,
-    mean: Tensor,
-    inverse_std: Tensor,
-    gamma: Tensor,
-    gamma_gradients: Tensor,
-    beta_gradients: Tensor,
-    offsets: Tensor,
-    add: bool,
-    seed: Tensor | None,
-    site: int,
-    threshold: int,
-    scale: float,
-) -> Tensor:
-    """dz like z [tokens, n]; sums over each task's rows go to [T, n] each."""
-    rows, columns = z.shape
-    dz = torch.empty_like(z)
-    shape = tile_shape(columns)
-    tile = tile_rows(rows, shape["STEP"])
-    partials = new_partials(2, offsets, rows, tile, columns)
-    _backward_kernel[(triton.cdiv(rows, tile),)](
-        dy.contiguous(),
-        z,
-        mean,
-        inverse_std,
-        gamma,
-        dz,
-        partials,
-        offsets,
-        len(offsets) - 1,
-        rows,
-        columns,
-        partials.shape[1],
-        tile,
-        seed,
-        site,
-        threshold,
-        scale,
-        DROPOUT=seed is not None,
-        **shape,
-    )
-    collect(partials, (gamma_gradients, beta_gradients), offsets, rows, tile, add)
-    return dz
 
 
 def _deposit_table(
@@ -323,7 +219,7 @@ class _Embedding(torch.autograd.Function):
             gradients = (*tables, *torch.empty(2, 1, z.shape[1], device=z.device))
             offsets, add = one_task(len(z), z.device), False
         arguments = kernel_arguments(ctx.dropout, z.shape[1])
-        dz = _backward(dy, z, mean, inverse_std, gamma, *gradients[3:], offsets, add, *arguments)
+        dz, _ = norm_backward(dy, z, mean, inverse_std, gamma, *gradients[3:], None, offsets, add, *arguments)
         table_sums(dz, *indices, *gradients[:3], *ctx.touched, offsets, add, deposits and ctx.tied_words)
         found = [None] * 5 if deposits else [gradient[0] for gradient in gradients]
         return None, None, None, *found, *[None] * 6

@@ -111,10 +111,12 @@ def _backward_kernel(
     site,
     threshold,
     scale,
+    ADDED: tl.constexpr,
     DROPOUT: tl.constexpr,
     STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """ADDED: whether LayerNorm's input is residual + dropout(x + bias); otherwise the dropout is one of its result."""
     tile = tl.program_id(0)
     column = tl.arange(0, COLUMNS)
     inside = column < columns
@@ -132,27 +134,32 @@ def _backward_kernel(
                 valid = (row < stop)[:, None] & inside[None, :]
                 at = row.to(tl.int64)[:, None] * columns + column[None, :]
                 upstream = tl.load(dy + at, mask=valid, other=0.0).to(tl.float32)
+                if DROPOUT and not ADDED:
+                    upstream *= row_dropout_factors(
+                        tl.load(seed), row, 0, columns, site, threshold, scale, COLUMNS // 8
+                    )
                 value = tl.load(z + at, mask=valid, other=0.0).to(tl.float32)
                 row_mean = tl.load(mean + row, mask=row < stop, other=0.0)
                 row_inverse = tl.load(inverse_std + row, mask=row < stop, other=0.0)
                 gradient, gamma_share = normalise_backward(
                     upstream, value, row_mean, row_inverse, weight, valid, columns
                 )
-                gradient = tl.where(valid, gradient, 0.0)
                 tl.store(dz + at, gradient, mask=valid)
-                if DROPOUT:
-                    gradient *= row_dropout_factors(
-                        tl.load(seed), row, 0, columns, site, threshold, scale, COLUMNS // 8
-                    )
-                    tl.store(dx + at, gradient, mask=valid)
                 gamma_sum += gamma_share
                 beta_sum += upstream
-                bias_sum += gradient
+                if ADDED:
+                    if DROPOUT:
+                        gradient *= row_dropout_factors(
+                            tl.load(seed), row, 0, columns, site, threshold, scale, COLUMNS // 8
+                        )
+                        tl.store(dx + at, gradient, mask=valid)
+                    bias_sum += gradient
             slot = partials + (tile + task).to(tl.int64) * columns + column
             size = slots.to(tl.int64) * columns
             tl.store(slot, tl.sum(gamma_sum, 0), mask=inside)
             tl.store(slot + size, tl.sum(beta_sum, 0), mask=inside)
-            tl.store(slot + 2 * size, tl.sum(bias_sum, 0), mask=inside)
+            if ADDED:
+                tl.store(slot + 2 * size, tl.sum(bias_sum, 0), mask=inside)
 
 
 def _statistics(rows: int, like: Tensor) -> Tensor:
@@ -202,11 +209,16 @@ def _forward(
     return y, z, mean, inverse_std
 
 
+def _new_backward(z: Tensor, bias_gradients: Tensor | None, seed: Tensor | None) -> tuple[Tensor, Tensor]:
+    has_dx = bias_gradients is not None and seed is not None
+    return torch.empty_like(z), torch.empty_like(z) if has_dx else z.new_empty(0)
+
+
 @launcher(
-    lambda dy, z, *rest: (torch.empty_like(z), torch.empty_like(z)),
+    lambda *given: _new_backward(given[1], given[7], given[10]),
     mutates=("gamma_gradients", "beta_gradients", "bias_gradients"),
 )
-def _backward(
+def norm_backward(
     dy: Tensor,
     z: Tensor,
     mean: Tensor,
@@ -214,7 +226,7 @@ def _backward(
     gamma: Tensor,
     gamma_gradients: Tensor,
     beta_gradients: Tensor,
-    bias_gradients: Tensor,
+    bias_gradients: Tensor | None,
     offsets: Tensor,
     add: bool,
     seed: Tensor | None,
@@ -222,14 +234,20 @@ def _backward(
     threshold: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """dz and, where there is a dropout, dx, both like z [rows, n]; sums over each task's rows go to [T, n] each."""
+    """The backward of LayerNorm's kernels, and of the dropout and the bias beside it.
+
+    bias_gradients: given where z is residual + dropout(x + bias); without them the dropout is one of LayerNorm's
+    result. Sums over each task's rows go to the gradients, [T, n] each. Returns dz like z [rows, n] and, where there
+    is a dropout within z, dx like it.
+    """
     rows, columns = z.shape
-    dy, dz, dx = dy.contiguous(), torch.empty_like(z), torch.empty_like(z)
+    dz, dx = _new_backward(z, bias_gradients, seed)
     shape = tile_shape(columns)
     tile = tile_rows(rows, shape["STEP"])
-    partials = new_partials(3, offsets, rows, tile, columns)
+    targets = (gamma_gradients, beta_gradients) + (() if bias_gradients is None else (bias_gradients,))
+    partials = new_partials(len(targets), offsets, rows, tile, columns)
     _backward_kernel[(triton.cdiv(rows, tile),)](
-        dy,
+        dy.contiguous(),
         z,
         mean,
         inverse_std,
@@ -247,10 +265,11 @@ def _backward(
         site,
         threshold,
         scale,
+        ADDED=bias_gradients is not None,
         DROPOUT=seed is not None,
         **shape,
     )
-    collect(partials, (gamma_gradients, beta_gradients, bias_gradients), offsets, rows, tile, add)
+    collect(partials, targets, offsets, rows, tile, add)
     return dz, dx
 
 
@@ -358,7 +377,7 @@ class _AddLayerNorm(torch.autograd.Function):
             offsets, add = one_task(len(z), z.device), False
         targets = (gamma_gradients, beta_gradients, bias_gradients)
         arguments = kernel_arguments(ctx.dropout, z.shape[1])
-        dz, dx = _backward(dy, z, mean, inverse_std, gamma, *targets, offsets, add, *arguments)
+        dz, dx = norm_backward(dy, z, mean, inverse_std, gamma, *targets, offsets, add, *arguments)
         if ctx.dropout is None:
             dx = dz
         if deposits:
