@@ -52,16 +52,17 @@ def main_metric(task: Task) -> str:
     return "pearson" if task.kind == "regression" else "accuracy"
 
 
-def overall(metrics: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> tuple[float | None, float]:
-    """The course's overall score, and the plain mean of the main metrics.
+def course_score(scores: Mapping[str, float]) -> float | None:
+    """The course's overall score of main metrics, (sst + paraphrase + (sts + 1) / 2) / 3; None if one is not there."""
+    if not scores.keys() >= {"sst", "paraphrase", "sts"}:
+        return None
+    return (scores["sst"] + scores["paraphrase"] + (scores["sts"] + 1) / 2) / 3
 
-    The former is (sst accuracy + paraphrase accuracy + (sts Pearson + 1) / 2) / 3, None unless all three are there.
-    """
+
+def overall(metrics: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> tuple[float | None, float]:
+    """The course's overall score, and the plain mean of the main metrics."""
     scores = {task.name: metrics[task.name][main_metric(task)] for task in tasks}
-    course = None
-    if scores.keys() >= {"sst", "paraphrase", "sts"}:
-        course = (scores["sst"] + scores["paraphrase"] + (scores["sts"] + 1) / 2) / 3
-    return course, sum(scores.values()) / len(scores)
+    return course_score(scores), sum(scores.values()) / len(scores)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

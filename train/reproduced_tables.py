@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bert.files import replacing
+from train.metrics import course_score
 from train.recipes import Paper, Row, Table
 
 _MAIN_METRICS = ("accuracy", "pearson")  # a task has one of them
@@ -14,8 +15,8 @@ METRICS = ("sst", "paraphrase", "sts", "overall")
 _TITLES = {"sst": "SST accuracy", "paraphrase": "paraphrase accuracy", "sts": "STS Pearson", "overall": "overall"}
 
 
-def row_scores(row: Row, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:
-    """Our figures for a row: each task's main dev metric, `overall` as the course computes it where all three tasks are
+def row_scores(paper: Paper, row: Row, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:
+    """Our figures for a row: each task's main dev metric, `overall` as the paper computes it where all three tasks are
     there, and seconds, examples_per_second, seconds_per_epoch over the row's runs. None while a run is missing."""
     if any(system not in summaries for system in row.systems):
         return None
@@ -24,8 +25,9 @@ def row_scores(row: Row, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str
     for run in runs:
         for task, metrics in run["dev"].items():
             found[task] = next(metrics[name] for name in _MAIN_METRICS if name in metrics)
-    if all(task in found for task in METRICS[:3]):
-        found["overall"] = (found["sst"] + found["paraphrase"] + (found["sts"] + 1) / 2) / 3
+    score = course_score(found)
+    if score is not None:
+        found["overall"] = score if paper.overall == "course" else sum(found[task] for task in METRICS[:3]) / 3
     trained = sum(run["training_seconds"] for run in runs)
     found["seconds"] = sum(run["seconds"] for run in runs)
     found["examples_per_second"] = sum(run["examples_per_second"] * run["training_seconds"] for run in runs) / trained
@@ -50,7 +52,7 @@ def write_tables(
     written = []
     for table in tables:
         stem = out / f"table-{paper.tables.index(table) + 1}"
-        scores = [row_scores(row, summaries) for row in table.rows]
+        scores = [row_scores(paper, row, summaries) for row in table.rows]
         source = _source(table, summaries, command)
         for suffix, content in ((".md", _markdown(paper, table, scores, source)), (".csv", _csv(table, scores))):
             path = stem.with_suffix(suffix)

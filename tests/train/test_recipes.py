@@ -7,6 +7,7 @@ import pytest
 from bert.errors import InputError
 from train.config import RunConfig
 from train.flags import build_parser, config_from
+from train.metrics import course_score
 from train.recipes import FOLDER, papers, read_paper, read_recipe, recipes
 
 
@@ -44,6 +45,17 @@ def test_every_row_of_a_table_names_systems_that_train_what_it_reports(name):
             assert set(row.figures) - {"overall"} <= tasks, row.name
             assert row.figures, row.name
     assert used == {recipe for recipe in recipes() if recipe.startswith(f"{name}/")}
+
+
+@pytest.mark.parametrize("name", papers())
+def test_a_papers_overall_figures_are_what_it_is_said_to_compute(name):
+    paper = read_paper(name)
+    for row in (row for table in paper.tables for row in table.rows):
+        for figures in (row.figures, row.test):
+            if len(figures) == 4:
+                mean = sum(figures[task] for task in ("sst", "paraphrase", "sts")) / 3
+                expected = mean if paper.overall == "mean" else course_score(figures)
+                assert figures["overall"] == pytest.approx(expected, abs=1.5e-3), row.name
 
 
 def test_flags_override_a_recipe():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -77,12 +78,14 @@ def test_a_row_of_several_systems_takes_each_ones_own_task_and_adds_their_time()
             ("frozen-sts", {"sts": {"pearson": 0.2, "spearman": 0.9}}, 150.0),
         )
     }
-    row = read_paper("bert-mastery").tables[0].rows[0]
-    found = row_scores(row, summaries)
+    paper = read_paper("bert-mastery")
+    row = paper.tables[0].rows[0]
+    found = row_scores(paper, row, summaries)
     assert {name: found[name] for name in ("sst", "paraphrase", "sts")} == {"sst": 0.4, "paraphrase": 0.7, "sts": 0.2}
     assert found["overall"] == pytest.approx((0.4 + 0.7 + 0.6) / 3)
+    assert row_scores(replace(paper, overall="mean"), row, summaries)["overall"] == pytest.approx((0.4 + 0.7 + 0.2) / 3)
     assert (found["seconds"], found["seconds_per_epoch"], found["examples_per_second"]) == (30.0, 3.0, 100.0)
-    assert row_scores(row, {"frozen-sst": summaries["frozen-sst"]}) is None
+    assert row_scores(paper, row, {"frozen-sst": summaries["frozen-sst"]}) is None
 
 
 def test_rows_that_are_not_finished_stay_empty(tmp_path):

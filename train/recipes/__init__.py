@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bert.errors import InputError, did_you_mean
 from train.config import RunConfig
@@ -53,13 +53,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: its short name and title, what is to be known of its figures, its tables, and how it pre-trains."""
+    """A paper: its short name and title, what is to be known of its figures, its tables, and how it pre-trains.
+
+    overall: what it calls so: "course", the course's score, in which Pearson counts as (r + 1) / 2, or the "mean".
+    """
 
     name: str
     title: str
     notes: tuple[str, ...]
     tables: tuple[Table, ...]
     pretraining: dict[str, Any]
+    overall: Literal["course", "mean"]
 
 
 def papers() -> list[str]:
@@ -82,7 +86,14 @@ def read_paper(name: str) -> Paper:
         )
         for table in content.get("tables", ())
     ]
-    return Paper(name, content["title"], tuple(content["notes"]), tuple(tables), content.get("pretraining", {}))
+    return Paper(
+        name,
+        content["title"],
+        tuple(content["notes"]),
+        tuple(tables),
+        content.get("pretraining", {}),
+        content.get("overall", "course"),
+    )
 
 
 def recipes() -> list[str]:
