@@ -27,6 +27,7 @@ class HeadSpec:
     link: Link
     centre: float = 0.0
     learns_variance: bool = False
+    has_threshold: bool = False
 
 
 class _Head(nn.Module):
@@ -36,12 +37,15 @@ class _Head(nn.Module):
         link: what makes answers of the logits: softmax over classes, a sigmoid, or nothing, where a logit is the share
             of the task's range already; None for what suits the task's kind.
         log_variance: of the task's loss, fp32 [1], where it is learned, else None.
+        threshold: fp32 [1], the share of the range above which a binary task's answer is 1, where it is found on the
+            dev set and a part of the model; None for 0.5.
     """
 
-    def __init__(self, link: Link | None, learns_variance: bool) -> None:
+    def __init__(self, link: Link | None, learns_variance: bool, has_threshold: bool) -> None:
         super().__init__()
         self.link = link
         self.log_variance = nn.Parameter(torch.zeros(1)) if learns_variance else None
+        self.register_buffer("threshold", torch.full((1,), 0.5) if has_threshold else None)
 
 
 class Head(_Head):
@@ -57,7 +61,7 @@ class Head(_Head):
             linear map of u and v alone cannot compare them; "product", which is these and u * v (Conneau et al., 2017),
             of which a cosine is a sum; or "concatenation", which is u and v alone.
         hidden_layers: linear layers of the encoder's width, each with a ReLU, before the last one.
-        link, learns_variance: see the attributes.
+        link, learns_variance, has_threshold: see the attributes.
     """
 
     def __init__(
@@ -72,8 +76,9 @@ class Head(_Head):
         hidden_layers: int = 0,
         link: Link | None = None,
         learns_variance: bool = False,
+        has_threshold: bool = False,
     ) -> None:
-        super().__init__(link, learns_variance)
+        super().__init__(link, learns_variance, has_threshold)
         self.pair, self.pair_features = pair, pair_features
         self.dropout = dropout
         width = hidden_size * (_WIDTHS[pair_features] if pair else 1)
@@ -112,11 +117,19 @@ class CosineHead(_Head):
         hidden_size: of the encoder.
         mapped: whether there is a map.
         dropout: rate on what the map reads.
-        learns_variance: see the attributes.
+        learns_variance, has_threshold: see the attributes.
     """
 
-    def __init__(self, hidden_size: int, *, mapped: bool, dropout: float, learns_variance: bool = False) -> None:
-        super().__init__("identity", learns_variance)
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        mapped: bool,
+        dropout: float,
+        learns_variance: bool = False,
+        has_threshold: bool = False,
+    ) -> None:
+        super().__init__("identity", learns_variance, has_threshold)
         self.map = nn.Linear(hidden_size, hidden_size) if mapped else None
         self.dropout = dropout
 
@@ -169,7 +182,11 @@ def build_heads(
     generator = torch.Generator().manual_seed(seed)
     heads: dict[str, Head | CosineHead] = {}
     for name, spec in specs.items():
-        common = {"dropout": dropout, "learns_variance": spec.learns_variance}
+        common = {
+            "dropout": dropout,
+            "learns_variance": spec.learns_variance,
+            "has_threshold": spec.has_threshold,
+        }
         if spec.kind in ("cosine", "mapped-cosine"):
             heads[name] = CosineHead(hidden_size, mapped=spec.kind == "mapped-cosine", **common)
         else:

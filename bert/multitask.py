@@ -125,6 +125,10 @@ class MultitaskModel(nn.Module):
                 outputs[name] = TaskOutput(head(embeddings, dropouts), embeddings)
         return outputs
 
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds of the heads that have one: task -> it. Waits for the device."""
+        return {name: float(head.threshold.item()) for name, head in self.heads.items() if head.threshold is not None}
+
     def save(self, path: Path) -> None:
         """Write the fp32 weights: the encoder's under Hugging Face's names, heads.TASK.*, pals.TASK.* and
         shared_layer.*."""
@@ -153,7 +157,8 @@ class MultitaskModel(nn.Module):
     def _other_values(self) -> dict[str, Tensor]:
         """By the names that they have in the file."""
         shared = {name: value for name, value in self.shared.values().items() if _is_of_shared_layer(name)}
-        return shared | {_saved_name(name): value for name, value in self.private.values().items()}
+        thresholds = {_HEADS + name: value for name, value in self.heads.named_buffers()}
+        return shared | {_saved_name(name): value for name, value in self.private.values().items()} | thresholds
 
 
 def _is_of_shared_layer(name: str) -> bool:

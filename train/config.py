@@ -81,6 +81,11 @@ class RunConfig:
     loss_weights: tuple[str, ...] = _option(
         ("1",), "numbers such as sst=1,sts=0.5, or inverse-share (of the examples), or uncertainty (learned)"
     )
+    threshold: str = _option(
+        "0.5",
+        "score above which a binary task's answer is 1; dev for the one that is best on the dev set at each evaluation",
+        choices=("0.5", "dev"),
+    )
     smart: float = _option(0.0, "weight of the smoothness under adversarial noise on the embeddings (SMART)", low=0.0)
     pals: int = _option(0, "size of the projected attention layers of each task; 0 for none", low=0)
 

@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say(console, f"data       {given.data or saved.config.data}: {sizes} (dev examples)")
     metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device)
     say(console, f"dev        {score_line(metrics)}")
+    for name, threshold in saved.model.thresholds().items():
+        say(console, f"           {name} is 1 above {threshold:.3f}, as was best on the dev set in training")
     score, mean = overall(metrics, saved.tasks)
     say(console, f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from bert.batch import PackedBatch
 from bert.multitask import MultitaskModel
 from train.batches import gather
-from train.losses import task_errors, task_predictions
-from train.metrics import task_metrics
+from train.losses import binary_scores, task_errors, task_predictions
+from train.metrics import best_threshold, task_metrics
 from train.tokenized import TokenizedSplit
 
 _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536}
@@ -34,14 +34,28 @@ def predict(model: MultitaskModel, split: TokenizedSplit, device: torch.device) 
 
 
 @torch.no_grad()
-def _answer(model: MultitaskModel, split: TokenizedSplit, device: torch.device, *, judged: bool) -> Answers:
-    task, link = split.task, model.heads[split.task.name].link
+def _answer(
+    model: MultitaskModel,
+    split: TokenizedSplit,
+    device: torch.device,
+    *,
+    judged: bool,
+    choose_threshold: bool = False,
+) -> Answers:
+    task, head = split.task, model.heads[split.task.name]
     predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
     for examples, packed in _batches(model, split, np.arange(len(split)), device):
         logits = model(packed)[task.name].logits
-        predictions[examples] = task_predictions(task, logits, link)
+        if head.threshold is None:
+            predictions[examples] = task_predictions(task, logits, head.link)
+        else:
+            predictions[examples] = binary_scores(logits, head.link)
         if judged:
-            errors[examples] = task_errors(task, logits, split.labels[examples], link)
+            errors[examples] = task_errors(task, logits, split.labels[examples], head.link)
+    if head.threshold is not None:
+        if choose_threshold:
+            head.threshold.fill_(best_threshold(predictions, split.labels))
+        predictions = (predictions > head.threshold.item()).astype(np.float64)
     return Answers(predictions, errors)
 
 
@@ -73,10 +87,20 @@ def _batches(
 
 
 def evaluate(
-    model: MultitaskModel, splits: Mapping[str, TokenizedSplit], device: torch.device
+    model: MultitaskModel,
+    splits: Mapping[str, TokenizedSplit],
+    device: torch.device,
+    *,
+    choose_thresholds: bool = False,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
-    """Each task's metrics on its labelled set, and the answers that they judge."""
-    answers = {name: _answer(model, split, device, judged=True) for name, split in splits.items()}
+    """Each task's metrics on its labelled set, and the answers that they judge.
+
+    choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
+    """
+    answers = {
+        name: _answer(model, split, device, judged=True, choose_threshold=choose_thresholds)
+        for name, split in splits.items()
+    }
     metrics = {
         name: task_metrics(split.task, answers[name].predictions, split.labels) for name, split in splits.items()
     }

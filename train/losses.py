@@ -72,6 +72,12 @@ def answers_as_shares(logits: Tensor, link: Link) -> Tensor:
     return logits.squeeze(1).sigmoid() if link == "sigmoid" else logits.squeeze(1)
 
 
+def binary_scores(logits: Tensor, link: Link) -> np.ndarray:
+    """How much speaks for the answer 1 of a binary task, as a share of its range: float32 [n]."""
+    scores = logits.softmax(1)[:, 1] if link == "softmax" else answers_as_shares(logits, link)
+    return scores.to("cpu", torch.float32).numpy()
+
+
 def task_predictions(task: Task, logits: Tensor, link: Link | None = None) -> np.ndarray:
     """What the task answers, float64 [n]: a class index, 0 or 1, or a similarity within the task's range.
 

@@ -110,6 +110,7 @@ def _head_spec(config: RunConfig, task: Task) -> HeadSpec:
         link=link,
         centre=0.5 if link == "identity" else 0.0,
         learns_variance=config.for_task("loss_weights", task.name) == _UNCERTAINTY,
+        has_threshold=task.kind == "binary" and config.threshold == "dev",
     )
 
 

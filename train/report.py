@@ -190,6 +190,7 @@ def write_summary(
     optimizer: SurgeryOptimizer,
     precision: Precision,
     kernels: str,
+    thresholds: Mapping[str, float],
 ) -> dict[str, Any]:
     """Write summary.json and return its content."""
     overall_score, mean = overall(progress.best_dev, tasks)
@@ -197,6 +198,7 @@ def write_summary(
         "dev": progress.best_dev,
         "overall": overall_score,
         "mean": mean,
+        "thresholds": dict(thresholds),
         "best_step": progress.best_step,
         "steps": progress.steps,
         "skipped_steps": int(optimizer.state.skipped_steps.item()),

@@ -164,8 +164,10 @@ class Run:
             return self._evaluate_model(epoch)
 
     def _evaluate_model(self, epoch: int) -> dict[str, dict[str, float]]:
-        metrics, answers = evaluate(self.model, self.data.dev, self.precision.device)
-        self.log.write({"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics})
+        metrics, answers = evaluate(self.model, self.data.dev, self.precision.device, choose_thresholds=True)
+        thresholds = self.model.thresholds()
+        entry = {"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics}
+        self.log.write(entry | ({"thresholds": thresholds} if thresholds else {}))
         total = dev_sum(metrics, self.tasks)
         if total > self.progress.best_sum:
             self.progress.best_sum, self.progress.best_step = total, self.progress.steps
@@ -207,6 +209,7 @@ class Run:
             optimizer=self.optimizer,
             precision=self.precision,
             kernels=self.kernels,
+            thresholds=self.model.thresholds(),
         )
         overall = "" if summary["overall"] is None else f"  overall {summary['overall']:.3f}"
         self.say(f"best       step {self.progress.best_step}: {score_line(self.progress.best_dev)}")

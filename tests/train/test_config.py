@@ -65,6 +65,7 @@ FLAGS = [
     "--surgery",
     "--surgery-scope",
     "--tasks",
+    "--threshold",
     "--until",
     "--warmup",
     "--weight-decay",
@@ -116,6 +117,7 @@ def test_a_damaged_configuration_is_named(content, tmp_path):
 
 def test_only_flags_that_were_given_can_contradict_a_run(tmp_path):
     config = RunConfig(seed=5)
+    (tmp_path / "last.safetensors").touch()
     check_resumable(config, parse("--seed", "5"), tmp_path)
     check_resumable(config, parse(), tmp_path)
     with pytest.raises(InputError, match="--seed 6"):

@@ -1,5 +1,7 @@
 """Predictions of whole sets: in the set's order, whatever the batches, and for pairs encoded either way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,8 @@ from bert.heads import Head
 from bert.multitask import MultitaskModel
 from tests.samples import random_split, small_encoder
 from train.batches import gather
-from train.evaluation import predict
-from train.losses import task_predictions
+from train.evaluation import evaluate, predict
+from train.losses import binary_scores, link_of, task_predictions
 from train.tasks import select_tasks
 
 CPU = torch.device("cpu")
@@ -38,6 +40,41 @@ def test_predictions_are_those_of_each_example_alone_in_the_sets_order(per_examp
         alone = task_predictions(TASKS[1], model(pack([nothing, tokens]))["sts"].logits.detach())
         assert predictions[index] == pytest.approx(alone[0], abs=1e-4)
     assert predictions.std() > 0.01
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_chosen_threshold_is_the_best_one_and_is_kept_by_the_model(outputs, tmp_path):
+    (task,) = select_tasks(["cfimdb"], None)
+    split = random_split(task, 60, 1)
+    split = replace(split, labels=split.labels % 2)
+    link = link_of("cross-entropy" if outputs == 2 else "binary-cross-entropy")
+
+    def make():
+        head = Head(32, outputs, pair=False, dropout=0.1, link=link, has_threshold=True)
+        head.initialise(torch.Generator().manual_seed(1))
+        head.weight.data *= 20
+        head.bias.data[-1] += 3.0
+        return MultitaskModel(small_encoder(), {"cfimdb": head})
+
+    model = make()
+    plain, _ = evaluate(model, {"cfimdb": split}, CPU)
+    assert model.thresholds() == {"cfimdb": 0.5}
+    chosen, answers = evaluate(model, {"cfimdb": split}, CPU, choose_thresholds=True)
+    assert chosen["cfimdb"]["accuracy"] > plain["cfimdb"]["accuracy"]
+    assert 0.5 < model.thresholds()["cfimdb"] < 1
+    assert (predict(model, split, CPU) == answers["cfimdb"].predictions).all()
+    model.save(tmp_path / "model.safetensors")
+    other = make()
+    other.load(tmp_path / "model.safetensors")
+    assert (predict(other, split, CPU) == answers["cfimdb"].predictions).all()
+
+
+def test_the_score_of_a_binary_task_is_the_probability_or_the_share_that_speaks_for_1():
+    logits = torch.tensor([[-1.0], [0.25], [2.0]])
+    assert binary_scores(logits, "sigmoid") == pytest.approx((1 / (1 + torch.exp(-logits))).squeeze(1).numpy())
+    assert binary_scores(logits, "identity").tolist() == [-1.0, 0.25, 2.0]
+    two = torch.tensor([[1.0, 3.0], [0.5, 0.5]])
+    assert binary_scores(two, "softmax") == pytest.approx([np.exp(3) / (np.exp(1) + np.exp(3)), 0.5])
 
 
 def test_a_micro_batch_holds_the_tokens_and_labels_of_its_examples():

@@ -3,6 +3,7 @@
 import json
 import signal
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -204,6 +205,23 @@ def test_evaluate_repeats_the_scores_of_the_run_on_the_same_examples(seen, data,
     assert f"sst {seen[1] if seen else 10}, " in printed
     assert run_command(evaluate.main, [str(out)]) == 0
     assert "sst 10, " in capsys.readouterr().out
+
+
+def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("train.evaluation.best_threshold", lambda scores, labels: float(np.median(scores)))
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--threshold", "dev"))
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["thresholds"].keys() == {"paraphrase"}
+    assert summary["thresholds"]["paraphrase"] != 0.5
+    capsys.readouterr()
+    assert run_command(evaluate.main, [str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"paraphrase accuracy {summary['dev']['paraphrase']['accuracy']:.3f}" in printed
+    assert f"paraphrase is 1 above {summary['thresholds']['paraphrase']:.3f}" in printed
+    arguments = ["--task", "paraphrase", "--input", str(data / "quora-dev.csv"), "--output", str(tmp_path / "p.csv")]
+    assert run_command(predict.main, [str(out), *arguments]) == 0
+    assert (tmp_path / "p.csv").read_text() == (out / "paraphrase-dev-predictions.csv").read_text()
 
 
 def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set(data, tmp_path):
