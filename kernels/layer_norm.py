@@ -144,6 +144,8 @@ def _backward_kernel(
                 gradient, gamma_share = normalise_backward(
                     upstream, value, row_mean, row_inverse, weight, valid, columns
                 )
+                # Masked stores and sums need no zeros here, but without them a variant spills on sm_100.
+                gradient = tl.where(valid, gradient, 0.0)
                 tl.store(dz + at, gradient, mask=valid)
                 gamma_sum += gamma_share
                 beta_sum += upstream
