@@ -15,7 +15,8 @@ from torch import Tensor
 from kernels.dispatch import launcher, uses_triton
 from kernels.dropout import Dropout, kernel_arguments, row_dropout_factors
 from kernels.flat import CHUNK
-from kernels.layer_norm import layer_norm_backward, layer_norm_forward, norm_backward, normalise, tile_shape
+from kernels.layer_norm import layer_norm_backward, layer_norm_forward
+from kernels.layer_norm_kernels import norm_backward, normalise, tile_shape
 from kernels.rows import TaskRows, require_rows, task_gradients_of
 from kernels.table_sums import table_sums
 from kernels.task_sums import one_task

@@ -104,15 +104,23 @@ def build_optimizer(config: RunConfig, model: MultitaskModel, precision: Precisi
         model.private,
         model.tasks,
         settings=settings,
-        shared_rates=[_shared_rate(config, block) for block in model.shared.block_names],
+        shared_rates=[_shared_rate(config, block, len(model.encoder.layers)) for block in model.shared.block_names],
         private_rates=[config.number_for_task("head_learning_rate", name) for name in model.private.block_names],
         weighting=library_weighting(config.surgery, len(model.tasks), groups),
     )
 
 
-def _shared_rate(config: RunConfig, block: str) -> float:
-    """The layer that heads share learns at the heads' rate, the encoder at its own."""
-    return config.number_for_task("head_learning_rate", "") if block.startswith(SHARED_LAYER) else config.learning_rate
+def _shared_rate(config: RunConfig, block: str, layers: int) -> float:
+    """The layer that heads share learns at the heads' rate, the pooler and the last layer at the encoder's, and each
+    layer below at that of the one above it times `layer_decay` (Howard and Ruder, 2018), the embeddings last. A pooler
+    that is not read, since sequences are averaged, stays as it is."""
+    if block.startswith(SHARED_LAYER):
+        return config.number_for_task("head_learning_rate", "")
+    part, number = [*block.split("."), ""][:2]
+    if part == "pooler":
+        return 0.0 if config.pooling == "mean" else config.learning_rate
+    layers_above = layers if part == "embeddings" else layers - 1 - int(number)
+    return config.learning_rate * config.layer_decay**layers_above
 
 
 def load_run(directory: Path, device: str) -> SavedRun:

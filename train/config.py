@@ -145,6 +145,9 @@ class RunConfig:
         -1.0, "peak rate of the encoder; -1 for one that suits its width: 2e-4 at 384, 5e-5 at 768", low=-1.0
     )
     head_learning_rate: tuple[str, ...] = _option(("1e-3",), "peak rate of the heads, such as 1e-3,sst=5e-4")
+    layer_decay: float = _option(
+        1.0, "what the encoder's rate is multiplied by from each layer to the one below; 1 for one rate", low=0.0
+    )
     schedule: str = _option(
         "linear",
         "the rates after the warm-up: falling to 0, constant, or multiplied by decay at the milestones",

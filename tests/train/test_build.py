@@ -6,7 +6,7 @@ import torch
 from tests.samples import random_batch, small_encoder
 from tests.train.small_runs import write_course_data
 from train import run
-from train.build import build_model, build_optimizer, load_run
+from train.build import build_model, build_optimizer, load_pretrained, load_run
 from train.command import run_command
 from train.config import RunConfig
 from train.precision import choose_precision
@@ -31,8 +31,11 @@ def test_projected_attention_is_trained_saved_and_read_again(tmp_path):
     assert trained(tmp_path, "without").pals is None
 
 
-def test_mean_pooling_leaves_the_pooler_alone(tmp_path):
+def test_mean_pooling_neither_reads_nor_trains_the_pooler(tmp_path):
     model, batch = trained(tmp_path, "run", "--pooling", "mean"), random_batch((2, 1, 1))
+    untrained = load_pretrained(load_run(tmp_path / "run", "cpu").config).encoder
+    assert torch.equal(model.encoder.pooler.weight, untrained.pooler.weight)
+    assert not torch.equal(model.encoder.layers[0].qkv.weight, untrained.layers[0].qkv.weight)
     before = model(batch)
     model.encoder.pooler.weight.data += 1
     for task, output in model(batch).items():
@@ -55,3 +58,16 @@ def test_the_layer_that_heads_share_learns_at_their_rate_and_each_head_at_its_ow
     rates = dict(zip(model.shared.block_names, shared.tolist(), strict=True))
     assert rates.pop("shared_layer") == pytest.approx(1e-4)
     assert list(rates.values()) == pytest.approx([2e-5] * len(rates))
+
+
+@pytest.mark.parametrize("granularity", ["model", "matrix"])
+def test_each_layer_learns_at_the_rate_of_the_one_above_times_the_layer_decay(granularity):
+    config = RunConfig(learning_rate=8e-5, layer_decay=0.5, granularity=granularity, shared_layer=("sts",))
+    model = build_model(config, select_tasks(config.tasks, None), small_encoder(), choose_precision("cpu", "off"))
+    shared, _ = build_optimizer(config, model, choose_precision("cpu", "off"))._rates
+    rates = dict(zip(model.shared.block_names, shared.tolist(), strict=True))
+    expected = {"pooler": 8e-5, "layers.2": 8e-5, "layers.1": 4e-5, "layers.0": 2e-5, "embeddings": 1e-5}
+    expected["shared_layer"] = 1e-3
+    for block, rate in rates.items():
+        (part,) = (part for part in expected if block == part or block.startswith(f"{part}."))
+        assert rate == pytest.approx(expected[part]), block

@@ -34,6 +34,7 @@ FLAGS = [
     "--help",
     "--hidden-dropout",
     "--kernels",
+    "--layer-decay",
     "--learning-rate",
     "--log-every",
     "--loss-weights",
