@@ -1,6 +1,6 @@
 """From tokenised examples to what a step needs: the packed batch and each task's labels, on the device."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,12 @@ from train.tokenized import TokenizedSplit
 @dataclass(frozen=True)
 class LabelledBatch:
     """packed: the tokens, or what a frozen encoder has made of them; labels: task -> fp32 [examples], for the tasks
-    that have examples in the batch."""
+    that have examples in the batch; smoothed: the sequences of the tasks with SMART's regulariser, packed by
+    themselves, if there are any."""
 
     packed: PackedBatch | PooledBatch
     labels: dict[str, Tensor]
+    smoothed: PackedBatch | None = None
 
 
 def gather(
@@ -27,18 +29,30 @@ def gather(
     device: torch.device | str = "cpu",
     *,
     accumulate: bool = False,
+    smoothed: Collection[str] = (),
 ) -> LabelledBatch:
     """Gather the examples of a micro-batch from the tokenised sets.
 
-    splits: task -> its set, in the order of the model's tasks; accumulate: see `bert.batch.pack`.
+    splits: task -> its set, in the order of the model's tasks; accumulate: see `bert.batch.pack`; smoothed: tasks with
+    SMART's regulariser.
     """
-    tokens = [_task_tokens(split, micro_batch[task]) for task, split in splits.items()]
+
+    def packed(examples: MicroBatch, *, accumulate: bool) -> PackedBatch:
+        return pack(
+            [_task_tokens(split, examples[task]) for task, split in splits.items()], device, accumulate=accumulate
+        )
+
     labels = {
         task: torch.from_numpy(split.labels[micro_batch[task]]).to(device, non_blocking=True)
         for task, split in splits.items()
         if len(micro_batch[task])
     }
-    return LabelledBatch(pack(tokens, device, accumulate=accumulate), labels)
+    again = {task: own if task in smoothed else own[:0] for task, own in micro_batch.items()}
+    return LabelledBatch(
+        packed(micro_batch, accumulate=accumulate),
+        labels,
+        packed(again, accumulate=True) if any(len(own) for own in again.values()) else None,
+    )
 
 
 def _task_tokens(split: TokenizedSplit, examples: np.ndarray) -> TaskTokens:

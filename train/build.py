@@ -83,11 +83,12 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
         pals = ProjectedAttention(encoder.config, [task.name for task in tasks], config.pals)
         pals.initialise(torch.Generator().manual_seed(config.seed))
         pals.to(precision.device)
+    several_backwards = config.accumulate > 1 or any(config.number_for_task("smart", task.name) for task in tasks)
     return MultitaskModel(
         encoder.to(precision.device),
         {name: head.to(precision.device) for name, head in heads.items()},
         compute_dtype=precision.compute_dtype,
-        gradient_dtype=torch.float32 if config.accumulate > 1 or config.smart else precision.compute_dtype,
+        gradient_dtype=torch.float32 if several_backwards else precision.compute_dtype,
         by_matrix=config.granularity == "matrix",
         mean_pooling=config.pooling == "mean",
         pals=pals,

@@ -37,7 +37,7 @@ GROUPS = {
     "seed": "the run",
 }
 STAGES = ("all", "heads")
-_PER_TASK = ("heads", "losses", "loss_weights", "pair_encoding", "head_learning_rate")
+_PER_TASK = ("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate")
 
 
 def flag_of(name: str) -> str:
@@ -86,7 +86,9 @@ class RunConfig:
         "score above which a binary task's answer is 1; dev for the one that is best on the dev set at each evaluation",
         choices=("0.5", "dev"),
     )
-    smart: float = _option(0.0, "weight of the smoothness under adversarial noise on the embeddings (SMART)", low=0.0)
+    smart: tuple[str, ...] = _option(
+        ("0",), "weight of the smoothness under adversarial noise on the embeddings (SMART), such as sst=1"
+    )
     pals: int = _option(0, "size of the projected attention layers of each task; 0 for none", low=0)
 
     surgery: str = _option(

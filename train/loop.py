@@ -76,10 +76,11 @@ class Trainer:
             optimizer.keep_average(average_steps)
         sizes = {name: len(split) for name, split in splits.items()}
         objectives = build_objectives(config, [split.task for split in splits.values()], sizes)
-        self._step = TrainingStep(model, optimizer, objectives, smart=config.smart)
+        self._step = TrainingStep(model, optimizer, objectives)
+        self._smoothed = [task for task, objective in objectives.items() if objective.smoothness]
         self._device_steps: DeviceSteps | None = None
         if uses_triton_products(model.shared.master) and not model.needs_host_lengths:
-            batches = DeviceBatches(splits, device)
+            batches = DeviceBatches(splits, device, smoothed=self._smoothed)
             self._device_steps = DeviceSteps(
                 self._step,
                 batches,
@@ -154,7 +155,7 @@ class Trainer:
         batches = (
             self._frozen.gather(micro_batch, accumulate=number > 0)
             if self._frozen
-            else gather(self.splits, micro_batch, self.device, accumulate=number > 0)
+            else gather(self.splits, micro_batch, self.device, accumulate=number > 0, smoothed=self._smoothed)
             for number, micro_batch in enumerate(micro_batches)
         )
         return self._step(

@@ -24,13 +24,14 @@ class Objective:
     """What is minimised for one task.
 
     main: the loss of its logits, or None; added: the losses of its embeddings; weight: of their sum, where it is not
-    learned; margin: of the cosine-embedding loss.
+    learned; smoothness: of SMART's regulariser beside the losses, 0 for none; margin: of the cosine-embedding loss.
     """
 
     task: Task
     main: str | None
     added: tuple[str, ...]
     weight: float
+    smoothness: float
     margin: float
 
     def loss(
@@ -95,6 +96,7 @@ def _objective(config: RunConfig, task: Task, inverse_share: float) -> Objective
         main=main,
         added=added,
         weight=numbers[weight] if weight in numbers else config.number_for_task("loss_weights", task.name),
+        smoothness=config.number_for_task("smart", task.name),
         margin=config.margin,
     )
 

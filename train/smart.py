@@ -11,7 +11,7 @@ alone tell the passes apart in g.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,10 @@ _SIGMA, _ETA, _EPSILON = 1e-5, 1e-3, 1e-6
 
 @dataclass(frozen=True)
 class Smoothness:
-    """Computes the regulariser of `model`, times `weight` and the fixed weight of each task's objective."""
+    """Computes the regulariser of `model`, times the smoothness and the fixed weight of each task's objective."""
 
     model: MultitaskModel
     objectives: Mapping[str, Objective]
-    weight: float
 
     def __call__(
         self,
@@ -52,26 +51,23 @@ class Smoothness:
         weight's task gradients are deposited by one pass at a time, and the second backward adds to what the first has
         written: it must follow it.
 
-        clean: the model's outputs for `batch`; examples: task -> how many the whole step holds; loss_scale: fp32
+        batch: the sequences of the tasks that have the regulariser, whose backward adds to the task gradients; clean:
+        the model's outputs for the whole micro-batch; examples: task -> how many the whole step holds; loss_scale: fp32
         scalar, by which gradients in fp16 are kept in range.
         """
-        fixed = {task: output.logits.detach() for task, output in clean.items()}
         noise = normal_numbers(dropouts, (len(batch.ids), self.model.encoder.config.hidden_size)) * _SIGMA
         with without_deposits(), _frozen(self.model):
             noise.requires_grad_()
             outputs = self.model(batch, dropouts, noise=noise)
+            fixed = {task: clean[task].logits.detach() for task in outputs}
             parts = [self._divergences(task, output.logits, fixed[task]).sum() for task, output in outputs.items()]
             (gradient,) = torch.autograd.grad(torch.stack(parts).sum() * loss_scale, noise)
         noise = ascend(gradient / loss_scale)
-        adding = replace(
-            batch,
-            token_rows=replace(batch.token_rows, accumulate=True),
-            sequence_rows=replace(batch.sequence_rows, accumulate=True),
-        )
-        moved = self.model(adding, dropouts, noise=noise)
+        moved = self.model(batch, dropouts, noise=noise)
         through_clean, through_moved = [], []
         for task, output in moved.items():
-            factor = self.weight * self.objectives[task].weight / examples[task]
+            objective = self.objectives[task]
+            factor = objective.smoothness * objective.weight / examples[task]
             logits, moved_logits = clean[task].logits, output.logits
             through_clean.append(self._divergences(task, logits, moved_logits.detach()).sum() * factor)
             through_moved.append(self._divergences(task, fixed[task], moved_logits).sum() * factor)

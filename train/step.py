@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bert.batch import PackedBatch
 from bert.multitask import MultitaskModel
 from kernels import DropoutStream, SurgeryPlan
 from train.batches import LabelledBatch
@@ -27,8 +26,7 @@ class StepOutput:
 class TrainingStep:
     """What a step computes. It asks the device for nothing, so that a CUDA graph can hold it.
 
-    objectives: task -> what is minimised for it; smart: weight of SMART's regulariser, which is left out where it is 0,
-    and while the encoder is frozen.
+    objectives: task -> what is minimised for it, SMART's regulariser where batches have sequences for it.
     """
 
     def __init__(
@@ -36,11 +34,9 @@ class TrainingStep:
         model: MultitaskModel,
         optimizer: SurgeryOptimizer,
         objectives: Mapping[str, Objective],
-        *,
-        smart: float = 0.0,
     ) -> None:
         self._model, self._optimizer, self._objectives = model, optimizer, objectives
-        self._smoothness = Smoothness(model, objectives, smart) if smart else None
+        self._smoothness = Smoothness(model, objectives)
         self._device = model.shared.master.device
 
     def __call__(
@@ -72,9 +68,9 @@ class TrainingStep:
                 losses[task] += logged.detach()
             # One backward of the sum: each task's own gradient is in its own rows.
             totals = [torch.stack(minimised).sum()]
-            if self._smoothness is not None and isinstance(batch.packed, PackedBatch):
+            if batch.smoothed is not None:
                 scale = self._optimizer.loss_scale
-                through_clean, through_moved = self._smoothness(batch.packed, outputs, examples, dropouts, scale)
+                through_clean, through_moved = self._smoothness(batch.smoothed, outputs, examples, dropouts, scale)
                 totals = [totals[0] + through_clean, through_moved]
             for total in totals:
                 if total.requires_grad:  # a head without parameters on a frozen encoder has nothing to train

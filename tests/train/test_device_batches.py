@@ -21,6 +21,22 @@ MICRO_BATCHES = [
 ]
 
 
+def assert_same(found, expected, *, tokens, accumulate):
+    """The packed batches, of which the first has padding up to `tokens`."""
+    real = len(expected.ids)
+    for name in ("ids", "positions", "segments"):
+        values = getattr(found, name)
+        assert values[:real].tolist() == getattr(expected, name).tolist()
+        assert len(values) == tokens
+        assert not values[real:].any()
+    assert found.sequences.cu_seqlens.tolist() == expected.sequences.cu_seqlens.tolist()
+    assert found.sequences.first.tolist() == expected.sequences.first.tolist()
+    assert found.token_rows.offsets.tolist() == expected.token_rows.offsets.tolist()
+    assert found.sequence_rows.bounds == expected.sequence_rows.bounds
+    assert found.token_rows.accumulate == found.sequence_rows.accumulate == accumulate
+    assert expected.token_rows.accumulate == expected.sequence_rows.accumulate == accumulate
+
+
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_device_and_host_gather_the_same_batches(accumulate):
     batches = DeviceBatches(SPLITS, torch.device(DEVICE))
@@ -29,20 +45,28 @@ def test_device_and_host_gather_the_same_batches(accumulate):
     for micro_batch, shape, piece in zip(MICRO_BATCHES, shapes, pieces, strict=True):
         found = batches.gather(shape, piece, accumulate=accumulate)
         expected = gather(SPLITS, micro_batch, DEVICE, accumulate=accumulate)
-        real = len(expected.packed.ids)
-        for name in ("ids", "positions", "segments"):
-            values = getattr(found.packed, name)
-            assert values[:real].tolist() == getattr(expected.packed, name).tolist()
-            assert len(values) == shape.tokens
-            assert not values[real:].any()
-        assert found.packed.sequences.cu_seqlens.tolist() == expected.packed.sequences.cu_seqlens.tolist()
-        assert found.packed.sequences.first.tolist() == expected.packed.sequences.first.tolist()
-        assert found.packed.token_rows.offsets.tolist() == expected.packed.token_rows.offsets.tolist()
-        assert found.packed.sequence_rows.bounds == expected.packed.sequence_rows.bounds
-        assert found.packed.token_rows.accumulate == found.packed.sequence_rows.accumulate == accumulate
+        assert_same(found.packed, expected.packed, tokens=shape.tokens, accumulate=accumulate)
+        assert found.smoothed is expected.smoothed is None
         assert {task: own.tolist() for task, own in found.labels.items()} == {
             task: own.tolist() for task, own in expected.labels.items()
         }
+
+
+@pytest.mark.parametrize("smoothed", [["sst", "sts"], ["sst"], list(SPLITS)])
+def test_the_tasks_with_a_regulariser_are_packed_by_themselves_too(smoothed):
+    batches = DeviceBatches(SPLITS, torch.device(DEVICE), smoothed=smoothed)
+    shapes, numbers = batches.plan(MICRO_BATCHES)
+    pieces = torch.from_numpy(numbers).to(DEVICE).split([batches.numbers(shape) for shape in shapes])
+    for micro_batch, shape, piece in zip(MICRO_BATCHES, shapes, pieces, strict=True):
+        found = batches.gather(shape, piece, accumulate=False)
+        expected = gather(SPLITS, micro_batch, DEVICE, smoothed=smoothed)
+        assert_same(found.packed, expected.packed, tokens=shape.tokens, accumulate=False)
+        counts = [len(micro_batch[task]) * (1 + (task == "sts")) * (task in smoothed) for task in SPLITS]
+        if not any(counts):
+            assert found.smoothed is expected.smoothed is None
+            continue
+        assert np.diff(expected.smoothed.sequence_rows.bounds).tolist() == counts
+        assert_same(found.smoothed, expected.smoothed, tokens=shape.smoothed_tokens, accumulate=True)
 
 
 def test_the_micro_batches_of_a_step_share_a_size_that_fits_the_largest():

@@ -39,7 +39,16 @@ SMALL = BertConfig(
 )
 
 
-def make_trainer(*, graphs=False, warn=None, accumulate=1, dtype=torch.float32, surgery="pcgrad", scaling=False):
+def make_trainer(
+    *,
+    graphs=False,
+    warn=None,
+    accumulate=1,
+    dtype=torch.float32,
+    surgery="pcgrad",
+    scaling=False,
+    smart=("0",),
+):
     splits = {
         name: random_split(task, 3 + 2 * index, per_example=1 + (name == "sts"), seed=index, longest=5, vocab=20)
         for index, (name, task) in enumerate(TASKS.items())
@@ -57,13 +66,13 @@ def make_trainer(*, graphs=False, warn=None, accumulate=1, dtype=torch.float32, 
         encoder.to(device),
         heads,
         compute_dtype=dtype,
-        gradient_dtype=dtype if accumulate == 1 else torch.float32,
+        gradient_dtype=dtype if accumulate == 1 and smart == ("0",) else torch.float32,
     )
     settings = SurgerySettings(method=surgery, max_norm=1.0, scaling=scaling)
     optimizer = SurgeryOptimizer(
         model.shared, model.private, model.tasks, settings=settings, shared_rates=1e-3, private_rates=1e-2
     )
-    config = RunConfig(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery)
+    config = RunConfig(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery, smart=smart)
     return Trainer(config, model, optimizer, splits, device, graphs=graphs, warn=warn), model
 
 
@@ -109,7 +118,7 @@ def test_a_shape_that_recurs_asks_the_host_for_nothing(monkeypatch):
             return compute(self, *inputs)
 
     with using_kernels("triton"):
-        trainer, _ = make_trainer(surgery="gradvac")
+        trainer, _ = make_trainer(surgery="gradvac", smart=("sst=1",))
         batch = next(trainer.sampler.epoch(0))
         trainer._device_steps.run(batch, seed=1, rate_factor=1.0, epoch=0)
         monkeypatch.setattr("train.graphs.DeviceSteps._compute", watched)
@@ -176,6 +185,7 @@ def test_where_a_capture_fails_training_goes_on_without_and_says_so(monkeypatch)
         {"dtype": torch.bfloat16, "accumulate": 2, "surgery": "gradvac"},
         {"dtype": torch.float16, "scaling": True},
         {"surgery": "none"},
+        {"smart": ("sts=1",)},
     ],
 )
 def test_graphs_give_the_same_bits(more):

@@ -200,7 +200,7 @@ EVERYTHING = {
     ),
     "loss_weights": ("uncertainty", "paraphrase=inverse-share"),
     "pair_encoding": ("separate",),
-    "smart": 1.0,
+    "smart": ("1", "paraphrase=0.5"),
     "surgery": "pcgrad",
     "learning_rate": 1e-3,
 }
@@ -219,9 +219,10 @@ def steps_of(settings):
     for split in splits.values():
         split.labels[:] = np.linspace(0, split.task.high, 8).round()
     objectives = build_objectives(config, TASKS, {name: len(split) for name, split in splits.items()})
-    step = TrainingStep(model, optimizer, objectives, smart=config.smart)
+    step = TrainingStep(model, optimizer, objectives)
     batches = [
-        gather(splits, dict.fromkeys(splits, np.arange(start, start + 4)), accumulate=start > 0) for start in (0, 4)
+        gather(splits, dict.fromkeys(splits, np.arange(start, start + 4)), accumulate=start > 0, smoothed=splits)
+        for start in (0, 4)
     ]
     inputs = {"seed": torch.tensor(5), "rate_factor": torch.ones(()), "epoch": torch.tensor(0.0)}
     return model, lambda: step(batches, dict.fromkeys(splits, 8), **inputs)

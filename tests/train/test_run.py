@@ -80,7 +80,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_p
     assert not same_state(tmp_path / "a", tmp_path / "c")
 
 
-@pytest.mark.parametrize("more", [(), ("--accumulate", "2", "--pair-encoding", "separate"), ("--amp", "fp16")])
+@pytest.mark.parametrize(
+    "more", [("--smart", "sts=1"), ("--accumulate", "2", "--pair-encoding", "separate"), ("--amp", "fp16")]
+)
 def test_triton_kernels_and_torch_give_the_same_losses(data, tmp_path, capsys, more):
     # The interpreter walks the whole vocabulary's gradients: a small one.
     model = write_small_model(tmp_path / "model", ["the", "was", "where", "is", "i", "saw", *ADJECTIVES, *THINGS])

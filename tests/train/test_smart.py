@@ -68,24 +68,27 @@ def plain_distance(task, first, second):
     return (p * (p / q).log()).sum() + (q * (q / p).log()).sum()
 
 
-def plain_gradients(model, batches, weight, weights, examples):
+def plain_gradients(model, batches, smoothness, weights, examples):
     """Task -> the gradient of its loss and regulariser, by name, with one ordinary backward a task and micro-batch."""
+    smoothed = [task for task in TASKS if smoothness[task.name]]
     parameters = dict(model.named_parameters())
     totals = {task.name: dict.fromkeys(parameters, 0) for task in TASKS}
     for number, batch in enumerate(batches):
         dropouts = DropoutStream(SEED, number)
         clean = model(batch.packed, dropouts)
-        tokens = len(batch.packed.ids)
+        tokens = len(batch.smoothed.ids)
         noise = (normal_numbers(dropouts, (tokens, 32)) * smart._SIGMA).requires_grad_()
-        near = model(batch.packed, dropouts, noise=noise)
-        distance = sum(plain_distance(t, near[t.name].logits, clean[t.name].logits.detach()) for t in TASKS)
+        near = model(batch.smoothed, dropouts, noise=noise)
+        distance = sum(plain_distance(t, near[t.name].logits, clean[t.name].logits.detach()) for t in smoothed)
         (gradient,) = torch.autograd.grad(distance, noise)
         largest = gradient.abs().max(dim=1, keepdim=True).values
-        moved = model(batch.packed, dropouts, noise=smart._ETA * gradient / (largest + 1e-6))
+        moved = model(batch.smoothed, dropouts, noise=smart._ETA * gradient / (largest + 1e-6))
         for task in TASKS:
-            distance = plain_distance(task, clean[task.name].logits, moved[task.name].logits)
-            loss = task_loss(task, clean[task.name].logits, batch.labels[task.name], examples)
-            total = weights[task.name] * (loss + weight * distance / examples)
+            total = task_loss(task, clean[task.name].logits, batch.labels[task.name], examples)
+            if task in smoothed:
+                distance = plain_distance(task, clean[task.name].logits, moved[task.name].logits)
+                total = total + smoothness[task.name] * distance / examples
+            total = weights[task.name] * total
             found = torch.autograd.grad(total, list(parameters.values()), retain_graph=True, allow_unused=True)
             for name, value in zip(parameters, found, strict=True):
                 totals[task.name][name] = totals[task.name][name] + (0 if value is None else value)
@@ -94,33 +97,41 @@ def plain_gradients(model, batches, weight, weights, examples):
 
 # Without dropout only the noise tells two passes apart, and it has to be large for its effect to be seen.
 @pytest.mark.parametrize(("dropout", "sizes"), [(0.1, None), (0.0, (0.05, 0.3))])
-def test_gradients_of_a_step_are_those_of_plain_autograd(dropout, sizes, monkeypatch):
+@pytest.mark.parametrize("smoothness", [(3.0, 3.0, 3.0), (2.0, 0.0, 3.0)])
+def test_gradients_of_a_step_are_those_of_plain_autograd(dropout, sizes, smoothness, monkeypatch):
     if sizes:
         monkeypatch.setattr(smart, "_SIGMA", sizes[0])
         monkeypatch.setattr(smart, "_ETA", sizes[1])
-    config = RunConfig(smart=3.0, head_dropout=dropout, loss_weights=("1", "sts=2"), device="cpu")
+    smoothness = dict(zip(NAMES, smoothness, strict=True))
+    settings = {"head_dropout": dropout, "loss_weights": ("1", "sts=2"), "device": "cpu"}
     splits = {task.name: random_split(task, 6, seed=index, longest=8) for index, task in enumerate(TASKS)}
     for split in splits.values():
         split.labels[:] = np.arange(6) % 2
-    batches = [
-        gather(splits, dict.fromkeys(NAMES, np.arange(start, start + 3)), accumulate=start > 0) for start in (0, 3)
-    ]
-    objectives = build_objectives(config, TASKS, dict.fromkeys(NAMES, 6))
     found = {}
-    for weight in (3.0, 0.0):
+    for weights in (smoothness, dict.fromkeys(NAMES, 0)):
+        config = RunConfig(smart=tuple(f"{task}={weight}" for task, weight in weights.items()), **settings)
         model = make_model(config, dropout)
         model.shared.gradients.fill_(7.0)
-        step = TrainingStep(model, NoOptimizer(model), objectives, smart=weight)
+        smoothed = [task for task, weight in weights.items() if weight]
+        batches = [
+            gather(splits, dict.fromkeys(NAMES, np.arange(first, first + 3)), accumulate=first > 0, smoothed=smoothed)
+            for first in (0, 3)
+        ]
+        step = TrainingStep(model, NoOptimizer(model), build_objectives(config, TASKS, dict.fromkeys(NAMES, 6)))
         step(batches, dict.fromkeys(NAMES, 6), seed=SEED, rate_factor=None, epoch=torch.tensor(0.0))
-        found[weight] = {
-            entry.name: flat.view(flat.gradients, entry) / 4
-            for flat in (model.shared, model.private)
-            for entry in flat.entries
-        }
+        found[bool(smoothed)] = (
+            batches,
+            {
+                entry.name: flat.view(flat.gradients, entry) / 4
+                for flat in (model.shared, model.private)
+                for entry in flat.entries
+            },
+        )
+    batches, with_smart = found[True]
     expected = plain_gradients(
-        without_flat_layout(make_model(config, dropout)), batches, 3.0, {"sst": 1, "paraphrase": 1, "sts": 2}, 6
+        without_flat_layout(make_model(config, dropout)), batches, smoothness, {"sst": 1, "paraphrase": 1, "sts": 2}, 6
     )
-    for name, gradients in found[3.0].items():
+    for name, gradients in with_smart.items():
         if name.endswith("qkv.bias"):
             continue  # the key third's gradient is zero but for rounding
         if name.partition(".")[0] in NAMES:
@@ -129,12 +140,12 @@ def test_gradients_of_a_step_are_those_of_plain_autograd(dropout, sizes, monkeyp
         for task, gradient in zip(NAMES, gradients, strict=True):
             assert_close(gradient, expected[task][f"encoder.{name}"], 1e-4)
     for name in ("embeddings.words", "layers.1.output.weight"):
-        for with_smart, without in zip(found[3.0][name], found[0.0][name], strict=True):
-            assert relative_error(with_smart, without) > 0.02, "the test must exercise the regulariser"
+        for task, smoothed, plain in zip(NAMES, with_smart[name], found[False][1][name], strict=True):
+            assert (relative_error(smoothed, plain) > 0.02) == bool(smoothness[task]), "or it does nothing"
 
 
 def test_the_search_for_the_noise_leaves_gradients_alone_and_parameters_trainable():
-    config = RunConfig(smart=1.0, device="cpu")
+    config = RunConfig(smart=("1",), device="cpu")
     model = make_model(config, 0.1)
     splits = {task.name: random_split(task, 2, seed=index, longest=8) for index, task in enumerate(TASKS)}
     batch = gather(splits, dict.fromkeys(NAMES, np.arange(2))).packed
@@ -142,7 +153,7 @@ def test_the_search_for_the_noise_leaves_gradients_alone_and_parameters_trainabl
         model.shared.view(model.shared.gradients, entry).fill_(7.0)
     clean = model(batch)
     objectives = build_objectives(config, TASKS, dict.fromkeys(NAMES, 6))
-    smoothness = smart.Smoothness(model, objectives, 1.0)
+    smoothness = smart.Smoothness(model, objectives)
     smoothness(batch, clean, dict.fromkeys(NAMES, 2), DropoutStream(SEED), torch.tensor(1.0))
     assert all((model.shared.view(model.shared.gradients, entry) == 7).all() for entry in model.shared.entries)
     assert (model.private.gradients == 0).all()
@@ -152,7 +163,7 @@ def test_the_search_for_the_noise_leaves_gradients_alone_and_parameters_trainabl
 def test_the_noise_moves_answers_further_than_random_noise_of_its_size(monkeypatch):
     monkeypatch.setattr(smart, "_SIGMA", 0.01)
     monkeypatch.setattr(smart, "_ETA", 0.05)
-    config = RunConfig(smart=1.0, tasks=("sst",), device="cpu")
+    config = RunConfig(smart=("1",), device="cpu")
     model = make_model(config, 0.0)
     splits = {task.name: random_split(task, 4, seed=index, longest=8) for index, task in enumerate(TASKS)}
     batch = gather(splits, dict.fromkeys(NAMES, np.arange(4))).packed
@@ -164,10 +175,8 @@ def test_the_noise_moves_answers_further_than_random_noise_of_its_size(monkeypat
 
     monkeypatch.setattr(model, "forward", watched)
     clean = forward(batch)
-    objectives = build_objectives(RunConfig(), TASKS, dict.fromkeys(NAMES, 6))
-    smart.Smoothness(model, objectives, 1.0)(
-        batch, clean, dict.fromkeys(NAMES, 4), DropoutStream(SEED), torch.tensor(1.0)
-    )
+    objectives = build_objectives(config, TASKS, dict.fromkeys(NAMES, 6))
+    smart.Smoothness(model, objectives)(batch, clean, dict.fromkeys(NAMES, 4), DropoutStream(SEED), torch.tensor(1.0))
     adversarial = seen[1]
     assert len(seen) == 2
     assert adversarial.abs().amax(1).max() <= 0.05
