@@ -56,9 +56,9 @@ class Run:
         pretrained = load_pretrained(config)
         self.say(f"model      {pretrained.origin}")
         config = fit_model(config, pretrained.encoder.config)
-        self.say(
-            f"rates      encoder {config.learning_rate:.3g}, heads {','.join(config.head_learning_rate)} at their peak"
-        )
+        below = "" if config.layer_decay == 1 else f" (times {config.layer_decay:g} from each layer to the one below)"
+        heads = ",".join(config.head_learning_rate)
+        self.say(f"rates      encoder {config.learning_rate:.3g}{below}, heads {heads} at their peak")
         self.tokenizer: Tokenizer = pretrained.tokenizer
 
         def warn(text: str) -> None:
