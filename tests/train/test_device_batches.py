@@ -21,6 +21,13 @@ MICRO_BATCHES = [
 ]
 
 
+def planned(batches):
+    """Each micro-batch with its shape and its numbers on the device."""
+    shapes, numbers = batches.plan(MICRO_BATCHES)
+    pieces = torch.from_numpy(numbers).to(DEVICE).split([batches.numbers(shape) for shape in shapes])
+    return zip(MICRO_BATCHES, shapes, pieces, strict=True)
+
+
 def assert_same(found, expected, *, tokens, accumulate):
     """The packed batches, of which the first has padding up to `tokens`."""
     real = len(expected.ids)
@@ -40,9 +47,7 @@ def assert_same(found, expected, *, tokens, accumulate):
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_device_and_host_gather_the_same_batches(accumulate):
     batches = DeviceBatches(SPLITS, torch.device(DEVICE))
-    shapes, numbers = batches.plan(MICRO_BATCHES)
-    pieces = torch.from_numpy(numbers).to(DEVICE).split([batches.numbers(shape) for shape in shapes])
-    for micro_batch, shape, piece in zip(MICRO_BATCHES, shapes, pieces, strict=True):
+    for micro_batch, shape, piece in planned(batches):
         found = batches.gather(shape, piece, accumulate=accumulate)
         expected = gather(SPLITS, micro_batch, DEVICE, accumulate=accumulate)
         assert_same(found.packed, expected.packed, tokens=shape.tokens, accumulate=accumulate)
@@ -55,9 +60,7 @@ def test_device_and_host_gather_the_same_batches(accumulate):
 @pytest.mark.parametrize("smoothed", [["sst", "sts"], ["sst"], list(SPLITS)])
 def test_the_tasks_with_a_regulariser_are_packed_by_themselves_too(smoothed):
     batches = DeviceBatches(SPLITS, torch.device(DEVICE), smoothed=smoothed)
-    shapes, numbers = batches.plan(MICRO_BATCHES)
-    pieces = torch.from_numpy(numbers).to(DEVICE).split([batches.numbers(shape) for shape in shapes])
-    for micro_batch, shape, piece in zip(MICRO_BATCHES, shapes, pieces, strict=True):
+    for micro_batch, shape, piece in planned(batches):
         found = batches.gather(shape, piece, accumulate=False)
         expected = gather(SPLITS, micro_batch, DEVICE, smoothed=smoothed)
         assert_same(found.packed, expected.packed, tokens=shape.tokens, accumulate=False)
