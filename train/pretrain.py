@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from train.report import METRICS_FILE, SUMMARY_FILE, MetricsLog, commit, version
 from train.texts import encode_texts, read_texts
 
 SETTINGS_FILE = "pretrain.json"
+_NEW_HEAD_RATE = "1e-3"  # at the encoder's, a head of random weights would hold the encoder up
 # Of the settings of a run these count here, some with other defaults; None keeps the run's.
 _SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("data", "tasks", "skip_bad_rows", "model", "max_length", "hidden_dropout", "attention_dropout")),
@@ -40,6 +41,7 @@ _SETTINGS: dict[str, Any] = {
     "batch_size": 4,
     "accumulate": 32,
     "learning_rate": 5e-5,
+    "head_learning_rate": (),
     "warmup": None,
     "weight_decay": None,
     "clip": None,
@@ -50,7 +52,8 @@ _HELP = {
     "tasks": "tasks whose training sentences are read, where the data is no file",
     "batch_size": "texts in a micro-batch",
     "accumulate": "micro-batches a step",
-    "learning_rate": "peak rate; -1 for one that suits the model's width",
+    "learning_rate": "peak rate of the encoder; -1 for one that suits the model's width",
+    "head_learning_rate": f"peak rate of the head; by default that of the encoder, or {_NEW_HEAD_RATE} where it is new",
     "save_every": "steps between two states that --resume can start from",
 }
 
@@ -70,8 +73,11 @@ class Pretraining:
         self.say(f"model      {self.base.origin}")
         self.config = fit_model(config, self.base.encoder.config)
         texts = read_texts(config, lambda text: self.say(f"warning: {text}"))
-        self.model, origin = build_language_model(self.config, self.base, self.precision)
-        self.say(f"head       {origin}")
+        self.model, loaded = build_language_model(self.config, self.base, self.precision)
+        self.say(f"head       {'as it came with the model' if loaded else 'new: the model has none'}")
+        head_rate = _head_rate(self.config, loaded)
+        self.config = replace(self.config, head_learning_rate=(head_rate,))
+        self.say(f"rates      encoder {self.config.learning_rate:.3g}, head {head_rate} at their peak")
         sequences = encode_texts(texts, self.base.tokenizer, self.config.max_length)
         self.trainer = Pretrainer(self.config, self.model, self.base.tokenizer, sequences, self.precision)
         self.say(f"data       {config.data}: {len(self.trainer.texts)} texts, {len(self.trainer.held_out)} held out")
@@ -162,8 +168,18 @@ class Pretraining:
         say(self.console, text)
 
 
-def build_language_model(config: RunConfig, base: Model, precision: Precision) -> tuple[MaskedLanguageModel, str]:
-    """The language model of a pre-trained encoder on the run's device, and a line on where its head comes from."""
+def _head_rate(config: RunConfig, loaded: bool) -> str:
+    """The rate of the head where it is given, else one that suits where the head comes from; InputError for several."""
+    given = config.head_learning_rate
+    if not given:
+        return str(config.learning_rate) if loaded else _NEW_HEAD_RATE
+    if len(given) > 1 or "=" in given[0]:
+        raise InputError(f"--head-learning-rate {','.join(given)}: expected one number, there is one head")
+    return given[0]
+
+
+def build_language_model(config: RunConfig, base: Model, precision: Precision) -> tuple[MaskedLanguageModel, bool]:
+    """The language model of a pre-trained encoder on the run's device, and whether the head came with it."""
     head = LanguageModelHead(base.encoder.config)
     loaded = False
     if base.directory is not None:
@@ -177,7 +193,7 @@ def build_language_model(config: RunConfig, base: Model, precision: Precision) -
         compute_dtype=precision.compute_dtype,
         gradient_dtype=precision.compute_dtype if config.accumulate == 1 else torch.float32,
     )
-    return model, "the model's own" if loaded else "new: the model has none"
+    return model, loaded
 
 
 def build_parser() -> OneLineParser:

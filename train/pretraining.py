@@ -91,7 +91,7 @@ class Pretrainer:
             [TASK],
             settings=SurgerySettings(max_norm=config.clip, scaling=precision.scaling, weight_decay=config.weight_decay),
             shared_rates=config.learning_rate,
-            private_rates=config.learning_rate,
+            private_rates=config.number_for_task("head_learning_rate", TASK),
         )
 
     def steps(self, start: int) -> Iterator[PretrainingStep]:

@@ -75,6 +75,7 @@ def test_a_run_lowers_the_held_out_loss_and_leaves_a_model_to_start_from(texts, 
     assert kinds == ["evaluation", *["step"] * summary["steps"], "evaluation"]
     printed = capsys.readouterr().out
     assert "head       new: the model has none" in printed
+    assert "rates      encoder 0.003, head 1e-3 at their peak" in printed
     started, trained = (load_model(str(folder), seed=0).encoder for folder in (model, out))
     assert not torch.equal(trained.embeddings.words, started.embeddings.words)
     assert torch.equal(trained.pooler.weight, started.pooler.weight), "a language model has no use for the pooler"
@@ -84,7 +85,9 @@ def test_a_run_lowers_the_held_out_loss_and_leaves_a_model_to_start_from(texts, 
     assert run_command(run.main, [*fine_tuning, "--device", "cpu", "--tasks", "sst"]) == 0
     more = command(texts, out, tmp_path / "more", "--max-steps", "1")
     assert run_command(pretrain.main, more) == 0
-    assert "head       the model's own" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "head       as it came with the model" in printed
+    assert "rates      encoder 0.003, head 0.003 at their peak" in printed
     assert entries(tmp_path / "more")[0]["held_out"] == pytest.approx(summary["after"], rel=1e-4)
 
 
@@ -167,6 +170,18 @@ def test_accumulated_micro_batches_are_one_large_batch(texts, model, monkeypatch
     assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
+def test_head_and_encoder_move_at_their_own_rates(texts, model):
+    """AdamW's first step moves a weight that has a gradient by its rate."""
+    trainer = make_pretrainer(
+        texts, model, learning_rate=1e-4, head_learning_rate=("3e-3",), warmup=0.0, weight_decay=0.0
+    )
+    parameters = trainer._model.encoder.embeddings.words, trainer._model.head.bias
+    before = [value.detach().clone() for value in parameters]
+    trainer._step(0)
+    moved = [(value - old).abs().max().item() for value, old in zip(parameters, before, strict=True)]
+    assert moved == pytest.approx([1e-4, 3e-3], rel=1e-2)
+
+
 def test_texts_are_different_lines_or_the_sentences_of_a_data_set(tmp_path):
     path = tmp_path / "lines.txt"
     path.write_text("one\n\n two \none\r\nthree", encoding="utf-8")
@@ -193,6 +208,8 @@ def test_bad_input_is_one_line(texts, model, tmp_path, capsys):
         ("--out", str(tmp_path / "full")): "the folder is not empty",
         ("--resume", str(tmp_path / "full")): "not the folder of a pre-training",
         ("--batch-size", "0"): "--batch-size 0: expected at least 1",
+        ("--head-learning-rate", "fast"): "--head-learning-rate fast: expected a number of at least 0",
+        ("--head-learning-rate", "1e-3,2e-3"): "--head-learning-rate 1e-3,2e-3: expected one number",
         ("--surgery", "pcgrad"): "unknown argument --surgery",
     }
     for more, message in cases.items():
