@@ -32,7 +32,6 @@ from train.report import METRICS_FILE, SUMMARY_FILE, MetricsLog, commit, version
 from train.texts import encode_texts, read_texts
 
 SETTINGS_FILE = "pretrain.json"
-_NEW_HEAD_RATE = "1e-3"  # at the encoder's, a head of random weights would hold the encoder up
 # Of the settings of a run these count here, some with other defaults; None keeps the run's.
 _SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("data", "tasks", "skip_bad_rows", "model", "max_length", "hidden_dropout", "attention_dropout")),
@@ -47,13 +46,14 @@ _SETTINGS: dict[str, Any] = {
     "clip": None,
     **dict.fromkeys(("amp", "kernels", "device", "seed", "log_every", "save_every")),
 }
+_HEAD_RATE = RunConfig.head_learning_rate[0]  # a new head's: at the encoder's it would hold the encoder up
 _HELP = {
     "data": "file with one text a line, directory in the course layout, or demo for the generated data set",
     "tasks": "tasks whose training sentences are read, where the data is no file",
     "batch_size": "texts in a micro-batch",
     "accumulate": "micro-batches a step",
     "learning_rate": "peak rate of the encoder; -1 for one that suits the model's width",
-    "head_learning_rate": f"peak rate of the head; by default that of the encoder, or {_NEW_HEAD_RATE} where it is new",
+    "head_learning_rate": f"peak rate of the head; by default that of the encoder, or {_HEAD_RATE} where it is new",
     "save_every": "steps between two states that --resume can start from",
 }
 
@@ -172,7 +172,7 @@ def _head_rate(config: RunConfig, loaded: bool) -> str:
     """The rate of the head where it is given, else one that suits where the head comes from; InputError for several."""
     given = config.head_learning_rate
     if not given:
-        return str(config.learning_rate) if loaded else _NEW_HEAD_RATE
+        return str(config.learning_rate) if loaded else _HEAD_RATE
     if len(given) > 1 or "=" in given[0]:
         raise InputError(f"--head-learning-rate {','.join(given)}: expected one number, there is one head")
     return given[0]
