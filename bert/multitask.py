@@ -87,7 +87,9 @@ class MultitaskModel(nn.Module):
         blocks = {name: name.split(".")[0] for name in head_parameters}
         projections = dict(pals.named_parameters(prefix=_PALS[:-1])) if pals is not None else {}
         blocks |= {name: name.split(".")[1] for name in projections}
-        self.private = FlatParameters(head_parameters | projections, blocks, tasks=1, deposit=False)
+        # Heads may have no parameters at all.
+        device = self.shared.master.device
+        self.private = FlatParameters(head_parameters | projections, blocks, tasks=1, device=device, deposit=False)
 
     @property
     def tasks(self) -> list[str]:

@@ -6,7 +6,8 @@ The merged gradient `coefficients @ gradients` is never stored. AdamW is the for
     m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
     w <- w - rate * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + epsilon),   then   w <- w - rate * decay * w
 
-Coefficients, rates and whether to step at all are read from device memory: `kernels.surgery` puts them there.
+Coefficients, rates and whether to step at all are read from device memory: `kernels.surgery` puts them there. A block
+whose step size is 0 rests: neither its weights nor its moments change.
 
 Each of T * P gradients is read once, but of embedding tables only what a step touched, each of 3 P state values read
 and written once, and the copy written once: with three bf16 gradients and a bf16 copy at most 32 bytes a parameter,
@@ -50,23 +51,24 @@ def _step_kernel(
     CHUNK: tl.constexpr,
 ):
     chunk = tl.program_id(0)
-    if tl.load(apply):
+    block = tl.load(chunk_block + chunk)
+    step_size = tl.load(step_sizes + block)
+    if tl.load(apply) & (step_size != 0):
         column = tl.arange(0, CHUNK)
         at = chunk.to(tl.int64) * CHUNK + column
-        block = tl.load(chunk_block + chunk)
         gradient = tl.zeros([CHUNK], tl.float32)
         for task in tl.static_range(TASKS):
             coefficient = tl.load(coefficients + block * TASKS + task) * tl.load(factor)
             # No columns of a chunk that holds zeros only.
             count = tl.where(tl.load(touched + task * tl.num_programs(0) + chunk) != 0, CHUNK, 0)
-            value = tl.load(gradients + task * stride + at, mask=column < count, other=0.0)
+            value = tl.load(gradients + task * stride.to(tl.int64) + at, mask=column < count, other=0.0)
             gradient += coefficient * value.to(tl.float32)
         first = tl.load(momentum + at)
         first += (gradient - first) * rest1
         second = tl.load(variance + at)
         second += (gradient * gradient - second) * rest2
         weight = tl.load(master + at)
-        weight -= tl.load(step_sizes + block) * first / (tl.sqrt(second) + epsilon)
+        weight -= step_size * first / (tl.sqrt(second) + epsilon)
         weight *= tl.where(tl.load(chunk_decays + chunk), tl.load(shrinks + block), 1.0)
         tl.store(momentum + at, first)
         tl.store(variance + at, second)
@@ -135,10 +137,13 @@ def combine_adamw_(
     """One optimizer step on the merged gradient, in place.
 
     coefficients: fp32 [blocks, T], a row for each block; factor: fp32 scalar that they are multiplied by; step_sizes,
-    shrinks: fp32 [blocks], the rate with its bias correction, and 1 - rate * decay; apply: bool scalar, False leaves
+    shrinks: fp32 [blocks], the rate with its bias correction, and 1 - rate * decay; a block with a step size of 0 is
+    left as it is, moments and all; apply: bool scalar, False leaves
     weights and moments untouched, bit for bit, whatever the gradients hold (an overflow); epsilon: is added to the
     root. All tensors are on the device, and the kernel's launch reads none of them on the host.
     """
+    if parameters.size == 0:
+        return
     copy = None if parameters.compute is parameters.master else parameters.compute
     if uses_triton(parameters.master):
         _step(
@@ -166,10 +171,12 @@ def combine_adamw_(
     sizes, kept = step_sizes.tolist(), shrinks.tolist()
     late = torch.tensor(_LATE, device=coefficients.device)
     for run in parameters.runs:
+        if sizes[run.block] == 0:
+            continue
         # torch's weights decay first, by 1 - rate * decay: the step after it is made smaller by as much.
         shrink = kept[run.block] if run.decays else 1.0
         rate = sizes[run.block] * shrink
-        decay = (1 - shrink) / rate if rate else 0.0
+        decay = (1 - shrink) / rate
         for start in range(run.start, run.stop, _SLICE):
             span = slice(start, min(start + _SLICE, run.stop))
             gradient = rows[run.block] @ parameters.gradients[:, span].float()

@@ -53,6 +53,7 @@ class FlatParameters:
             then, and each parameter's `.grad` is a view of the one row, which autograd adds to.
         compute_dtype: what matrices are read in; fp32 shares the master's memory.
         gradient_dtype: what the task gradients are kept in; fp32 where micro-batches accumulate.
+        device: where the buffers lie; None for where the parameters do, of which there then is at least one.
         deposit: True: the ops deposit gradients through the parameters' `task_gradients`; False: `.grad` is used.
 
     Attributes:
@@ -75,6 +76,7 @@ class FlatParameters:
         tasks: int,
         compute_dtype: torch.dtype = torch.float32,
         gradient_dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
         deposit: bool = True,
     ) -> None:
         self.block_names = list(dict.fromkeys(blocks[name] for name in parameters))
@@ -95,7 +97,7 @@ class FlatParameters:
             self.entries.append(entry)
             start += -(-entry.size // CHUNK) * CHUNK
         self.size = start
-        device = next(iter(parameters.values())).device if parameters else torch.device("cpu")
+        device = device or next(iter(parameters.values())).device
         self.master = torch.zeros(start, device=device)
         self.compute = self.master
         if compute_dtype != torch.float32:

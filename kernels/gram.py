@@ -33,7 +33,7 @@ def _products_kernel(
         for task in tl.static_range(TASKS):
             # No columns of a chunk that holds zeros only.
             count = tl.where(tl.load(touched + task * chunks + first // CHUNK) != 0, COLUMNS, 0)
-            value = tl.load(gradients + task * stride + first + column, mask=column < count, other=0.0)
+            value = tl.load(gradients + task * stride.to(tl.int64) + first + column, mask=column < count, other=0.0)
             values = values + (value.to(tl.float32),)
         totals = add_products(totals, values, TASKS)
     store_products(totals, partials + span * TASKS * TASKS, 1, TASKS)
@@ -91,6 +91,8 @@ def gram_matrix(parameters: FlatParameters) -> Tensor:
     its row's diagonal non-finite.
     """
     gradients = parameters.gradients
+    if parameters.size == 0:
+        return torch.zeros(0, len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
     if uses_triton(gradients):
         return _gram(gradients, parameters.touched, parameters.spans, parameters.span_offsets)
     tasks = gradients.shape[0]

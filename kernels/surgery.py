@@ -57,11 +57,12 @@ class SurgerySettings:
 class SurgeryState:
     """What a step leaves for the next one, on the device; see `new_surgery_state`.
 
-    loss_scale: fp32; steps_since_overflow, applied_steps, skipped_steps: int64; beta_powers: fp64 [2], beta1^t and
-    beta2^t; targets: GradVac's, fp64 [groups, T, T]. Then sums over the applied steps, of each block and, in the last
-    row, of the whole model: conflicts, cosines: fp64 [blocks + 1, T, T], how often a dot product was negative and the
-    sum of the cosines; norms: fp64 [blocks + 1, T], of the task gradients; changes: fp64 [blocks + 1], by how much
-    surgery changed the plain sum (or mean), as a share of its norm.
+    loss_scale: fp32; steps_since_overflow, applied_steps, skipped_steps: int64; beta_powers: fp64 [blocks + heads, 2],
+    beta1^t and beta2^t of the t steps in which each shared and each private block moved; targets: GradVac's, fp64
+    [groups, T, T]. Then sums over the applied steps, of each block and, in the last row, of the whole model: conflicts,
+    cosines: fp64 [blocks + 1, T, T], how often a dot product was negative and the sum of the cosines; norms: fp64
+    [blocks + 1, T], of the task gradients; changes: fp64 [blocks + 1], by how much surgery changed the plain sum (or
+    mean), as a share of its norm.
     """
 
     loss_scale: Tensor
@@ -86,8 +87,9 @@ class SurgeryPlan:
 
     coefficients: fp32 [blocks, T]; private_coefficients: fp32 [heads, 1]; factor: fp32, the clip factor times the
     inverse loss scale, by which they are to be multiplied; step_sizes, shrinks: fp32 [blocks], AdamW's learning rate
-    with its bias correction, and 1 - rate * decay; private_step_sizes, private_shrinks: fp32 [heads]; apply: bool,
-    False where a gradient is not finite; gram: fp64 [T, T], the whole model's (private parameters not in it), free of
+    with its bias correction, and 1 - rate * decay, or 0 and 1 of a block whose rate or whose gradients are 0, which the
+    step leaves as it is; private_step_sizes, private_shrinks: fp32 [heads]; apply: bool, False where a gradient is not
+    finite; gram: fp64 [T, T], the whole model's (private parameters not in it), free of
     the loss scale; merged_norm: fp64, of the update's gradient before clipping, private parameters included.
     """
 
@@ -112,8 +114,13 @@ class Rates:
     factor: Tensor
 
 
-def new_surgery_state(settings: SurgerySettings, tasks: int, blocks: int, device: torch.device | str) -> SurgeryState:
-    """The state before the first step. ValueError where there are more than 16 tasks."""
+def new_surgery_state(
+    settings: SurgerySettings, tasks: int, blocks: int, heads: int, device: torch.device | str
+) -> SurgeryState:
+    """The state before the first step of `blocks` shared and `heads` private blocks.
+
+    ValueError where there are more than 16 tasks.
+    """
     if tasks > MOST_TASKS:
         raise ValueError(f"{tasks} tasks: surgery takes up to {MOST_TASKS}")
 
@@ -125,7 +132,7 @@ def new_surgery_state(settings: SurgerySettings, tasks: int, blocks: int, device
         steps_since_overflow=zeros(dtype=torch.int64),
         applied_steps=zeros(dtype=torch.int64),
         skipped_steps=zeros(dtype=torch.int64),
-        beta_powers=torch.ones(2, dtype=torch.float64, device=device),
+        beta_powers=torch.ones(blocks + heads, 2, dtype=torch.float64, device=device),
         targets=zeros(blocks if settings.by_block else 1, tasks, tasks),
         conflicts=zeros(blocks + 1, tasks, tasks),
         cosines=zeros(blocks + 1, tasks, tasks),
@@ -151,7 +158,8 @@ def plan_update(
     int64 scalar, one a step; given: fp64 [groups, T], coefficients for the method of that name.
 
     Where a gradient is not finite the plan says not to apply it, and the state keeps everything but the loss scale and
-    the counters.
+    the counters. A block without a gradient (its task is not in the batch, or nothing reads it) or with a rate of 0 is
+    left as it is, and its bias correction does not go on, as torch leaves parameters that have no gradient.
     """
     plan = _plan_with_triton if uses_triton(rates.shared) else _plan
     return plan(gram, private_squares, private_tasks, rates, seed, settings, state, given)
@@ -205,9 +213,9 @@ def _plan(
     ):
         sums += torch.where(apply, values, 0.0)
 
-    betas = torch.tensor([settings.beta1, settings.beta2], dtype=torch.float64, device=gram.device)
-    state.beta_powers.mul_(torch.where(apply, betas, 1.0))
-    correction = (1 - state.beta_powers[1]).sqrt() / (1 - state.beta_powers[0]).clamp_min(1e-12)
+    effective = torch.cat([rates.shared, rates.private]).double() * rates.factor.double()
+    squares = torch.cat([gram.diagonal(dim1=1, dim2=2).sum(1), private_squares])
+    steps, shrinks = adamw_steps(effective, squares, apply, settings, state.beta_powers)
     state.applied_steps.add_(apply)
     state.skipped_steps.add_(~apply)
     if settings.scaling:
@@ -215,19 +223,34 @@ def _plan(
         grows = since >= _GROWTH_INTERVAL
         state.loss_scale.mul_(torch.where(apply, torch.where(grows, 2.0, 1.0), 0.5))
         state.steps_since_overflow.copy_(torch.where(grows, 0, since))
-    shared_rates, private_rates = (values.double() * rates.factor.double() for values in (rates.shared, rates.private))
     return SurgeryPlan(
         coefficients=rows.float().contiguous(),
         private_coefficients=private.float()[:, None],
         factor=factor.float(),
-        step_sizes=(shared_rates * correction).float(),
-        shrinks=(1 - shared_rates * settings.weight_decay).float(),
-        private_step_sizes=(private_rates * correction).float(),
-        private_shrinks=(1 - private_rates * settings.weight_decay).float(),
+        step_sizes=steps[:blocks].float(),
+        shrinks=shrinks[:blocks].float(),
+        private_step_sizes=steps[blocks:].float(),
+        private_shrinks=shrinks[blocks:].float(),
         apply=apply,
         gram=total,
         merged_norm=merged_norm,
     )
+
+
+def adamw_steps(
+    rates: Tensor, squares: Tensor, apply: Tensor, settings: SurgerySettings, beta_powers: Tensor
+) -> tuple[Tensor, Tensor]:
+    """AdamW's rate with its bias correction, and 1 - rate * decay, of each block: fp64 [n]; 0 and 1 where it rests.
+
+    rates, squares: fp64 [n], learning rates and the squared norms of the gradients: a block rests where either is 0;
+    apply: bool scalar, whether the step is applied; beta_powers: fp64 [n, 2], which are advanced where it is and the
+    block does not rest.
+    """
+    live = (rates != 0) & (squares > 0)
+    betas = torch.tensor([settings.beta1, settings.beta2], dtype=torch.float64, device=rates.device)
+    beta_powers.mul_(torch.where((apply & live)[:, None], betas, 1.0))
+    correction = (1 - beta_powers[:, 1]).sqrt() / (1 - beta_powers[:, 0]).clamp_min(1e-12)
+    return torch.where(live, rates * correction, 0.0), torch.where(live, 1 - rates * settings.weight_decay, 1.0)
 
 
 def _plan_with_triton(

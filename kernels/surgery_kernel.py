@@ -1,7 +1,8 @@
 """The Triton kernel of `kernels.surgery.plan_update`: one program that plans a whole step.
 
 It reads some hundred numbers, and its time is the latency of its instructions. What one thread tells another stays in
-registers and never goes through global memory, so that no barrier is needed.
+registers and never goes through global memory. What several threads read and one of them writes anew is written behind
+a barrier.
 """
 
 import triton
@@ -94,6 +95,21 @@ def _add_statistics(conflicts, cosines, norms, gram, squares, pair_at, task_at, 
     cosine = tl.where(products > 0, gram / tl.where(products > 0, products, 1.0), 0.0)
     _add(cosines + pair_at, cosine, pair_mask)
     _add(norms + task_at, roots, task_mask)
+
+
+@triton.jit
+def _step_sizes(beta_powers, at, inside, rate, squares, finite, decay, beta1, beta2):
+    """`adamw_steps` of a tile of blocks, the rows `at` of the powers: step sizes and shrinks, fp64 like `rate`."""
+    power1 = tl.load(beta_powers + 2 * at, mask=inside, other=1.0)
+    power2 = tl.load(beta_powers + 2 * at + 1, mask=inside, other=1.0)
+    tl.debug_barrier()
+    live = (rate != 0) & (squares > 0)
+    power1 *= tl.where(live, tl.where(finite, beta1, 1.0), 1.0)
+    power2 *= tl.where(live, tl.where(finite, beta2, 1.0), 1.0)
+    tl.store(beta_powers + 2 * at, power1, mask=inside)
+    tl.store(beta_powers + 2 * at + 1, power2, mask=inside)
+    correction = tl.sqrt(1 - power2) / tl.maximum(1 - power1, 1e-12)
+    return tl.where(live, rate * correction, 0.0), tl.where(live, 1 - rate * decay, 1.0)
 
 
 @triton.jit
@@ -203,12 +219,6 @@ def _plan_kernel(
         own = tl.sum(rows, 0) / BLOCKS
         private_rows = tl.sum(tl.where(owns, own[None, :], 0.0), 1)
 
-    power1, power2 = tl.load(beta_powers), tl.load(beta_powers + 1)
-    power1 = tl.where(finite, power1 * beta1, power1)
-    power2 = tl.where(finite, power2 * beta2, power2)
-    tl.store(beta_powers, power1)
-    tl.store(beta_powers + 1, power2)
-    correction = tl.sqrt(1 - power2) / tl.maximum(1 - power1, 1e-12)
     schedule = tl.load(rate_factor).to(tl.float64)
 
     merged = tl.sum(private_rows * private_rows * private, 0)
@@ -252,8 +262,10 @@ def _plan_kernel(
             task_mask & (task < live_tasks)[None, :],
         )
         rate = tl.load(rates + block, mask=inside, other=0.0).to(tl.float64) * schedule
-        tl.store(step_sizes + block, rate * correction, mask=inside)
-        tl.store(shrinks + block, 1 - rate * decay, mask=inside)
+        of_block = tl.sum(squares, 1)
+        size, shrink = _step_sizes(beta_powers, block, inside, rate, of_block, finite, decay, beta1, beta2)
+        tl.store(step_sizes + block, size, mask=inside)
+        tl.store(shrinks + block, shrink, mask=inside)
 
     if finite:
         share = tl.where(unchanged > 0, tl.sqrt(changed / tl.where(unchanged > 0, unchanged, 1.0)), 0.0)
@@ -277,10 +289,12 @@ def _plan_kernel(
         scale *= tl.minimum(max_norm / tl.maximum(norm, 1e-12), 1.0)
     tl.store(factor, scale)
 
-    rate = tl.load(private_rates + head, mask=head < heads, other=0.0).to(tl.float64) * schedule
-    tl.store(private_coefficients + head, private_rows, mask=head < heads)
-    tl.store(private_step_sizes + head, rate * correction, mask=head < heads)
-    tl.store(private_shrinks + head, 1 - rate * decay, mask=head < heads)
+    inside = head < heads
+    rate = tl.load(private_rates + head, mask=inside, other=0.0).to(tl.float64) * schedule
+    size, shrink = _step_sizes(beta_powers, blocks + head, inside, rate, private, finite, decay, beta1, beta2)
+    tl.store(private_coefficients + head, private_rows, mask=inside)
+    tl.store(private_step_sizes + head, size, mask=inside)
+    tl.store(private_shrinks + head, shrink, mask=inside)
 
     counted = finite.to(tl.int64)
     tl.store(applied_steps, tl.load(applied_steps) + counted)

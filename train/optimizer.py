@@ -55,14 +55,15 @@ class SurgeryOptimizer:
         self.settings, self.weighting = settings, weighting
         device = shared.master.device
         blocks, heads = len(shared.block_names), len(private.block_names)
-        self.state = new_surgery_state(settings, len(tasks), blocks, device)
+        self.state = new_surgery_state(settings, len(tasks), blocks, heads, device)
         owners = [list(tasks).index(name) for name in private.block_names]
         self._private_tasks = torch.tensor(owners, dtype=torch.int32, device=device)
         self._shared_rates, private = (
             torch.zeros(count, device=device) + torch.tensor(rates, device=device)
             for count, rates in ((blocks, shared_rates), (heads, private_rates))
         )
-        self._rates = (self._shared_rates, private)
+        # The tensors stay where they are: captured steps read them.
+        self._rates = (self._shared_rates.clone(), private)
         self._all_frozen = False
         self._no_gram = torch.zeros(blocks, len(tasks), len(tasks), dtype=torch.float64, device=device)
         self._average_steps = 0
@@ -72,7 +73,7 @@ class SurgeryOptimizer:
         """From now on leave these blocks of the shared parameters as they are: their gradients are cleared, and the
         caller sees to it that none are deposited. Blocks that are not named are trained (again)."""
         frozen = torch.tensor([name in blocks for name in self.shared.block_names], device=self._rates[0].device)
-        self._rates = (self._shared_rates.masked_fill(frozen, 0.0), self._rates[1])
+        self._rates[0].copy_(self._shared_rates.masked_fill(frozen, 0.0))
         self._all_frozen = bool(frozen.all())
         self.shared.gradients.zero_()
 
@@ -149,13 +150,14 @@ class SurgeryOptimizer:
         """Take the weights after `step` steps of the run into their average, if it is kept.
 
         That is done ten times within its span, and so costs next to nothing, with a weight of a tenth; at first with
-        one of 1 / n, so that the average is that of the n times so far.
+        one of 1 / n, so that the average is that of the n times so far. Before the first time it is the weights
+        themselves.
         """
         if not self._averages:
             return
         interval = max(1, self._average_steps // _TIMES)
-        if step % interval == 0:
-            weight = 1 / min(step // interval, self._average_steps // interval)
+        if step < interval or step % interval == 0:
+            weight = 1 / max(1, min(step // interval, self._average_steps // interval))
             for average, parameters in zip(self._averages, (self.shared, self.private), strict=True):
                 average.lerp_(parameters.master, weight)
 

@@ -159,3 +159,10 @@ def test_a_saved_shared_layer_comes_back_and_a_missing_one_is_named(tmp_path):
     plain.save(tmp_path / "plain.safetensors")
     with pytest.raises(InputError, match=r"shared_layer.weight is nothing, expected \[32, 32\]"):
         other.load(tmp_path / "plain.safetensors")
+
+
+def test_heads_without_parameters_keep_their_buffers_on_the_encoders_device():
+    encoder = small_encoder().to("meta")
+    model = MultitaskModel(encoder, {"sts": CosineHead(32, mapped=False, dropout=0.0)})
+    assert model.private.size == 0
+    assert model.private.master.device.type == model.private.gradients.device.type == "meta"

@@ -114,6 +114,25 @@ def test_each_block_takes_its_own_step_size_and_shrinks_by_its_own_factor():
         assert_close(value, moved * (0.5 if entry.block == 2 and entry.decays else 1.0), TOLERANCES[torch.float32])
 
 
+def test_a_block_with_a_step_size_of_zero_keeps_every_bit_of_weights_and_moments():
+    _, flat = flat_parameters(1, device=DEVICE)
+    fill_gradients(flat)
+    step(flat, [1.0], 1e-2, 1, SurgerySettings())
+    before = [buffer.clone() for buffer in (flat.master, flat.momentum, flat.variance)]
+    combine_adamw_(
+        flat,
+        torch.ones(3, 1, device=DEVICE),
+        factor=torch.ones((), device=DEVICE),
+        step_sizes=torch.tensor([1e-2, 0.0, 1e-2], device=DEVICE),
+        shrinks=torch.tensor([0.9, 1.0, 0.9], device=DEVICE),
+        apply=torch.tensor(True, device=DEVICE),
+    )
+    for entry in flat.entries:
+        for buffer, kept in zip((flat.master, flat.momentum, flat.variance), before, strict=True):
+            same = torch.equal(flat.view(buffer, entry), flat.view(kept, entry))
+            assert same == (entry.block == 1), entry.name
+
+
 def test_a_step_that_is_not_applied_changes_no_bit_whatever_the_gradients():
     settings = SurgerySettings()
     _, flat = flat_parameters(device=DEVICE)
@@ -147,3 +166,20 @@ def test_the_kernel_does_not_read_a_chunk_that_no_task_touched_and_moves_its_wei
     assert not torch.equal(whole.master[table : table + CHUNK], before)
     for name in ("master", "momentum", "variance"):
         assert torch.equal(getattr(partly, name), getattr(whole, name))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="takes 6.4 GB there; on a CPU pages that nobody writes take none")
+def test_the_step_finds_task_gradients_further_apart_than_32_bits_can_say():
+    _, flat = flat_parameters(3)
+    stride = (1 << 30) + CHUNK
+    storage = torch.empty(2 * stride + flat.size, dtype=torch.float16)
+    fill_gradients(flat)
+    near = flat.gradients.half()
+    momenta = []
+    for gradients in (near, storage.as_strided((3, flat.size), (stride, 1)).copy_(near)):
+        flat.gradients = gradients
+        flat.momentum.zero_()
+        step(flat, [1.0, -2.0, 0.5], 1e-9, 1, SurgerySettings())
+        momenta.append(flat.momentum.clone())
+    assert momenta[0].any()
+    assert torch.equal(*momenta)

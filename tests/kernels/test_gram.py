@@ -6,6 +6,7 @@ import torch
 from kernels import gram_matrix
 from kernels.dispatch import using_kernels
 from kernels.flat import CHUNK
+from kernels.gram import _gram
 from tests.kernels.parity import DEVICE
 from tests.samples import fill_gradients, flat_parameters
 from tests.tolerances import TOLERANCES, assert_close
@@ -71,3 +72,15 @@ def test_a_chunk_that_a_task_did_not_touch_is_not_read_by_the_kernel():
     parameters.gradients[:, untouched_by_all] = torch.nan
     with using_kernels("triton"):
         assert_close(gram_matrix(parameters), right, TOLERANCES[torch.float32])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="takes 6.4 GB there; on a CPU pages that nobody writes take none")
+def test_the_kernels_find_task_gradients_further_apart_than_32_bits_can_say():
+    stride, generator = (1 << 30) + CHUNK, torch.Generator().manual_seed(1)
+    storage = torch.empty(2 * stride + CHUNK, dtype=torch.float16)
+    gradients = storage.as_strided((3, CHUNK), (stride, 1))
+    gradients.copy_(torch.randn(3, CHUNK, generator=generator))
+    bounds = [torch.tensor(values, dtype=torch.int32) for values in ([[0, 1]], [0, 1])]
+    with using_kernels("triton"):
+        found = _gram(gradients, torch.ones(3, 1, dtype=torch.uint8), *bounds)
+    assert_close(found[0], gradients.double() @ gradients.double().t(), TOLERANCES[torch.float32])

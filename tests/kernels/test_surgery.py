@@ -66,7 +66,7 @@ def plan(settings, state, gram, seed, *, heads=None, given=None, squares=None):
 )
 @pytest.mark.parametrize(("tasks", "blocks"), [(1, 1), (2, 3), (3, 20), (5, 2), (8, 4), (16, 2)])
 def test_the_kernel_plans_what_the_reference_plans(settings, tasks, blocks):
-    states = [new_surgery_state(settings, tasks, blocks, DEVICE) for _ in range(2)]
+    states = [new_surgery_state(settings, tasks, blocks, tasks, DEVICE) for _ in range(2)]
     for step in range(4):
         _, gram = gradients_of(tasks, blocks, step)
         if step == 2:
@@ -94,14 +94,14 @@ def test_given_coefficients_are_taken_as_they_are(by_block):
     settings = replace(SETTINGS, method="given", by_block=by_block)
     _, gram = gradients_of(3, 4, 1)
     given = torch.rand(4 if by_block else 1, 3, dtype=torch.float64, device=DEVICE)
-    found = plan(settings, new_surgery_state(settings, 3, 4, DEVICE), gram, 1, given=given)
+    found = plan(settings, new_surgery_state(settings, 3, 4, 3, DEVICE), gram, 1, given=given)
     assert torch.equal(found.coefficients, given.float().expand(4, 3))
 
 
 @pytest.mark.usefixtures("kernels")
 def test_without_conflict_the_update_is_the_plain_sum_and_nothing_counts_as_changed():
     gram = torch.full((2, 3, 3), 0.5, dtype=torch.float64, device=DEVICE) + torch.eye(3, device=DEVICE)
-    state = new_surgery_state(SETTINGS, 3, 2, DEVICE)
+    state = new_surgery_state(SETTINGS, 3, 2, 3, DEVICE)
     found = plan(SETTINGS, state, gram, 1)
     assert torch.equal(found.coefficients, torch.ones(2, 3, device=DEVICE))
     assert not state.conflicts.any()
@@ -116,10 +116,10 @@ def test_scaling_one_tasks_gradient_scales_what_is_left_of_it_and_what_it_takes_
     gradients, gram = gradients_of(2, 1, 3)
     gradients[0, 1] = -0.4 * gradients[0, 0] + gradients[0, 1] * 0.1
     gram = (gradients @ gradients.mT).to(DEVICE)
-    first = plan(SETTINGS, new_surgery_state(SETTINGS, 2, 1, DEVICE), gram, 1).coefficients[0].double().cpu()
+    first = plan(SETTINGS, new_surgery_state(SETTINGS, 2, 1, 2, DEVICE), gram, 1).coefficients[0].double().cpu()
     factors = torch.tensor([1.0, scale], dtype=torch.float64, device=DEVICE)
     scaled = gram * factors[:, None] * factors
-    second = plan(SETTINGS, new_surgery_state(SETTINGS, 2, 1, DEVICE), scaled, 1).coefficients[0].double().cpu()
+    second = plan(SETTINGS, new_surgery_state(SETTINGS, 2, 1, 2, DEVICE), scaled, 1).coefficients[0].double().cpu()
     # c_0 = 1 + share that row 1 gives to g_0, which grows with g_1; c_1 = 1 + share of row 0, which shrinks.
     assert_close((second[0] - 1) / scale, first[0] - 1, 1e-3)
     assert_close((second[1] - 1) * scale, first[1] - 1, 1e-3)
@@ -132,7 +132,7 @@ def test_a_gradient_of_zeros_and_an_absent_task_are_left_alone():
     gram = (gradients @ gradients.mT).to(DEVICE)
     for method in ("pcgrad", "gradvac"):
         settings = replace(SETTINGS, method=method, gradvac_beta=0.5)
-        state = new_surgery_state(settings, 3, 2, DEVICE)
+        state = new_surgery_state(settings, 3, 2, 3, DEVICE)
         found = plan(settings, state, gram, 1)
         assert found.coefficients.isfinite().all()
         assert (found.coefficients[:, 1] == 1).all()
@@ -142,11 +142,43 @@ def test_a_gradient_of_zeros_and_an_absent_task_are_left_alone():
         assert (zeros.coefficients == 1).all()
 
 
+@pytest.mark.usefixtures("kernels")
+def test_a_block_without_a_gradient_or_a_rate_rests_and_its_bias_correction_starts_when_it_moves():
+    _, gram = gradients_of(3, 4, 1)
+    squares = torch.tensor([0.5, 0.0, 0.3], dtype=torch.float64)
+    rates = rates_of(4, 3, factor=1.0)
+    rates.shared[3] = 0
+    state = new_surgery_state(SETTINGS, 3, 4, 3, DEVICE)
+
+    def step(gram, squares, number):
+        tasks, seed = torch.arange(3, dtype=torch.int32, device=DEVICE), torch.tensor(number, device=DEVICE)
+        return plan_update(gram, squares.to(DEVICE), tasks, rates, seed, SETTINGS, state)
+
+    resting = gram.clone()
+    resting[1] = 0
+    for number in range(5):
+        found = step(resting, squares, number)
+        assert found.apply
+        for sizes, shrinks, at in (
+            (found.step_sizes, found.shrinks, [1, 3]),
+            (found.private_step_sizes, found.private_shrinks, [1]),
+        ):
+            assert (sizes[at] == 0).all()
+            assert (shrinks[at] == 1).all()
+            assert (sizes != 0).sum() == (shrinks != 1).sum() == len(sizes) - len(at)
+    first, fifth = ((1 - 0.999**steps) ** 0.5 / (1 - 0.9**steps) for steps in (1, 6))
+    found = step(gram, torch.ones(3, dtype=torch.float64), 5)
+    expected = torch.tensor([fifth, first, fifth, 0.0], device=DEVICE) * rates.shared
+    assert_close(found.step_sizes, expected, 1e-6)
+    expected = torch.tensor([fifth, first, fifth], device=DEVICE) * rates.private
+    assert_close(found.private_step_sizes, expected, 1e-6)
+
+
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 @pytest.mark.usefixtures("kernels")
 def test_an_overflow_halves_the_loss_scale_and_leaves_the_rest_of_the_state(value):
     settings = replace(SETTINGS, method="gradvac", scaling=True, gradvac_beta=0.5)
-    state = new_surgery_state(settings, 3, 2, DEVICE)
+    state = new_surgery_state(settings, 3, 2, 3, DEVICE)
     plan(settings, state, gradients_of(3, 2, 1)[1], 1)
     before = {name: tensor.clone() for name, tensor in state.tensors().items()}
     assert before["targets"].any()
@@ -170,7 +202,7 @@ def test_an_overflow_halves_the_loss_scale_and_leaves_the_rest_of_the_state(valu
 def test_the_loss_scale_grows_after_its_interval_and_cancels_out(monkeypatch):
     monkeypatch.setattr("kernels.surgery._GROWTH_INTERVAL", 3)
     scaled, plain = replace(SETTINGS, scaling=True), SETTINGS
-    states = [new_surgery_state(settings, 3, 2, DEVICE) for settings in (scaled, plain)]
+    states = [new_surgery_state(settings, 3, 2, 3, DEVICE) for settings in (scaled, plain)]
     scales = []
     for step in range(4):
         scale = states[0].loss_scale.double()
@@ -191,7 +223,7 @@ def test_clipping_brings_the_norm_of_the_whole_update_to_its_limit():
     squares = torch.tensor([4.0, 9.0], dtype=torch.float64)
     for private_norms in (False, True):
         settings = replace(SETTINGS, max_norm=0.25, private_norms=private_norms, mean=True)
-        found = plan(settings, new_surgery_state(settings, 2, 3, DEVICE), gram, 5, squares=squares)
+        found = plan(settings, new_surgery_state(settings, 2, 3, 2, DEVICE), gram, 5, squares=squares)
         shared = (found.coefficients.double().cpu()[:, :, None] * gradients).sum(1)
         private = found.private_coefficients[:, 0].double().cpu().square() * squares
         norm = (shared.square().sum() + private.sum()).sqrt()
@@ -205,4 +237,4 @@ def test_settings_that_contradict_each_other_and_too_many_tasks_are_refused():
     with pytest.raises(ValueError, match="expected one of none, pcgrad"):
         SurgerySettings(method="pcgard")
     with pytest.raises(ValueError, match="17 tasks"):
-        new_surgery_state(SETTINGS, 17, 1, "cpu")
+        new_surgery_state(SETTINGS, 17, 1, 17, "cpu")

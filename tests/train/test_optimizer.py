@@ -7,7 +7,7 @@ import torch
 from bert.batch import TaskTokens, pack
 from bert.heads import Head
 from bert.multitask import MultitaskModel
-from kernels import SurgerySettings
+from kernels import SurgerySettings, plan_update
 from kernels.coefficients import random_orders
 from tests.kernels.test_coefficients import literal_pcgrad
 from tests.samples import random_batch, random_tokens, small_encoder
@@ -16,6 +16,7 @@ from train.optimizer import SurgeryOptimizer
 
 TASKS = {"one": 3, "two": 1}
 RATE, HEAD_RATE = 1e-3, 1e-2
+TINY = 1e-20  # moves no weight, but lets the moments follow the gradients
 
 
 def make_model(**more):
@@ -183,7 +184,7 @@ def test_four_micro_batches_move_the_weights_as_one_batch_of_four_times_the_size
                 (sum(losses.values()) / len(parts) * optimizer.loss_scale).backward()
             assert step(optimizer, number).apply
         assert optimizer.state.conflicts[-1, 0, 1] > 0, "the test must exercise surgery"
-        assert optimizer.state.beta_powers[0] == pytest.approx(0.81)
+        assert optimizer.state.beta_powers[0, 0] == pytest.approx(0.81)
         moved.append(model.shared.master - start)
     # Adam's first steps are little more than signs: a gradient of rounding errors moves its weight either way.
     assert_close(moved[0], moved[1], {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}[dtype])
@@ -212,7 +213,13 @@ def norms_over_everything(model):
 def test_scope_and_reduction_follow_the_literal_algorithm(scope, reduction):
     model = make_model()
     optimizer = make_optimizer(
-        model, private_norms=scope == "all", mean=reduction == "mean", max_norm=0.0, beta1=0.0, head_rate=0.0, rate=0.0
+        model,
+        private_norms=scope == "all",
+        mean=reduction == "mean",
+        max_norm=0.0,
+        beta1=0.0,
+        head_rate=TINY,
+        rate=TINY,
     )
     for number in range(20):
         backward(model, optimizer, [number])
@@ -235,7 +242,7 @@ def test_scope_and_reduction_follow_the_literal_algorithm(scope, reduction):
 @pytest.mark.parametrize("by_matrix", [False, True])
 def test_by_block_each_block_has_surgery_of_its_own(by_matrix):
     model = make_model(by_matrix=by_matrix)
-    optimizer = make_optimizer(model, by_block=True, max_norm=0.0, beta1=0.0, rate=0.0, head_rate=0.0)
+    optimizer = make_optimizer(model, by_block=True, max_norm=0.0, beta1=0.0, rate=TINY, head_rate=TINY)
     blocks = {entry.name: entry.block for entry in model.shared.entries}
     assert len(set(blocks.values())) == (len(blocks) if by_matrix else 5)
     backward(model, optimizer, [1])
@@ -354,3 +361,73 @@ def test_frozen_blocks_stay_as_they_are_and_move_again_once_thawed(surgery):
         assert {model.encoder.blocks()[name] for name in moved} == moving
         assert not torch.equal(model.private.master, heads)
         assert model.private.master.isfinite().all()
+
+
+def test_after_frozen_steps_a_block_starts_as_one_of_a_new_run_does():
+    first = {}
+    for frozen_steps in (0, 50):
+        model = make_model()
+        optimizer = make_optimizer(model, surgery="none", max_norm=0.0)
+        optimizer.freeze(model.shared.block_names)
+        for number in range(frozen_steps):
+            model.private.gradients.normal_()
+            step(optimizer, number)
+        optimizer.freeze(())
+        start = model.shared.master.clone()
+        model.shared.gradients.copy_(torch.randn(model.shared.gradients.shape, generator=torch.manual_seed(3)))
+        step(optimizer, 1)
+        first[frozen_steps] = model.shared.master - start
+    assert first[0].any()
+    assert torch.equal(first[0], first[50])
+
+
+def test_the_head_of_a_task_that_a_step_does_not_hold_stays_as_it_is():
+    model = make_model()
+    optimizer = make_optimizer(model)
+    backward(model, optimizer, [1])
+    step(optimizer, 1)
+    before = {name: value.clone() for name, value in model.private.values().items()}
+    optimizer.zero_private_gradients()
+    task_losses(model(random_batch((4, 3), 2)))["one"].backward()
+    step(optimizer, 2)
+    unmoved = {name for name, value in model.private.values().items() if torch.equal(value, before[name])}
+    assert unmoved == {"two.weight", "two.bias"}
+    assert optimizer.state.beta_powers[-2:, 0].tolist() == pytest.approx([0.81, 0.9])
+
+
+def test_freezing_changes_the_rates_where_they_lie_so_that_captured_steps_see_them(monkeypatch):
+    found = []
+
+    def watched(gram, squares, tasks, rates, *more):
+        found.append((rates.shared.data_ptr(), rates.shared.tolist()))
+        return plan_update(gram, squares, tasks, rates, *more)
+
+    monkeypatch.setattr("train.optimizer.plan_update", watched)
+    model = make_model()
+    optimizer = make_optimizer(model)
+    blocks = model.shared.block_names
+    for frozen in ((), blocks, blocks[:1], ()):
+        optimizer.freeze(frozen)
+        step(optimizer, 1)
+    assert len({address for address, _ in found}) == 1
+    rates = [RATE] * len(blocks)
+    expected = [rates, [0.0] * len(blocks), [0.0, *rates[1:]], rates]
+    for (_, values), one in zip(found, expected, strict=True):
+        assert values == pytest.approx(one)
+
+
+def test_the_average_is_that_of_the_weights_themselves_until_its_first_sample():
+    model = make_model()
+    optimizer = make_optimizer(model)
+    optimizer.keep_average(50)  # taken every fifth step
+    seen = []
+    for number in range(1, 11):
+        backward(model, optimizer, [number])
+        step(optimizer, number)
+        optimizer.average(number)
+        seen.append(model.shared.master.clone())
+        with optimizer.averaged():
+            average = model.shared.master.clone()
+        if number <= 5:
+            assert torch.equal(average, seen[-1])
+    assert_close(average, (seen[4] + seen[9]) / 2, 1e-6)
