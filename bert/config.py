@@ -25,16 +25,16 @@ class BertConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (not isinstance(value, int) or value < 1):
+            # Booleans are integers to Python.
+            if field.type is int and (type(value) is not int or value < 1):
                 raise InputError(f"model configuration: {field.name} is {value!r}, expected a positive integer")
+            if field.type is float and (type(value) not in (int, float) or not 0 <= value < 1):
+                raise InputError(f"model configuration: {field.name} is {value!r}, expected a number from 0 to below 1")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"model configuration: hidden_size {self.hidden_size} is not a multiple of "
                 f"num_attention_heads {self.num_attention_heads}"
             )
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"model configuration: {name} is {getattr(self, name)!r}, expected 0 <= rate < 1")
 
     @property
     def head_size(self) -> int:
@@ -45,7 +45,8 @@ class BertConfig:
     def read(cls, path: Path) -> "BertConfig":
         """The configuration in a Hugging Face config.json.
 
-        Raises InputError where the file is missing, not JSON, or describes another architecture than BERT's.
+        Raises InputError where the file is missing, not JSON, or describes another architecture than BERT's, or sizes
+        and rates that no BERT has.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -53,12 +54,17 @@ class BertConfig:
             raise InputError(f"{path}: cannot be read ({error.strerror}), expected a model's config.json") from None
         except ValueError as error:
             raise InputError(f"{path}: not JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: a {type(content).__name__}, expected the object of a model's config.json")
         expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
         for key, value in expected.items():
             if content.get(key, value) != value:
                 raise InputError(f"{path}: {key} is {content[key]!r}, expected {value!r}")
         known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in content.items() if key in known})
+        try:
+            return cls(**{key: value for key, value in content.items() if key in known})
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
     def write(self, path: Path) -> None:
         """Write a config.json that `read`, and Hugging Face, understand."""

@@ -32,6 +32,11 @@ def edit_weights(directory, change):
     save_file(tensors, path)
 
 
+def edit_config(directory, **changes):
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 def test_the_bundled_model_is_minilm():
     model = load_model("minilm", seed=0)
     config = model.encoder.config
@@ -107,6 +112,13 @@ def test_missing_and_misshapen_tensors_are_all_named_and_nothing_is_copied(direc
         (lambda d: (d / "config.json").unlink(), "config.json: cannot be read"),
         (lambda d: (d / "config.json").write_text("{"), "config.json: not JSON"),
         (lambda d: (d / "config.json").write_text(json.dumps({"model_type": "roberta"})), "model_type is 'roberta'"),
+        (lambda d: (d / "config.json").write_text("[]"), "config.json: a list, expected the object"),
+        (lambda d: edit_config(d, hidden_dropout_prob=None), "config.json: .*hidden_dropout_prob is None"),
+        (lambda d: edit_config(d, hidden_dropout_prob=1), "config.json: .*hidden_dropout_prob is 1, expected a number"),
+        (lambda d: edit_config(d, layer_norm_eps="1e-12"), "config.json: .*layer_norm_eps is '1e-12'"),
+        (lambda d: edit_config(d, layer_norm_eps=float("nan")), "config.json: .*layer_norm_eps is nan"),
+        (lambda d: edit_config(d, num_hidden_layers=True), "config.json: .*num_hidden_layers is True"),
+        (lambda d: edit_config(d, hidden_size=32.0), "config.json: .*hidden_size is 32.0"),
         (lambda d: (d / "vocab.txt").unlink(), "tokenizer"),
     ],
 )
