@@ -1,6 +1,7 @@
 """The pictures of a run, as PNG: its curves, and a map of conflicts by layer and pair of tasks over its steps."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -119,10 +120,11 @@ def _draw(axes: Axes, series: Series, label: str, *, smooth: bool = False, marke
 
 
 def _smoothed(values: Iterable[float]) -> list[float]:
-    """The exponential moving average, corrected for its start at zero."""
+    """The exponential moving average, corrected for its start at zero. Values that are not finite leave it as it is."""
     average, weight, result = 0.0, 0.0, []
     for value in values:
-        average = _SMOOTHING * average + (1 - _SMOOTHING) * value
-        weight = _SMOOTHING * weight + (1 - _SMOOTHING)
-        result.append(average / weight)
+        if math.isfinite(value):
+            average = _SMOOTHING * average + (1 - _SMOOTHING) * value
+            weight = _SMOOTHING * weight + (1 - _SMOOTHING)
+        result.append(average / weight if weight else math.nan)
     return result

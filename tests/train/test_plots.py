@@ -54,3 +54,24 @@ def test_a_long_run_is_drawn_in_a_bounded_number_of_columns(tmp_path, drawn):
     plots.plot_conflicts(tmp_path)
     assert drawn[0][2].shape == (1, 60)
     assert np.allclose(drawn[0][2], 0.25)
+
+
+def test_a_value_that_is_not_finite_leaves_the_bold_line_as_it_is(tmp_path, monkeypatch):
+    values = [1.0, 2.0, float("nan"), float("inf"), 3.0]
+    lines = [
+        {"event": "step", "step": step, "losses": {"sst": value}, "cosines": {}} for step, value in enumerate(values)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    drawn = []
+    monkeypatch.setattr(plots.Axes, "plot", lambda self, steps, values, **options: drawn.append(list(values)))
+    monkeypatch.setattr(plots.Axes, "legend", lambda self, **options: None)
+    plots.plot_curves(tmp_path)
+    raw, bold = drawn
+    assert np.array_equal(raw, values, equal_nan=True)
+    second = (0.8 * 0.2 * 1 + 0.2 * 2) / (0.8 * 0.2 + 0.2)
+    fifth = (0.8**2 * 0.2 * 1 + 0.8 * 0.2 * 2 + 0.2 * 3) / (0.8**2 * 0.2 + 0.8 * 0.2 + 0.2)
+    assert np.allclose(bold, [1.0, second, second, second, fifth])
+
+
+def test_a_bold_line_begins_with_the_first_finite_value():
+    assert np.array_equal(plots._smoothed([float("nan"), 2.0]), [float("nan"), 2.0], equal_nan=True)
