@@ -8,12 +8,14 @@ import torch
 
 from bert.config import BertConfig
 from bert.encoder import Encoder
+from bert.errors import InputError
 from bert.heads import SharedLayer, build_heads
 from bert.models import Model, load_model
 from bert.multitask import SHARED_LAYER, MultitaskModel
 from bert.pals import ProjectedAttention
 from bert.tokenizer import Tokenizer
 from bert.weights import WEIGHTS_FILE
+from kernels.coefficients import MOST_TASKS
 from train.config import RunConfig
 from train.objectives import head_specs
 from train.optimizer import SurgeryOptimizer
@@ -64,8 +66,10 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
 
     Task gradients are kept in the compute dtype, or in fp32 where several backwards of a step accumulate.
 
-    Raises InputError where heads or losses do not fit the tasks.
+    Raises InputError where there are more tasks than surgery takes, or heads or losses do not fit the tasks.
     """
+    if len(tasks) > MOST_TASKS:
+        raise InputError(f"--tasks: {len(tasks)} tasks, expected {MOST_TASKS} at most")
     heads = build_heads(
         head_specs(config, tasks),
         hidden_size=encoder.config.hidden_size,

@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from bert.errors import InputError, did_you_mean
+from bert.pals import ProjectedAttention
 
 TASKS_FILE = "tasks.toml"
 Kind = Literal["classification", "binary", "regression"]
@@ -35,7 +38,8 @@ class Task:
     """What a task's data looks like and what its head answers.
 
     Attributes:
-        name: one word, used in file names, parameter names and options.
+        name: one word, used in file names, parameter names and options, and no attribute of the modules that keep
+            what belongs to each task under its name.
         kind: classification into `classes` classes, a binary decision from one logit, or a score from one logit.
         pair: whether an example is two sentences.
         classes: the number of logits; 1 for binary and regression.
@@ -70,6 +74,9 @@ class Task:
         checks = {
             f"name is {self.name!r}, expected a letter, then letters, digits and underscores": (
                 re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name)
+            ),
+            f"name is {self.name!r}, which torch's modules use themselves, expected another": not (
+                hasattr(nn.ModuleDict(), self.name) or hasattr(ProjectedAttention, self.name)
             ),
             f"text_columns has {len(self.text_columns)} names, expected {sentences} where pair is {self.pair}": (
                 len(self.text_columns) == sentences

@@ -39,6 +39,27 @@ def test_bad_flags_are_refused_in_one_line(arguments, expected, capsys, tmp_path
     assert expected in refused(capsys, run.main, arguments)
 
 
+@pytest.mark.parametrize("name", ["type", "values", "train", "update"])
+def test_a_task_with_a_name_that_torch_uses_is_refused_in_one_line(name, data, tmp_path, capsys):
+    table = 'kind = "binary"\nstem = "x"\ntext_columns = ["text"]\nlabel_column = "y"\nprediction_column = "z"\n'
+    (data / "tasks.toml").write_text(f"[{name}]\n{table}", encoding="utf-8")
+    message = refused(capsys, run.main, command(data, tmp_path / "run", "--tasks", f"sst,{name}"))
+    assert f"tasks.toml: task {name}: name is '{name}'" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_tasks_than_surgery_takes_are_refused_in_one_line(data, tmp_path, capsys):
+    names = [f"sst{number}" for number in range(17)]
+    table = 'kind = "classification"\nclasses = 5\nstem = "ids-sst"\ntext_columns = ["sentence"]\n'
+    table += 'label_column = "sentiment"\nprediction_column = "Predicted_Sentiment"\n'
+    (data / "tasks.toml").write_text("".join(f"[{name}]\n{table}" for name in names), encoding="utf-8")
+    message = refused(capsys, run.main, command(data, tmp_path / "run", "--tasks", ",".join(names)))
+    assert "--tasks: 17 tasks, expected 16 at most" in message
+    assert not (tmp_path / "run").exists()
+    sixteen = command(data, tmp_path / "run", "--tasks", ",".join(names[:16]), "--max-steps", "1")
+    assert run_command(run.main, sixteen) == 0
+
+
 def test_bad_rows_stop_the_run_before_training_unless_they_are_to_be_skipped(data, tmp_path, capsys):
     with (data / "sts-train.csv").open("a", encoding="utf-8") as file:
         file.write("99\tx\tonly one sentence\n")
