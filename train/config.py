@@ -1,7 +1,7 @@
 """The configuration of a run: one validated dataclass, from which `train.flags` makes the command line."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,9 @@ GROUPS = {
     "seed": "the run",
 }
 STAGES = ("all", "heads")
+_HIGHEST_SEED = 2**64 - 1  # that torch's generators take
 _PER_TASK = ("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate")
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def flag_of(name: str) -> str:
@@ -87,7 +89,9 @@ class RunConfig:
         choices=("0.5", "dev"),
     )
     smart: tuple[str, ...] = _option(
-        ("0",), "weight of the smoothness under adversarial noise on the embeddings (SMART), such as sst=1"
+        ("0",),
+        "weight of the smoothness under adversarial noise on the embeddings (SMART), such as sst=1; not in stages of "
+        "the heads alone",
     )
     pals: int = _option(0, "size of the projected attention layers of each task; 0 for none", low=0)
 
@@ -102,7 +106,12 @@ class RunConfig:
         "what dot products span: shared parameters, or all, heads too, which then are scaled as well",
         choices=("shared", "all"),
     )
-    reduction: str = _option("sum", "what is taken of the projected gradients", choices=("sum", "mean"))
+    reduction: str = _option(
+        "sum",
+        "what is taken of the projected gradients, or with surgery none of the tasks' own; TorchJD's rules have a "
+        "scale of their own, a mean's",
+        choices=("sum", "mean"),
+    )
     gradvac_beta: float = _option(0.01, "how fast GradVac's targets follow the cosines", low=0.0)
 
     amp: str = _option(
@@ -168,7 +177,7 @@ class RunConfig:
     head_dropout: float = _option(0.3, "rate on the heads' features", low=0.0)
     max_length: int = _option(512, "wordpieces after which a sequence is cut", low=8)
 
-    seed: int = _option(1, "of weights, batches, dropout and surgery's orders", low=0)
+    seed: int = _option(1, "of weights, batches, dropout and surgery's orders", low=0, high=_HIGHEST_SEED)
     log_every: int = _option(20, "steps between two logged ones", low=1)
     evaluate_every: int = _option(
         300, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
@@ -184,15 +193,18 @@ class RunConfig:
     def __post_init__(self) -> None:
         for option in fields(self):
             value, flag = getattr(self, option.name), flag_of(option.name)
-            choices, low, each = (option.metadata.get(name) for name in ("choices", "low", "each"))
+            choices, low, high, each = (option.metadata.get(name) for name in ("choices", "low", "high", "each"))
+            if not _is_of_type(value, option):
+                raise InputError(f"{flag} {value!r}: expected {_WORDS.get(option.type, 'a list of texts')}")
             if choices and value not in choices:
                 raise InputError(f"{flag} {value}: {did_you_mean(str(value), choices)}")
             for item in value if each else ():
                 for part in item.rpartition("=")[2].split("+"):
                     if part not in each:
                         raise InputError(f"{flag} {item}: {did_you_mean(part, each)}")
-            if low is not None and not value >= low:
-                raise InputError(f"{flag} {value}: expected at least {low}")
+            if (low is not None and not value >= low) or (high is not None and value > high):
+                expected = f"at least {low}" if high is None else f"a number from {low} to {high}"
+                raise InputError(f"{flag} {value}: expected {expected}")
         for name in ("hidden_dropout", "attention_dropout", "head_dropout", "warmup", "average", "gradvac_beta"):
             if not getattr(self, name) < 1:
                 raise InputError(f"{flag_of(name)} {getattr(self, name)}: expected less than 1")
@@ -204,13 +216,23 @@ class RunConfig:
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
         for name in _PER_TASK:
-            for item in getattr(self, name):
-                task, given, _ = item.partition("=")
-                if given and task not in self.tasks:
-                    raise InputError(f"{flag_of(name)} {item}: {did_you_mean(task, self.tasks)}")
-
+            self._check_per_task(name)
         self._check_milestones()
         self._check_stages()
+
+    def _check_per_task(self, name: str) -> None:
+        items, flag = getattr(self, name), flag_of(name)
+        # A value for all tasks has no owner.
+        owners = [item.rpartition("=")[0] for item in items]
+        for owner, item in zip(owners, items, strict=True):
+            if "=" in item and owner not in self.tasks:
+                raise InputError(f"{flag} {item}: {did_you_mean(owner, self.tasks)}")
+        if len(set(owners)) < len(owners):
+            first, second = (item.rpartition("=")[2] for item in items[:2])
+            raise InputError(
+                f"{flag} {','.join(items)}: expected one value for all and task=value for some, each once, such as "
+                f"{first},{self.tasks[0]}={second}"
+            )
 
     def _check_milestones(self) -> None:
         for item in self.milestones:
@@ -230,9 +252,42 @@ class RunConfig:
                 raise InputError(f"--stages {item}: expected a number of epochs, such as {what}:5")
         if self.pals and any(item.startswith("heads") for item in self.stages):
             raise InputError("--pals: they are trained with the encoder, not in stages of the heads alone")
+        if not self.trains_encoder and any(self.number_for_task("smart", task) for task in self.tasks):
+            raise InputError(
+                f"--smart {','.join(self.smart)}: it smooths the encoder, which --stages {','.join(self.stages)} "
+                "never trains"
+            )
         total = sum(int(item.partition(":")[2] or self.epochs) for item in self.stages)
         if total != self.epochs:
             raise InputError(f"--stages {','.join(self.stages)}: {total} epochs, but --epochs {self.epochs}")
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether any stage trains more than the heads."""
+        return any(item.startswith("all") for item in self.stages)
+
+    def without_effect(self) -> list[str]:
+        """One line for each setting that differs from its default and that other settings leave without effect.
+
+        They are not refused: a flag over a recipe, such as --steps-per-epoch, may well idle what the recipe sets.
+        """
+        joint = all(self.for_task("pair_encoding", task) == "joint" for task in self.tasks)
+        no_margin = all("cosine-embedding" not in self.for_task("losses", task) for task in self.tasks)
+        through_all = self.batching in ("sequential", "annealed")
+        idle = (
+            ("pair_features", joint, "no task has --pair-encoding separate"),
+            ("margin", no_margin, "no task has the loss cosine-embedding"),
+            ("reduction", self.surgery in LIBRARY_RULES, f"--surgery {self.surgery} has a scale of its own"),
+            ("gradvac_beta", self.surgery != "gradvac", "it is of --surgery gradvac"),
+            ("until", through_all, f"an epoch of --batching {self.batching} is as long as all sets together"),
+            ("until", self.steps_per_epoch > 0, f"--steps-per-epoch {self.steps_per_epoch} ends an epoch"),
+            ("decay", self.schedule != "milestones", "it is of --schedule milestones"),
+        )
+        return [
+            f"{flag_of(name)} {getattr(self, name)} has no effect: {reason}"
+            for name, without, reason in idle
+            if without and getattr(self, name) != getattr(RunConfig, name)
+        ]
 
     @property
     def milestone_epochs(self) -> list[int]:
@@ -254,8 +309,7 @@ class RunConfig:
         items = getattr(self, name)
         own = [item.partition("=")[2] for item in items if item.startswith(f"{task}=")]
         for_all = [item for item in items if "=" not in item]
-        default = next(option.default for option in fields(self) if option.name == name)
-        return (own or for_all or list(default))[-1]
+        return (own or for_all or getattr(RunConfig, name))[0]
 
     def number_for_task(self, name: str, task: str) -> float:
         """The same as a number; InputError where it is none, or negative."""
@@ -280,7 +334,18 @@ class RunConfig:
             if content.keys() != {option.name for option in fields(cls)}:
                 raise ValueError("its settings are those of another version")
             return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in content.items()})
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
         except OSError:
             raise InputError(f"{path.parent}: not the folder of a run, expected {path.name} in it") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not the configuration of a run ({error})") from None
+
+
+def _is_of_type(value: object, option: Field) -> bool:
+    """Whether a value, which may come from a file, is of its setting's type. A whole number is a number too."""
+    if isinstance(option.default, tuple):
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if option.type in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if option.type is float else option.type)

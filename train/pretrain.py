@@ -169,13 +169,10 @@ class Pretraining:
 
 
 def _head_rate(config: RunConfig, loaded: bool) -> str:
-    """The rate of the head where it is given, else one that suits where the head comes from; InputError for several."""
-    given = config.head_learning_rate
-    if not given:
-        return str(config.learning_rate) if loaded else _HEAD_RATE
-    if len(given) > 1 or "=" in given[0]:
-        raise InputError(f"--head-learning-rate {','.join(given)}: expected one number, there is one head")
-    return given[0]
+    """The rate of the head where it is given, else one that suits where the head comes from."""
+    if config.head_learning_rate:
+        return config.head_learning_rate[0]
+    return str(config.learning_rate) if loaded else _HEAD_RATE
 
 
 def build_language_model(config: RunConfig, base: Model, precision: Precision) -> tuple[MaskedLanguageModel, bool]:
@@ -207,8 +204,17 @@ def build_parser() -> OneLineParser:
         if option.name in _SETTINGS:
             default = _SETTINGS[option.name]
             argument = argument_of(option, option.default if default is None else default, _HELP.get(option.name))
+            if option.name == "head_learning_rate":
+                argument.update(type=_one_rate, metavar="float")
             parser.add_argument(flag_of(option.name), **argument)
     return parser
+
+
+def _one_rate(text: str) -> tuple[str]:
+    """What a run takes for each task, and here is one number."""
+    if "," in text or "=" in text:
+        raise InputError(f"--head-learning-rate {text}: expected one number, there is one head")
+    return (text,)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -237,6 +243,8 @@ def _read_settings(path: Path) -> RunConfig:
         return RunConfig(
             **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
         )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except OSError:
         raise InputError(f"{path.parent}: not the folder of a pre-training, expected {path.name} in it") from None
     except (ValueError, TypeError, AttributeError) as error:

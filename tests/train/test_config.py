@@ -109,6 +109,28 @@ def test_a_configuration_survives_its_file(tmp_path):
     assert RunConfig.read(tmp_path / "config.json") == config
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"seed": 1.5}, "--seed 1.5: expected a whole number"),
+        ({"seed": True}, "--seed True: expected a whole number"),
+        ({"tasks": [1]}, r"--tasks \(1,\): expected a list of texts"),
+        ({"tasks": "sst"}, "--tasks 'sst': expected a list of texts"),
+        ({"clip": "1"}, "--clip '1': expected a number"),
+        ({"skip_test": 1}, "--skip-test 1: expected true or false"),
+        ({"data": None}, "--data None: expected a text"),
+        ({"surgery": "pcgrade"}, "--surgery pcgrade: .*did you mean 'pcgrad'"),
+    ],
+)
+def test_a_configuration_with_a_value_of_another_type_is_named_by_file_and_setting(changes, expected, tmp_path):
+    path = tmp_path / "config.json"
+    RunConfig(clip=2, learning_rate=1).write(path)
+    assert RunConfig.read(path).clip == 2, "whole numbers are numbers"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=rf"config\.json: {expected}"):
+        RunConfig.read(path)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"tasks": ["sst"], "colour": "red"}', '{"surgery": "pcgrad"}'])
 def test_a_damaged_configuration_is_named(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
@@ -136,3 +158,81 @@ def test_the_rate_suits_the_models_width_unless_it_is_given(hidden, expected):
     assert fit_model(RunConfig(), model).learning_rate == pytest.approx(expected, rel=0.01)
     assert fit_model(RunConfig(learning_rate=3e-5), model).learning_rate == 3e-5
     assert fit_model(RunConfig(), model).max_length == SMALL.max_position_embeddings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--loss-weights", "1,0.5,2"), "--loss-weights 1,0.5,2: expected one value for all .* such as 1,sst=0.5"),
+        (("--loss-weights", "1,sst=1,sst=2"), "--loss-weights 1,sst=1,sst=2: .*each once"),
+        (("--loss-weights", "sst=1,sst=2"), "such as 1,sst=2"),
+        (("--heads", "linear,hidden"), "--heads linear,hidden: .* such as linear,sst=hidden"),
+        (("--smart", "0,1"), "--smart 0,1: "),
+        (("--head-learning-rate", "1e-3,1e-4"), "--head-learning-rate 1e-3,1e-4: "),
+        (("--pair-encoding", "joint,separate"), "--pair-encoding joint,separate: "),
+        (("--losses", "sts=mse,sts=huber"), "--losses sts=mse,sts=huber: "),
+        (("--loss-weights", "1,stss=2"), "--loss-weights stss=2: .*did you mean 'sts'"),
+    ],
+)
+def test_a_setting_of_each_task_has_one_value_for_all_and_one_for_each_task_at_most(arguments, expected):
+    with pytest.raises(InputError, match=expected):
+        config_from(parse(*arguments))
+
+
+def test_a_task_has_its_own_value_else_the_one_for_all_else_the_default():
+    config = RunConfig(heads=("sts=cosine", "hidden"), loss_weights=("sst=2",))
+    assert [config.for_task("heads", task) for task in config.tasks] == ["hidden", "hidden", "cosine"]
+    assert [config.number_for_task("loss_weights", task) for task in config.tasks] == [2, 1, 1]
+
+
+def test_seeds_have_a_range():
+    assert config_from(parse("--seed", str(2**64 - 1))).seed == 2**64 - 1
+    with pytest.raises(InputError, match=f"--seed {2**64}: expected a number from 0 to {2**64 - 1}"):
+        config_from(parse("--seed", str(2**64)))
+    with pytest.raises(InputError, match="--seed -1: expected a number from 0 to"):
+        config_from(parse("--seed", "-1"))
+
+
+def test_smart_is_refused_where_no_stage_trains_the_encoder():
+    with pytest.raises(InputError, match=r"--smart sst=1: .*--stages heads never trains"):
+        config_from(parse("--stages", "heads", "--smart", "sst=1"))
+    assert config_from(parse("--stages", "heads", "--smart", "0")).smart == ("0",)
+    assert config_from(parse("--stages", "heads:1,all:2", "--smart", "sst=1")).smart == ("sst=1",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"pair_features": "product"}, "--pair-features product has no effect: no task has --pair-encoding separate"),
+        ({"margin": 0.5}, "--margin 0.5 has no effect: no task has the loss cosine-embedding"),
+        ({"surgery": "upgrad", "reduction": "mean"}, "--reduction mean has no effect: --surgery upgrad has a scale"),
+        ({"gradvac_beta": 0.5, "surgery": "pcgrad"}, "--gradvac-beta 0.5 has no effect: it is of --surgery gradvac"),
+        ({"until": "smallest", "batching": "annealed"}, "--until smallest has no effect: an epoch of --batching ann"),
+        ({"until": "smallest", "batching": "sequential"}, "--until smallest has no effect: an epoch of --batching seq"),
+        ({"until": "smallest", "steps_per_epoch": 5}, "--until smallest has no effect: --steps-per-epoch 5 ends an"),
+        ({"decay": 0.5}, "--decay 0.5 has no effect: it is of --schedule milestones"),
+    ],
+)
+def test_a_setting_that_the_others_leave_without_effect_is_told(settings, expected):
+    (line,) = RunConfig(**settings).without_effect()
+    assert line.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"pair_features": "product", "pair_encoding": ("joint", "sts=separate")},
+        {"margin": 0.5, "losses": ("sts=cosine-embedding",)},
+        {"surgery": "pcgrad", "reduction": "mean"},
+        {"reduction": "mean"},
+        {"surgery": "gradvac", "gradvac_beta": 0.5},
+        {"until": "smallest"},
+        {"until": "smallest", "batching": "proportional"},
+        {"until": "smallest", "batching": "alternate"},
+        {"decay": 0.5, "schedule": "milestones", "milestones": ("1",)},
+        {"surgery": "upgrad", "batching": "annealed", "steps_per_epoch": 5},
+    ],
+)
+def test_of_settings_that_have_an_effect_nothing_is_told(settings):
+    assert RunConfig(**settings).without_effect() == []

@@ -210,6 +210,7 @@ def test_bad_input_is_one_line(texts, model, tmp_path, capsys):
         ("--batch-size", "0"): "--batch-size 0: expected at least 1",
         ("--head-learning-rate", "fast"): "--head-learning-rate fast: expected a number of at least 0",
         ("--head-learning-rate", "1e-3,2e-3"): "--head-learning-rate 1e-3,2e-3: expected one number",
+        ("--head-learning-rate", "sst=1e-3"): "--head-learning-rate sst=1e-3: expected one number",
         ("--surgery", "pcgrad"): "unknown argument --surgery",
     }
     for more, message in cases.items():
@@ -219,3 +220,19 @@ def test_bad_input_is_one_line(texts, model, tmp_path, capsys):
         assert message in printed
         assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_the_help_asks_for_one_rate_of_the_one_head(capsys):
+    with pytest.raises(SystemExit):
+        pretrain.main(["--help"])
+    assert "--head-learning-rate float" in " ".join(capsys.readouterr().out.split())
+
+
+def test_settings_of_another_type_are_named_by_their_file(texts, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    run_command(pretrain.main, command(texts, model, out, "--max-steps", "1"))
+    path = out / "pretrain.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seed": 1.5}))
+    capsys.readouterr()
+    assert run_command(pretrain.main, ["--resume", str(out)]) == 2
+    assert capsys.readouterr().err == f"error: {path}: --seed 1.5: expected a whole number\n"

@@ -17,6 +17,7 @@ def test_a_recipe_is_a_valid_configuration_of_a_few_settings(name):
     config = RunConfig(**recipe.settings)
     assert recipe.description
     assert config != RunConfig()
+    assert config.without_effect() == []
     own = (FOLDER / f"{name}.toml").read_text().strip().splitlines()
     assert len(own) <= 16
 
