@@ -48,9 +48,12 @@ def library_weighting(name: str, tasks: int, groups: int) -> Weighting | None:
 def describe_surgery(config: RunConfig) -> str:
     """The run's surgery for its first lines."""
     if config.surgery == "none":
-        return "none (the sum of the tasks' gradients)"
+        return f"none (the {config.reduction} of the tasks' gradients)"
     if config.surgery in LIBRARY_RULES:
-        return f"{config.surgery} by {config.granularity} (TorchJD, on the host: every step waits for the device)"
+        return (
+            f"{config.surgery} by {config.granularity}, in the scale of a mean (TorchJD, on the host: every step waits "
+            "for the device)"
+        )
     norms = "shared parameters" if config.surgery_scope == "shared" else "all parameters, heads included"
     return f"{config.surgery} by {config.granularity}, over {norms}, {config.reduction} of the projected gradients"
 

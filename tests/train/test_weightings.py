@@ -93,3 +93,13 @@ def test_the_banner_says_where_a_rule_computes():
     assert describe_surgery(RunConfig(surgery="pcgrad", surgery_scope="all")) == (
         "pcgrad by model, over all parameters, heads included, sum of the projected gradients"
     )
+
+
+@pytest.mark.parametrize("surgery", ["none", "pcgrad", "upgrad"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_banner_says_which_of_sum_and_mean_is_taken(surgery, reduction):
+    config = RunConfig(surgery=surgery, reduction=reduction)
+    taken = "mean" if surgery_settings(config, scaling=False).mean else "sum"
+    other = {"sum": "mean", "mean": "sum"}[taken]
+    assert taken in describe_surgery(config)
+    assert other not in describe_surgery(config)
