@@ -37,13 +37,17 @@ def choose_graphs(config: RunConfig, device: torch.device) -> tuple[bool, str]:
         obstacle = "projected attention layers need each batch's lengths on the host"
     elif config.surgery in LIBRARY_RULES:
         obstacle = "this surgery's coefficients come from the host"
+    elif not config.trains_encoder:
+        obstacle = "steps that train the heads alone are not captured"
     if choice == "on" and obstacle:
         raise InputError(f"--cuda-graphs on: {obstacle}")
     if choice == "off":
         return False, "off, as asked"
     if obstacle:
         return False, f"off: {obstacle}"
-    return True, "on: a step is captured once a batch of its shape recurs, and replayed from then on"
+    heads_alone = any(stage.startswith("heads") for stage in config.stages)
+    which = " that trains the encoder" if heads_alone else ""
+    return True, f"on: a step{which} is captured once a batch of its shape recurs, and replayed from then on"
 
 
 class DeviceSteps:

@@ -210,5 +210,11 @@ def test_graphs_are_chosen_where_they_can_be_and_the_reason_is_told(monkeypatch)
     assert chosen("cuda", cuda_graphs="on", surgery="pcgrad")[0]
     assert chosen("cuda", cuda_graphs="off") == (False, "off, as asked")
     assert chosen("cuda", surgery="mgda") == (False, "off: this surgery's coefficients come from the host")
+    assert chosen("cuda", stages=("heads",)) == (False, "off: steps that train the heads alone are not captured")
+    with pytest.raises(InputError, match="--cuda-graphs on: steps that train the heads alone"):
+        chosen("cuda", cuda_graphs="on", stages=("heads",))
+    mixed = chosen("cuda", stages=("heads:1", "all:2"))
+    assert mixed == (True, chosen("cuda")[1].replace("a step is", "a step that trains the encoder is"))
+    assert mixed[1] != chosen("cuda")[1]
     with pytest.raises(InputError, match="--cuda-graphs on: projected attention"):
         chosen("cuda", cuda_graphs="on", pals=24)
