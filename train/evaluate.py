@@ -1,4 +1,4 @@
-"""Evaluate a run's best model: python -m train.evaluate RUN_DIR [--data DIR] [--dev-examples N] [--device cpu]."""
+"""Evaluate a run's best model: python -m train.evaluate RUN_DIR [--data DIR] [--skip-bad-rows] [--dev-examples N]."""
 
 import sys
 from collections.abc import Sequence
@@ -25,7 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     saved = load_run(directory, given.device)
 
     datasets = load_datasets(
-        replace(saved.config, dev_examples=given.dev_examples),
+        replace(
+            saved.config,
+            dev_examples=given.dev_examples,
+            skip_bad_rows=given.skip_bad_rows or saved.config.skip_bad_rows,
+        ),
         saved.tasks,
         saved.tokenizer,
         None,
@@ -50,6 +54,9 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("--data", help="directory in the course layout, or demo (default: the run's own)")
+    parser.add_argument(
+        "--skip-bad-rows", action="store_true", help="skip rows that cannot be used, as where the run itself did"
+    )
     parser.add_argument(
         "--dev-examples", type=int, default=0, help="so many of each task, evenly spaced (default all of them)"
     )

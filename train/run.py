@@ -255,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     graphs, reason = choose_graphs(config, precision.device)
     if precision.device.type == "cuda":
         say(console, f"graphs     {reason}")
+    for text in config.without_effect():
+        say(console, f"warning: {text}")
     run = Run(directory, config, console, precision, kernels, graphs=graphs, resumed=resumed is not None)
     if resumed is not None:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")

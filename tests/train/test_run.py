@@ -209,6 +209,26 @@ def test_evaluate_repeats_the_scores_of_the_run_on_the_same_examples(seen, data,
     assert "sst 10, " in capsys.readouterr().out
 
 
+def test_evaluate_skips_bad_rows_where_it_is_told_to_or_the_run_did(data, tmp_path, capsys):
+    strict, skipping = tmp_path / "strict", tmp_path / "skipping"
+    run_command(run.main, command(data, strict, "--max-steps", "1"))
+    with (data / "sts-dev.csv").open("a", encoding="utf-8") as file:
+        file.write("99\tx\tonly one sentence\n")
+    run_command(run.main, command(data, skipping, "--max-steps", "1", "--skip-bad-rows"))
+    capsys.readouterr()
+    assert run_command(evaluate.main, [str(strict)]) == 2
+    assert "--skip-bad-rows leaves such rows out" in capsys.readouterr().err
+    for arguments in ([str(strict), "--skip-bad-rows"], [str(skipping)]):
+        assert run_command(evaluate.main, arguments) == 0
+        assert "warning: skipped 1 bad row" in capsys.readouterr().out
+
+
+def test_the_first_lines_name_settings_without_effect(data, tmp_path, capsys):
+    more = ("--recipe", "bert-mastery/until-smallest", "--steps-per-epoch", "1", "--max-steps", "1")
+    assert run_command(run.main, command(data, tmp_path / "run", *more)) == 0
+    assert "warning: --until smallest has no effect: --steps-per-epoch 1 ends an epoch" in capsys.readouterr().out
+
+
 def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("train.evaluation.best_threshold", lambda scores, labels: float(np.median(scores)))
     out = tmp_path / "run"
