@@ -1,6 +1,7 @@
 """The configuration of a run: one validated dataclass, from which `train.flags` makes the command line."""
 
 import json
+import math
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,6 @@ def _is_of_type(value: object, option: Field) -> bool:
     """Whether a value, which may come from a file, is of its setting's type. A whole number is a number too."""
     if isinstance(option.default, tuple):
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
-    if option.type in (int, float) and isinstance(value, bool):
-        return False
-    return isinstance(value, int | float if option.type is float else option.type)
+    if option.type is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool))

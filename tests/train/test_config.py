@@ -114,6 +114,8 @@ def test_a_configuration_survives_its_file(tmp_path):
     [
         ({"seed": 1.5}, "--seed 1.5: expected a whole number"),
         ({"seed": True}, "--seed True: expected a whole number"),
+        ({"clip": float("inf")}, "--clip inf: expected a number"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan: expected a number"),
         ({"tasks": [1]}, r"--tasks \(1,\): expected a list of texts"),
         ({"tasks": "sst"}, "--tasks 'sst': expected a list of texts"),
         ({"clip": "1"}, "--clip '1': expected a number"),
