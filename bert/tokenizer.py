@@ -8,6 +8,7 @@ import numpy as np
 import tokenizers
 
 from bert.errors import InputError
+from bert.files import replacing
 
 TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -63,4 +64,5 @@ class Tokenizer:
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json into a directory, from which `load` reads it again."""
-        (directory / TOKENIZER_FILE).write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
+        with replacing(directory / TOKENIZER_FILE) as beside:
+            beside.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")

@@ -1,0 +1,58 @@
+"""Files that are replaced whole: mode, and what is left and said where writing fails."""
+
+import os
+import resource
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bert.files import replacing
+
+WRITERS = {
+    "text": lambda path: path.write_text("x" * 100_000),
+    "safetensors": lambda path: save_file({"x": torch.zeros(100_000)}, path),
+}
+
+
+@pytest.fixture
+def full_disk():
+    """Within the test no file grows beyond 10 kB: to whoever writes one, as good as a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def umask(request):
+    earlier = os.umask(request.param)
+    yield request.param
+    os.umask(earlier)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077], indirect=True)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_file_gets_the_mode_that_the_umask_gives(tmp_path, umask, write):
+    for _ in range(2):
+        with replacing(tmp_path / "file") as beside:
+            write(beside)
+        assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_earlier_one(tmp_path, full_disk, write):
+    path = tmp_path / "file"
+    path.write_text("earlier")
+    with pytest.raises(OSError, match="File too large") as raised, replacing(path) as beside:
+        write(beside)
+    assert raised.value.filename == str(path)
+    assert path.read_text() == "earlier"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_is_not_there_is_an_error_that_names_the_file(tmp_path):
+    path = tmp_path / "nowhere" / "file"
+    with pytest.raises(FileNotFoundError) as raised, replacing(path) as beside:
+        beside.write_text("x")
+    assert raised.value.filename == str(path)
