@@ -112,6 +112,7 @@ def random_split(task: Task, lengths: np.ndarray, generator: np.random.Generator
         sequences_per_example=1,
         labels=labels.astype(np.float32),
         truncated=0,
+        digest="",
     )
 
 

@@ -72,6 +72,7 @@ def random_split(task, examples, per_example=1, seed=0, **more):
         sequences_per_example=per_example,
         labels=np.arange(examples, dtype=np.float32),
         truncated=0,
+        digest="",
     )
 
 

@@ -1,6 +1,7 @@
 """The state of a run that --resume goes on from: one safetensors file, written beside and renamed into place."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,17 +36,18 @@ class Progress:
     log_bytes: int = 0
 
 
-def save_state(directory: Path, optimizer: SurgeryOptimizer, progress: Progress) -> None:
-    """Write weights, moments, counters and progress."""
+def save_state(directory: Path, optimizer: SurgeryOptimizer, progress: Progress, data: Mapping[str, str]) -> None:
+    """Write weights, moments, counters, progress, and of the data that the run reads: name of a set -> digest."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in optimizer.saved().items()}
+    metadata = {"progress": json.dumps(asdict(progress)), "data": json.dumps(dict(data))}
     with replacing(directory / STATE_FILE) as beside:
-        save_file(tensors, beside, metadata={"progress": json.dumps(asdict(progress))})
+        save_file(tensors, beside, metadata=metadata)
 
 
-def load_state(directory: Path, optimizer: SurgeryOptimizer) -> Progress:
+def load_state(directory: Path, optimizer: SurgeryOptimizer, data: Mapping[str, str]) -> Progress:
     """Put back what `save_state` wrote.
 
-    Raises InputError where the file is missing, truncated, or of another model.
+    Raises InputError where the file is missing, truncated, or of another model, and where a set's digest is another.
     """
     path = directory / STATE_FILE
     tensors = read_safetensors(path)
@@ -56,8 +58,16 @@ def load_state(directory: Path, optimizer: SurgeryOptimizer) -> Progress:
             raise InputError(f"{path}: {name} is {found}, expected {list(tensor.shape)}")
     try:
         with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
+            metadata = file.metadata()
+            progress = Progress(**json.loads(metadata["progress"]))
+            read = json.loads(metadata["data"])
     except (SafetensorError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: no progress recorded in it ({error})") from None
+    for name, digest in data.items():
+        if read.get(name) != digest:
+            raise InputError(
+                f"{path}: the {name} examples are not those that the run has read so far, or are tokenised in another "
+                "way; expected the same data, or a new run"
+            )
     optimizer.load(tensors)
     return progress

@@ -10,7 +10,7 @@ from train.config import RunConfig
 from train.course import name_bad_rows, read_split
 from train.demo import DEMO_TASKS, demo_examples
 from train.tasks import Example, Task, select_tasks
-from train.tokenized import TokenizedSplit, tokenize_split
+from train.tokenized import TokenCache, TokenizedSplit, tokenize_split
 
 SPLITS = ("train", "dev", "test")
 DEMO = "demo"
@@ -26,6 +26,11 @@ class Datasets:
     dev: dict[str, TokenizedSplit]
     test: dict[str, TokenizedSplit]
     dev_examples: dict[str, list[Example]]
+
+    def digests(self) -> dict[str, str]:
+        """What the training and the choice of the best model depend on: a set's task and split -> its digest."""
+        sets = {"train": self.train, "dev": self.dev}
+        return {f"{task} {name}": split.digest for name, own in sets.items() for task, split in own.items()}
 
 
 def run_tasks(config: RunConfig) -> list[Task]:
@@ -50,8 +55,8 @@ def load_datasets(
 ) -> Datasets:
     """Read and tokenise the wanted splits of every task.
 
-    cache: folder of tokenised sets, None for no cache; say: receives one line a warning; data: replaces the
-    configuration's directory.
+    cache: folder of tokenised sets, None for no cache (nor is a folder that cannot be written one); say:
+    receives one line a warning; data: replaces the configuration's directory.
     Raises InputError as `train.course.read_split` does.
     """
     data = data or config.data
@@ -73,10 +78,11 @@ def load_datasets(
     if bad_rows:
         say(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
     tokenized: dict[str, dict[str, TokenizedSplit]] = {split: {} for split in SPLITS}
+    kept = TokenCache(cache, say) if cache else None
     for split in splits:
         for task in tasks:
             if task.name in read[split]:
-                tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, cache)
+                tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, kept)
                 cut = tokenized[split][task.name].truncated
                 if cut:
                     say(f"{task.name} {split}: {cut} examples were longer than {config.max_length} wordpieces and cut")
@@ -91,7 +97,7 @@ def evenly_spaced(examples: list[Example], count: int) -> list[Example]:
 
 
 def tokenize(
-    config: RunConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: Path | None
+    config: RunConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: TokenCache | None
 ) -> TokenizedSplit:
     """Tokenise examples as the run does."""
     return tokenize_split(

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from bert.errors import InputError, did_you_mean
 from train.checkpoint import STATE_FILE
 from train.config import GROUPS, RunConfig, flag_of
+from train.folders import RunFolder
 from train.recipes import read_recipe, recipes
 
 
@@ -78,25 +79,27 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
     return RunConfig(**given)
 
 
-def new_folder(arguments: argparse.Namespace, name: str) -> Path:
+def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:
     """The folder of a new run, which is made once its input has proved good; InputError where it is not empty."""
     out = getattr(arguments, "out", None)
-    directory = Path(out) if out else Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    if not out:
+        return RunFolder(Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}", numbered=True)
+    directory = Path(out)
     if directory.is_dir() and any(directory.iterdir()):
         raise InputError(f"--out {directory}: the folder is not empty; give another, or --resume {directory}")
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out {directory}: a file is in the way, expected a folder")
-    return directory
+    return RunFolder(directory)
 
 
-def resumed_folder(arguments: argparse.Namespace) -> Path | None:
+def resumed_folder(arguments: argparse.Namespace) -> RunFolder | None:
     """The folder of the run that is to go on, None where a new one begins; InputError where --out names another."""
     if not hasattr(arguments, "resume"):
         return None
     directory = Path(arguments.resume)
     if hasattr(arguments, "out") and Path(arguments.out) != directory:
         raise InputError(f"--out {arguments.out}: a resumed run stays in its folder {directory}")
-    return directory
+    return RunFolder(directory, resumed=True)
 
 
 def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> None:
@@ -104,9 +107,14 @@ def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory:
     for name, value in _given(arguments).items():
         kept = getattr(config, name)
         if value != kept:
-            raise InputError(f"{flag_of(name)} {_shown(value)}: the run in {directory} has {_shown(kept)}")
+            raise contradiction(name, value, kept, directory)
     if not (directory / STATE_FILE).exists():
         raise InputError(f"{directory}: the run stopped before its first saved state; start it anew")
+
+
+def contradiction(name: str, value: Any, kept: Any, directory: Path) -> InputError:
+    """What to raise where the setting `name` is to be `value`, and is `kept` for the run in `directory`."""
+    return InputError(f"{flag_of(name)} {_shown(value)}: the run in {directory} has {_shown(kept)}")
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:

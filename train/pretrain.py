@@ -3,6 +3,8 @@
 A masked language model learns from raw text; what it leaves in --out is a model that train.run --model DIR starts from.
 """
 
+import argparse
+import hashlib
 import json
 import sys
 import time
@@ -12,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -21,10 +24,11 @@ from bert.language_model import LanguageModelHead, MaskedLanguageModel
 from bert.models import Model
 from bert.weights import WEIGHTS_FILE, read_safetensors
 from train.build import CONFIG_FILE, fit_model, load_pretrained
-from train.checkpoint import Progress, load_state, save_state
+from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import run_command, stop_on_signal
 from train.config import RunConfig, flag_of
 from train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
+from train.folders import RunFolder
 from train.precision import Precision, choose_kernels, choose_precision
 from train.pretraining import Pretrainer, PretrainingStep
 from train.progress import say
@@ -32,6 +36,7 @@ from train.report import METRICS_FILE, SUMMARY_FILE, MetricsLog, commit, version
 from train.texts import encode_texts, read_texts
 
 SETTINGS_FILE = "pretrain.json"
+FILES_BEFORE_STATE = (SETTINGS_FILE, METRICS_FILE, STATE_FILE)  # what a run may have written when it has saved no state
 # Of the settings of a run these count here, some with other defaults; None keeps the run's.
 _SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("data", "tasks", "skip_bad_rows", "model", "max_length", "hidden_dropout", "attention_dropout")),
@@ -61,8 +66,8 @@ _HELP = {
 class Pretraining:
     """One run in its folder: pre-trains, evaluates before and after, saves, and says what it does."""
 
-    def __init__(self, directory: Path, config: RunConfig, console: Console, *, resumed: bool) -> None:
-        self.directory, self.console = directory, console
+    def __init__(self, folder: RunFolder, config: RunConfig, console: Console) -> None:
+        self.directory, self.console = folder.path, console
         self.began = time.perf_counter()
         self.precision = choose_precision(config.device, config.amp)
         self.say(f"device     {self.precision.device_name}")
@@ -81,12 +86,14 @@ class Pretraining:
         sequences = encode_texts(texts, self.base.tokenizer, self.config.max_length)
         self.trainer = Pretrainer(self.config, self.model, self.base.tokenizer, sequences, self.precision)
         self.say(f"data       {config.data}: {len(self.trainer.texts)} texts, {len(self.trainer.held_out)} held out")
-        self.progress = load_state(directory, self.trainer.optimizer) if resumed else Progress()
-        if not resumed:
-            directory.mkdir(parents=True, exist_ok=True)
-            _write_json(directory / SETTINGS_FILE, {name: asdict(config)[name] for name in _SETTINGS})
+        self.digests = {"training": _digest(sequences)}
+        if folder.resumed:
+            self.progress = load_state(self.directory, self.trainer.optimizer, self.digests)
+        else:
+            self.progress, self.directory = Progress(), folder.claim()
+            _write_json(self.directory / SETTINGS_FILE, {name: asdict(config)[name] for name in _SETTINGS})
         self.earlier_seconds = self.progress.seconds
-        self.log = MetricsLog(directory, keep=self.progress.log_bytes)
+        self.log = MetricsLog(self.directory, keep=self.progress.log_bytes)
 
     def train(self) -> None:
         """Pre-train from where the run stands to its end, then write what it leaves."""
@@ -128,7 +135,7 @@ class Pretraining:
     def _save(self) -> None:
         self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
         self.progress.log_bytes = self.log.length
-        save_state(self.directory, self.trainer.optimizer, self.progress)
+        save_state(self.directory, self.trainer.optimizer, self.progress, self.digests)
 
     def _finish(self) -> None:
         """Write the model and the summary."""
@@ -137,7 +144,8 @@ class Pretraining:
         with (self.directory / METRICS_FILE).open(encoding="utf-8") as file:
             before = json.loads(next(file))["held_out"]
         self.model.save(self.directory / WEIGHTS_FILE)
-        self.base.encoder.config.write(self.directory / CONFIG_FILE)
+        with replacing(self.directory / CONFIG_FILE) as beside:
+            self.base.encoder.config.write(beside)
         self.base.tokenizer.save(self.directory)
         progress = self.progress
         progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
@@ -166,6 +174,11 @@ class Pretraining:
     def say(self, text: str) -> None:
         """Print one plain line."""
         say(self.console, text)
+
+
+def _digest(sequences: Sequence[np.ndarray]) -> str:
+    """sha256 (hex) of tokenised texts; each begins and ends with a special token, so that they do not run together."""
+    return hashlib.sha256(np.concatenate(sequences).tobytes()).hexdigest()
 
 
 def _head_rate(config: RunConfig, loaded: bool) -> str:
@@ -220,22 +233,28 @@ def _one_rate(text: str) -> tuple[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; raises InputError for bad input."""
     given = build_parser().parse(arguments)
-    resumed = resumed_folder(given)
-    if resumed is None:
-        defaults = {name: value for name, value in _SETTINGS.items() if value is not None}
-        config = RunConfig(**{**defaults, **{k: v for k, v in vars(given).items() if k in _SETTINGS}})
-        directory = new_folder(given, "pretrain")
+    folder = resumed_folder(given)
+    if folder is None:
+        config = config_from(given)
+        folder = new_folder(given, "pretrain")
     else:
-        directory, config = resumed, _read_settings(resumed / SETTINGS_FILE)
-        check_resumable(config, given, directory)
+        config = read_settings(folder.path / SETTINGS_FILE)
+        check_resumable(config, given, folder.path)
     console = Console()
-    run = Pretraining(directory, config, console, resumed=resumed is not None)
-    if resumed is not None:
+    run = Pretraining(folder, config, console)
+    if folder.resumed:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()
 
 
-def _read_settings(path: Path) -> RunConfig:
+def config_from(arguments: argparse.Namespace) -> RunConfig:
+    """The configuration that the flags describe; InputError where a value is not allowed."""
+    defaults = {name: value for name, value in _SETTINGS.items() if value is not None}
+    return RunConfig(**{**defaults, **{k: v for k, v in vars(arguments).items() if k in _SETTINGS}})
+
+
+def read_settings(path: Path) -> RunConfig:
+    """The configuration in a pre-training's folder; InputError where the file is missing or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.keys() != _SETTINGS.keys():

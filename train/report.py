@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bert.errors import InputError
 from bert.files import replacing
 from kernels.coefficients import cosines
 from train.checkpoint import Progress
@@ -31,11 +32,18 @@ class MetricsLog:
 
     Args:
         directory: of the run.
-        keep: bytes to keep of an earlier part of the run; what follows them is cut off.
+        keep: bytes to keep of an earlier part of the run; what follows them is cut off. InputError where there are not
+            as many.
     """
 
     def __init__(self, directory: Path, keep: int = 0) -> None:
-        self._file = (directory / METRICS_FILE).open("a+b")
+        self._path = directory / METRICS_FILE
+        found = self._path.stat().st_size if self._path.exists() else 0
+        if found < keep:
+            raise InputError(
+                f"{self._path}: {found} bytes, expected at least the {keep} that were there when the run was saved"
+            )
+        self._file = self._path.open("a+b")
         self._file.truncate(keep)
         # Truncation leaves the position where it was, and `length` would count what has been cut off.
         self._file.seek(keep)
@@ -46,9 +54,12 @@ class MetricsLog:
         return self._file.tell()
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry and hand it to the system at once."""
+        """Append one entry and hand it to the system at once; OSError that names the file where it cannot."""
         self._file.write(json.dumps(entry, allow_nan=True).encode() + b"\n")
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def close(self) -> None:
         """Close the file."""

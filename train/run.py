@@ -5,29 +5,31 @@ With no other argument it trains the bundled MiniLM on a data set that the proje
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from bert.tokenizer import Tokenizer
+from bert.errors import InputError
+from bert.files import replacing
+from bert.tokenizer import TOKENIZER_FILE, Tokenizer
 from bert.weights import WEIGHTS_FILE
 from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_model, load_pretrained
-from train.checkpoint import Progress, load_state, save_state
+from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
 from train.config import RunConfig
 from train.datasets import Datasets, load_datasets, run_tasks
 from train.evaluation import evaluate, predict
 from train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
+from train.folders import RunFolder
 from train.graphs import choose_graphs
 from train.loop import Trainer
 from train.mistakes import write_mistakes
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
 from train.progress import ProgressDisplay, say
-from train.report import LoggedStep, MetricsLog, dev_sum, score_line, write_summary
+from train.report import METRICS_FILE, LoggedStep, MetricsLog, dev_sum, score_line, write_summary
 from train.tasks import Task, write_tasks
 from train.tokenized import TokenizedSplit
 from train.weightings import describe_surgery
@@ -40,16 +42,15 @@ class Run:
 
     def __init__(
         self,
-        directory: Path,
+        folder: RunFolder,
         config: RunConfig,
         console: Console,
         precision: Precision,
         kernels: str,
         *,
         graphs: bool,
-        resumed: bool,
     ) -> None:
-        self.directory, self.config, self.console, self.precision = directory, config, console, precision
+        self.directory, self.config, self.console, self.precision = folder.path, config, console, precision
         self.kernels = kernels
         self.began = time.perf_counter()
         self.tasks: list[Task] = run_tasks(config)
@@ -64,7 +65,7 @@ class Run:
         def warn(text: str) -> None:
             self.say(f"warning: {text}")
 
-        self.data: Datasets = load_datasets(config, self.tasks, self.tokenizer, directory.parent / CACHE, warn)
+        self.data: Datasets = load_datasets(config, self.tasks, self.tokenizer, folder.path.parent / CACHE, warn)
         sizes = ", ".join(
             f"{task.name} {len(self.data.train[task.name])}/{len(self.data.dev[task.name])}" for task in self.tasks
         )
@@ -74,12 +75,16 @@ class Run:
         self.trainer = Trainer(
             config, self.model, self.optimizer, self.data.train, precision.device, graphs=graphs, warn=warn
         )
-        self.progress = load_state(directory, self.optimizer) if resumed else Progress()
-        if not resumed:
-            directory.mkdir(parents=True, exist_ok=True)
-            self.config.write(directory / CONFIG_FILE)
-            write_tasks(directory / TASKS_FILE, self.tasks)
-        self.log = MetricsLog(directory, keep=self.progress.log_bytes)
+        self.digests = self.data.digests()
+        if folder.resumed:
+            self.progress = load_state(self.directory, self.optimizer, self.digests)
+        else:
+            self.progress, self.directory = Progress(), folder.claim()
+            with replacing(self.directory / CONFIG_FILE) as beside:
+                self.config.write(beside)
+            with replacing(self.directory / TASKS_FILE) as beside:
+                write_tasks(beside, self.tasks)
+        self.log = MetricsLog(self.directory, keep=self.progress.log_bytes)
         self.earlier_seconds = self.progress.seconds
         self._logged: tuple[LoggedStep, float] | None = None  # with the examples a second at that time
 
@@ -130,10 +135,8 @@ class Run:
                 self._logged = logged, examples / seconds
             if self._logged and self._logged[0].ready():
                 self._show_logged(display)
-            if stop.made:
-                break
             # The end of an epoch is evaluated and saved by the caller. An evaluation is followed by a saved state, so
-            # that a resumed run neither misses nor repeats it.
+            # that a resumed run neither misses nor repeats it, and a stop waits for both.
             evaluates = config.evaluate_every and result.step % config.evaluate_every == 0
             if (evaluates or result.step % config.save_every == 0) and not self._epoch_is_over():
                 self._show_logged(display)
@@ -142,6 +145,8 @@ class Run:
                     display.show_scores(self._evaluate(epoch))
                 self._save()
                 began, examples = time.perf_counter(), 0
+            if stop.made:
+                break
         self._show_logged(display)
         self._add_training_time(began)
 
@@ -175,11 +180,12 @@ class Run:
             best = self.directory / BEST
             best.mkdir(exist_ok=True)
             self.model.save(best / WEIGHTS_FILE)
-            self.model.encoder.config.write(best / CONFIG_FILE)
+            with replacing(best / CONFIG_FILE) as beside:
+                self.model.encoder.config.write(beside)
             self.tokenizer.save(best)
             self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
             for name, examples in self.data.dev_examples.items():
-                path = self.directory / f"{name}-dev-mistakes.csv"
+                path = self.directory / _mistakes_file(name)
                 write_mistakes(path, self.data.dev[name].task, examples, answers[name], self.config.mistakes)
         return metrics
 
@@ -187,16 +193,24 @@ class Run:
         self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
     ) -> None:
         for name, examples in sets.items():
-            path = self.directory / f"{name}-{split}-predictions.csv"
+            path = self.directory / _predictions_file(name, split)
             write_predictions(path, examples.task, examples.example_ids, answers[name])
 
     def _save(self) -> None:
         self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
         self.progress.log_bytes = self.log.length
-        save_state(self.directory, self.optimizer, self.progress)
+        save_state(self.directory, self.optimizer, self.progress, self.digests)
 
     def _finish(self) -> None:
-        """Answer the test sets with the best model; write predictions, plot and summary."""
+        """Answer the test sets with the best model; write predictions, plot and summary.
+
+        InputError where no model is the best, since every evaluation met numbers that are not finite.
+        """
+        if not self.progress.best_dev:
+            raise InputError(
+                f"{self.directory}: no evaluation gave finite metrics, so that no model is the best; expected a run "
+                "that stays finite, as with a lower --learning-rate"
+            )
         self.model.load(self.directory / BEST / WEIGHTS_FILE)
         answers = {name: predict(self.model, split, self.precision.device) for name, split in self.data.test.items()}
         self._write_predictions("test", self.data.test, answers)
@@ -234,17 +248,32 @@ class Run:
         say(self.console, text)
 
 
+def files_before_state(tasks: Iterable[str]) -> list[str]:
+    """What a run on `tasks` may have written when it has not saved a state yet: paths within its folder."""
+    best = [f"{BEST}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE)]
+    answers = [name for task in tasks for name in (_predictions_file(task, "dev"), _mistakes_file(task))]
+    return [CONFIG_FILE, TASKS_FILE, METRICS_FILE, STATE_FILE, *best, *answers]
+
+
+def _predictions_file(task: str, split: str) -> str:
+    return f"{task}-{split}-predictions.csv"
+
+
+def _mistakes_file(task: str) -> str:
+    return f"{task}-dev-mistakes.csv"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; raises InputError for bad input."""
     given = build_parser().parse(arguments)
     console = Console()
-    resumed = resumed_folder(given)
-    if resumed is None:
+    folder = resumed_folder(given)
+    if folder is None:
         config = config_from(given)
-        directory = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery}")
+        folder = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery}")
     else:
-        directory, config = resumed, RunConfig.read(resumed / CONFIG_FILE)
-        check_resumable(config, given, directory)
+        config = RunConfig.read(folder.path / CONFIG_FILE)
+        check_resumable(config, given, folder.path)
     precision = choose_precision(config.device, config.amp)
 
     say(console, f"device     {precision.device_name}")
@@ -257,8 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(console, f"graphs     {reason}")
     for text in config.without_effect():
         say(console, f"warning: {text}")
-    run = Run(directory, config, console, precision, kernels, graphs=graphs, resumed=resumed is not None)
-    if resumed is not None:
+    run = Run(folder, config, console, precision, kernels, graphs=graphs)
+    if folder.resumed:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()
 

@@ -1,7 +1,7 @@
 """Tokenised data sets: composed into sequences once, and cached by the hash of what decides them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ class TokenizedSplit:
 
     ids: int32 [tokens], special tokens included; segments: uint8 [tokens]; cu_seqlens: int64 [sequences + 1];
     sequences_per_example: 1, or 2 for pairs encoded one by one, whose sequences follow each other;
-    labels: fp32 [examples], NaN where there is none; truncated: how many examples were cut to the maximum length.
+    labels: fp32 [examples], NaN where there is none; truncated: how many examples were cut to the maximum length;
+    digest: sha256 (hex) of texts, labels and what decides the sequences, in which two sets that train alike agree.
     """
 
     task: Task
@@ -33,6 +34,7 @@ class TokenizedSplit:
     sequences_per_example: int
     labels: np.ndarray
     truncated: int
+    digest: str
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,25 +57,23 @@ def tokenize_split(
     *,
     pair_encoding: str,
     max_length: int,
-    cache: Path | None,
+    cache: "TokenCache | None",
 ) -> TokenizedSplit:
     """Tokenise examples and add the special tokens.
 
     A single sentence becomes [CLS] a [SEP]. A pair becomes [CLS] a [SEP] b [SEP] with segments 0 and 1 (pair_encoding
     "joint"), or two sequences ("separate"). Sequences longer than max_length wordpieces are cut at the longer sentence
-    first. cache: folder for the result, named by the hash of the texts and all settings; a damaged file is made anew.
+    first. cache: where the result is kept under the hash of the texts and all settings, and looked for.
     """
     joint = task.pair and pair_encoding == "joint"
     per_example = 2 if task.pair and not joint else 1
-    path = cache / f"{_content_hash(task, examples, tokenizer, joint, max_length)}.safetensors" if cache else None
-    arrays = _read_cache(path, len(examples) * per_example) if path else None
+    content = _content_hash(task, examples, tokenizer, joint, max_length)
+    arrays = cache.read(content, len(examples) * per_example) if cache else None
     if arrays is None:
         arrays = _compose(task, examples, tokenizer, joint, max_length)
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as beside:
-                save_file(arrays, beside)
-    labels = [float("nan") if example.label is None else example.label for example in examples]
+        if cache:
+            cache.write(content, arrays)
+    labels = np.array([np.nan if example.label is None else example.label for example in examples], dtype=np.float32)
     return TokenizedSplit(
         task=task,
         example_ids=[example.id for example in examples],
@@ -81,9 +81,52 @@ def tokenize_split(
         segments=arrays["segments"],
         cu_seqlens=arrays["cu_seqlens"],
         sequences_per_example=per_example,
-        labels=np.array(labels, dtype=np.float32),
+        labels=labels,
         truncated=int(arrays["truncated"][0]),
+        digest=hashlib.sha256(content.encode() + labels.tobytes()).hexdigest(),
     )
+
+
+class TokenCache:
+    """Tokenised splits in files, which are made anew where they are damaged.
+
+    A folder that cannot be written is no cache: one line says so, and nothing more is kept.
+
+    Args:
+        folder: of the files, made where it is missing.
+        warn: receives that line.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self._folder, self._warn = folder, warn
+        self._writable = True
+
+    def read(self, content: str, sequences: int) -> dict[str, np.ndarray] | None:
+        """The arrays of the split whose hash is `content`; None where there are none, or not of `sequences`."""
+        try:
+            arrays = load_file(self._path(content))
+        except (OSError, SafetensorError):
+            return None
+        if arrays.keys() != {"ids", "segments", "cu_seqlens", "truncated"}:
+            return None
+        tokens = arrays["ids"].shape
+        sound = arrays["cu_seqlens"].shape == (sequences + 1,) and arrays["segments"].shape == tokens
+        return arrays if sound and tokens == (arrays["cu_seqlens"][-1],) else None
+
+    def write(self, content: str, arrays: dict[str, np.ndarray]) -> None:
+        """Keep the arrays of the split whose hash is `content`."""
+        if not self._writable:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self._path(content)) as beside:
+                save_file(arrays, beside)
+        except OSError as error:
+            self._writable = False
+            self._warn(f"{error.filename}: {error.strerror}; the tokenised data are not kept for the next run")
+
+    def _path(self, content: str) -> Path:
+        return self._folder / f"{content}.safetensors"
 
 
 def _compose(
@@ -136,16 +179,3 @@ def _content_hash(task: Task, examples: Sequence[Example], tokenizer: Tokenizer,
             # The length in front keeps two texts from running together.
             content.update(f"\n{len(encoded)} ".encode() + encoded)
     return content.hexdigest()
-
-
-def _read_cache(path: Path, sequences: int) -> dict[str, np.ndarray] | None:
-    """The arrays of a cached split, or None where the file is missing, damaged or of another shape."""
-    try:
-        arrays = load_file(path)
-    except (OSError, SafetensorError):
-        return None
-    if arrays.keys() != {"ids", "segments", "cu_seqlens", "truncated"}:
-        return None
-    tokens = arrays["ids"].shape
-    sound = arrays["cu_seqlens"].shape == (sequences + 1,) and arrays["segments"].shape == tokens
-    return arrays if sound and tokens == (arrays["cu_seqlens"][-1],) else None

@@ -1,5 +1,10 @@
 """The metrics log of a run that goes on."""
 
+import resource
+
+import pytest
+
+from bert.errors import InputError
 from train.report import METRICS_FILE, MetricsLog
 
 
@@ -14,3 +19,25 @@ def test_a_log_that_is_cut_off_counts_only_what_it_keeps(tmp_path):
     resumed.write({"step": 3})
     resumed.close()
     assert (tmp_path / METRICS_FILE).read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+@pytest.mark.parametrize("found", [b"", b'{"step": 1}\n', None])
+def test_a_log_that_is_shorter_than_what_is_to_be_kept_is_refused_and_left_alone(tmp_path, found):
+    path = tmp_path / METRICS_FILE
+    if found is not None:
+        path.write_bytes(found)
+    with pytest.raises(InputError, match=rf"metrics.jsonl: {len(found or b'')} bytes, expected at least the 24 "):
+        MetricsLog(tmp_path, keep=24)
+    assert (path.read_bytes() if path.exists() else None) == found
+
+
+def test_a_log_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
+    log = MetricsLog(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            log.write({"losses": [1.0] * 10})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.filename == str(tmp_path / METRICS_FILE)

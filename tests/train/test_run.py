@@ -2,6 +2,8 @@
 
 import json
 import signal
+from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,28 +114,45 @@ def test_triton_kernels_and_torch_give_the_same_losses(data, tmp_path, capsys, m
     assert "kernels    triton" in printed
 
 
-def test_an_evaluation_within_an_epoch_is_kept_where_it_is_the_best_and_survives_a_stop(data, tmp_path, monkeypatch):
+def stop_at(monkeypatch, step):
+    """Have the user press Ctrl-C during a step."""
+    advance, done = run.ProgressDisplay.advance, 0
+
+    def advance_and_stop(self):
+        nonlocal done
+        done += 1
+        if done == step:
+            signal.raise_signal(signal.SIGINT)
+        advance(self)
+
+    monkeypatch.setattr(run.ProgressDisplay, "advance", advance_and_stop)
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("stop", [3, 4, 5, 8])
+def test_an_evaluation_within_an_epoch_is_kept_where_it_is_the_best_and_survives_a_stop(
+    data, tmp_path, monkeypatch, stop
+):
+    """Stopped before, after and at a step that is due an evaluation; the best model is that of such a step."""
+    monkeypatch.setattr(run, "dev_sum", lambda metrics, tasks: next(sums))
+    sums = iter([1, 0, 2, 0])
     more = ("--evaluate-every", "4")
     run_command(run.main, command(data, tmp_path / "whole", *more))
     steps = [entry["step"] for entry in entries(tmp_path / "whole") if entry["event"] == "evaluation"]
     assert steps == [4, 6, 8, 12]
-    display = run.ProgressDisplay.advance
-    done = 0
-
-    def advance(self):
-        nonlocal done
-        done += 1
-        if done == 5:
-            signal.raise_signal(signal.SIGINT)
-        display(self)
-
-    monkeypatch.setattr(run.ProgressDisplay, "advance", advance)
+    sums = iter([1, 0, 2, 0])
+    stop_at(monkeypatch, stop)
     out = tmp_path / "stopped"
     assert run_command(run.main, command(data, out, *more)) == 130
-    monkeypatch.undo()
+    stop_at(monkeypatch, 0)
     assert run_command(run.main, ["--resume", str(out)]) == 0
     assert same_state(out, tmp_path / "whole")
     assert entries(out) == entries(tmp_path / "whole")
+    assert json.loads((out / "summary.json").read_text())["best_step"] == 8
+    assert contents(out / "best") == contents(tmp_path / "whole" / "best")
 
 
 @pytest.mark.parametrize("stop_after", [2, 6, 9])
@@ -141,17 +160,7 @@ def test_an_evaluation_within_an_epoch_is_kept_where_it_is_the_best_and_survives
 def test_interrupted_and_resumed_equals_uninterrupted(data, tmp_path, monkeypatch, stop_after, more):
     """Stopped within an epoch, and exactly at the end of one."""
     run_command(run.main, command(data, tmp_path / "whole", *more))
-    display = run.ProgressDisplay.advance
-    steps = 0
-
-    def advance(self):
-        nonlocal steps
-        steps += 1
-        if steps == stop_after:
-            signal.raise_signal(signal.SIGINT)
-        display(self)
-
-    monkeypatch.setattr(run.ProgressDisplay, "advance", advance)
+    stop_at(monkeypatch, stop_after)
     out = tmp_path / "stopped"
     assert run_command(run.main, command(data, out, *more)) == 130
     assert not (out / "summary.json").exists()
@@ -180,6 +189,51 @@ def test_a_run_killed_after_a_saved_state_resumes_to_the_same_end(data, tmp_path
     assert run_command(run.main, ["--resume", str(out)]) == 0
     assert same_state(out, tmp_path / "whole")
     assert entries(out) == entries(tmp_path / "whole")
+
+
+def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_path, monkeypatch):
+    sums = iter([1, 2])
+    monkeypatch.setattr(run, "dev_sum", lambda metrics, tasks: next(sums))
+    out, reader = tmp_path / "run", tmp_path / "reader"
+    reader.mkdir()
+    steps = 0
+
+    def advance(self):
+        nonlocal steps
+        steps += 1
+        if steps == 8:
+            for path in (out / "best").iterdir():
+                path.write_text("of the earlier one")
+                (reader / path.name).hardlink_to(path)
+
+    monkeypatch.setattr(run.ProgressDisplay, "advance", advance)
+    assert run_command(run.main, command(data, out)) == 0
+    assert set(contents(reader)) == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert set(contents(reader).values()) == {b"of the earlier one"}
+    assert run_command(evaluate.main, [str(out)]) == 0
+
+
+def test_runs_that_begin_in_the_same_second_leave_two_folders(data, tmp_path, monkeypatch):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.flags.datetime", Clock)
+    arguments = command(data, "", "--tasks", "sst", "--max-steps", "1")
+    for _ in range(2):
+        assert run_command(run.main, arguments) == 0
+    names = ["20260102-030405-sst-pcgrad", "20260102-030405-sst-pcgrad-2"]
+    assert sorted(path.parent.name for path in Path("runs").glob("*/summary.json")) == names
+    assert all(len(entries(Path("runs") / name)) == 2 for name in names)
+
+
+def test_a_token_cache_that_cannot_be_written_costs_a_warning_only(data, tmp_path, capsys):
+    (tmp_path / "token-cache").write_text("in the way")
+    assert run_command(run.main, command(data, tmp_path / "run", "--max-steps", "1")) == 0
+    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    assert "token-cache" in warning
 
 
 def test_accumulated_steps_train_as_one_large_batch_does(data, tmp_path):

@@ -1,5 +1,6 @@
 """What whole runs refuse, in one line each, and that nothing saved is lost by it."""
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,16 @@ import pytest
 from tests.train.small_runs import command, refused
 from train import run
 from train.command import run_command
+from train.datasets import load_datasets
+from train.metrics import main_metric
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -96,10 +103,10 @@ def test_a_truncated_state_is_named_and_nothing_is_lost(data, tmp_path, capsys):
     run_command(run.main, command(data, out, "--max-steps", "2"))
     state = out / "last.safetensors"
     state.write_bytes(state.read_bytes()[:-100])
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = contents(out)
     capsys.readouterr()
     assert "last.safetensors: not a complete safetensors file" in refused(capsys, run.main, ["--resume", out])
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert contents(out) == before
 
 
 def test_a_folder_that_holds_something_is_not_overwritten(data, tmp_path, capsys):
@@ -124,3 +131,86 @@ def test_all_skipped_rows_are_named_in_one_warning(data, tmp_path, capsys):
     assert "skipped 2 bad rows" in warning
     assert "sts-train.csv:26" in warning
     assert "quora-dev.csv:12" in warning
+
+
+@pytest.mark.parametrize(
+    ("file", "earlier", "later", "named"),
+    [
+        ("sts-train.csv", "I saw", "We saw", "sts train"),
+        ("ids-sst-train.csv", "\t0\n", "\t1\n", "sst train"),
+        ("quora-dev.csv", "Where", "Why", "paraphrase dev"),
+    ],
+)
+def test_a_resumed_run_refuses_data_that_changed(data, tmp_path, capsys, file, earlier, later, named):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "2"))
+    text = (data / file).read_text(encoding="utf-8")
+    assert earlier in text
+    (data / file).write_text(text.replace(earlier, later), encoding="utf-8")
+    before = contents(out)
+    capsys.readouterr()
+    message = refused(capsys, run.main, ["--resume", out])
+    assert f"last.safetensors: the {named} examples are not those that the run has read" in message
+    assert contents(out) == before
+
+
+def test_a_log_that_lost_its_end_is_refused_before_the_run_goes_on(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "2"))
+    log = out / "metrics.jsonl"
+    length = log.stat().st_size
+    log.write_bytes(log.read_bytes()[:-10])
+    before = contents(out)
+    capsys.readouterr()
+    message = refused(capsys, run.main, ["--resume", out])
+    assert f"metrics.jsonl: {length - 10} bytes, expected at least the {length}" in message
+    assert contents(out) == before
+
+
+def test_a_run_whose_evaluations_were_never_finite_says_so(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("train.evaluation.task_metrics", lambda task, *answers: {main_metric(task): float("nan")})
+    message = refused(capsys, run.main, command(data, tmp_path / "run", "--max-steps", "1"))
+    assert "no evaluation gave finite metrics" in message
+    assert (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_a_folder_that_another_run_took_meanwhile_is_refused_and_left_alone(data, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+
+    def load(*arguments, **more):
+        monkeypatch.setattr(run, "load_datasets", load_datasets)
+        assert run_command(run.main, command(data, out, "--max-steps", "1")) == 0
+        return load_datasets(*arguments, **more)
+
+    monkeypatch.setattr(run, "load_datasets", load)
+    message = refused(capsys, run.main, command(data, out, "--seed", "2"))
+    assert "another run has begun there meanwhile" in message
+    assert '"seed": 1' in (out / "config.json").read_text()
+    assert (out / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "writer", "limit"),
+    [
+        ("config.json", (run.RunConfig, "write"), 1000),
+        ("best/model.safetensors", (run.Run, "_evaluate"), 100_000),
+        ("last.safetensors", (run.Run, "_save"), 100_000),
+    ],
+)
+def test_a_full_disk_is_one_line_that_names_the_file(data, tmp_path, capsys, monkeypatch, file, writer, limit):
+    """As good as full: the system lets no file grow beyond a limit, which is set as the file is about to be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = getattr(*writer)
+
+    def write_on_a_full_disk(self, *arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        return write(self, *arguments)
+
+    monkeypatch.setattr(*writer, write_on_a_full_disk)
+    try:
+        message = refused(capsys, run.main, command(data, tmp_path / "run", "--max-steps", "1"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{tmp_path / 'run' / file}: " in message
+    assert "File too large" in message
+    assert not list((tmp_path / "run").rglob("*.part"))

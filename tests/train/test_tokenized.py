@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from bert.tokenizer import Tokenizer
 from train.tasks import Example, select_tasks
-from train.tokenized import tokenize_split
+from train.tokenized import TokenCache, tokenize_split
 
 SST, STS = select_tasks(["sst", "sts"], None)
 WORDS = [f"w{number}" for number in range(40)]
@@ -49,6 +50,7 @@ def single(text, label=0.0):
 
 
 def tokenize(task, examples, tokenizer, *, pair_encoding="joint", max_length=32, cache=None):
+    cache = TokenCache(cache, pytest.fail) if cache else None
     return tokenize_split(task, examples, tokenizer, pair_encoding=pair_encoding, max_length=max_length, cache=cache)
 
 
@@ -242,3 +244,58 @@ def test_a_damaged_cache_file_is_made_anew(tmp_path, tokenizer):
         assert path.read_bytes() == sound
     assert len(other) == 1
     assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("place", ["a file is in the way", "the disk is full"])
+def test_a_cache_that_cannot_be_written_is_no_cache_and_one_warning_says_so(tmp_path, tokenizer, monkeypatch, place):
+    folder = tmp_path / "cache"
+    if place == "a file is in the way":
+        folder.write_text("")
+    else:
+
+        def refuse(*arguments):
+            raise SafetensorError("I/O error: No space left on device")
+
+        monkeypatch.setattr("train.tokenized.save_file", refuse)
+    warnings = []
+    cache = TokenCache(folder, warnings.append)
+    for text in ("w0", "w1", "w1"):
+        split = tokenize_split(SST, [single(text)], tokenizer, pair_encoding="joint", max_length=32, cache=cache)
+        assert_sound(split)
+    assert tokenizer.calls == 3
+    (warning,) = warnings
+    assert str(folder) in warning
+    assert "not kept" in warning
+    assert "\n" not in warning
+
+
+def test_an_unreadable_cache_is_no_cache(tmp_path, tokenizer):
+    tokenize(SST, [single("w0")], tokenizer, cache=tmp_path / "cache")
+    (path,) = (tmp_path / "cache").iterdir()
+    path.unlink()
+    path.mkdir()
+    warnings = []
+    cache = TokenCache(tmp_path / "cache", warnings.append)
+    split = tokenize_split(SST, [single("w0")], tokenizer, pair_encoding="joint", max_length=32, cache=cache)
+    assert sequences(split) == [[CLS, 5, SEP]]
+    assert len(warnings) == 1
+
+
+def test_two_sets_have_the_same_digest_where_they_train_alike(tmp_path, tokenizer):
+    examples = [pair("w0", "w1", label=1.0), pair("w2", "w3", label=2.0)]
+
+    def digest(examples, **more):
+        return tokenize(STS, examples, tokenizer, **more).digest
+
+    same = digest(examples)
+    assert digest([replace(example, id="other") for example in examples]) == same
+    for _ in range(2):
+        assert digest(examples, cache=tmp_path / "cache") == same
+    changed = (
+        [examples[0], replace(examples[1], label=3.0)],
+        [examples[0], replace(examples[1], second="w4")],
+        examples[::-1],
+        examples[:1],
+    )
+    found = [digest(own) for own in changed] + [digest(examples, max_length=31)]
+    assert len({same, *found}) == 6
