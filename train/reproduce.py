@@ -1,29 +1,39 @@
 """Reproduce a paper's tables: python -m train.reproduce PAPER [--table N] [--budget smoke|short|full] [--data DIR] ...
 
 Runs the systems of the tables one after the other, each in a folder of its own, and leaves those alone that are
-finished: stopped at any time, the same command goes on. After each system the tables are written anew.
+finished: stopped or killed at any time, the same command goes on. After each system the tables are written anew. A
+folder whose runs had other settings is refused.
 """
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 from bert.errors import InputError
 from train import pretrain, run
+from train.build import CONFIG_FILE
 from train.checkpoint import STATE_FILE
 from train.command import run_command
 from train.config import RunConfig, flag_of
-from train.flags import OneLineParser
+from train.flags import OneLineParser, config_from, contradiction
+from train.folders import clear_folder
 from train.recipes import Paper, Recipe, papers, read_paper, read_recipe
 from train.report import SUMMARY_FILE
 from train.reproduced_tables import write_tables
 
 PRETRAINED = "pretrained"
+_FOR_PRETRAINING = ("model", "tasks", "data", "skip_bad_rows", "amp", "device", "seed")
+# What the results of a run do not depend on, where there are any.
+_WITHOUT_EFFECT = {
+    *("device", "kernels", "cuda_graphs"),
+    *("log_every", "save_every", "mistakes", "skip_test", "skip_bad_rows"),
+}
 
 
 @dataclass(frozen=True)
@@ -114,40 +124,35 @@ class Reproduction:
         self.budget_name, self.budget = budget, BUDGETS[budget]
 
     def run(self) -> None:
-        """Run what is not finished yet; InputError where a run fails for bad input."""
+        """Run what is not finished yet; InputError where a run fails for bad input.
+
+        InputError before anything is run where a run in the folder, finished or not, had other settings.
+        """
         systems = dict.fromkeys(system for table in self.tables for row in table.rows for system in row.systems)
-        for system in systems:
-            if not (self.out / system / SUMMARY_FILE).exists():
-                self._run_system(read_recipe(f"{self.paper.name}/{system}"), self.out / system)
+        planned = [self._runs_of(read_recipe(f"{self.paper.name}/{system}")) for system in systems]
+        for each in (each for runs in planned for each in runs):
+            each.check()
+        for runs in planned:
+            if not runs[-1].finished:
+                for each in runs:
+                    each.go_on()
                 self._write(pictures=False)
         for path in self._write(pictures=True):
             print(f"written    {path}")
 
-    def _run_system(self, recipe: Recipe, directory: Path) -> None:
+    def _runs_of(self, recipe: Recipe) -> list["_PlannedRun"]:
+        """A system's run, and before it that which pre-trains its model, once for all systems, on the tasks' texts."""
+        runs: list[_PlannedRun] = []
         settings = budgeted(recipe.settings, self.budget) | self.more
         if recipe.pretrain:
-            settings["model"] = str(self._pretrained(settings))
-        if (directory / STATE_FILE).exists():
-            arguments = ["--resume", str(directory)]
-        else:
-            arguments = ["--recipe", recipe.name, *_flags(settings), "--out", str(directory)]
-        print(f"\n{recipe.name}: {recipe.description}\n  python -m train.run {shlex.join(arguments)}", flush=True)
-        run.main(arguments)
-
-    def _pretrained(self, settings: dict[str, Any]) -> Path:
-        """The model that was pre-trained further on the tasks' own sentences, once for all systems."""
-        directory = self.out / PRETRAINED
-        if not (directory / SUMMARY_FILE).exists():
-            own = {
-                name: settings[name] for name in ("model", "tasks", "data", "amp", "device", "seed") if name in settings
-            }
-            own |= self.paper.pretraining
+            own = {name: settings[name] for name in _FOR_PRETRAINING if name in settings} | self.paper.pretraining
             if self.budget.pretraining_steps:
                 own["max_steps"] = self.budget.pretraining_steps
-            arguments = [*_flags(own), "--out", str(directory)]
-            print(f"\n  python -m train.pretrain {shlex.join(arguments)}", flush=True)
-            pretrain.main(arguments)
-        return directory
+            runs.append(_PlannedPretraining(self.out / PRETRAINED, _flags(own), "further pre-training"))
+            settings["model"] = str(self.out / PRETRAINED)
+        arguments = ["--recipe", recipe.name, *_flags(settings)]
+        directory = self.out / recipe.name.rpartition("/")[2]
+        return [*runs, _PlannedRun(directory, arguments, f"{recipe.name}: {recipe.description}")]
 
     def _write(self, *, pictures: bool) -> list[Path]:
         """The tables as far as they go."""
@@ -162,6 +167,84 @@ class Reproduction:
         return shlex.join(
             ["python", "-m", "train.reproduce", self.paper.name, "--budget", self.budget_name, *_flags(more)]
         )
+
+
+@dataclass(frozen=True)
+class _PlannedRun:
+    """A run of train.run in a folder of its own, where some of it may be done already.
+
+    directory: of the run; arguments: of the command line of a new one, but the folder; title: what it is.
+    """
+
+    directory: Path
+    arguments: list[str]
+    title: str
+
+    module: ClassVar[ModuleType] = run
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.directory / SUMMARY_FILE).exists()
+
+    @property
+    def saved(self) -> bool:
+        """Whether there is a state that the run can go on from."""
+        return (self.directory / STATE_FILE).exists()
+
+    def check(self) -> None:
+        """Raise InputError where what is done was done with other settings, as far as results depend on them."""
+        if not (self.finished or self.saved):
+            return
+        kept, wanted = self._kept(), self._wanted()
+        for option in fields(RunConfig):
+            name = option.name
+            value, found = getattr(wanted, name), getattr(kept, name)
+            if name not in _WITHOUT_EFFECT and not _same(name, value, found):
+                raise InputError(f"{contradiction(name, value, found, self.directory)}; give another --out")
+
+    def go_on(self) -> None:
+        """Run it to its end, from its last state or, where none was saved, from the beginning."""
+        if self.finished:
+            return
+        if self.saved:
+            arguments = ["--resume", str(self.directory)]
+        else:
+            clear_folder(self.directory, self._files())
+            arguments = [*self.arguments, "--out", str(self.directory)]
+        print(f"\n{self.title}\n  python -m {self.module.__name__} {shlex.join(arguments)}", flush=True)
+        self.module.main(arguments)
+
+    def _wanted(self) -> RunConfig:
+        return config_from(run.build_parser().parse(self.arguments))
+
+    def _kept(self) -> RunConfig:
+        return RunConfig.read(self.directory / CONFIG_FILE)
+
+    def _files(self) -> Iterable[str]:
+        return run.files_before_state(self._wanted().tasks)
+
+
+class _PlannedPretraining(_PlannedRun):
+    """A run of train.pretrain."""
+
+    module = pretrain
+
+    def _wanted(self) -> RunConfig:
+        return pretrain.config_from(pretrain.build_parser().parse(self.arguments))
+
+    def _kept(self) -> RunConfig:
+        return pretrain.read_settings(self.directory / pretrain.SETTINGS_FILE)
+
+    def _files(self) -> Iterable[str]:
+        return pretrain.FILES_BEFORE_STATE
+
+
+def _same(name: str, value: Any, other: Any) -> bool:
+    """Whether two values of the setting `name` are equal, or name the same file or folder."""
+    if name in ("data", "model") and Path(value).exists() and Path(other).exists():
+        return Path(value).samefile(other)
+    return value == other
 
 
 def _flags(settings: dict[str, Any]) -> list[str]:

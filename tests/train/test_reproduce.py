@@ -1,15 +1,18 @@
 """The papers' tables: every system runs within the smallest budget, finished ones are left alone, figures are right."""
 
 import csv
-import json
+import shutil
+import signal
 from dataclasses import replace
 
 import pytest
 
 from bert.errors import InputError
-from train import reproduce
+from tests.train.small_runs import refused
+from train import pretrain, reproduce, run
 from train.command import run_command
 from train.config import RunConfig
+from train.pretraining import Pretrainer
 from train.recipes import papers, read_paper, read_recipe, recipes
 from train.reproduce import BUDGETS, budgeted
 from train.reproduced_tables import row_scores, write_tables
@@ -108,17 +111,129 @@ def test_what_cannot_be_reproduced_is_refused(arguments, reason):
         reproduce.main(arguments)
 
 
-def test_a_run_that_was_stopped_is_resumed(tmp_path, monkeypatch):
-    called = []
-    monkeypatch.setattr("train.reproduce.run.main", called.append)
-    monkeypatch.setattr("train.reproduce.Reproduction._write", lambda self, pictures: [])
-    directory = tmp_path / "out" / "multitask"
-    directory.mkdir(parents=True)
-    (directory / "last.safetensors").touch()
-    other = tmp_path / "out" / "pcgrad"
-    other.mkdir()
-    (other / "summary.json").write_text(json.dumps({}))
-    reproduce.main(["optimusbert", "--out", str(tmp_path / "out")])
-    resumed = [arguments for arguments in called if arguments[0] == "--resume"]
-    assert resumed == [["--resume", str(directory)]]
-    assert not any("optimusbert/pcgrad" in arguments for arguments in called)
+class Interrupted(Exception):
+    """The process of a test ends here."""
+
+
+@pytest.fixture
+def two_systems(monkeypatch):
+    """A paper of which but two systems are left, one of them pre-trained further; no picture is drawn."""
+    monkeypatch.setattr("train.run.Run._draw", lambda self: None)
+    monkeypatch.setattr("train.reproduced_tables._plot", lambda *arguments: None)
+    paper = read_paper("mtl-surgery-mlm")
+    rows = [row for row in paper.tables[0].rows if row.systems in (("fine-tuned",), ("mlm",))]
+    assert len(rows) == 2
+    small = replace(paper, tables=(replace(paper.tables[0], rows=tuple(rows)),))
+    monkeypatch.setattr(reproduce, "read_paper", lambda name: small)
+
+
+def reproduction(out, *more):
+    return ["mtl-surgery-mlm", "--out", str(out), *FLAGS, *more]
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def commands(printed):
+    """The command lines that a reproduction ran, each without "python -m"."""
+    return [line.split()[2:] for line in printed.splitlines() if line.startswith("  python -m")]
+
+
+@pytest.mark.usefixtures("two_systems")
+def test_finished_runs_of_other_settings_are_refused_before_anything_is_run(tmp_path, data, capsys):
+    out = tmp_path / "out"
+    assert run_command(reproduce.main, reproduction(out, "--data", str(data))) == 0
+    before = contents(out)
+    for flags, setting in (
+        (("--data", str(data), "--seed", "2"), "--seed 2: the run in {} has 1"),
+        ((), f"--data demo: the run in {{}} has {data}"),
+        (("--data", str(data), "--amp", "bf16"), "--amp bf16: the run in {} has off"),
+        (("--data", str(data), "--budget", "short"), "--model minilm: the run in {} has tiny"),
+    ):
+        message = refused(capsys, reproduce.main, reproduction(out, *flags))
+        assert f"{setting.format(out / 'fine-tuned')}; give another --out" in message
+    assert contents(out) == before
+    # What has no effect on results may change, as may the way in which a folder is named.
+    other = data / ".." / data.name
+    capsys.readouterr()
+    assert run_command(reproduce.main, reproduction(out, "--data", str(other), "--skip-bad-rows")) == 0
+    assert commands(capsys.readouterr().out) == []
+
+
+@pytest.mark.usefixtures("two_systems")
+@pytest.mark.parametrize("lacking", ["fine-tuned", "pretrained"])
+def test_unfinished_runs_of_other_settings_are_not_resumed(tmp_path, data, capsys, lacking):
+    """`lacking` has a saved state, and the others have nothing at all."""
+    out = tmp_path / "out"
+    assert run_command(reproduce.main, reproduction(out, "--data", str(data))) == 0
+    (out / lacking / "summary.json").unlink()
+    for name in {"fine-tuned", "mlm", "pretrained"} - {lacking}:
+        shutil.rmtree(out / name)
+    message = refused(capsys, reproduce.main, reproduction(out, "--data", str(data), "--seed", "2"))
+    assert f"--seed 2: the run in {out / lacking} has 1; give another --out" in message
+
+
+@pytest.mark.usefixtures("two_systems")
+def test_finished_systems_need_no_pretrained_model(tmp_path, data, capsys):
+    out = tmp_path / "out"
+    assert run_command(reproduce.main, reproduction(out, "--data", str(data))) == 0
+    shutil.rmtree(out / "pretrained")
+    capsys.readouterr()
+    assert run_command(reproduce.main, reproduction(out, "--data", str(data))) == 0
+    assert commands(capsys.readouterr().out) == []
+
+
+@pytest.mark.usefixtures("two_systems")
+@pytest.mark.parametrize("stop", ["pretrained", "fine-tuned"])
+def test_ctrl_c_in_any_run_is_gone_on_from_by_the_same_command(tmp_path, data, capsys, monkeypatch, stop):
+    """Pre-training, and a system's run: the state is saved, and the same command resumes it."""
+    monkeypatch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], pretraining_steps=2))
+    stopped = (Pretrainer, "_step") if stop == "pretrained" else (run.ProgressDisplay, "advance")
+    step = getattr(*stopped)
+
+    def press_ctrl_c(self, *arguments):
+        monkeypatch.setattr(*stopped, step)
+        signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(*stopped, press_ctrl_c)
+    out = tmp_path / "out"
+    assert run_command(reproduce.main, reproduction(out, "--data", str(data))) == 130
+    assert (out / stop / "last.safetensors").exists()
+    capsys.readouterr()
+    assert run_command(reproduce.main, reproduction(out, "--data", str(data))) == 0
+    first, *others = commands(capsys.readouterr().out)
+    assert first[1:] == ["--resume", str(out / stop)]
+    assert all("--resume" not in arguments for arguments in others)
+    assert len(list(out.glob("*/summary.json"))) == 3
+
+
+@pytest.mark.usefixtures("two_systems")
+@pytest.mark.parametrize("kill", ["pretrained", "fine-tuned"])
+def test_a_run_that_was_killed_before_its_first_saved_state_begins_anew(tmp_path, data, capsys, monkeypatch, kill):
+    def killed(*arguments):
+        raise Interrupted
+
+    module = pretrain if kill == "pretrained" else run
+    save_state = module.save_state
+    monkeypatch.setattr(module, "save_state", killed)
+    out = tmp_path / "out"
+    with pytest.raises(Interrupted):
+        reproduce.main(reproduction(out, "--data", str(data)))
+    monkeypatch.setattr(module, "save_state", save_state)
+    (out / kill / "last.safetensors.12.part").touch()
+    (out / kill / "notes.txt").write_text("years of work")
+    assert "not empty" in refused(capsys, reproduce.main, reproduction(out, "--data", str(data)))
+    assert contents(out / kill) == {out / kill / "notes.txt": b"years of work"}
+    (out / kill / "notes.txt").unlink()
+    assert run_command(reproduce.main, reproduction(out, "--data", str(data))) == 0
+    assert len(list(out.glob("*/summary.json"))) == 3
+
+
+@pytest.mark.usefixtures("two_systems")
+def test_bad_rows_are_skipped_in_the_pretraining_too(tmp_path, data):
+    with (data / "sts-train.csv").open("a", encoding="utf-8") as file:
+        file.write("99\tx\tonly one sentence\n")
+    arguments = reproduction(tmp_path / "out", "--data", str(data), "--skip-bad-rows")
+    assert run_command(reproduce.main, arguments) == 0
