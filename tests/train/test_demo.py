@@ -305,3 +305,19 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_exit_code_2(tmp_path, c
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "expected a folder" in error
+
+
+def test_files_that_are_there_are_kept_and_the_first_of_them_is_named(tmp_path, capsys):
+    for name in ("quora-dev.csv", "sts-train.csv"):
+        (tmp_path / name).write_text("edited by hand")
+    assert run_command(main, ["--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{tmp_path / 'quora-dev.csv'}: the file is there already; give another --out" in error
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "quora-dev.csv": "edited by hand",
+        "sts-train.csv": "edited by hand",
+    }
+    (tmp_path / "quora-dev.csv").unlink()
+    (tmp_path / "sts-train.csv").rename(tmp_path / "notes.csv")
+    assert run_command(main, ["--out", str(tmp_path)]) == 0

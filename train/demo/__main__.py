@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bert.errors import InputError
+from bert.files import replacing
 from train.command import run_command
 from train.demo import DEMO_SIZES, DEMO_TASKS, demo_examples
 from train.flags import OneLineParser
@@ -15,19 +16,24 @@ from train.tasks import Example, Task, select_tasks
 def write_demo(directory: Path) -> list[Path]:
     """Write the train, dev and unlabelled test file of each task into a folder, which is created where missing.
 
-    Returns the files. Raises InputError where one cannot be written.
+    Returns the files. Raises InputError where one cannot be written, or before any is where one is there already.
     """
-    written = []
+    files = {
+        directory / f"{task.stem}-{split}{'-student' if split == 'test' else ''}.csv": (task, split)
+        for task in select_tasks(list(DEMO_TASKS), None)
+        for split in DEMO_SIZES
+    }
+    for path in files:
+        if path.exists():
+            raise InputError(f"{path}: the file is there already; give another --out, or remove it")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for task in select_tasks(list(DEMO_TASKS), None):
-            for split in DEMO_SIZES:
-                path = directory / f"{task.stem}-{split}{'-student' if split == 'test' else ''}.csv"
-                _write(path, task, demo_examples(task.name, split), labelled=split != "test")
-                written.append(path)
+        for path, (task, split) in files.items():
+            with replacing(path) as beside:
+                _write(beside, task, demo_examples(task.name, split), labelled=split != "test")
     except OSError as error:
         raise InputError(f"{error.filename}: {error.strerror}, expected a folder to write into") from error
-    return written
+    return list(files)
 
 
 def _write(path: Path, task: Task, examples: list[Example], *, labelled: bool) -> None:
