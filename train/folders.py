@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bert.errors import InputError
 from bert.files import parts_of
-from train.report import METRICS_FILE
+from train.report import METRICS_FILE, MetricsLog
 
 _TEMPORARY = ".tmp" + 6 * "[0-9A-Za-z]"  # what safetensors calls a file that it is writing
 
@@ -50,8 +50,11 @@ def _created(directory: Path) -> bool:
 def clear_folder(directory: Path, files: Iterable[str]) -> None:
     """Remove `files`, by their paths within the folder, and what killed processes were writing in their place.
 
-    Folders within it that are empty then are removed, too. Whatever else it holds stays.
+    Folders within it that are empty then are removed, too. Whatever else it holds stays. InputError where a run is
+    under way in the folder.
     """
+    if (directory / METRICS_FILE).exists():
+        MetricsLog(directory).close()  # which no process can open while another has it
     paths = [directory / name for name in files]
     folders = {path.parent for path in paths}
     parts = [part for path in paths for part in parts_of(path)]

@@ -1,5 +1,6 @@
 """What a run leaves behind in numbers: metrics.jsonl while it runs, summary.json at its end."""
 
+import fcntl
 import importlib.metadata
 import json
 import math
@@ -8,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -28,12 +29,12 @@ _PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors")
 
 
 class MetricsLog:
-    """Appends one JSON object a line to metrics.jsonl.
+    """Appends one JSON object a line to metrics.jsonl, which no other process may write meanwhile.
 
     Args:
         directory: of the run.
         keep: bytes to keep of an earlier part of the run; what follows them is cut off. InputError where there are not
-            as many.
+            as many, or another process writes the log.
     """
 
     def __init__(self, directory: Path, keep: int = 0) -> None:
@@ -44,6 +45,8 @@ class MetricsLog:
                 f"{self._path}: {found} bytes, expected at least the {keep} that were there when the run was saved"
             )
         self._file = self._path.open("a+b")
+        if not _locked(self._file):
+            raise InputError(f"{self._path}: another process is writing it, expected a run that has stopped")
         self._file.truncate(keep)
         # Truncation leaves the position where it was, and `length` would count what has been cut off.
         self._file.seek(keep)
@@ -64,6 +67,17 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Whether the file is this process's until it closes it or ends, as it is where the file system knows no locks."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 class LoggedStep:

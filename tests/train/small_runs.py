@@ -2,6 +2,9 @@
 
 import csv
 import random
+import subprocess
+import sys
+from contextlib import contextmanager
 
 from train.command import run_command
 
@@ -38,6 +41,25 @@ def write_course_data(directory, examples=24):
                 header, rows = header[:-1], [row[:-1] for row in rows]
             write_table(directory / f"{stem}-{split}.csv", header, rows)
     return directory
+
+
+@contextmanager
+def run_in_another_process(directory):
+    """Another process writes the log of the run in `directory`."""
+    lines = (
+        "import fcntl, sys",
+        "file = open(sys.argv[1], 'ab')",
+        "fcntl.lockf(file, fcntl.LOCK_EX)",
+        "print(flush=True)",
+    )
+    code = "\n".join([*lines, "input()"])
+    arguments = [sys.executable, "-c", code, str(directory / "metrics.jsonl")]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def command(data, out, *more):

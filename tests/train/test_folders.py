@@ -3,6 +3,7 @@
 import pytest
 
 from bert.errors import InputError
+from tests.train.small_runs import run_in_another_process
 from train.folders import RunFolder, clear_folder
 
 
@@ -31,3 +32,15 @@ def test_clearing_removes_what_a_run_writes_and_nothing_else(tmp_path):
     (tmp_path / "best" / "notes.json").unlink()
     clear_folder(tmp_path, files)
     assert not (tmp_path / "best").exists()
+
+
+def test_nothing_is_cleared_while_a_run_is_under_way(tmp_path):
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / name).write_text("of the run")
+    with run_in_another_process(tmp_path), pytest.raises(InputError, match="another process is writing it"):
+        clear_folder(tmp_path, ["config.json", "metrics.jsonl"])
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("config.json", "metrics.jsonl"), "of the run"
+    )
+    clear_folder(tmp_path, ["config.json", "metrics.jsonl"])
+    assert not any(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.small_runs import command, refused
+from tests.train.small_runs import command, refused, run_in_another_process
 from train import run
 from train.command import run_command
 from train.datasets import load_datasets
@@ -214,3 +214,14 @@ def test_a_full_disk_is_one_line_that_names_the_file(data, tmp_path, capsys, mon
     assert f"{tmp_path / 'run' / file}: " in message
     assert "File too large" in message
     assert not list((tmp_path / "run").rglob("*.part"))
+
+
+def test_a_run_that_is_under_way_is_not_resumed_by_another_process(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "2"))
+    before = contents(out)
+    capsys.readouterr()
+    with run_in_another_process(out):
+        assert "metrics.jsonl: another process is writing it" in refused(capsys, run.main, ["--resume", out])
+    assert contents(out) == before
+    assert run_command(run.main, ["--resume", str(out)]) == 0
