@@ -31,7 +31,7 @@ def contents(directory):
         (["--epochs", "0"], "--epochs 0: expected at least 1"),
         (["--epochs", "many"], "--epochs"),
         (["--head-dropout", "1.5"], "expected less than 1"),
-        (["--learning-rate", "nan"], "expected at least -1"),
+        (["--learning-rate", "nan"], "--learning-rate nan: expected a number"),
         (["--tasks", "sst,stss"], "did you mean 'sts'"),
         (["--tasks", "cfimdb"], "give --data"),
         (["--model", "no-such-model"], "expected minilm, tiny, a directory"),
