@@ -15,6 +15,7 @@ from typing import Any
 import pynvml
 import torch
 
+from train.graphs import capture
 from train.precision import choose_precision
 
 FLUSH_BYTES = 256 << 20  # more than any L2 cache
@@ -92,23 +93,41 @@ def summarise(seconds: list[float]) -> Timing:
     return Timing(statistics.median(seconds), fifths[0], fifths[3])
 
 
-def captured(function: Callable[[], Any], device: torch.device, warm_up: int = 3) -> Callable[[], Any]:
+@dataclass(frozen=True)
+class _Replay:
+    """A graph, and what it reads, which lives as long."""
+
+    graph: torch.cuda.CUDAGraph
+    read: tuple[Any, ...]
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+def captured(
+    function: Callable[..., Any],
+    device: torch.device,
+    *,
+    prepare: Callable[[], tuple[Any, ...]] = tuple,
+    warm_up: int = 3,
+) -> Callable[[], Any]:
     """`function` as a CUDA graph, whose replay costs one launch; on a CPU `function` itself.
 
     The time that Python takes to launch a kernel then is not taken for the kernel's own.
+    prepare: makes the arguments of `function`, once, on the stream that is captured. The forward whose backward is
+    measured belongs here: autograd runs each node on its forward's stream, and a capture may not reach another one.
     """
     if device.type == "cpu":
-        return function
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
+        return functools.partial(function, *prepare())
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
+        arguments = prepare()
         for _ in range(warm_up):
-            function()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay
+            function(*arguments)
+    current.wait_stream(stream)
+    graph, _ = capture(lambda: function(*arguments), stream)
+    return _Replay(graph, (function, *arguments))
 
 
 @functools.cache

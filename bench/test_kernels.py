@@ -2,16 +2,17 @@
 
 Sequences have the lengths of the course data, or of --data, three tasks share the rows, dropout is 0.1. On a GPU every
 function is measured as a CUDA graph, so that Python's launches do not count; on a CPU the references are, at small
-sizes.
+sizes. The padded peer of attention has its sequences sorted by length, in batches, as a padded evaluation has them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 from torch.nn import functional
 
 from bench.measure import Work, captured
@@ -34,9 +35,11 @@ RATE, TASKS, VOCABULARY = 0.1, 3, 30522
 SHAPES = {"MiniLM": (384, 12, 1536), "BERT-base": (768, 12, 3072)} if ON_GPU else {"MiniLM": (384, 12, 1536)}
 TOKENS = (4096, 16384, 65536) if ON_GPU else (1024,)
 CASES = [(model, tokens) for model in SHAPES for tokens in TOKENS]
+PADDED_BATCH = 96 if ON_GPU else 12  # sequences
 ROUNDS, WARM_UP = (30, 5) if ON_GPU else (4, 1)
 
-Pair = tuple[Callable[[], Tensor], list[Tensor]]  # the forward, and what it is differentiated by
+# The forward, with one result or several, and what it is differentiated by.
+Pair = tuple[Callable[[], Tensor | Sequence[Tensor]], list[Tensor]]
 
 
 @pytest.fixture(scope="module")
@@ -92,20 +95,27 @@ def setting(shape, all_lengths, device):
     return Setting(shape, all_lengths, device)
 
 
-def measure(record, setting, op, direction, peer, pair, work, parity):
-    """Record the forward or the backward of `pair`."""
+def capture_backward(pair, device):
+    """The backward of `pair`, from a random upstream gradient, as a graph."""
     forward, inputs = pair
-    if direction == "backward":
-        y = forward()
-        upstream = torch.randn_like(y)
-        leaves = [tensor for tensor in inputs if tensor.requires_grad]
+    leaves = [tensor for tensor in inputs if tensor.requires_grad]
 
-        def function():
-            torch.autograd.grad(y, leaves, upstream, retain_graph=True, allow_unused=True)
-    else:
-        function = torch.no_grad()(forward)
+    def prepare():
+        results = forward()
+        results = [results] if isinstance(results, Tensor) else list(results)
+        return results, [torch.randn_like(result) for result in results]
+
+    def backward(results, upstream):
+        torch.autograd.grad(results, leaves, upstream, retain_graph=True, allow_unused=True)
+
+    return captured(backward, device, prepare=prepare)
+
+
+def measure(record, setting, op, direction, peer, pair, work, parity, **extra):
+    """Record the forward or the backward of `pair`."""
+    backward = direction == "backward"
     record(
-        captured(function, setting.device),
+        capture_backward(pair, setting.device) if backward else captured(torch.no_grad()(pair[0]), setting.device),
         group="kernels",
         name=f"{op} {direction}",
         case={"model": setting.model, "tokens": setting.tokens, "dtype": str(DTYPE).removeprefix("torch.")},
@@ -114,7 +124,7 @@ def measure(record, setting, op, direction, peer, pair, work, parity):
         parity=parity,
         rounds=ROUNDS,
         warm_up=WARM_UP,
-        extra={"tokens": setting.tokens},
+        extra={"tokens": setting.tokens} | extra,
     )
 
 
@@ -127,7 +137,21 @@ def peers(*names):
 
 
 def stock(peer: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(function, dynamic=False) if peer == "torch.compile" else function
+    if peer != "torch.compile":
+        return function
+    # Otherwise a compiled backward reuses what the forward kept, and cannot run again on the same forward.
+    return functorch_config.patch(donated_buffer=False)(torch.compile(function, dynamic=False))
+
+
+def padded_batches(setting):
+    """Of each batch of sequences of similar length: q, k and v, and the mask of its keys."""
+    lengths = np.sort(setting.lengths)
+    for first in range(0, len(lengths), PADDED_BATCH):
+        own = torch.from_numpy(lengths[first : first + PADDED_BATCH]).to(setting.device)
+        longest = int(lengths[first : first + PADDED_BATCH].max())
+        shape = (len(own), setting.heads, longest, setting.hidden // setting.heads)
+        mask = torch.arange(longest, device=setting.device) < own[:, None]
+        yield [setting.activation(*shape) for _ in range(3)], mask[:, None, None, :]
 
 
 @peers("padded SDPA", "varlen_attn without dropout")
@@ -138,14 +162,16 @@ def test_attention(record, setting, peer, direction):
     forward_work = Work(4 * tokens * hidden * item, 4 * setting.squares * hidden, DTYPE)
     backward_work = Work(8 * tokens * hidden * item, 10 * setting.squares * hidden, DTYPE)
     work = forward_work if direction == "forward" else backward_work
+    extra = {}
     if peer == "padded SDPA":
-        longest, count = int(setting.lengths.max()), len(setting.lengths)
-        q, k, v = (setting.activation(count, heads, longest, size) for _ in range(3))
-        places = torch.arange(longest, device=setting.device)
-        mask = (places < torch.from_numpy(setting.lengths).to(setting.device)[:, None])[:, None, None, :]
+        batches = list(padded_batches(setting))
+        computed = sum(mask.numel() for _, mask in batches)
+        extra["padding_share"] = round(1 - tokens / computed, 3)
         pair: Pair = (
-            lambda: functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=RATE),
-            [q, k, v],
+            lambda: [
+                functional.scaled_dot_product_attention(*own, attn_mask=mask, dropout_p=RATE) for own, mask in batches
+            ],
+            [tensor for own, _ in batches for tensor in own],
         )
     elif peer == "varlen_attn without dropout":
         varlen = pytest.importorskip("torch.nn.attention.varlen", reason="this torch has no varlen_attn")
@@ -157,7 +183,8 @@ def test_attention(record, setting, peer, direction):
     else:
         qkv = setting.activation(tokens, 3, heads, size)
         pair = (lambda: attention(qkv, setting.sequences, setting.dropout), [qkv])
-    measure(record, setting, "attention", direction, peer, pair, work, ("tests/kernels/test_attention_kernels.py",))
+    parity = ("tests/kernels/test_attention_kernels.py",)
+    measure(record, setting, "attention", direction, peer, pair, work, parity, **extra)
 
 
 @peers("torch", "torch.compile")

@@ -1,6 +1,8 @@
 """Steps on the device's batches: they ask the host for nothing, and as CUDA graphs give the same bits."""
 
+import contextlib
 import traceback
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from tests.kernels.parity import DEVICE
 from tests.samples import random_split
 from train.config import RunConfig
 from train.device_batches import DeviceBatches
-from train.graphs import DeviceSteps, choose_graphs
+from train.graphs import DeviceSteps, capture, choose_graphs
 from train.loop import Trainer
 from train.optimizer import SurgeryOptimizer
 from train.tasks import select_tasks
@@ -155,8 +157,9 @@ def test_seed_rate_and_examples_are_handed_in_for_every_step():
 
 
 def test_where_a_capture_fails_training_goes_on_without_and_says_so(monkeypatch):
-    monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
-    monkeypatch.setattr("torch.cuda.Stream", lambda device: None)
+    if DEVICE == "cpu":
+        monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
+        monkeypatch.setattr("torch.cuda.Stream", lambda device: None)
     monkeypatch.setattr("train.graphs.DeviceSteps._on_side_stream", lambda self, *inputs: self._compute(*inputs))
 
     def fail(self, shapes, inputs):
@@ -174,6 +177,38 @@ def test_where_a_capture_fails_training_goes_on_without_and_says_so(monkeypatch)
         steps.run(batch, seed=seed, rate_factor=1.0, epoch=0)
     assert done == [1, 2, 3]
     assert said == ["no CUDA graphs from here on: not permitted when stream is capturing"]
+
+
+def test_a_capture_that_cannot_be_ended_leaves_stream_and_generator_as_they_were(monkeypatch):
+    @contextlib.contextmanager
+    def graph(graph, pool, stream):
+        yield
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    found = []
+    generator = SimpleNamespace(clone_state=lambda: "state", graphsafe_set_state=found.append)
+    monkeypatch.setattr("torch.cuda.default_generators", (None, generator))
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr("torch.cuda.set_stream", found.append)
+    monkeypatch.setattr("torch.cuda.CUDAGraph", lambda: None)
+    monkeypatch.setattr("torch.cuda.graph", graph)
+    with pytest.raises(RuntimeError, match="during capture"):
+        capture(lambda: None, SimpleNamespace(device=torch.device("cuda:1")))
+    assert found == ["stream of cuda:1", "state"]
+
+
+@pytest.mark.cuda
+@NEEDS_CUDA
+def test_after_a_failed_capture_the_next_one_and_random_numbers_work():
+    current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+    values = torch.ones(3, device=DEVICE)
+    with pytest.raises(RuntimeError):
+        capture(lambda: values.sum().item(), stream)
+    assert torch.cuda.current_stream() == current
+    assert torch.randn(5, device=DEVICE).isfinite().all()
+    graph, output = capture(lambda: values * 2, torch.cuda.Stream())
+    graph.replay()
+    assert output.tolist() == [2, 2, 2]
 
 
 @pytest.mark.cuda
