@@ -106,7 +106,7 @@ def record(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, device: 
             torch.cuda.reset_peak_memory_stats()
             benchmark.pedantic(lambda: timer.time(function), rounds=rounds, warmup_rounds=warm_up)
             seconds = timer.seconds()[warm_up:]
-            extra["peak_bytes"] = torch.cuda.max_memory_allocated() - FLUSH_BYTES
+            extra.setdefault("peak_bytes", torch.cuda.max_memory_allocated() - FLUSH_BYTES)
         else:
             benchmark.pedantic(function, rounds=rounds, warmup_rounds=warm_up)
             seconds = list(benchmark.stats.stats.data)

@@ -45,8 +45,13 @@ def test_a_steps_batch(record, device, training_splits, lengths_name, name):
         def make():
             return gather(training_splits, next(remaining), device)
 
+    def make_and_wait():
+        make()
+        if device.type == "cuda":  # what is only queued is not there yet
+            torch.cuda.synchronize(device)
+
     record(
-        make,
+        make_and_wait,
         group="other",
         name="a step's batch, from the tokenised data to the device",
         case={"lengths": lengths_name, "tasks": len(training_splits), "batch": BATCH},

@@ -1,7 +1,9 @@
 """Surgery + clipping + AdamW + low-precision copy, from task gradients that are there: Concord against its peers.
 
 Each peer is what a training loop runs after its backwards. On a GPU Concord's task gradients are bf16, as its step
-leaves them; the peers' are fp32, as autograd leaves them. The floor is that of Concord's bytes.
+leaves them; the peers' are fp32, as autograd leaves them. The floor is that of Concord's bytes. On a GPU what decides
+on the device is measured as a CUDA graph, as a training step has it; peers that decide on the host cannot be captured,
+and their names say so.
 """
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 from torchjd.aggregation import PCGrad
 
-from bench.measure import Work
+from bench.measure import Work, captured
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.stock import StockTrainer
 from kernels import FlatParameters, SurgerySettings
@@ -28,6 +30,7 @@ CASES = [
 ]
 PARITY = ("tests/kernels/test_gram.py", "tests/kernels/test_surgery.py", "tests/kernels/test_adamw.py")
 MATRICES = 100
+ON_HOST = ", not captured" if ON_GPU else ""
 
 
 @pytest.fixture(params=CASES if ON_GPU else [(3, "MiniLM"), (2, "MiniLM")], ids=lambda case: f"{case[0]}-{case[1]}")
@@ -49,7 +52,7 @@ def gradients_of(tasks, parameters, device):
     return gradients
 
 
-def row(record, function, case, peer, work=None):
+def row(record, function, case, peer, work=None, extra=None):
     tasks, model = case
     record(
         function,
@@ -61,7 +64,19 @@ def row(record, function, case, peer, work=None):
         parity=PARITY,
         rounds=20 if ON_GPU else 5,
         warm_up=3 if ON_GPU else 1,
+        extra=extra,
     )
+
+
+def captured_row(record, function, device, case, peer, work=None):
+    """The same of a graph, whose memory was taken before: the peak is that of a call without."""
+    extra = {}
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        function()
+        extra["peak_bytes"] = torch.cuda.max_memory_allocated(device)
+    row(record, captured(function, device), case, peer, work, extra)
 
 
 @pytest.mark.benchmark(group="surgery + clip + AdamW")
@@ -80,7 +95,7 @@ def test_concord(record, device, case):
     seed, factor = torch.tensor(7, device=device), torch.ones((), device=device)
     copied = 0 if shared.compute is shared.master else dtype.itemsize
     work = Work(bytes=shared.size * (2 * tasks * dtype.itemsize + 24 + copied))
-    row(record, lambda: optimizer.step(seed=seed, rate_factor=factor), case, "concord", work)
+    captured_row(record, lambda: optimizer.step(seed=seed, rate_factor=factor), device, case, "concord", work)
 
 
 @pytest.mark.benchmark(group="surgery + clip + AdamW")
@@ -91,7 +106,7 @@ def test_literal_library(record, device, case):
     trainer = FaithfulTrainer(nn.ParameterList(parameters_of(model, device)), learning_rate=1e-5)
     gradients = list(gradients_of(tasks, trainer.parameters, device))
     reached = [torch.ones_like(gradient) for gradient in gradients]
-    row(record, lambda: trainer.merge_and_step(gradients, reached), case, "literal library + AdamW")
+    row(record, lambda: trainer.merge_and_step(gradients, reached), case, f"literal library + AdamW{ON_HOST}")
 
 
 class Model(nn.Module):
@@ -103,14 +118,14 @@ class Model(nn.Module):
 @pytest.mark.benchmark(group="surgery + clip + AdamW")
 def test_flat_torch(record, device, case):
     tasks, model = case
-    trainer = StockTrainer(Model(parameters_of(model, device)), learning_rate=1e-5)
+    trainer = StockTrainer(Model(parameters_of(model, device)), learning_rate=1e-5, capturable=ON_GPU)
     gradients = gradients_of(tasks, trainer.shared, device)
 
     def step():
         trainer.merge(gradients)
         trainer.clip_and_step()
 
-    row(record, step, case, "flat torch + fused AdamW")
+    captured_row(record, step, device, case, "flat torch + fused AdamW")
 
 
 @pytest.mark.benchmark(group="surgery + clip + AdamW")
@@ -126,4 +141,4 @@ def test_torchjd(record, device, case):
             parameter.grad = gradient.view_as(parameter)
         trainer.clip_and_step()
 
-    row(record, step, case, "TorchJD + fused AdamW")
+    row(record, step, case, f"TorchJD + fused AdamW{ON_HOST}")

@@ -20,6 +20,7 @@ class StockTrainer:
         learning_rate: of all parameters.
         surgery: whether to project; without it the losses are summed and there is one backward.
         compile_mode: of torch.compile, for the encoder; None leaves it uncompiled.
+        capturable: whether `clip_and_step` may be captured as a CUDA graph; needs CUDA.
         seed: of surgery's orders.
         amp: autocast's dtype, or None.
     """
@@ -31,6 +32,7 @@ class StockTrainer:
         learning_rate: float,
         surgery: bool = True,
         compile_mode: str | None = None,
+        capturable: bool = False,
         seed: int = 1,
         amp: torch.dtype | None = None,
     ) -> None:
@@ -38,10 +40,11 @@ class StockTrainer:
         self.shared = list(model.encoder.parameters())
         self.parameters = list(model.parameters())
         device = self.shared[0].device
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, fused=True)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, fused=True, capturable=capturable)
         self._generator = torch.Generator().manual_seed(seed)
         self._loss: nn.Module = model
-        if compile_mode is not None:
+        self._compiled = compile_mode is not None
+        if self._compiled:
             self._loss = torch.compile(model, mode=compile_mode, dynamic=False)
         self._gradients = torch.zeros(0, device=device)
 
@@ -81,6 +84,10 @@ class StockTrainer:
                 parameter.grad = None
             self._loss_of(task, batch).backward()
             torch.cat([parameter.grad.flatten() for parameter in self.shared], out=row)
+            if self._compiled:
+                # Gradients may lie in the memory of a CUDA graph, which the next task's forward takes again.
+                for parameter in self.model.heads[task].parameters():
+                    parameter.grad = parameter.grad.clone()
 
     def _project(self, gradients: Tensor) -> Tensor:
         """The sum of the projected rows of `gradients` [T, P]."""
