@@ -1,0 +1,38 @@
+"""What is captured is computed from what was prepared, on the stream that is captured."""
+
+import pytest
+import torch
+
+from bench.measure import captured, summarise
+
+
+def test_on_a_cpu_the_function_itself_is_given_what_was_prepared_once():
+    prepared = []
+
+    def prepare():
+        prepared.append(1)
+        return 2, 3
+
+    function = captured(lambda a, b: a * b, torch.device("cpu"), prepare=prepare)
+    assert [function(), function()] == [6, 6]
+    assert prepared == [1]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_backward_is_captured_with_the_forward_that_was_prepared():
+    device = torch.device("cuda")
+    x, found = torch.randn(5, device=device, requires_grad=True), torch.zeros(5, device=device)
+
+    def backward(y):
+        found.copy_(torch.autograd.grad(y, x, retain_graph=True)[0])
+
+    replay = captured(backward, device, prepare=lambda: (x.square().sum(),))
+    found.zero_()
+    replay()
+    torch.testing.assert_close(found, 2 * x.detach())
+
+
+def test_a_timing_is_the_median_and_the_20th_and_80th_percentile():
+    timing = summarise([5.0, 1.0, 2.0, 4.0, 3.0, 6.0])
+    assert (timing.p20, timing.median, timing.p80) == (2.0, 3.5, 5.0)
