@@ -5,7 +5,6 @@ import gc
 import json
 import re
 import traceback
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.lengths import load_splits, read_lengths, splits_of_lengths
 from bench.measure import FLUSH_BYTES, EventTimer, Timing, Work, device_record, measure_limits, summarise
+from bench.parity import read_parity
 from train.report import commit, versions
 from train.tokenized import TokenizedSplit
 
@@ -28,7 +28,7 @@ Recorder = Callable[..., Timing]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--data DIR, --results DIR, --parity FILE."""
+    """--data DIR, --results DIR, --parity PATH."""
     parser.addoption(
         "--data",
         default="",
@@ -36,7 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption("--results", default=str(RESULTS), help="folder of the file of results (default bench/results)")
     parser.addoption(
-        "--parity", default="", help="JUnit file of the parity tests' last run on this device; ratios need them to pass"
+        "--parity",
+        default="",
+        help="JUnit file of the parity tests' last run on this device, or a folder of them, as python -m bench.parity "
+        "leaves it; ratios need them to pass",
     )
 
 
@@ -44,6 +47,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def device() -> torch.device:
     """What is measured: the GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Kernels that torch.compile makes, each in seconds, come last: a run may be cut off."""
+    items.sort(key=lambda item: "torch.compile" in item.name)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -152,7 +160,7 @@ def _file(config: pytest.Config) -> tuple[Path, dict[str, Any]]:
         "command": _command(config),
         "device": described,
         "versions": versions(),
-        "parity": _parity(config.getoption("--parity")),
+        "parity": read_parity(Path(given)) if (given := config.getoption("--parity")) else {},
     }
     return folder / f"{now:%Y%m%d-%H%M%S}-{slug}.json", header
 
@@ -166,16 +174,3 @@ def _command(config: pytest.Config) -> str:
             arguments.append("DIR" if arguments[-1] == "--data" else str(argument))
         skip = name in ("--results", "--parity") and "=" not in str(argument)
     return " ".join(arguments)
-
-
-def _parity(path: str) -> dict[str, dict[str, int]]:
-    """Test module -> how many of its tests passed, failed and were skipped, from a JUnit file; {} without one."""
-    counts: dict[str, dict[str, int]] = {}
-    if not path:
-        return counts
-    for test in ElementTree.parse(path).iter("testcase"):
-        module = test.get("classname", "").replace(".", "/") + ".py"
-        found = {child.tag for child in test}
-        outcome = "failed" if found & {"failure", "error"} else "skipped" if "skipped" in found else "passed"
-        counts.setdefault(module, {"passed": 0, "failed": 0, "skipped": 0})[outcome] += 1
-    return counts
