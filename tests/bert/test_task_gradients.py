@@ -1,4 +1,7 @@
-"""One packed backward yields every task's gradient: equal to separate backwards, whatever the tasks' sizes."""
+"""One packed backward yields every task's gradient: equal to separate backwards, whatever the tasks' sizes.
+
+On a GPU the packed one is of the kernels there, the separate ones are of the references on the CPU.
+"""
 
 import pytest
 import torch
@@ -6,6 +9,7 @@ import torch
 from bert.batch import pack
 from kernels import DropoutStream, FlatParameters
 from kernels.dispatch import using_kernels
+from tests.kernels.parity import DEVICE
 from tests.samples import random_tokens, small_encoder
 from tests.tolerances import assert_close
 
@@ -29,14 +33,14 @@ def upstream_for(task_tokens, seed=5):
 
 
 def flat_encoder(tasks, **more):
-    encoder = small_encoder()
+    encoder = small_encoder().to(DEVICE)
     return encoder, FlatParameters(dict(encoder.named_parameters()), encoder.blocks(), tasks=tasks, **more)
 
 
 def assert_same(flat, expected):
     assert {entry.name for entry in flat.entries} == set(expected)
     for entry in flat.entries:
-        assert_close(flat.view(flat.gradients, entry), expected[entry.name], 1e-5)
+        assert_close(flat.view(flat.gradients, entry).cpu(), expected[entry.name], 1e-5)
 
 
 @pytest.mark.parametrize("all_tokens", [False, True])
@@ -48,8 +52,8 @@ def test_one_packed_backward_equals_one_backward_a_task(counts, all_tokens):
     flat.gradients.fill_(torch.nan)
     for entry in flat.entries:  # the padding between parameters belongs to nobody and stays zero
         flat.view(flat.gradients, entry).fill_(1e3)
-    pooled = encoder(pack(task_tokens), all_tokens=all_tokens).pooled
-    (pooled * torch.cat(upstream)).sum().backward()
+    pooled = encoder(pack(task_tokens, DEVICE), all_tokens=all_tokens).pooled
+    (pooled * torch.cat(upstream).to(DEVICE)).sum().backward()
     assert_same(flat, separate_gradients(task_tokens, upstream))
 
 
@@ -60,8 +64,8 @@ def test_micro_batches_add_up_and_a_task_may_be_absent_from_one():
     expected = {}
     for number, task_tokens in enumerate((first, second)):
         upstream = upstream_for(task_tokens, seed=number)
-        batch = pack(task_tokens, accumulate=number > 0)
-        (encoder(batch).pooled * torch.cat(upstream)).sum().backward()
+        batch = pack(task_tokens, DEVICE, accumulate=number > 0)
+        (encoder(batch).pooled * torch.cat(upstream).to(DEVICE)).sum().backward()
         for name, gradients in separate_gradients(task_tokens, upstream).items():
             expected[name] = expected.get(name, 0) + gradients
     assert_same(flat, expected)
@@ -73,19 +77,19 @@ def test_under_bf16_matrices_are_read_from_the_copy_and_gradients_stay_close():
     encoder, flat = flat_encoder(2, compute_dtype=torch.bfloat16, gradient_dtype=torch.bfloat16)
     assert encoder.layers[0].qkv.weight.dtype == torch.bfloat16
     assert encoder.layers[0].qkv.bias.dtype == torch.float32
-    pooled = encoder(pack(task_tokens)).pooled
-    (pooled.float() * torch.cat(upstream)).sum().backward()
+    pooled = encoder(pack(task_tokens, DEVICE)).pooled
+    (pooled.float() * torch.cat(upstream).to(DEVICE)).sum().backward()
     expected = separate_gradients(task_tokens, upstream)
     for entry in flat.entries:
         if entry.name.endswith("qkv.bias"):
             continue  # the key third's gradient is zero but for rounding
-        assert_close(flat.view(flat.gradients, entry), expected[entry.name], 6e-2)
+        assert_close(flat.view(flat.gradients, entry).cpu(), expected[entry.name], 6e-2)
 
 
 def test_torch_compile_takes_the_whole_encoder_with_its_kernels():
     task_tokens = [random_tokens(count, (9, task)) for task, count in enumerate((3, 4))]
     encoder, flat = flat_encoder(2)
-    batch, seed = pack(task_tokens), torch.tensor(7)
+    batch, seed = pack(task_tokens, DEVICE), torch.tensor(7, device=DEVICE)
 
     def gradients(function):
         for entry in flat.entries:

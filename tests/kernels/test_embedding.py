@@ -119,12 +119,14 @@ def test_a_step_clears_what_the_step_before_wrote_and_touches_nothing_else(colum
     for table, flags in zip(tables, untouched, strict=True):
         beyond = flags.repeat_interleave(CHUNK, 1)[:, : table[0].numel()].view(table.shape)
         assert (table[beyond] == 0).all()
-    # The word table is one chunk at 24 columns; at more, what stands in a chunk that no step touches, stays.
+    # The word table is one chunk at 24 columns; at more, what stands in a chunk that no step touches, stays. On CUDA
+    # the reference clears everything: which chunks are touched would have to be asked of the device.
     is_marked = bool(untouched[0][1, -1])
     assert is_marked == (columns > 24)
+    stays = is_marked and (kernels == "triton" or DEVICE == "cpu")
     words[1, 36, -1] = 3.0
     step_on(parameters, later, kernels)
-    assert words[1, 36, -1] == (3.0 if is_marked else 0.0)
+    assert words[1, 36, -1] == (3.0 if stays else 0.0)
     words[1, 36, -1] = 0.0
     fresh, _ = flat_tables(columns)
     step_on(fresh, later, kernels)
