@@ -1,4 +1,7 @@
-"""The whole step, flat and in the Gram matrix, against a slow fp64 reference that works on plain vectors."""
+"""The whole step, flat and in the Gram matrix, against a slow fp64 reference that works on plain vectors.
+
+On a GPU the step is of the kernels there; the reference stays on the CPU.
+"""
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from bert.heads import Head
 from bert.multitask import MultitaskModel
 from kernels import SurgerySettings, plan_update
 from kernels.coefficients import random_orders
+from tests.kernels.parity import DEVICE
 from tests.kernels.test_coefficients import literal_pcgrad
 from tests.samples import random_batch, random_tokens, small_encoder
 from tests.tolerances import assert_close
@@ -19,13 +23,14 @@ RATE, HEAD_RATE = 1e-3, 1e-2
 TINY = 1e-20  # moves no weight, but lets the moments follow the gradients
 
 
-def make_model(**more):
+def make_model(device=DEVICE, **more):
     generator = torch.Generator().manual_seed(4)
     heads = {name: Head(32, outputs, pair=False, dropout=0.0) for name, outputs in TASKS.items()}
     for head in heads.values():
         head.initialise(generator)
         head.weight.data *= 20
-    return MultitaskModel(small_encoder(), heads, **more)
+        head.to(device)
+    return MultitaskModel(small_encoder().to(device), heads, **more)
 
 
 def make_optimizer(model, *, surgery="pcgrad", rate=RATE, head_rate=HEAD_RATE, weighting=None, **more):
@@ -42,7 +47,7 @@ def make_optimizer(model, *, surgery="pcgrad", rate=RATE, head_rate=HEAD_RATE, w
 
 
 def step(optimizer, seed):
-    return optimizer.step(seed=torch.tensor(seed), rate_factor=torch.ones(()))
+    return optimizer.step(seed=torch.tensor(seed, device=DEVICE), rate_factor=torch.ones((), device=DEVICE))
 
 
 def task_losses(outputs):
@@ -54,7 +59,7 @@ def task_losses(outputs):
 def backward(model, optimizer, seeds):
     optimizer.zero_private_gradients()
     for number, seed in enumerate(seeds):
-        losses = task_losses(model(random_batch((4, 3), seed, accumulate=number > 0)))
+        losses = task_losses(model(random_batch((4, 3), seed, device=DEVICE, accumulate=number > 0)))
         (sum(losses.values()) / len(seeds) * optimizer.loss_scale).backward()
 
 
@@ -62,7 +67,7 @@ class SlowReference:
     """fp64 weights; T separate backwards; literal PCGrad, clipping and AdamW, tensor by tensor."""
 
     def __init__(self, surgery="pcgrad", max_norm=0.5):
-        self.model = make_model()
+        self.model = make_model("cpu")
         # Loses the flat layout: parameters in fp64 with ordinary gradients.
         for parameter in self.model.parameters():
             parameter.data = parameter.data.double()
@@ -115,7 +120,7 @@ def assert_same_weights(model, slow, start, tolerance):
     expected = slow.shared | slow.heads
     assert flat.keys() == expected.keys()
     assert_close(
-        torch.cat([(flat[name].double() - start[name]).flatten() for name in flat]),
+        torch.cat([(flat[name].double().cpu() - start[name]).flatten() for name in flat]),
         torch.cat([(expected[name].detach() - start[name]).flatten() for name in flat]),
         tolerance,
     )
@@ -133,9 +138,9 @@ def test_steps_equal_the_slow_reference(surgery, micro_batches):
         backward(model, optimizer, seeds)
         plan = step(optimizer, number)
         gram, norm = slow.step(seeds, orders, 1e-3, 1e-2)
-        assert_close(plan.gram, gram, 1e-4)
+        assert_close(plan.gram.cpu(), gram, 1e-4)
         if surgery == "none":
-            assert_close(plan.merged_norm, norm, 1e-4)
+            assert_close(plan.merged_norm.cpu(), norm, 1e-4)
     assert optimizer.state.conflicts[-1, 0, 1] > 0, "the test must exercise surgery"
     assert_same_weights(model, slow, start, 2e-3)
 
@@ -180,11 +185,11 @@ def test_four_micro_batches_move_the_weights_as_one_batch_of_four_times_the_size
                 parts = [[joined([part[task] for part in parts]) for task in range(2)]]
             optimizer.zero_private_gradients()
             for index, tasks in enumerate(parts):
-                losses = task_losses(model(pack(tasks, accumulate=index > 0)))
+                losses = task_losses(model(pack(tasks, DEVICE, accumulate=index > 0)))
                 (sum(losses.values()) / len(parts) * optimizer.loss_scale).backward()
             assert step(optimizer, number).apply
         assert optimizer.state.conflicts[-1, 0, 1] > 0, "the test must exercise surgery"
-        assert optimizer.state.beta_powers[0, 0] == pytest.approx(0.81)
+        assert optimizer.state.beta_powers[0, 0].item() == pytest.approx(0.81)
         moved.append(model.shared.master - start)
     # Adam's first steps are little more than signs: a gradient of rounding errors moves its weight either way.
     assert_close(moved[0], moved[1], {torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.15}[dtype])
@@ -263,7 +268,7 @@ def test_a_weighting_from_elsewhere_is_given_the_true_gram_matrix_and_obeyed():
 
     def weighting(grams):
         seen.append(grams)
-        return torch.tensor([[0.75, 0.125]], dtype=torch.float64)
+        return torch.tensor([[0.75, 0.125]], dtype=torch.float64, device=DEVICE)
 
     model = make_model()
     optimizer = make_optimizer(
@@ -273,13 +278,14 @@ def test_a_weighting_from_elsewhere_is_given_the_true_gram_matrix_and_obeyed():
     gradients = model.shared.gradients.double() / optimizer.loss_scale.double()
     step(optimizer, 1)
     assert_close(seen[0], (gradients @ gradients.t())[None], 1e-5)
-    assert_close(model.shared.momentum.double(), torch.tensor([0.75, 0.125]).double() @ gradients, 1e-5)
+    expected = torch.tensor([0.75, 0.125], dtype=torch.float64, device=DEVICE) @ gradients
+    assert_close(model.shared.momentum.double(), expected, 1e-5)
 
 
 def test_what_a_weighting_carries_from_step_to_step_is_saved_and_put_back():
     class Weighting:
         def __init__(self):
-            self.carried = torch.zeros(1, 2, dtype=torch.float64)
+            self.carried = torch.zeros(1, 2, dtype=torch.float64, device=DEVICE)
 
         def __call__(self, grams):
             self.carried += 1
@@ -292,7 +298,7 @@ def test_what_a_weighting_carries_from_step_to_step_is_saved_and_put_back():
     saved = {name: tensor.clone() for name, tensor in optimizer.saved().items()}
     other = make_optimizer(make_model(), surgery="given", weighting=Weighting())
     other.load(saved)
-    assert torch.equal(other.weighting.carried, torch.ones(1, 2, dtype=torch.float64))
+    assert torch.equal(other.weighting.carried, torch.ones(1, 2, dtype=torch.float64, device=DEVICE))
 
 
 def test_an_overflow_skips_the_step_and_halves_the_loss_scale():
@@ -388,7 +394,7 @@ def test_the_head_of_a_task_that_a_step_does_not_hold_stays_as_it_is():
     step(optimizer, 1)
     before = {name: value.clone() for name, value in model.private.values().items()}
     optimizer.zero_private_gradients()
-    task_losses(model(random_batch((4, 3), 2)))["one"].backward()
+    task_losses(model(random_batch((4, 3), 2, device=DEVICE)))["one"].backward()
     step(optimizer, 2)
     unmoved = {name for name, value in model.private.values().items() if torch.equal(value, before[name])}
     assert unmoved == {"two.weight", "two.bias"}
