@@ -34,6 +34,7 @@ MODULES = (
     "tests/kernels/test_attention_kernels.py",
     "tests/kernels/test_surgery.py",
     "tests/bench/test_peers.py",
+    "tests/bench/test_torchjd_peer.py",
     "tests/train/test_graphs.py",
     "tests/bert/test_task_gradients.py",
     "tests/kernels/test_task_products.py",

@@ -1,7 +1,7 @@
 """What the training step is measured at, and who trains: models, lengths and batches; Concord and its peers.
 
 Weights are random: what a step takes does not depend on them. `tests/bench/test_peers.py` proves that each peer
-computes Concord's update.
+computes Concord's update, `tests/bench/test_torchjd_peer.py` of those that are TorchJD's.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +41,7 @@ PARITY = (
     "tests/train/test_optimizer.py",
     "tests/train/test_graphs.py",
 )
+TORCHJD_PARITY = "tests/bench/test_torchjd_peer.py"
 BUCKET = 32  # padding's multiple where graphs are compiled for each length
 _EPOCHS = 1000  # more than are measured
 _EXAMPLES = 1024  # of each task, where all are of one length
@@ -133,6 +134,11 @@ def contests() -> list[tuple[Case, str]]:
 def runs_on_cpu(case: Case, name: str) -> bool:
     """Whether a contest is over in seconds on a CPU."""
     return case == SMALL or (case == Case("MiniLM") and name not in COMPILED)
+
+
+def parity_of(name: str) -> tuple[str, ...]:
+    """The test modules on which a ratio to the contestant called `name` rests."""
+    return (*PARITY, TORCHJD_PARITY) if name in TORCHJD else PARITY
 
 
 def splits_of(case: Case, data: Splits) -> Splits:

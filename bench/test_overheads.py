@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.host_synchronisations import count_host_synchronisations
-from bench.step_cases import PARITY, Case, build_step, step_precision
+from bench.step_cases import Case, build_step, parity_of, step_precision
 
 ON_GPU = torch.cuda.is_available()
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def test_host_synchronisations_a_step(record, device, training_splits, lengths_n
         name="training step with PCGrad, host synchronisations",
         case=CASE.described(lengths_name, step_precision().name),
         peer=name,
-        parity=PARITY,
+        parity=parity_of(name),
         rounds=ROUNDS,
         warm_up=0,
         extra={"host_synchronisations": round(sum(counts) / COUNTED, 1)},

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from bench.step_cases import (
-    PARITY,
     SMALL,
     TORCHJD,
     build_step,
     contests,
+    parity_of,
     runs_on_cpu,
     splits_of,
     step_precision,
@@ -53,7 +53,7 @@ def test_training_step(record, device, training_splits, lengths_name, case, name
         name="training step with PCGrad",
         case=case.described(lengths_name, step_precision().name, len(splits)),
         peer=name,
-        parity=PARITY,
+        parity=parity_of(name),
         rounds=rounds,
         warm_up=warm_up,
         extra={
