@@ -147,11 +147,11 @@ stage parity 165 20 "$python" -m bench.parity --out "$work/parity" --jobs "$(($(
 wait "${side[@]}"
 
 measure=("${bench[@]}" --results "$out/results" --parity "$work/parity")
-stage step 120 4 "${measure[@]}" bench/test_training_step.py
+stage step 150 4 "${measure[@]}" bench/test_training_step.py
 stage kernels 90 4 "${measure[@]}" bench/test_kernels.py
-stage others 100 4 "${measure[@]}" bench/test_surgery.py bench/test_evaluation.py bench/test_data.py \
+stage others 80 4 "${measure[@]}" bench/test_surgery.py bench/test_evaluation.py bench/test_data.py \
     bench/test_overheads.py
-stage training 60 6 "$python" -m train.run --amp --surgery pcgrad --data "$data" --skip-bad-rows --epochs 1 \
+stage training 50 6 "$python" -m train.run --amp --surgery pcgrad --data "$data" --skip-bad-rows --epochs 1 \
     --max-steps 600 --evaluate-every 0 --out "$work/run"
 if [ -f "$work/run/summary.json" ]; then cp "$work/run/summary.json" "$out/run-summary.json"; fi
 echo "all        $((SECONDS - started))s" | tee -a "$summary"
