@@ -147,7 +147,10 @@ def measure_limits(device: torch.device) -> Limits:
 
 
 def device_record(device: torch.device) -> dict[str, Any]:
-    """What a result is worth nothing without: the device, its driver and clocks, and its measured limits."""
+    """What a result is worth nothing without: the device, its driver and clocks, and its measured limits.
+
+    Of a GPU: power in watts at the moment, clocks in MHz; None for what the driver does not tell.
+    """
     limits = asdict(measure_limits(device))
     if device.type == "cpu":
         return {
@@ -155,18 +158,27 @@ def device_record(device: torch.device) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "limits": limits,
         }
-    pynvml.nvmlInit()
-    handle = pynvml.nvmlDeviceGetHandleByIndex(torch.cuda.current_device())
+    _asked(pynvml.nvmlInit)
+    handle = _asked(pynvml.nvmlDeviceGetHandleByIndex, torch.cuda.current_device())
+    milliwatts = _asked(pynvml.nvmlDeviceGetPowerUsage, handle)
     return {
         "device": torch.cuda.get_device_name(device),
         "capability": list(torch.cuda.get_device_capability(device)),
-        "driver": pynvml.nvmlSystemGetDriverVersion(),
-        "clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-        "temperature_c": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "power_w": pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+        "driver": _asked(pynvml.nvmlSystemGetDriverVersion),
+        "clock_mhz": _asked(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+        "memory_clock_mhz": _asked(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_MEM),
+        "temperature_c": _asked(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        "power_w": milliwatts and milliwatts / 1000,
         "limits": limits,
     }
+
+
+def _asked(question: Callable[..., Any], *arguments: Any) -> Any:
+    """The driver's answer, None where it has none: a part of a GPU, or a container, may not be told."""
+    try:
+        return question(*arguments)
+    except pynvml.NVMLError:
+        return None
 
 
 def _name(dtype: torch.dtype) -> str:

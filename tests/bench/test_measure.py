@@ -1,9 +1,11 @@
-"""What is captured is computed from what was prepared, on the stream that is captured."""
+"""What is captured is computed from what was prepared; a record of a device is made whatever its driver tells."""
 
+import pynvml
 import pytest
 import torch
 
-from bench.measure import captured, summarise
+from bench import measure
+from bench.measure import Limits, captured, device_record, summarise
 
 
 def test_on_a_cpu_the_function_itself_is_given_what_was_prepared_once():
@@ -31,6 +33,21 @@ def test_a_backward_is_captured_with_the_forward_that_was_prepared():
     found.zero_()
     replay()
     torch.testing.assert_close(found, 2 * x.detach())
+
+
+def test_a_driver_that_tells_nothing_leaves_gaps_in_the_record_and_no_more(monkeypatch):
+    def refuse(*arguments):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    for name in ("Init", "SystemGetDriverVersion", "DeviceGetClockInfo", "DeviceGetTemperature", "DeviceGetPowerUsage"):
+        monkeypatch.setattr(pynvml, f"nvml{name}", refuse)
+    monkeypatch.setattr(measure, "measure_limits", lambda device: Limits(copy=1.0, products={}))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    found = device_record(torch.device("cuda"))
+    assert (found["device"], found["capability"]) == ("GPU", [9, 0])
+    assert {found[name] for name in ("driver", "clock_mhz", "memory_clock_mhz", "temperature_c", "power_w")} == {None}
 
 
 def test_a_timing_is_the_median_and_the_20th_and_80th_percentile():
