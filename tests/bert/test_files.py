@@ -1,27 +1,18 @@
 """Files that are replaced whole: mode, and what is left and said where writing fails."""
 
 import os
-import resource
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from bert.files import replacing
+from tests.full_disk import full_disk
 
 WRITERS = {
     "text": lambda path: path.write_text("x" * 100_000),
     "safetensors": lambda path: save_file({"x": torch.zeros(100_000)}, path),
 }
-
-
-@pytest.fixture
-def full_disk():
-    """Within the test no file grows beyond 10 kB: to whoever writes one, as good as a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -41,10 +32,10 @@ def test_a_file_gets_the_mode_that_the_umask_gives(tmp_path, umask, write):
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_earlier_one(tmp_path, full_disk, write):
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_earlier_one(tmp_path, write):
     path = tmp_path / "file"
     path.write_text("earlier")
-    with pytest.raises(OSError, match="File too large") as raised, replacing(path) as beside:
+    with pytest.raises(OSError, match="File too large") as raised, full_disk(10_000), replacing(path) as beside:
         write(beside)
     assert raised.value.filename == str(path)
     assert path.read_text() == "earlier"

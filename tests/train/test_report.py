@@ -1,10 +1,9 @@
 """The metrics log of a run that goes on."""
 
-import resource
-
 import pytest
 
 from bert.errors import InputError
+from tests.full_disk import full_disk
 from train.report import METRICS_FILE, MetricsLog
 
 
@@ -33,11 +32,6 @@ def test_a_log_that_is_shorter_than_what_is_to_be_kept_is_refused_and_left_alone
 
 def test_a_log_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
     log = MetricsLog(tmp_path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-    try:
-        with pytest.raises(OSError, match="File too large") as raised:
-            log.write({"losses": [1.0] * 10})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(OSError, match="File too large") as raised, full_disk(10):
+        log.write({"losses": [1.0] * 10})
     assert raised.value.filename == str(tmp_path / METRICS_FILE)

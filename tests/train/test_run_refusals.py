@@ -1,12 +1,12 @@
 """What whole runs refuse, in one line each, and that nothing saved is lost by it."""
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.full_disk import full_disk
 from tests.train.small_runs import command, refused, run_in_another_process
 from train import run
 from train.command import run_command
@@ -198,19 +198,14 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused_and_left_alone(data
     ],
 )
 def test_a_full_disk_is_one_line_that_names_the_file(data, tmp_path, capsys, monkeypatch, file, writer, limit):
-    """As good as full: the system lets no file grow beyond a limit, which is set as the file is about to be written."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     write = getattr(*writer)
 
     def write_on_a_full_disk(self, *arguments):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        return write(self, *arguments)
+        with full_disk(limit):
+            return write(self, *arguments)
 
     monkeypatch.setattr(*writer, write_on_a_full_disk)
-    try:
-        message = refused(capsys, run.main, command(data, tmp_path / "run", "--max-steps", "1"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = refused(capsys, run.main, command(data, tmp_path / "run", "--max-steps", "1"))
     assert f"{tmp_path / 'run' / file}: " in message
     assert "File too large" in message
     assert not list((tmp_path / "run").rglob("*.part"))
