@@ -105,9 +105,7 @@ def _cells(comparison: Comparison, peers: list[str], mark: str) -> list[str]:
     row = comparison.concord
     median, spread = row.time_text()
     ratios = [
-        ("parity fails" if comparison.refused(peer) else _ratio(comparison.peers[peer], row))
-        if peer in comparison.peers
-        else ""
+        comparison.refused(peer) or _ratio(comparison.peers[peer], row) if peer in comparison.peers else ""
         for peer in peers
     ]
     tokens = row.extra.get("tokens_per_second")

@@ -83,10 +83,15 @@ class Comparison:
     concord: Row
     peers: dict[str, Row]
 
-    def refused(self, peer: str) -> bool:
-        """Whether parity with the peer is unproven: a module is missing, has failures, or had nothing that passed."""
+    def refused(self, peer: str) -> str:
+        """Why there is no ratio to the peer: a module of its parity tests failed, or none of its tests passed or ran.
+
+        Empty where parity is proven.
+        """
         found = [self.file.parity.get(module) for module in (*self.concord.parity, *self.peers[peer].parity)]
-        return any(counts is None or counts["failed"] > 0 or counts["passed"] == 0 for counts in found)
+        if any(counts is not None and counts["failed"] > 0 for counts in found):
+            return "parity fails"
+        return "parity not shown" if any(counts is None or counts["passed"] == 0 for counts in found) else ""
 
     def comparable(self) -> dict[str, Row]:
         """Concord's row and those of the peers whose ratio is not refused, by name."""
