@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -328,19 +329,25 @@ class RunConfig:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> "RunConfig":
-        """The configuration that `write` wrote; InputError where the file is missing or holds something else."""
+    def read(
+        cls, path: Path, names: Collection[str] | None = None, *, content_is: str = "configuration", of: str = "a run"
+    ) -> "RunConfig":
+        """The configuration that `write` wrote, or one of which the file holds the settings `names` alone.
+
+        content_is, of: what the file is for whom, in the InputError that is raised where it is missing or holds
+        something else.
+        """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content.keys() != {option.name for option in fields(cls)}:
+            if content.keys() != (set(names) if names is not None else {option.name for option in fields(cls)}):
                 raise ValueError("its settings are those of another version")
             return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in content.items()})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         except OSError:
-            raise InputError(f"{path.parent}: not the folder of a run, expected {path.name} in it") from None
+            raise InputError(f"{path.parent}: not the folder of {of}, expected {path.name} in it") from None
         except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: not the configuration of a run ({error})") from None
+            raise InputError(f"{path}: not the {content_is} of {of} ({error})") from None
 
 
 def _is_of_type(value: object, option: Field) -> bool:

@@ -255,19 +255,7 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
 
 def read_settings(path: Path) -> RunConfig:
     """The configuration in a pre-training's folder; InputError where the file is missing or holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.keys() != _SETTINGS.keys():
-            raise ValueError("its settings are those of another version")
-        return RunConfig(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-        )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except OSError:
-        raise InputError(f"{path.parent}: not the folder of a pre-training, expected {path.name} in it") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the settings of a pre-training ({error})") from None
+    return RunConfig.read(path, _SETTINGS, content_is="settings", of="a pre-training")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
