@@ -46,6 +46,7 @@ MODULES = (
     "tests/kernels/test_adamw.py",
     "tests/kernels/test_gelu.py",
     "tests/train/test_optimizer.py",
+    "tests/train/test_resting.py",
     "tests/train/test_device_batches.py",
     "tests/kernels/test_gather.py",
     "tests/kernels/test_dropout.py",

@@ -39,6 +39,7 @@ PARITY = (
     "tests/bench/test_peers.py",
     "tests/bert/test_task_gradients.py",
     "tests/train/test_optimizer.py",
+    "tests/train/test_resting.py",
     "tests/train/test_graphs.py",
 )
 TORCHJD_PARITY = "tests/bench/test_torchjd_peer.py"
