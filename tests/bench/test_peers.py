@@ -12,7 +12,7 @@ from bench.peers.faithful import FaithfulTrainer
 from bench.peers.padded import PaddedModel
 from bench.peers.stock import StockTrainer
 from bert.models import minilm_directory
-from tests.bench.peer_updates import NEEDS_CUDA, check_update, check_update_in_bf16, config_of, peer_splits
+from tests.bench.peer_updates import NEEDS_CUDA, check_update, check_update_in_bf16, config_of
 from tests.kernels.parity import DEVICE
 from tests.tolerances import assert_as_accurate
 from train.build import build_model, load_pretrained
@@ -34,11 +34,6 @@ EACH = pytest.mark.parametrize(
         pytest.param(partial(StockTrainer, surgery=False), "sdpa", {}, id="plain sum"),
     ],
 )
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return peer_splits()
 
 
 @EACH

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from bench.peers.torchjd_trainer import TorchJDTrainer
-from tests.bench.peer_updates import NEEDS_CUDA, check_update, check_update_in_bf16, peer_splits
+from tests.bench.peer_updates import NEEDS_CUDA, check_update, check_update_in_bf16
 
 EACH = pytest.mark.parametrize(
     ("make", "attention", "options"),
@@ -14,11 +14,6 @@ EACH = pytest.mark.parametrize(
         for name, gramian in (("Jacobian", False), ("Gramian", True))
     ],
 )
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return peer_splits()
 
 
 @EACH
