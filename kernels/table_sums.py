@@ -96,7 +96,9 @@ def _pieces_kernel(
     word_stride,
     position_stride,
     segment_stride,
-    touched_stride,
+    word_touched_stride,
+    position_touched_stride,
+    segment_touched_stride,
     tasks,
     tokens,
     words,
@@ -152,7 +154,8 @@ def _pieces_kernel(
             if TOUCHED:
                 chunk = row * columns // CHUNK + tl.arange(0, CHUNKS)
                 last = (row * columns + columns - 1) // CHUNK
-                flags = _of_table(table, word_touched, position_touched, segment_touched) + task * touched_stride
+                apart = _of_table(table, word_touched_stride, position_touched_stride, segment_touched_stride)
+                flags = _of_table(table, word_touched, position_touched, segment_touched) + task * apart
                 tl.store(flags + chunk, tl.full([CHUNKS], 1, tl.uint8), mask=chunk <= last)
 
 
@@ -185,7 +188,7 @@ def table_sums(
     """Add up the rows of `values` [tokens, n] into the tables' task gradients, by task and index.
 
     ids, positions, segments: int32 [tokens], the rows of the three tables that each token read; gradients: [T, size, n]
-    of one dtype, each task's table contiguous; touched: uint8 [T, chunks] views of one tensor, 0 where a chunk of a
+    of one dtype, each task's table contiguous; touched: uint8 [T, chunks], each task's contiguous, 0 where a chunk of a
     table holds zeros only, or None for all three; offsets: int32 [T + 1]; add: to what stands there; otherwise the rows
     that do not occur become zero; add_words: to what stands in the first table, whatever holds for the others.
     """
@@ -225,7 +228,7 @@ def table_sums(
             *tables,
             *touched,
             *(table.stride(0) for table in tables),
-            0 if word_touched is None else word_touched.stride(0),
+            *(0 if flags is None else flags.stride(0) for flags in touched),
             tasks,
             tokens,
             *sizes,

@@ -151,6 +151,23 @@ def test_a_second_micro_batch_adds_to_the_rows_and_to_what_is_touched(kernels):
     assert torch.equal(parameters[0].touched_chunks, flags)
 
 
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_tables_may_keep_their_flags_apart(kernels):
+    shared, _ = flat_tables(384)
+    apart, _ = flat_tables(384)
+    guarded = []
+    for table in apart[:3]:
+        tasks, chunks = table.touched_chunks.shape
+        guarded.append(torch.full((tasks * chunks + 100,), 7, dtype=torch.uint8, device=DEVICE))
+        guarded[-1][: tasks * chunks] = 1
+        table.touched_chunks = guarded[-1][: tasks * chunks].view(tasks, chunks)
+    for parameters in (shared, apart):
+        step_on(parameters, indices_of(9), kernels)
+    for table, other, memory in zip(apart[:3], shared[:3], guarded, strict=True):
+        assert torch.equal(table.touched_chunks, other.touched_chunks)
+        assert (memory[-100:] == 7).all()
+
+
 def test_torch_compile_takes_the_op_whole():
     tables, norms = tensors(16)
     tables, norms = ([tensor.to(DEVICE).requires_grad_() for tensor in group] for group in (tables, norms))
