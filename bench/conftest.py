@@ -18,6 +18,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.lengths import load_splits, read_lengths, splits_of_lengths
 from bench.measure import FLUSH_BYTES, EventTimer, Timing, Work, device_record, measure_limits, summarise
 from bench.parity import read_parity
+from bert.files import replacing
 from train.report import commit, versions
 from train.tokenized import TokenizedSplit
 
@@ -143,7 +144,8 @@ def record(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, device: 
 def _write(config: pytest.Config) -> None:
     """Write the file of results anew after each row, so that a run that is cut off leaves what it has measured."""
     path, header = _file(config)
-    path.write_text(json.dumps(header | {"rows": _rows}, indent=1) + "\n", encoding="utf-8")
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(header | {"rows": _rows}, indent=1) + "\n", encoding="utf-8")
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from typing import Any
 
 import pynvml
 import torch
+from torch._dynamo import config as dynamo_config
 
 from train.graphs import capture
 from train.precision import choose_precision
@@ -108,26 +109,45 @@ def captured(
     function: Callable[..., Any],
     device: torch.device,
     *,
-    prepare: Callable[[], tuple[Any, ...]] = tuple,
+    prepare: Callable[[], tuple[Any, ...]] | None = None,
     warm_up: int = 3,
 ) -> Callable[[], Any]:
     """`function` as a CUDA graph, whose replay costs one launch; on a CPU `function` itself.
 
     The time that Python takes to launch a kernel then is not taken for the kernel's own.
-    prepare: makes the arguments of `function`, once, on the stream that is captured. The forward whose backward is
-    measured belongs here: autograd runs each node on its forward's stream, and a capture may not reach another one.
+    prepare: makes the arguments of `function`. The forward whose backward is measured belongs here: it becomes a graph
+    of its own, on the same stream, since autograd runs each node on its forward's and a capture may not reach another
+    one, and since the seed of attention's dropout is kept on the host outside of a capture, where the backward's graph
+    would look for it on the device. It is replayed once.
     """
     if device.type == "cpu":
-        return functools.partial(function, *prepare())
+        return functools.partial(function, *(prepare() if prepare else ()))
     stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        arguments = prepare()
+        arguments = prepare() if prepare else ()
         for _ in range(warm_up):
             function(*arguments)
     current.wait_stream(stream)
-    graph, _ = capture(lambda: function(*arguments), stream)
-    return _Replay(graph, (function, *arguments))
+    before, pool = None, None
+    if prepare:
+        before, arguments = capture(prepare, stream)
+        pool = before.pool()
+    graph, _ = capture(lambda: function(*arguments), stream, pool)
+    if before:
+        before.replay()
+    return _Replay(graph, (function, before, *arguments))
+
+
+def forget_compiled() -> None:
+    """Let what torch.compile has made go, and have it fail where it would from now on run a function uncompiled.
+
+    It counts the shapes of a function in a whole process, and past a limit of them takes plain torch, with a mere
+    warning; and the CUDA graphs that it keeps hold their model's memory.
+    """
+    torch._dynamo.reset()
+    dynamo_config.recompile_limit = 64
+    dynamo_config.fail_on_recompile_limit_hit = True
 
 
 @functools.cache

@@ -51,6 +51,7 @@ MODULES = (
     "tests/kernels/test_gather.py",
     "tests/kernels/test_dropout.py",
     "tests/kernels/test_dispatch.py",
+    "tests/bert/test_tokenizer.py",
 )
 
 

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from bench.lengths import splits_of_one_length
+from bench.measure import forget_compiled
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.padded import PaddedModel, pad
 from bench.peers.stock import StockTrainer
@@ -22,8 +23,10 @@ from bench.peers.torchjd_trainer import TorchJDTrainer
 from bert.config import BertConfig
 from bert.encoder import Encoder
 from bert.multitask import MultitaskModel
+from kernels.dispatch import uses_triton_products
 from train.build import build_model, build_optimizer, fit_model
 from train.config import RunConfig
+from train.device_batches import round_tokens
 from train.graphs import choose_graphs
 from train.loop import Trainer
 from train.precision import Precision, choose_precision
@@ -190,17 +193,19 @@ def build_step(case: Case, name: str, splits: Splits, device: torch.device, *, r
     What it trains in is `step_precision`.
     """
     batches = list(islice(_micro_batches(splits, case.batch), warm_up + rounds))
-    tokens = float(np.mean([_tokens(splits, batch) for batch in batches[warm_up:]]))
+    counts = [_tokens(splits, batch) for batch in batches[warm_up:]]
+    tokens = float(np.mean(counts))
+    forget_compiled()  # of the contestants before
     if name in CONCORD:
         config, model, precision = build_concord(case, splits, CONCORD[name])
         optimizer = build_optimizer(config, model, precision)
         graphs, _ = choose_graphs(config, precision.device)
         trainer = Trainer(config, model, optimizer, splits, precision.device, graphs=graphs, warn=print)
         results = (result for epoch in count() for result in trainer.epoch(epoch))
-        return Step(lambda: next(results), tokens, tokens)
-    # Graphs of earlier peers would keep their models in memory.
-    torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit = 64
+        # Steps on the device's own batches have sizes of which there are few.
+        on_device = uses_triton_products(model.shared.master)
+        computed = float(np.mean([round_tokens(count) for count in counts])) if on_device else tokens
+        return Step(lambda: next(results), tokens, computed)
     peer = (PEERS | TORCHJD | COMPILED)[name]
     model = build_padded(case, splits, peer.attention, device)
     dtype = step_precision().compute_dtype

@@ -90,6 +90,7 @@ def test_tokenising(record, name):
         name="texts to wordpieces",
         case={"data": "demo", "examples": count},
         peer=name,
+        parity=("tests/bert/test_tokenizer.py",),
         rounds=3,
         warm_up=1,
         on_host=True,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch.nn import functional
 
-from bench.measure import Work, captured
+from bench.measure import Work, captured, forget_compiled
 from kernels import (
     Dropout,
     HostSequences,
@@ -139,6 +139,7 @@ def peers(*names):
 def stock(peer: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     if peer != "torch.compile":
         return function
+    forget_compiled()
     # Otherwise a compiled backward reuses what the forward kept, and cannot run again on the same forward.
     return functorch_config.patch(donated_buffer=False)(torch.compile(function, dynamic=False))
 

@@ -3,6 +3,8 @@
 import pynvml
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from bench import measure
 from bench.measure import Limits, captured, device_record, summarise
@@ -20,8 +22,11 @@ def test_on_a_cpu_the_function_itself_is_given_what_was_prepared_once():
     assert prepared == [1]
 
 
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_CUDA
 def test_a_backward_is_captured_with_the_forward_that_was_prepared():
     device = torch.device("cuda")
     x, found = torch.randn(5, device=device, requires_grad=True), torch.zeros(5, device=device)
@@ -33,6 +38,37 @@ def test_a_backward_is_captured_with_the_forward_that_was_prepared():
     found.zero_()
     replay()
     torch.testing.assert_close(found, 2 * x.detach())
+
+
+@pytest.mark.cuda
+@NEEDS_CUDA
+@pytest.mark.parametrize(
+    "backends",
+    [[SDPBackend.EFFICIENT_ATTENTION], [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]],
+    ids=["efficient", "torch's choice"],
+)
+def test_a_captured_backward_of_attention_drops_what_its_forward_dropped(backends):
+    device = torch.device("cuda")
+    q, k = (torch.zeros(2, 4, 64, 64, device=device, dtype=torch.bfloat16) for _ in range(2))
+    v = torch.eye(64, device=device, dtype=torch.bfloat16).expand(2, 4, 64, 64).clone().requires_grad_()
+    mask = torch.ones(2, 1, 1, 64, device=device, dtype=torch.bool)
+    kept, found = torch.zeros_like(v), torch.zeros_like(v)
+
+    def forward():
+        with sdpa_kernel(backends):
+            y = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.5)
+        kept.copy_(y.detach())
+        return (y,)
+
+    def backward(y):
+        found.copy_(torch.autograd.grad(y, v, torch.ones_like(y), retain_graph=True)[0])
+
+    replay = captured(backward, device, prepare=forward)
+    found.zero_()
+    replay()
+    # Values are unit vectors, so that the result is the attention that was left, and v's gradient its columns' sums.
+    assert (kept == 0).any()
+    torch.testing.assert_close(found, kept.sum(-2)[..., None].expand_as(found), atol=0.02, rtol=0.02)
 
 
 def test_a_driver_that_tells_nothing_leaves_gaps_in_the_record_and_no_more(monkeypatch):
