@@ -1,8 +1,8 @@
 """Pack what a bare GPU machine lacks into .carry: python -m bench.carry [--data DIR] [--lines N].
 
 `.carry/minilm` holds the bundled weights in fp16, with configuration and tokenizer; `.carry/data` the data set, its
-training pairs cut to N; `.carry/site` the small Python packages that the benchmarks import. Together they are well
-under 64 MiB, and `bench/gpu.sh` finds them there.
+training pairs cut to N; `.carry/site` the small Python packages that the benchmarks import; `.carry/commit` names the
+commit, since a history need not travel. Together they are well under 64 MiB, and `bench/gpu.sh` finds them there.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from bert.models import minilm_directory
 from bert.weights import WEIGHTS_FILE
 from train.command import run_command
+from train.report import commit
 
 FOLDER = Path(__file__).resolve().parent.parent / ".carry"
 _PACKAGES = ("torchjd", "rich", "markdown-it-py", "mdurl", "pygments", "nvidia-ml-py", "pytest-benchmark", "py-cpuinfo")
@@ -67,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         str(FOLDER / "site"),
     ]
     subprocess.run([*command, *_PACKAGES], check=True)
+    if found := commit():
+        (FOLDER / "commit").write_text(found + "\n", encoding="utf-8")
     size = sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file())
     print(f"{FOLDER}: {size / 2**20:.0f} MiB")
 

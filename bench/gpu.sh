@@ -5,7 +5,8 @@
 # once: most of that is compiling, and what the rehearsal compiles, the benchmarks find in the caches. Then, alone on
 # the machine, the benchmarks at the stored lengths of the course data, the most valuable first, so that a time limit
 # loses only the tail; and a short training run. In OUT it leaves summary.txt (one page), environment.json, results/
-# (a JSON a stage), run-summary.json of the training run, and logs.tar.gz.
+# (a JSON a stage), run-summary.json of the training run, and logs.tar.gz. It exits with 1 where a stage failed or a
+# module of parity did not pass; a benchmark that was cut off, which the summary shows, is no failure.
 #
 # Needs Python 3.11, torch, triton, transformers, pytest and pytest-benchmark, and no network: what else a bare machine
 # lacks, weights and data among it, `python -m bench.carry` puts into the folder .carry beforehand, which is to travel
@@ -24,6 +25,7 @@ python=${PYTHON:-$(command -v python3 || command -v python || echo python3)}
 data=demo
 if [ -d .carry/data ]; then data=$PWD/.carry/data; fi
 if [ -d .carry/minilm ]; then export CONCORD_MINILM=$PWD/.carry/minilm; fi
+if [ -f .carry/commit ]; then CONCORD_COMMIT=$(cat .carry/commit) && export CONCORD_COMMIT; fi
 export PYTHONPATH=$PWD:$PWD/.carry/site PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/.triton-cache}
 export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TORCHINDUCTOR_COMPILE_THREADS=4
 summary=$out/summary.txt
@@ -85,22 +87,23 @@ stage() {
     shift 3
     if [ "$(left)" -lt 10 ]; then
         printf '%-10s left out: the time is over\n' "$name" | tee -a "$summary"
-        return
+        return 0
     fi
     limited "$name" "$limit" "$@" || status=$?
     # In one piece, since stages may end at the same time.
     printf '%-10s exit %-3s %4ss (of at most %ss)\n%s\n' "$name" "$status" "$((SECONDS - began))" "$limit" \
         "$(tail -n "$lines" "$logs/$name.log" | cut -c1-200 | sed 's/^/    /')" | tee -a "$summary"
+    [ "$status" = 0 ] || [ "$status" = 124 ] # the latter of what was cut off
 }
 
-bench=("$python" -m pytest --benchmark-only -q -rs -p no:cacheprovider --benchmark-columns=median,min,max)
-side=()
+bench=("$python" -m pytest --benchmark-only -q -rsfE -p no:cacheprovider --benchmark-columns=median,min,max)
+rehearsals=() checks=()
 # rehearse NAME ARGUMENTS...: benchmarks whose results are thrown away.
 rehearse() {
     local name=$1
     shift
     limited "rehearsal-$name" 150 "${bench[@]}" --results "$work/rehearsal" "$@" &
-    side+=($!)
+    rehearsals+=($!)
 }
 rehearse step bench/test_training_step.py -k concord
 rehearse compiled bench/test_training_step.py -k "compiled or graphs"
@@ -134,7 +137,7 @@ sanitize() {
     shift
     stage "$tool" 170 3 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" --error-exitcode 3 \
         "$python" -m pytest -q -p no:cacheprovider "$@" &
-    side+=($!)
+    checks+=($!)
 }
 if [ -x "$sanitizer" ]; then
     sanitize memcheck "${shared[@]}" "${checked[@]}"
@@ -143,15 +146,18 @@ else
     echo "sanitizer  not on this machine" | tee -a "$summary"
 fi
 
-stage parity 165 20 "$python" -m bench.parity --out "$work/parity" --jobs "$(($(nproc) * 5 / 8 + 1))" --seconds 150
-wait "${side[@]}"
+failed=0
+stage parity 165 20 "$python" -m bench.parity --out "$work/parity" --jobs "$(($(nproc) * 5 / 8 + 1))" --seconds 150 || failed=1
+for one in "${checks[@]}"; do wait "$one" || failed=1; done
+wait "${rehearsals[@]}"
 
 measure=("${bench[@]}" --results "$out/results" --parity "$work/parity")
-stage step 150 4 "${measure[@]}" bench/test_training_step.py
-stage kernels 90 4 "${measure[@]}" bench/test_kernels.py
-stage others 80 4 "${measure[@]}" bench/test_surgery.py bench/test_evaluation.py bench/test_data.py \
-    bench/test_overheads.py
+stage step 150 12 "${measure[@]}" bench/test_training_step.py || failed=1
+stage kernels 90 12 "${measure[@]}" bench/test_kernels.py || failed=1
+stage others 80 12 "${measure[@]}" bench/test_surgery.py bench/test_evaluation.py bench/test_data.py \
+    bench/test_overheads.py || failed=1
 stage training 50 6 "$python" -m train.run --amp --surgery pcgrad --data "$data" --skip-bad-rows --epochs 1 \
-    --max-steps 600 --evaluate-every 0 --out "$work/run"
+    --max-steps 600 --evaluate-every 0 --out "$work/run" || failed=1
 if [ -f "$work/run/summary.json" ]; then cp "$work/run/summary.json" "$out/run-summary.json"; fi
 echo "all        $((SECONDS - started))s" | tee -a "$summary"
+exit "$failed"

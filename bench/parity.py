@@ -23,8 +23,12 @@ Counts = dict[str, int]
 
 # Between them the expressions take each test once, whatever its name. pytest numbers the dtypes of a parameter.
 _BY_DTYPE = ("dtype0", "dtype1 and not dtype0", "not dtype0 and not dtype1")
+_BY_MODE_AND_PRECISION = tuple(
+    f"{mode} and {dtype}" for mode in ("default", "not default") for dtype in ("bf16", "not bf16")
+)
 _BY_METHOD = ("pcgrad", "gradvac and not pcgrad", "not pcgrad and not gradvac")
 _DIVIDED = {
+    "tests/bench/test_compiled_peers.py": _BY_MODE_AND_PRECISION,
     "tests/kernels/test_attention_kernels.py": _BY_DTYPE,
     "tests/kernels/test_surgery.py": _BY_METHOD,
     "tests/kernels/test_task_products.py": _BY_DTYPE,
@@ -33,6 +37,7 @@ _DIVIDED = {
 MODULES = (
     "tests/kernels/test_attention_kernels.py",
     "tests/kernels/test_surgery.py",
+    "tests/bench/test_compiled_peers.py",
     "tests/bench/test_peers.py",
     "tests/bench/test_torchjd_peer.py",
     "tests/train/test_graphs.py",

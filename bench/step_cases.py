@@ -1,7 +1,8 @@
 """What the training step is measured at, and who trains: models, lengths and batches; Concord and its peers.
 
 Weights are random: what a step takes does not depend on them. `tests/bench/test_peers.py` proves that each peer
-computes Concord's update, `tests/bench/test_torchjd_peer.py` of those that are TorchJD's.
+computes Concord's update, `tests/bench/test_torchjd_peer.py` of those that are TorchJD's, and
+`tests/bench/test_compiled_peers.py`, on a GPU, of those that are compiled.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -46,6 +47,7 @@ PARITY = (
     "tests/train/test_graphs.py",
 )
 TORCHJD_PARITY = "tests/bench/test_torchjd_peer.py"
+COMPILED_PARITY = "tests/bench/test_compiled_peers.py"
 BUCKET = 32  # padding's multiple where graphs are compiled for each length
 _EPOCHS = 1000  # more than are measured
 _EXAMPLES = 1024  # of each task, where all are of one length
@@ -153,7 +155,9 @@ def runs_on_cpu(case: Case, name: str) -> bool:
 
 def parity_of(name: str) -> tuple[str, ...]:
     """The test modules on which a ratio to the contestant called `name` rests."""
-    return (*PARITY, TORCHJD_PARITY) if name in TORCHJD else PARITY
+    if name in TORCHJD:
+        return (*PARITY, TORCHJD_PARITY)
+    return (*PARITY, COMPILED_PARITY) if name in COMPILED else PARITY
 
 
 def splits_of(case: Case, data: Splits) -> Splits:

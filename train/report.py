@@ -4,6 +4,7 @@ import fcntl
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -273,7 +274,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source, with "+changes" where files differ from it; None outside a checkout."""
+    """The commit of the source, with "+changes" where files differ from it.
+
+    Outside a checkout, what CONCORD_COMMIT says: who copies the source without its history may tell. Otherwise None.
+    """
     root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
@@ -283,4 +287,4 @@ def commit() -> str | None:
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("CONCORD_COMMIT")

@@ -65,8 +65,11 @@ def concord_gradients(config, splits, amp="off"):
     return encoder | {f"heads.{name}": value for name, value in private.items()}, heads
 
 
-def peer_gradients(make, splits, heads, attention, amp=None):
-    """The same of the trainer that `make` makes of a padded model with these heads; amp: autocast's dtype, or None."""
+def peer_gradients(make, splits, heads, attention, amp=None, steps=1):
+    """The same of the trainer that `make` makes of a padded model with these heads, in its last step.
+
+    amp: autocast's dtype, or None; steps: on the same batch, at a rate of zero, so that each has the same gradients.
+    """
     outputs = {name: split.task.classes for name, split in splits.items()}
     kinds = {name: split.task.kind for name, split in splits.items()}
     model = PaddedModel(minilm_directory(), outputs, kinds, attention=attention, dropout=0.0).to(DEVICE)
@@ -74,14 +77,16 @@ def peer_gradients(make, splits, heads, attention, amp=None):
     sampler = JointSampler({task: len(split) for task, split in splits.items()}, batch_size=6, accumulate=1, seed=1)
     examples = next(iter(sampler.epoch(0)))[0]
     batches = {task: pad(split, np.asarray(examples[task]), DEVICE) for task, split in splits.items()}
-    make(model, learning_rate=1e-4, amp=amp).step(batches)
+    trainer = make(model, learning_rate=0.0, amp=amp)
+    for _ in range(steps):
+        trainer.step(batches)
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def check_update(make, attention, options, splits):
-    """Fail where a peer's merged gradient is another than Concord's, in fp32."""
+def check_update(make, attention, options, splits, steps=1):
+    """Fail where a peer's merged gradient is another than Concord's, in fp32, in its last of some steps."""
     expected, heads = concord_gradients(config_of(**options), splits)
-    found = peer_gradients(make, splits, heads, attention)
+    found = peer_gradients(make, splits, heads, attention, steps=steps)
     assert set(expected) == set(found)
     for name, gradient in expected.items():
         # Keys' biases have no gradient but rounding: softmax does not see them.
@@ -89,10 +94,10 @@ def check_update(make, attention, options, splits):
             assert_close(found[name], gradient, 2e-4)
 
 
-def check_update_in_bf16(make, attention, options, splits):
+def check_update_in_bf16(make, attention, options, splits, steps=1):
     """Fail where Concord's merged gradient in bf16 is more than twice as far from that in fp32 as the peer's is."""
     exact, heads = concord_gradients(config_of(**options), splits)
     found, _ = concord_gradients(config_of(**options), splits, "bf16")
-    same_dtype = peer_gradients(make, splits, heads, attention, torch.bfloat16)
+    same_dtype = peer_gradients(make, splits, heads, attention, torch.bfloat16, steps)
     whole = [torch.cat([one[name].flatten() for name in exact]) for one in (found, same_dtype, exact)]
     assert_as_accurate(*whole, torch.bfloat16)

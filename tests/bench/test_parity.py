@@ -94,11 +94,11 @@ def test_a_module_in_which_nothing_passed_is_named():
 
 
 def test_the_expressions_of_a_divided_module_take_every_test_once():
-    names = ["dtype0-dtype1", "dtype0", "dtype1", "dtype2", "pcgrad-gradvac", "gradvac", "none", ""]
+    words = ("dtype0", "dtype1", "pcgrad", "gradvac", "default", "bf16")
+    names = ["dtype0-dtype1", "dtype0", "dtype1", "dtype2", "pcgrad-gradvac", "gradvac", "bf16-default", "bf16", ""]
     for module in parity._DIVIDED:
         chosen = [part.chosen for part in parts_of([module])]
         for name in names:
-            words = ("dtype0", "dtype1", "pcgrad", "gradvac")
             taken = [eval(one, {word: word in name for word in words}) for one in chosen]
             assert sum(taken) == 1, (module, name)
 
