@@ -48,15 +48,43 @@ def test_every_name_on_the_command_line_gives_a_rule():
         assert weights.isfinite().all(), name
 
 
-def test_a_rule_that_starts_from_its_last_result_does_so_for_each_group_and_goes_on_from_what_was_saved():
+@pytest.mark.parametrize("name", LIBRARY_RULES)
+def test_a_task_without_a_gradient_in_a_step_is_kept_from_the_rule(name):
     pytest.importorskip("torchjd")
-    steps = [torch.stack([one @ one.t() for one in (gradients_of(3, seed), gradients_of(3, -seed))]) for seed in (1, 2)]
-    weighting, resumed = library_weighting("nashmtl", 3, 2), library_weighting("nashmtl", 3, 2)
-    alone = [library_weighting("nashmtl", 3, 1) for _ in range(2)]
+    gradients = gradients_of(3, 1)
+    gradients[1] = 0
+    (weights,) = library_weighting(name, 3, 1)((gradients @ gradients.t())[None])
+    (others,) = library_weighting(name, 2, 1)((gradients[[0, 2]] @ gradients[[0, 2]].t())[None])
+    assert weights[1] == 0
+    assert_close(weights[[0, 2]], others * 2 / 3, 1e-9)
+    gradients[0] = 0
+    (alone,) = library_weighting(name, 3, 1)((gradients @ gradients.t())[None])
+    assert alone.tolist() == [0, 0, 1 / 3]
+
+
+@pytest.mark.parametrize("name", LIBRARY_RULES)
+def test_a_group_without_any_gradient_reaches_no_solver(name):
+    pytest.importorskip("torchjd")
+    gradients = gradients_of(3, 1)
+    grams = torch.stack([torch.zeros(3, 3, dtype=torch.float64), gradients @ gradients.t()])
+    weights = library_weighting(name, 3, 2)(grams)
+    assert weights[0].tolist() == [0, 0, 0]
+    assert weights[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["nashmtl", "pcd"])
+def test_a_rule_that_goes_on_from_its_last_step_does_so_for_each_group_and_from_what_was_saved(name):
+    pytest.importorskip("torchjd")
+    steps = [
+        torch.stack([one @ one.t() for one in (gradients_of(3, seed), 3 * gradients_of(3, -seed))]) for seed in (1, 2)
+    ]
+    weighting, resumed = library_weighting(name, 3, 2), library_weighting(name, 3, 2)
+    start = weighting.carried.clone()
+    alone = [library_weighting(name, 3, 1) for _ in range(2)]
     first = weighting(steps[0])
     for group, own in enumerate(alone):
         assert torch.equal(own(steps[0][group : group + 1])[0], first[group])
-    assert not torch.equal(weighting.carried, torch.ones(2, 3, dtype=torch.float64))
+    assert not torch.equal(weighting.carried, start)
     resumed.carried.copy_(weighting.carried)
     later = weighting(steps[1])
     assert torch.equal(resumed(steps[1]), later)
