@@ -204,7 +204,7 @@ def build_step(case: Case, name: str, splits: Splits, device: torch.device, *, r
         config, model, precision = build_concord(case, splits, CONCORD[name])
         optimizer = build_optimizer(config, model, precision)
         graphs, _ = choose_graphs(config, precision.device)
-        trainer = Trainer(config, model, optimizer, splits, precision.device, graphs=graphs, warn=print)
+        trainer = Trainer(config, model, optimizer, splits, precision.device, graphs=graphs)
         results = (result for epoch in count() for result in trainer.epoch(epoch))
         # Steps on the device's own batches have sizes of which there are few.
         on_device = uses_triton_products(model.shared.master)

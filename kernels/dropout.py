@@ -18,6 +18,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 7  # the fewest with which Philox4x32 passes BigCrush
 _LEVELS = 1 << 16
+HIGHEST_RATE = 1 - 1 / _LEVELS
+"""That an element has a chance of being kept with."""
 _SITES = 1 << 16  # of one forward pass: a number that no model's dropouts reach
 
 
@@ -25,7 +27,7 @@ _SITES = 1 << 16  # of one forward pass: a number that no model's dropouts reach
 class Dropout:
     """One dropout of a training step.
 
-    rate: the share of elements set to zero, in [0, 1).
+    rate: the share of elements set to zero, from 0 to `HIGHEST_RATE`.
     seed: int64 scalar on the device, one a step.
     site: which dropout of the step this is; no two share one.
     """

@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from bert.errors import InputError, did_you_mean
 from kernels.dispatch import CHOICES as KERNEL_CHOICES
+from kernels.dropout import HIGHEST_RATE
+from train.tasks import Task
 
 OWN_RULES = ("none", "pcgrad", "gradvac")
 LIBRARY_RULES = ("upgrad", "dualproj", "mgda", "cagrad", "alignedmtl", "imtlg", "fairgrad", "nashmtl", "pcd")
@@ -155,11 +157,14 @@ class RunConfig:
     )
 
     learning_rate: float = _option(
-        -1.0, "peak rate of the encoder; -1 for one that suits its width: 2e-4 at 384, 5e-5 at 768", low=-1.0
+        -1.0, "peak rate of the encoder; -1 for one that suits its width: 2e-4 at 384, 5e-5 at 768", low=0.0, auto=-1.0
     )
     head_learning_rate: tuple[str, ...] = _option(("1e-3",), "peak rate of the heads, such as 1e-3,sst=5e-4")
     layer_decay: float = _option(
-        1.0, "what the encoder's rate is multiplied by from each layer to the one below; 1 for one rate", low=0.0
+        1.0,
+        "what the encoder's rate is multiplied by from each layer to the one below; 1 for one rate",
+        low=0.0,
+        high=1.0,
     )
     schedule: str = _option(
         "linear",
@@ -174,8 +179,12 @@ class RunConfig:
     average: float = _option(
         0.1, "share of the run's steps over which the weights that are evaluated are averaged; 0 for none", low=0.0
     )
-    hidden_dropout: float = _option(-1.0, "rate on the encoder's hidden states; -1 for the model's own", low=-1.0)
-    attention_dropout: float = _option(-1.0, "rate on attention's probabilities; -1 for the model's own", low=-1.0)
+    hidden_dropout: float = _option(
+        -1.0, "rate on the encoder's hidden states; -1 for the model's own", low=0.0, auto=-1.0
+    )
+    attention_dropout: float = _option(
+        -1.0, "rate on attention's probabilities; -1 for the model's own", low=0.0, auto=-1.0
+    )
     head_dropout: float = _option(0.3, "rate on the heads' features", low=0.0)
     max_length: int = _option(512, "wordpieces after which a sequence is cut", low=8)
 
@@ -195,21 +204,22 @@ class RunConfig:
     def __post_init__(self) -> None:
         for option in fields(self):
             value, flag = getattr(self, option.name), flag_of(option.name)
-            choices, low, high, each = (option.metadata.get(name) for name in ("choices", "low", "high", "each"))
+            choices, each = option.metadata.get("choices"), option.metadata.get("each")
             if not _is_of_type(value, option):
                 raise InputError(f"{flag} {value!r}: expected {_WORDS.get(option.type, 'a list of texts')}")
             if choices and value not in choices:
                 raise InputError(f"{flag} {value}: {did_you_mean(str(value), choices)}")
             for item in value if each else ():
-                for part in item.rpartition("=")[2].split("+"):
+                whole = item.rpartition("=")[2]
+                for part in whole.split("+") if option.name == "losses" else [whole]:
                     if part not in each:
                         raise InputError(f"{flag} {item}: {did_you_mean(part, each)}")
-            if (low is not None and not value >= low) or (high is not None and value > high):
-                expected = f"at least {low}" if high is None else f"a number from {low} to {high}"
-                raise InputError(f"{flag} {value}: expected {expected}")
+            _check_bounds(flag, value, option)
         for name in ("hidden_dropout", "attention_dropout", "head_dropout", "warmup", "average", "gradvac_beta"):
             if not getattr(self, name) < 1:
                 raise InputError(f"{flag_of(name)} {getattr(self, name)}: expected less than 1")
+            if name.endswith("dropout") and getattr(self, name) > HIGHEST_RATE:
+                raise InputError(f"{flag_of(name)} {getattr(self, name)}: expected less than 1, by 2^-16 at least")
         if self.surgery_scope == "all" and self.granularity != "model":
             raise InputError(
                 f"--surgery-scope all: its dot products are the whole model's, not those of --granularity "
@@ -219,6 +229,7 @@ class RunConfig:
             raise InputError("--tasks: expected at least one task")
         for name in _PER_TASK:
             self._check_per_task(name)
+        self._check_decay()
         self._check_milestones()
         self._check_stages()
 
@@ -234,6 +245,14 @@ class RunConfig:
             raise InputError(
                 f"{flag} {','.join(items)}: expected one value for all and task=value for some, each once, such as "
                 f"{first},{self.tasks[0]}={second}"
+            )
+
+    def _check_decay(self) -> None:
+        """A step shrinks a weight by its rate times the decay, and cannot take more of it than there is."""
+        rates = [self.number_for_task("head_learning_rate", task) for task in self.tasks]
+        if (rate := max(self.learning_rate, *rates)) * self.weight_decay >= 1:
+            raise InputError(
+                f"--weight-decay {self.weight_decay}: expected less than {1 / rate:g} with the rate of {rate:g}"
             )
 
     def _check_milestones(self) -> None:
@@ -268,28 +287,34 @@ class RunConfig:
         """Whether any stage trains more than the heads."""
         return any(item.startswith("all") for item in self.stages)
 
-    def without_effect(self) -> list[str]:
+    def without_effect(self, tasks: Sequence[Task]) -> list[str]:
         """One line for each setting that differs from its default and that other settings leave without effect.
 
         They are not refused: a flag over a recipe, such as --steps-per-epoch, may well idle what the recipe sets.
+        tasks: those of the run.
         """
         joint = all(self.for_task("pair_encoding", task) == "joint" for task in self.tasks)
+        no_binary = all(task.kind != "binary" for task in tasks)
         no_margin = all("cosine-embedding" not in self.for_task("losses", task) for task in self.tasks)
         through_all = self.batching in ("sequential", "annealed")
         idle = (
             ("pair_features", joint, "no task has --pair-encoding separate"),
+            ("threshold", no_binary, "no task's answers are 0 or 1"),
             ("margin", no_margin, "no task has the loss cosine-embedding"),
+            ("granularity", self.surgery == "none" and self.granularity == "layer", "--surgery is none"),
             ("reduction", self.surgery in LIBRARY_RULES, f"--surgery {self.surgery} has a scale of its own"),
             ("gradvac_beta", self.surgery != "gradvac", "it is of --surgery gradvac"),
             ("until", through_all, f"an epoch of --batching {self.batching} is as long as all sets together"),
+            ("until", len(tasks) == 1, "there is one task"),
             ("until", self.steps_per_epoch > 0, f"--steps-per-epoch {self.steps_per_epoch} ends an epoch"),
             ("decay", self.schedule != "milestones", "it is of --schedule milestones"),
         )
-        return [
-            f"{flag_of(name)} {getattr(self, name)} has no effect: {reason}"
+        found = {
+            name: f"{flag_of(name)} {getattr(self, name)} has no effect: {reason}"
             for name, without, reason in idle
             if without and getattr(self, name) != getattr(RunConfig, name)
-        ]
+        }
+        return list(found.values())
 
     @property
     def milestone_epochs(self) -> list[int]:
@@ -348,6 +373,15 @@ class RunConfig:
             raise InputError(f"{path.parent}: not the folder of {of}, expected {path.name} in it") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not the {content_is} of {of} ({error})") from None
+
+
+def _check_bounds(flag: str, value: Any, option: Field) -> None:
+    low, high, auto = (option.metadata.get(name) for name in ("low", "high", "auto"))
+    if auto is not None and value == auto:
+        return
+    if (low is not None and not value >= low) or (high is not None and value > high):
+        expected = f"at least {low}" if high is None else f"a number from {low} to {high}"
+        raise InputError(f"{flag} {value}: expected {expected}{'' if auto is None else f', or {auto:g}'}")
 
 
 def _is_of_type(value: object, option: Field) -> bool:

@@ -49,7 +49,7 @@ class Trainer:
     """Steps of training; what a step does depends on its number and the state of model and optimizer alone.
 
     The torch references take batches that the host has packed; the kernels take those of the device, and with `graphs`
-    whole steps as CUDA graphs; `warn` is told where that fails.
+    whole steps as CUDA graphs; `say` is given a line where that fails, and where a frozen encoder runs.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Trainer:
         device: torch.device,
         *,
         graphs: bool = False,
-        warn: Callable[[str], None] | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.config, self.model, self.optimizer = config, model, optimizer
-        self.splits, self.device = splits, device
+        self.splits, self.device, self._say = splits, device, say
         self._stage, self._frozen = "all", None
         self.sampler = build_sampler(config, {task: len(split) for task, split in splits.items()})
         self.total_steps = config.epochs * self.sampler.steps_per_epoch
@@ -87,7 +87,7 @@ class Trainer:
                 list(splits),
                 device,
                 graphs=graphs,
-                fall_back=warn if config.cuda_graphs == "auto" else None,
+                fall_back=(lambda text: say(f"warning: {text}")) if config.cuda_graphs == "auto" else None,
             )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[StepResult]:
@@ -119,7 +119,10 @@ class Trainer:
             return
         self._stage, self._frozen = stage, None
         if stage == "heads":
-            self._frozen = FrozenBatches(self.model, self.splits, self._examples_of_stage(epoch), self.device)
+            examples = self._examples_of_stage(epoch)
+            count = sum(len(own) * self.splits[task].sequences_per_example for task, own in examples.items())
+            self._say(f"frozen     the encoder runs once over the {count} sequences that the heads will read")
+            self._frozen = FrozenBatches(self.model, self.splits, examples, self.device)
         encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
         self.optimizer.freeze(encoder if stage == "heads" else ())
 

@@ -55,10 +55,12 @@ _HEAD_RATE = RunConfig.head_learning_rate[0]  # a new head's: at the encoder's i
 _HELP = {
     "data": "file with one text a line, directory in the course layout, or demo for the generated data set",
     "tasks": "tasks whose training sentences are read, where the data is no file",
+    "epochs": "passes over the texts",
     "batch_size": "texts in a micro-batch",
     "accumulate": "micro-batches a step",
     "learning_rate": "peak rate of the encoder; -1 for one that suits the model's width",
     "head_learning_rate": f"peak rate of the head; by default that of the encoder, or {_HEAD_RATE} where it is new",
+    "seed": "of a new head, batches, masks and dropout",
     "save_every": "steps between two states that --resume can start from",
 }
 

@@ -200,7 +200,9 @@ class _PlannedRun:
         for option in fields(RunConfig):
             name = option.name
             value, found = getattr(wanted, name), getattr(kept, name)
-            if name not in _WITHOUT_EFFECT and not _same(name, value, found):
+            # A run that goes on stays on its device.
+            counts = name not in _WITHOUT_EFFECT or (name == "device" and not self.finished)
+            if counts and not _same(name, value, found):
                 raise InputError(f"{contradiction(name, value, found, self.directory)}; give another --out")
 
     def go_on(self) -> None:
@@ -268,7 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", default="smoke", help="smoke (minutes on a CPU), short, or full (the paper's own)")
     parser.add_argument("--out", help="folder of the runs (default runs/reproduce/PAPER-BUDGET)")
     for name in ("data", "model", "amp", "device", "seed"):
-        parser.add_argument(flag_of(name), help="as for python -m train.run, in every run")
+        bare = {"nargs": "?", "const": "auto"} if name == "amp" else {}
+        parser.add_argument(flag_of(name), help="as for python -m train.run, in every run", **bare)
     parser.add_argument("--skip-bad-rows", action="store_true", help="as for python -m train.run")
     given = vars(parser.parse(arguments))
     paper = read_paper(given.pop("paper"))

@@ -6,6 +6,8 @@ With no other argument it trains the bundled MiniLM on a data set that the proje
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
 from train.progress import ProgressDisplay, say
 from train.report import METRICS_FILE, LoggedStep, MetricsLog, dev_sum, score_line, write_summary
-from train.tasks import Task, write_tasks
+from train.tasks import Task, read_tasks, write_tasks
 from train.tokenized import TokenizedSplit
 from train.weightings import describe_surgery
 
@@ -44,6 +46,7 @@ class Run:
         self,
         folder: RunFolder,
         config: RunConfig,
+        tasks: list[Task],
         console: Console,
         precision: Precision,
         kernels: str,
@@ -53,7 +56,7 @@ class Run:
         self.directory, self.config, self.console, self.precision = folder.path, config, console, precision
         self.kernels = kernels
         self.began = time.perf_counter()
-        self.tasks: list[Task] = run_tasks(config)
+        self.tasks = tasks
         pretrained = load_pretrained(config)
         self.say(f"model      {pretrained.origin}")
         config = fit_model(config, pretrained.encoder.config)
@@ -65,7 +68,9 @@ class Run:
         def warn(text: str) -> None:
             self.say(f"warning: {text}")
 
-        self.data: Datasets = load_datasets(config, self.tasks, self.tokenizer, folder.path.parent / CACHE, warn)
+        self.data: Datasets = load_datasets(
+            config, self.tasks, self.tokenizer, folder.path.resolve().parent / CACHE, warn
+        )
         sizes = ", ".join(
             f"{task.name} {len(self.data.train[task.name])}/{len(self.data.dev[task.name])}" for task in self.tasks
         )
@@ -73,7 +78,7 @@ class Run:
         self.model = build_model(config, self.tasks, pretrained.encoder, precision)
         self.optimizer = build_optimizer(config, self.model, precision)
         self.trainer = Trainer(
-            config, self.model, self.optimizer, self.data.train, precision.device, graphs=graphs, warn=warn
+            config, self.model, self.optimizer, self.data.train, precision.device, graphs=graphs, say=self.say
         )
         self.digests = self.data.digests()
         if folder.resumed:
@@ -255,6 +260,18 @@ def files_before_state(tasks: Iterable[str]) -> list[str]:
     return [CONFIG_FILE, TASKS_FILE, METRICS_FILE, STATE_FILE, *best, *answers]
 
 
+def _check_tasks(tasks: Sequence[Task], path: Path) -> None:
+    """InputError where `tasks` are not those that a run, which is to go on, has begun with: they lie at `path`."""
+    kept = {task.name: asdict(task) for task in read_tasks(path)}
+    for task in tasks:
+        for name, value in asdict(task).items():
+            before = kept.get(task.name, {}).get(name)
+            if value != before:
+                raise InputError(
+                    f"task {task.name}: its {name} is {value!r}, but {before!r} where the run in {path.parent} began"
+                )
+
+
 def _predictions_file(task: str, split: str) -> str:
     return f"{task}-{split}-predictions.csv"
 
@@ -274,6 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         config = RunConfig.read(folder.path / CONFIG_FILE)
         check_resumable(config, given, folder.path)
+    tasks = run_tasks(config)
+    if folder.resumed:
+        _check_tasks(tasks, folder.path / TASKS_FILE)
     precision = choose_precision(config.device, config.amp)
 
     say(console, f"device     {precision.device_name}")
@@ -284,9 +304,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     graphs, reason = choose_graphs(config, precision.device)
     if precision.device.type == "cuda":
         say(console, f"graphs     {reason}")
-    for text in config.without_effect():
+    for text in config.without_effect(tasks):
         say(console, f"warning: {text}")
-    run = Run(folder, config, console, precision, kernels, graphs=graphs)
+    run = Run(folder, config, tasks, console, precision, kernels, graphs=graphs)
     if folder.resumed:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()

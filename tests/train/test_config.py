@@ -4,12 +4,15 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from bert.errors import InputError
+from kernels.dropout import HIGHEST_RATE, Dropout
 from tests.samples import SMALL
 from train.build import fit_model
 from train.config import RunConfig
 from train.flags import build_parser, check_resumable, config_from
+from train.tasks import select_tasks
 
 FLAGS = [
     "--accumulate",
@@ -187,6 +190,41 @@ def test_a_task_has_its_own_value_else_the_one_for_all_else_the_default():
     assert [config.number_for_task("loss_weights", task) for task in config.tasks] == [2, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--pair-encoding", "joint+separate"), r"--pair-encoding joint\+separate: expected one of joint, separate"),
+        (("--heads", "sts=linear+hidden"), r"--heads sts=linear\+hidden: "),
+    ],
+)
+def test_only_losses_are_added_up(arguments, expected):
+    with pytest.raises(InputError, match=expected):
+        config_from(parse(*arguments))
+    assert config_from(parse("--losses", "sts=huber+triplet")).for_task("losses", "sts") == "huber+triplet"
+
+
+@pytest.mark.parametrize("flag", ["--learning-rate", "--hidden-dropout", "--attention-dropout"])
+def test_only_minus_one_stands_for_what_suits_the_model(flag):
+    assert config_from(parse(flag, "-1")) == RunConfig()
+    with pytest.raises(InputError, match=f"{flag} -0.5: expected at least 0.0, or -1"):
+        config_from(parse(flag, "-0.5"))
+
+
+def test_a_decay_of_whole_weights_is_refused():
+    with pytest.raises(InputError, match=r"--weight-decay 2\.0: expected less than 2 with the rate of 0\.5"):
+        config_from(parse("--learning-rate", "0.5", "--weight-decay", "2"))
+    with pytest.raises(InputError, match=r"--weight-decay 10\.0: expected less than 10 with the rate of 0\.1"):
+        config_from(parse("--head-learning-rate", "1e-3,sst=0.1", "--weight-decay", "10"))
+    assert config_from(parse("--learning-rate", "0.5", "--weight-decay", "1.9")).weight_decay == 1.9
+
+
+@pytest.mark.parametrize("flag", ["--head-dropout", "--hidden-dropout", "--attention-dropout"])
+def test_a_dropout_leaves_every_element_a_chance(flag):
+    with pytest.raises(InputError, match=f"{flag} 0.999999: expected less than 1, by 2\\^-16 at least"):
+        config_from(parse(flag, "0.999999"))
+    assert Dropout(HIGHEST_RATE, torch.tensor(1), 1).scale == 2**16
+
+
 def test_seeds_have_a_range():
     assert config_from(parse("--seed", str(2**64 - 1))).seed == 2**64 - 1
     with pytest.raises(InputError, match=f"--seed {2**64}: expected a number from 0 to {2**64 - 1}"):
@@ -213,10 +251,14 @@ def test_smart_is_refused_where_no_stage_trains_the_encoder():
         ({"until": "smallest", "batching": "sequential"}, "--until smallest has no effect: an epoch of --batching seq"),
         ({"until": "smallest", "steps_per_epoch": 5}, "--until smallest has no effect: --steps-per-epoch 5 ends an"),
         ({"decay": 0.5}, "--decay 0.5 has no effect: it is of --schedule milestones"),
+        ({"until": "smallest", "tasks": ("sst",)}, "--until smallest has no effect: there is one task"),
+        ({"granularity": "layer"}, "--granularity layer has no effect: --surgery is none"),
+        ({"threshold": "dev", "tasks": ("sst", "sts")}, "--threshold dev has no effect: no task's answers are 0 or 1"),
     ],
 )
 def test_a_setting_that_the_others_leave_without_effect_is_told(settings, expected):
-    (line,) = RunConfig(**settings).without_effect()
+    config = RunConfig(**settings)
+    (line,) = config.without_effect(select_tasks(config.tasks, None))
     assert line.startswith(expected)
 
 
@@ -234,7 +276,11 @@ def test_a_setting_that_the_others_leave_without_effect_is_told(settings, expect
         {"until": "smallest", "batching": "alternate"},
         {"decay": 0.5, "schedule": "milestones", "milestones": ("1",)},
         {"surgery": "upgrad", "batching": "annealed", "steps_per_epoch": 5},
+        {"surgery": "pcgrad", "granularity": "layer"},
+        {"granularity": "matrix"},  # the log has a row for each
+        {"threshold": "dev", "tasks": ("sst", "paraphrase")},
     ],
 )
 def test_of_settings_that_have_an_effect_nothing_is_told(settings):
-    assert RunConfig(**settings).without_effect() == []
+    config = RunConfig(**settings)
+    assert config.without_effect(select_tasks(config.tasks, None)) == []

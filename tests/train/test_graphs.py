@@ -44,7 +44,7 @@ SMALL = BertConfig(
 def make_trainer(
     *,
     graphs=False,
-    warn=None,
+    say=print,
     accumulate=1,
     dtype=torch.float32,
     surgery="pcgrad",
@@ -75,7 +75,7 @@ def make_trainer(
         model.shared, model.private, model.tasks, settings=settings, shared_rates=1e-3, private_rates=1e-2
     )
     config = RunConfig(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery, smart=smart)
-    return Trainer(config, model, optimizer, splits, device, graphs=graphs, warn=warn), model
+    return Trainer(config, model, optimizer, splits, device, graphs=graphs, say=say), model
 
 
 def losses_of(trainer, steps):

@@ -157,7 +157,8 @@ def test_finished_runs_of_other_settings_are_refused_before_anything_is_run(tmp_
     # What has no effect on results may change, as may the way in which a folder is named.
     other = data / ".." / data.name
     capsys.readouterr()
-    assert run_command(reproduce.main, reproduction(out, "--data", str(other), "--skip-bad-rows")) == 0
+    more = ("--data", str(other), "--skip-bad-rows", "--device", "auto")
+    assert run_command(reproduce.main, reproduction(out, *more)) == 0
     assert commands(capsys.readouterr().out) == []
 
 
@@ -170,8 +171,9 @@ def test_unfinished_runs_of_other_settings_are_not_resumed(tmp_path, data, capsy
     (out / lacking / "summary.json").unlink()
     for name in {"fine-tuned", "mlm", "pretrained"} - {lacking}:
         shutil.rmtree(out / name)
-    message = refused(capsys, reproduce.main, reproduction(out, "--data", str(data), "--seed", "2"))
-    assert f"--seed 2: the run in {out / lacking} has 1; give another --out" in message
+    for flag, value, kept in (("--seed", "2", "1"), ("--device", "auto", "cpu")):
+        message = refused(capsys, reproduce.main, reproduction(out, "--data", str(data), flag, value))
+        assert f"{flag} {value}: the run in {out / lacking} has {kept}; give another --out" in message
 
 
 @pytest.mark.usefixtures("two_systems")

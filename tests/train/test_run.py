@@ -1,6 +1,7 @@
 """Whole runs of the command line on a small data set: what they leave, repeat and resume."""
 
 import json
+import re
 import signal
 from datetime import datetime
 from pathlib import Path
@@ -281,6 +282,22 @@ def test_the_first_lines_name_settings_without_effect(data, tmp_path, capsys):
     more = ("--recipe", "bert-mastery/until-smallest", "--steps-per-epoch", "1", "--max-steps", "1")
     assert run_command(run.main, command(data, tmp_path / "run", *more)) == 0
     assert "warning: --until smallest has no effect: --steps-per-epoch 1 ends an epoch" in capsys.readouterr().out
+
+
+def test_a_resumed_run_finds_the_token_cache_from_within_its_folder_too(data, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    run_command(run.main, command(data, out, "--max-steps", "1"))
+    monkeypatch.chdir(out)
+    assert run_command(run.main, ["--resume", "."]) == 0
+    assert not (out / run.CACHE).exists()
+    assert (tmp_path / run.CACHE).is_dir()
+
+
+def test_a_frozen_encoder_is_said_to_run(data, tmp_path, capsys):
+    more = ("--stages", "heads:1,all:1", "--epochs", "2", "--steps-per-epoch", "1")
+    assert run_command(run.main, command(data, tmp_path / "run", *more)) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("frozen"))
+    assert re.fullmatch(r"frozen     the encoder runs once over the \d+ sequences that the heads will read", line)
 
 
 def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does(data, tmp_path, capsys, monkeypatch):

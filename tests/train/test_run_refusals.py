@@ -154,6 +154,20 @@ def test_a_resumed_run_refuses_data_that_changed(data, tmp_path, capsys, file, e
     assert contents(out) == before
 
 
+def test_a_resumed_run_refuses_tasks_that_changed(data, tmp_path, capsys):
+    table = '[likeness]\nkind = "regression"\npair = true\nstem = "sts"\ntext_columns = ["sentence1", "sentence2"]\n'
+    table += 'label_column = "similarity"\nprediction_column = "Predicted"\nlow = 0\nhigh = '
+    (data / "tasks.toml").write_text(f"{table}5", encoding="utf-8")
+    out = tmp_path / "run"
+    assert run_command(run.main, command(data, out, "--tasks", "sst,likeness", "--max-steps", "2")) == 0
+    (data / "tasks.toml").write_text(f"{table}10", encoding="utf-8")
+    before = contents(out)
+    capsys.readouterr()
+    message = refused(capsys, run.main, ["--resume", out])
+    assert f"task likeness: its high is 10.0, but 5.0 where the run in {out} began" in message
+    assert contents(out) == before
+
+
 def test_a_log_that_lost_its_end_is_refused_before_the_run_goes_on(data, tmp_path, capsys):
     out = tmp_path / "run"
     run_command(run.main, command(data, out, "--max-steps", "2"))
