@@ -59,10 +59,10 @@ class SurgeryState:
 
     loss_scale: fp32; steps_since_overflow, applied_steps, skipped_steps: int64; beta_powers: fp64 [blocks + heads, 2],
     beta1^t and beta2^t of the t steps in which each shared and each private block moved; targets: GradVac's, fp64
-    [groups, T, T]. Then sums over the applied steps, of each block and, in the last row, of the whole model: conflicts,
-    cosines: fp64 [blocks + 1, T, T], how often a dot product was negative and the sum of the cosines; norms: fp64
-    [blocks + 1, T], of the task gradients; changes: fp64 [blocks + 1], by how much surgery changed the plain sum (or
-    mean), as a share of its norm.
+    [groups, T, T]. Then sums over the applied steps, of each block and, in the last row, of the whole model: meetings,
+    conflicts, cosines: fp64 [blocks + 1, T, T], how often two tasks both had a gradient (one task, on the diagonal),
+    how often their dot product was negative, and the sum of the cosines; norms: fp64 [blocks + 1, T], of the task
+    gradients; changes: fp64 [blocks + 1], by how much surgery changed the plain sum (or mean), as a share of its norm.
     """
 
     loss_scale: Tensor
@@ -71,6 +71,7 @@ class SurgeryState:
     skipped_steps: Tensor
     beta_powers: Tensor
     targets: Tensor
+    meetings: Tensor
     conflicts: Tensor
     cosines: Tensor
     norms: Tensor
@@ -134,6 +135,7 @@ def new_surgery_state(
         skipped_steps=zeros(dtype=torch.int64),
         beta_powers=torch.ones(blocks + heads, 2, dtype=torch.float64, device=device),
         targets=zeros(blocks if settings.by_block else 1, tasks, tasks),
+        meetings=zeros(blocks + 1, tasks, tasks),
         conflicts=zeros(blocks + 1, tasks, tasks),
         cosines=zeros(blocks + 1, tasks, tasks),
         norms=zeros(blocks + 1, tasks),
@@ -205,17 +207,19 @@ def _plan(
     changed, unchanged = squared_norms(rows - plain), squared_norms(torch.full_like(rows, plain))
     changed, unchanged = (torch.cat([values, values.sum()[None]]) for values in (changed, unchanged))
     both = torch.cat([gram, total[None]])
+    squares = both.diagonal(dim1=1, dim2=2)
     for sums, values in (
+        (state.meetings, (squares[:, :, None] > 0) & (squares[:, None, :] > 0)),
         (state.conflicts, both < 0),
         (state.cosines, cosines(both)),
-        (state.norms, both.diagonal(dim1=1, dim2=2).sqrt()),
+        (state.norms, squares.sqrt()),
         (state.changes, torch.where(unchanged > 0, (changed / unchanged).sqrt(), 0.0)),
     ):
         sums += torch.where(apply, values, 0.0)
 
     effective = torch.cat([rates.shared, rates.private]).double() * rates.factor.double()
-    squares = torch.cat([gram.diagonal(dim1=1, dim2=2).sum(1), private_squares])
-    steps, shrinks = adamw_steps(effective, squares, apply, settings, state.beta_powers)
+    of_blocks = torch.cat([squares[:-1].sum(1), private_squares])
+    steps, shrinks = adamw_steps(effective, of_blocks, apply, settings, state.beta_powers)
     state.applied_steps.add_(apply)
     state.skipped_steps.add_(~apply)
     if settings.scaling:

@@ -87,10 +87,11 @@ def _add(sums, values, mask):
 
 
 @triton.jit
-def _add_statistics(conflicts, cosines, norms, gram, squares, pair_at, task_at, pair_mask, task_mask):
-    """Take a tile of Gram matrices into the sums that begin at the three pointers."""
+def _add_statistics(meetings, conflicts, cosines, norms, gram, squares, pair_at, task_at, pair_mask, task_mask):
+    """Take a tile of Gram matrices into the sums that begin at the four pointers."""
     roots = tl.sqrt(squares)
     products = roots[:, :, None] * roots[:, None, :]
+    _add(meetings + pair_at, (products > 0).to(tl.float64), pair_mask)
     _add(conflicts + pair_at, (gram < 0).to(tl.float64), pair_mask)
     cosine = tl.where(products > 0, gram / tl.where(products > 0, products, 1.0), 0.0)
     _add(cosines + pair_at, cosine, pair_mask)
@@ -129,6 +130,7 @@ def _plan_kernel(
     skipped_steps,
     beta_powers,
     targets,
+    meetings,
     conflicts,
     cosines,
     norms,
@@ -251,6 +253,7 @@ def _plan_kernel(
         share = tl.where(whole > 0, tl.sqrt(difference / tl.where(whole > 0, whole, 1.0)), 0.0)
         _add(changes + block, share, block < live_blocks)
         _add_statistics(
+            meetings,
             conflicts,
             cosines,
             norms,
@@ -272,6 +275,7 @@ def _plan_kernel(
         tl.store(changes + blocks, tl.load(changes + blocks) + share)
     last = blocks * TASKS
     _add_statistics(
+        meetings,
         conflicts,
         cosines,
         norms,

@@ -51,7 +51,8 @@ def plot_conflicts(directory: Path) -> Path | None:
     """Draw conflicts.png from the run's metrics.jsonl; returns its path, or None where no two tasks ever met.
 
     A panel a pair, a row a block of parameters, a column a stretch of steps; the colour is the mean cosine of the two
-    task gradients, and the row's name ends with the share of the steps in which they conflicted.
+    task gradients, none where they never met, and the row's name ends with the share of their meetings in which they
+    conflicted.
     """
     steps = [entry for entry in _entries(directory) if entry["event"] == "step" and entry["applied_steps"]]
     pairs = list(dict.fromkeys(pair for entry in steps for pair in entry["cosines"]))
@@ -61,20 +62,18 @@ def plot_conflicts(directory: Path) -> Path | None:
     columns = min(len(steps), _COLUMNS)
     # Entries hold sums from the start: the difference between two is what happened in between.
     bounds = np.unique(np.linspace(0, len(steps), columns + 1).round().astype(int))
-    counts = np.array([0] + [entry["applied_steps"] for entry in steps])[bounds]
-    lengths = np.maximum(np.diff(counts), 1)[:, None]
+    means = {pair: _mean_cosines(steps, blocks, pair, bounds) for pair in pairs}
     across = min(len(pairs), _PANELS)
     down = -(-len(pairs) // across)
     size = (4.5 * across + 1, (0.22 * len(blocks) + 1.2) * down + 0.4)
-    largest = max(0.1, *(np.abs(np.diff(_sums(steps, blocks, pair)[bounds], axis=0) / lengths).max() for pair in pairs))
+    largest = max(0.1, *(np.nanmax(np.abs(own), initial=0) for own in means.values()))
     figure, panels = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
     for panel, pair in zip(panels.flat, pairs, strict=False):
-        means = np.diff(_sums(steps, blocks, pair)[bounds], axis=0) / lengths
         edges = [0, *(steps[bound - 1]["step"] for bound in bounds[1:])]
-        mesh = panel.pcolormesh(edges, np.arange(len(blocks) + 1), means.T, cmap="RdBu", vmin=-largest, vmax=largest)
-        shares = [steps[-1]["conflicts"][block][pair][0] / steps[-1]["applied_steps"] for block in blocks]
-        names = [f"{block}  {share:.0%}" for block, share in zip(blocks, shares, strict=True)]
-        panel.set_yticks(np.arange(len(blocks)) + 0.5, names, fontsize="x-small")
+        rows = np.arange(len(blocks) + 1)
+        mesh = panel.pcolormesh(edges, rows, means[pair].T, cmap="RdBu", vmin=-largest, vmax=largest)
+        names = [f"{block}  {_share(steps[-1]['conflicts'][block][pair])}" for block in blocks]
+        panel.set_yticks(rows[:-1] + 0.5, names, fontsize="x-small")
         panel.invert_yaxis()
         panel.set_title(pair, fontsize="small")
         panel.set_xlabel("step", fontsize="small")
@@ -87,9 +86,21 @@ def plot_conflicts(directory: Path) -> Path | None:
     return path
 
 
-def _sums(steps: list[dict[str, Any]], blocks: list[str], pair: str) -> np.ndarray:
-    """The cosines' sums before the first and after each logged step: [steps + 1, blocks]."""
-    return np.array([[0.0] * len(blocks)] + [[entry["conflicts"][b][pair][1] for b in blocks] for entry in steps])
+def _mean_cosines(steps: list[dict[str, Any]], blocks: list[str], pair: str, bounds: np.ndarray) -> np.ndarray:
+    """The mean cosine of a pair's gradients between the logged steps at `bounds`, NaN where they never met there.
+
+    [bounds - 1, blocks]; a bound of 0 is before the first logged step.
+    """
+    begin = np.zeros((1, len(blocks), 2))
+    sums = np.concatenate([begin, [[entry["conflicts"][block][pair][1:] for block in blocks] for entry in steps]])
+    cosines, meetings = np.moveaxis(np.diff(sums[bounds], axis=0), 2, 0)
+    return np.where(meetings > 0, cosines / np.maximum(meetings, 1), np.nan)
+
+
+def _share(sums: list[float]) -> str:
+    """In which share of their meetings a pair conflicted."""
+    conflicts, _, meetings = sums
+    return f"{conflicts / meetings:.0%}" if meetings else "-"
 
 
 def _entries(directory: Path) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ class LoggedStep:
         tensors = {f"loss {task}": loss for task, loss in result.losses.items()}
         tensors |= {"gram": plan.gram, "cosines": cosines(plan.gram), "merged_norm": plan.merged_norm}
         tensors |= {"applied": plan.apply, "applied_steps": state.applied_steps, "loss_scale": state.loss_scale}
-        tensors |= {"conflict_counts": state.conflicts, "cosine_sums": state.cosines}
+        tensors |= {"meetings": state.meetings, "conflict_counts": state.conflicts, "cosine_sums": state.cosines}
         self._shapes = {name: tensor.shape for name, tensor in tensors.items()}
         # One copy of them all, since the next step may overwrite each; fp64 holds counts exactly.
         values = torch.cat([tensor.flatten().double() for tensor in tensors.values()])
@@ -117,7 +117,8 @@ class LoggedStep:
         """The step as it stands in metrics.jsonl; waits for the numbers. Tasks that the step did not hold have none.
 
         conflicts: sums over the steps applied so far, of each block of parameters and pair of tasks: how often the
-        gradients conflicted, and their cosines; two entries' difference is what happened between them.
+        gradients conflicted, their cosines, and how often there were both; two entries' difference is what happened
+        between them.
         """
         if self._copied is not None:
             self._copied.synchronize()
@@ -126,7 +127,8 @@ class LoggedStep:
         found = {
             name: part.view(shape).tolist() for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
-        counts, sums, pairs = found["conflict_counts"], found["cosine_sums"], task_pairs(tasks)
+        met, counts, sums = found["meetings"], found["conflict_counts"], found["cosine_sums"]
+        pairs = task_pairs(tasks)
         return {
             "event": "step",
             "step": result.step,
@@ -138,7 +140,7 @@ class LoggedStep:
             "applied": bool(found["applied"]),
             "applied_steps": int(found["applied_steps"]),
             "conflicts": {
-                block: {name: [int(counts[b][i][j]), sums[b][i][j]] for name, i, j in pairs}
+                block: {name: [int(counts[b][i][j]), sums[b][i][j], int(met[b][i][j])] for name, i, j in pairs}
                 for b, block in enumerate((*self._blocks, WHOLE_MODEL))
             },
             "loss_scale": found["loss_scale"],
@@ -155,9 +157,8 @@ def task_pairs(tasks: list[str]) -> list[tuple[str, int, int]]:
 
 
 def conflict_shares(entry: Mapping[str, Any]) -> dict[str, float]:
-    """For each pair of tasks, the share of the steps before a logged one in which the whole gradients conflicted."""
-    steps = max(1, entry["applied_steps"])
-    return {pair: count / steps for pair, (count, _) in entry["conflicts"][WHOLE_MODEL].items()}
+    """For each pair of tasks that met before a logged step, the share of those steps in which they conflicted."""
+    return {pair: count / met for pair, (count, _, met) in entry["conflicts"][WHOLE_MODEL].items() if met}
 
 
 def epoch_summary(directory: Path) -> list[dict[str, Any]]:
@@ -168,7 +169,7 @@ def epoch_summary(directory: Path) -> list[dict[str, Any]]:
     found, steps, seconds = [], 0, 0.0
     conflicts: dict[str, int] = {}
     for epoch, entry in sorted(last.items()):
-        now = {pair: count for pair, (count, _) in entry["conflicts"][WHOLE_MODEL].items()}
+        now = {pair: count for pair, (count, *_) in entry["conflicts"][WHOLE_MODEL].items()}
         found.append(
             {
                 "epoch": epoch,
@@ -184,28 +185,35 @@ def epoch_summary(directory: Path) -> list[dict[str, Any]]:
 def surgery_summary(optimizer: SurgeryOptimizer, tasks: list[str]) -> dict[str, dict[str, Any]]:
     """What surgery met and did in each block of parameters and in the whole model. Reads the device.
 
-    Of each pair of tasks: steps whose gradients conflicted, their share, and the mean cosine; of each task: the mean
-    norm of its gradient; and by how much surgery changed the plain sum (or mean), as a share of its norm, on average.
+    Of each pair of tasks: the steps in which both had a gradient, those of them whose gradients conflicted, their share
+    and the mean cosine, None where the two never met; of each task: the mean norm of its gradient in the steps in which
+    it had one, or None; and by how much surgery changed the plain sum (or mean), as a share of its norm, on average
+    over all steps.
     """
     state = optimizer.state
     steps = max(1, int(state.applied_steps.item()))
-    counts, sums = state.conflicts.tolist(), state.cosines.tolist()
+    met, counts, sums = (sums.tolist() for sums in (state.meetings, state.conflicts, state.cosines))
     norms, changes = state.norms.tolist(), state.changes.tolist()
     return {
         block: {
             "pairs": {
                 name: {
+                    "meeting_steps": int(met[b][i][j]),
                     "conflicting_steps": int(counts[b][i][j]),
-                    "share": counts[b][i][j] / steps,
-                    "mean_cosine": sums[b][i][j] / steps,
+                    "share": _mean(counts[b][i][j], met[b][i][j]),
+                    "mean_cosine": _mean(sums[b][i][j], met[b][i][j]),
                 }
                 for name, i, j in task_pairs(tasks)
             },
-            "gradient_norms": {task: norm / steps for task, norm in zip(tasks, norms[b], strict=True)},
+            "gradient_norms": {task: _mean(norms[b][i], met[b][i][i]) for i, task in enumerate(tasks)},
             "change": changes[b] / steps,
         }
         for b, block in enumerate((*optimizer.shared.block_names, WHOLE_MODEL))
     }
+
+
+def _mean(total: float, count: float) -> float | None:
+    return total / count if count else None
 
 
 def write_summary(

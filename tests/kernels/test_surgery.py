@@ -99,6 +99,18 @@ def test_given_coefficients_are_taken_as_they_are(by_block):
 
 
 @pytest.mark.usefixtures("kernels")
+def test_two_tasks_meet_where_both_have_a_gradient():
+    gram = (torch.full((2, 3, 3), 0.5, dtype=torch.float64) + torch.eye(3)).to(DEVICE)
+    gram[0, 1] = gram[0, :, 1] = 0
+    gram[:, 2] = gram[:, :, 2] = 0
+    state = new_surgery_state(SETTINGS, 3, 2, 3, DEVICE)
+    for _ in range(2):
+        plan(SETTINGS, state, gram, 1)
+    first, both = [[2, 0, 0], [0, 0, 0], [0, 0, 0]], [[2, 2, 0], [2, 2, 0], [0, 0, 0]]
+    assert state.meetings.tolist() == [first, both, both]
+
+
+@pytest.mark.usefixtures("kernels")
 def test_without_conflict_the_update_is_the_plain_sum_and_nothing_counts_as_changed():
     gram = torch.full((2, 3, 3), 0.5, dtype=torch.float64, device=DEVICE) + torch.eye(3, device=DEVICE)
     state = new_surgery_state(SETTINGS, 3, 2, 3, DEVICE)

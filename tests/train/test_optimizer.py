@@ -314,7 +314,7 @@ def test_an_overflow_skips_the_step_and_halves_the_loss_scale():
     for name in ("master", "momentum", "variance"):
         for prefix in ("shared", "private"):
             assert torch.equal(before[f"{prefix}.{name}"], after[f"{prefix}.{name}"])
-    for name in ("applied_steps", "conflicts", "cosines", "norms", "changes", "beta_powers"):
+    for name in ("applied_steps", "meetings", "conflicts", "cosines", "norms", "changes", "beta_powers"):
         assert torch.equal(before[name], after[name])
     assert after["loss_scale"] == before["loss_scale"] / 2
     assert after["skipped_steps"] == 1

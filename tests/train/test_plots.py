@@ -8,8 +8,10 @@ import pytest
 from train import plots
 
 
-def entry(step, sums):
-    conflicts = {block: {"a-b": [int(count), total]} for block, (count, total) in sums.items()}
+def entry(step, sums, met=None):
+    """A logged step; met: in how many steps the two tasks met so far, by default in all."""
+    met = step if met is None else met
+    conflicts = {block: {"a-b": [int(count), total, met]} for block, (count, total) in sums.items()}
     return {"event": "step", "step": step, "cosines": {"a-b": 0.1}, "applied_steps": step, "conflicts": conflicts}
 
 
@@ -40,6 +42,25 @@ def test_the_map_shows_each_stretchs_mean_cosine_by_block(tmp_path, drawn):
     assert edges == [0, 10, 20, 40]
     assert np.allclose(values, [[0.2, -0.8, 0.0], [0.5, 0.5, -0.5]])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["layers.0  75%", "model  25%"]
+
+
+def test_steps_in_which_two_tasks_did_not_meet_count_for_nothing(tmp_path, drawn):
+    lines = [entry(10, {"model": (0, 0.0)}, 0), entry(20, {"model": (1, 2.0)}, 4), entry(30, {"model": (3, 1.0)}, 6)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plots.plot_conflicts(tmp_path)
+    axes, _, values = drawn[0]
+    assert np.allclose(values, [[np.nan, 0.5, -0.5]], equal_nan=True)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["model  50%"]
+
+
+def test_two_tasks_that_meet_nowhere_have_an_empty_row(tmp_path, drawn):
+    lines = [entry(10, {"layers.0": (2, 1.0)}, 10)]
+    lines[0]["conflicts"]["pooler"] = {"a-b": [0, 0.0, 0]}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plots.plot_conflicts(tmp_path)
+    axes, _, values = drawn[0]
+    assert np.allclose(values, [[0.1], [np.nan]], equal_nan=True)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["layers.0  20%", "pooler  -"]
 
 
 def test_a_run_of_one_task_has_no_map(tmp_path):

@@ -293,6 +293,26 @@ def test_a_resumed_run_finds_the_token_cache_from_within_its_folder_too(data, tm
     assert (tmp_path / run.CACHE).is_dir()
 
 
+def test_conflicts_are_shares_of_the_steps_in_which_two_tasks_met(data, tmp_path, capsys):
+    joint, alternate = tmp_path / "joint", tmp_path / "alternate"
+    staged = ("--stages", "heads:1,all:1", "--epochs", "2", "--log-every", "1")
+    assert run_command(run.main, command(data, joint, *staged)) == 0
+    summary = json.loads((joint / "summary.json").read_text())
+    whole, steps = summary["surgery"]["model"], [epoch["steps"] for epoch in summary["epochs"]]
+    for pair, found in whole["pairs"].items():
+        assert found["meeting_steps"] == steps[1]
+        assert found["share"] == summary["epochs"][1]["conflicts"][pair] / steps[1]
+    logged = [entry["gradient_norms"]["sst"] for entry in entries(joint) if entry["event"] == "step"][steps[0] :]
+    assert whole["gradient_norms"]["sst"] == pytest.approx(np.mean(logged), rel=1e-5)
+    capsys.readouterr()
+    assert run_command(run.main, command(data, alternate, "--batching", "alternate", "--max-steps", "3")) == 0
+    assert "conflicts -" in capsys.readouterr().out
+    whole = json.loads((alternate / "summary.json").read_text())["surgery"]["model"]
+    assert {(found["meeting_steps"], found["share"], found["mean_cosine"]) for found in whole["pairs"].values()} == {
+        (0, None, None)
+    }
+
+
 def test_a_frozen_encoder_is_said_to_run(data, tmp_path, capsys):
     more = ("--stages", "heads:1,all:1", "--epochs", "2", "--steps-per-epoch", "1")
     assert run_command(run.main, command(data, tmp_path / "run", *more)) == 0
