@@ -32,7 +32,7 @@ setup(
     extras_require={
         # what the tests compare with; the Triton that torch 2.13 goes with, which the registers and the shared memory
         # of compiled kernels depend on
-        "test": [*BENCH, "scipy", "triton<3.8", "build", "ruff"],
+        "test": [*BENCH, "pytest-xdist", "scipy", "triton<3.8", "build", "ruff"],
         # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
         "rules": ["torchjd[full]"],
         "bench": BENCH,
