@@ -1,11 +1,10 @@
 """Pack what a bare GPU machine lacks into .carry: python -m bench.carry [--data DIR] [--lines N].
 
-`.carry/minilm` holds the bundled weights in fp16, with configuration and tokenizer; `.carry/data` the data set, its
-training pairs cut to N; `.carry/site` the small Python packages that the benchmarks import; `.carry/commit` names the
+`.carry/minilm` holds the bundled weights in fp16, with configuration and tokenizer; `.carry/data` the first N lines of
+each file of the data set; `.carry/site` the small Python packages that the benchmarks import; `.carry/commit` names the
 commit, since a history need not travel. Together they are well under 64 MiB, and `bench/gpu.sh` finds them there.
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -14,9 +13,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from bert.errors import InputError
 from bert.models import minilm_directory
 from bert.weights import WEIGHTS_FILE
 from train.command import run_command
+from train.flags import OneLineParser
 from train.report import commit
 
 FOLDER = Path(__file__).resolve().parent.parent / ".carry"
@@ -37,8 +38,11 @@ def carry_weights(target: Path) -> None:
 
 def carry_data(source: Path, target: Path, lines: int) -> None:
     """Copy a data set in the course layout, its files cut after `lines` lines."""
+    paths = sorted(source.glob("*.csv"))
+    if not paths:
+        raise InputError(f"--data {source}: no .csv file there, expected a folder in the course layout")
     target.mkdir(parents=True)
-    for path in sorted(source.glob("*.csv")):
+    for path in paths:
         with path.open(encoding="utf-8", newline="") as whole:
             kept = [line for _, line in zip(range(lines), whole, strict=False)]
         (target / path.name).write_text("".join(kept), encoding="utf-8", newline="")
@@ -46,12 +50,12 @@ def carry_data(source: Path, target: Path, lines: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fill the folder anew."""
-    parser = argparse.ArgumentParser(prog="python -m bench.carry", description=__doc__.splitlines()[0])
+    parser = OneLineParser(prog="python -m bench.carry", description=__doc__.splitlines()[0])
     parser.add_argument(
         "--data", type=Path, help="folder in the course layout (default: none, and the generated data serves)"
     )
-    parser.add_argument("--lines", type=int, default=10_000, help="of each file, the first of which are carried")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--lines", type=int, default=10_000, help="of each file that are carried (default 10000)")
+    given = parser.parse(arguments)
     shutil.rmtree(FOLDER, ignore_errors=True)
     carry_weights(FOLDER / "minilm")
     if given.data:

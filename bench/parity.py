@@ -5,7 +5,6 @@ device is no other module's; the longest ones are divided, and begin first. Ever
 in DIR, of which `read_parity` makes the counts that benchmarks take with their results (pytest bench/ --parity DIR).
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -16,6 +15,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from train.command import run_command
+from train.flags import OneLineParser
 
 ROOT = Path(__file__).resolve().parent.parent
 Counts = dict[str, int]
@@ -164,13 +166,20 @@ def describe(took: dict[Part, float | None], counted: dict[str, Counts]) -> list
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run them and say what came of it; 0, or 1 where a module has not passed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.parity", description=__doc__.splitlines()[0])
-    parser.add_argument("modules", nargs="*", default=MODULES, help="test modules (default: all that ratios rest on)")
+    """Run them and say what came of it; 0, or 1 where a module has not passed. InputError for bad flags."""
+    parser = OneLineParser(prog="python -m bench.parity", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "modules",
+        nargs="*",
+        default=MODULES,
+        help="test modules (default: all that ratios rest on, and of what their ops are made)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the JUnit files and logs")
-    parser.add_argument("--jobs", type=int, default=8, help="processes at once")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="after which what still runs is cut off")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--jobs", type=int, default=8, help="processes at once (default 8)")
+    parser.add_argument(
+        "--seconds", type=float, default=3600.0, help="after which what still runs is cut off (default 3600)"
+    )
+    given = parser.parse(arguments)
     took = run_parts(parts_of(given.modules), given.out, given.jobs, given.seconds)
     lines = describe(took, read_parity(given.out))
     print("\n".join(lines))
@@ -178,4 +187,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -6,7 +6,6 @@ a thread, shared memory a program, spills, and the matrix instructions found. Ex
 compile, spills, or exceeds the target's shared memory.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from triton.runtime.jit import JITFunction
 from bert.batch import TaskTokens, pack
 from bert.config import BertConfig
 from bert.encoder import Encoder
+from bert.errors import InputError
 from kernels import (
     DropoutStream,
     FlatParameters,
@@ -40,6 +40,8 @@ from kernels import (
 from kernels.dispatch import interpreted, using_kernels
 from kernels.gather import Corpus, gather_tokens
 from kernels.multi_tensor import combine_tensors, gram_of_tensors
+from train.command import run_command
+from train.flags import OneLineParser
 from train.optimizer import SurgeryOptimizer
 
 _KIB = 1024
@@ -71,7 +73,12 @@ TARGETS = {
         Target("gfx942", GPUTarget("hip", "gfx942", 64), 64 * _KIB, matrix=("v_mfma",)),
     )
 }
-_PRODUCT_MODULES = ("kernels.short_attention", "kernels.tiled_attention", "kernels.task_products")
+_PRODUCT_MODULES = (
+    "kernels.short_attention",
+    "kernels.tiled_attention",
+    "kernels.task_products",
+    "kernels.linear_cross_entropy",
+)
 
 # Hidden size, heads, inner size. Two layers launch what twelve do: an inner one, and the last one's [CLS] form.
 _MODELS = {
@@ -322,15 +329,20 @@ def _amd_usage(assembly: str) -> tuple[int, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the report; 0, or 1 where a kernel is at fault."""
-    parser = argparse.ArgumentParser(prog="python -m bench.resources", description=__doc__.splitlines()[0])
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    parser.add_argument("--models", nargs="+", default=list(_MODELS), choices=list(_MODELS))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="targets compiled at once")
-    given = parser.parse_args(arguments)
+    """Print the report; 0, or 1 where a kernel is at fault. InputError for bad flags and interpreted kernels."""
+    parser = OneLineParser(prog="python -m bench.resources", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS), help="architectures (default all)"
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=list(_MODELS), choices=list(_MODELS), help="shapes (default all)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="targets compiled at once (default one a core)"
+    )
+    given = parser.parse(arguments)
     if interpreted():
-        print("error: TRITON_INTERPRET is set, and interpreted kernels are not compiled; unset it", file=sys.stderr)
-        return 2
+        raise InputError("TRITON_INTERPRET is set, and interpreted kernels are not compiled; unset it")
     at_fault = count = 0
     # Fresh processes: a fork would inherit torch's threads.
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as pool:
@@ -344,4 +356,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

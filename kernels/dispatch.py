@@ -73,7 +73,7 @@ def describe_kernels(device: torch.device) -> str:
     """What ops on `device` take, for the run's first lines."""
     if device.type == "cuda" and _choice != "torch":
         if torch.cuda.get_device_capability(device) < _MATRIX_CAPABILITY:
-            return "triton; torch for attention and weight gradients (this GPU is older than sm_80)"
+            return "triton; torch for attention and for what multiplies matrices (this GPU is older than sm_80)"
         return "triton"
     if _choice == "triton":
         return "triton, interpreted (slow: for checks)"

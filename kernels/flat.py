@@ -1,8 +1,8 @@
 """The flat layout: all parameters in one buffer, beside their low-precision copy, task gradients and Adam moments.
 
 Every parameter starts on a chunk boundary, so that a chunk belongs to one parameter, and small tables map a chunk to
-its block (embeddings, each layer, ...), its learning rate and its weight decay. One launch can walk the whole buffer, a
-block's Gram matrix is a slice, and a contiguous range is a shard.
+its block (embeddings, each layer, ...), which has a learning rate, and to whether it decays. One launch can walk the
+whole buffer, a block's Gram matrix is a slice, and a contiguous range is a shard.
 """
 
 from collections.abc import Mapping

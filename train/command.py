@@ -13,10 +13,10 @@ from bert.errors import InputError
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
-def run_command(command: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0, 2 after bad input, 130 where the user stopped it."""
+def run_command(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: its own, 2 after bad input, 130 where the user stopped it."""
     try:
-        command(arguments)
+        return command(arguments) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -30,7 +30,6 @@ def run_command(command: Callable[[Sequence[str] | None], None], arguments: Sequ
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
 
 
 class StopRequest:

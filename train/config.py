@@ -33,7 +33,7 @@ AMP_CHOICES = ("off", "auto", "bf16", "fp16")
 # The setting that each group of them begins with, in the order of the fields.
 GROUPS = {
     "recipe": "data and model",
-    "pooling": "objectives; of each task: a value for all, task=value, or several with commas between",
+    "pooling": "objectives (task=value is for one task, a value alone for all, with commas between several)",
     "surgery": "surgery",
     "amp": "what computes",
     "epochs": "batches and stages",

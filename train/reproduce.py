@@ -267,7 +267,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("paper", help=", ".join(papers()))
     parser.add_argument("--table", type=int, help="the number of one table (default all)")
-    parser.add_argument("--budget", default="smoke", help="smoke (minutes on a CPU), short, or full (the paper's own)")
+    parser.add_argument(
+        "--budget", default="smoke", help="smoke (minutes on a CPU), short, or full (the paper's own; default smoke)"
+    )
     parser.add_argument("--out", help="folder of the runs (default runs/reproduce/PAPER-BUDGET)")
     for name in ("data", "model", "amp", "device", "seed"):
         bare = {"nargs": "?", "const": "auto"} if name == "amp" else {}

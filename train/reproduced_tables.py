@@ -94,7 +94,7 @@ def _markdown(paper: Paper, table: Table, scores: Sequence[Mapping[str, float] |
     tested = [row for row in table.rows if row.test]
     if tested:
         lines += ["", "The paper's test scores: " + "; ".join(_test_line(row) for row in tested) + "."]
-    lines += ["", *(f"{note}" for note in paper.notes)]
+    lines += ["", *(f"{note}" for note in table.notes)]
     return "\n".join(lines).rstrip() + "\n"
 
 

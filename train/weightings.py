@@ -41,7 +41,7 @@ def library_weighting(name: str, tasks: int, groups: int) -> Weighting | None:
         rule = _RULES[name](aggregation)
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"--surgery {name}: needs pip install 'concord-bert[rules]' ({reason})") from None
+        raise InputError(f"--surgery {name}: needs pip install -e '.[rules]' ({reason})") from None
     carried = _CARRIED.get(name)
     start = None if carried is None else torch.tensor(carried, dtype=torch.float64).repeat(groups, tasks, 1)
     return _OnTheHost(rule, start)

@@ -100,7 +100,7 @@ def test_an_overflow_reaches_no_solver():
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
-    with pytest.raises(InputError, match=r"--surgery upgrad: needs pip install 'concord-bert\[rules\]'"):
+    with pytest.raises(InputError, match=r"--surgery upgrad: needs pip install -e '\.\[rules\]'"):
         library_weighting("upgrad", 3, 1)
     assert library_weighting("pcgrad", 3, 1) is None
 

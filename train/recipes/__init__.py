@@ -45,22 +45,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper."""
+    """A table of a paper, and what is to be known of its figures."""
 
     title: str
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: its short name and title, what is to be known of its figures, its tables, and how it pre-trains.
+    """A paper: its short name and title, its tables, and how it pre-trains.
 
     overall: what it calls so: "course", the course's score, in which Pearson counts as (r + 1) / 2, or the "mean".
     """
 
     name: str
     title: str
-    notes: tuple[str, ...]
     tables: tuple[Table, ...]
     pretraining: dict[str, Any]
     overall: Literal["course", "mean"]
@@ -83,13 +83,13 @@ def read_paper(name: str) -> Paper:
                 Row(row["name"], tuple(row["systems"]), row.get("figures", {}), row.get("test", {}))
                 for row in table["rows"]
             ),
+            tuple(table.get("notes", ())),
         )
         for table in content.get("tables", ())
     ]
     return Paper(
         name,
         content["title"],
-        tuple(content["notes"]),
         tuple(tables),
         content.get("pretraining", {}),
         content.get("overall", "course"),
