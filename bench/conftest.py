@@ -4,6 +4,7 @@ import functools
 import gc
 import json
 import re
+import shlex
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -175,4 +176,4 @@ def _command(config: pytest.Config) -> str:
         if not skip and name not in ("--results", "--parity"):
             arguments.append("DIR" if arguments[-1] == "--data" else str(argument))
         skip = name in ("--results", "--parity") and "=" not in str(argument)
-    return " ".join(arguments)
+    return shlex.join(arguments)
