@@ -135,3 +135,11 @@ def test_the_encoder_runs_over_what_the_stage_reads_and_no_more(batching):
 def test_projected_attention_cannot_be_trained_with_a_frozen_encoder():
     with pytest.raises(InputError, match="--pals"):
         RunConfig(pals=24, stages=("heads",))
+
+
+def test_it_is_said_that_the_encoder_runs_and_over_how_much(capsys):
+    _, trainer = make(stages=("heads:1", "all:1"))
+    for epoch in range(2):
+        next(trainer.epoch(epoch))
+    said = "frozen     the encoder runs once over the 118 sequences that the heads will read\n"
+    assert capsys.readouterr().out == said

@@ -1,7 +1,6 @@
 """Whole runs of the command line on a small data set: what they leave, repeat and resume."""
 
 import json
-import re
 import signal
 from datetime import datetime
 from pathlib import Path
@@ -311,13 +310,6 @@ def test_conflicts_are_shares_of_the_steps_in_which_two_tasks_met(data, tmp_path
     assert {(found["meeting_steps"], found["share"], found["mean_cosine"]) for found in whole["pairs"].values()} == {
         (0, None, None)
     }
-
-
-def test_a_frozen_encoder_is_said_to_run(data, tmp_path, capsys):
-    more = ("--stages", "heads:1,all:1", "--epochs", "2", "--steps-per-epoch", "1")
-    assert run_command(run.main, command(data, tmp_path / "run", *more)) == 0
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("frozen"))
-    assert re.fullmatch(r"frozen     the encoder runs once over the \d+ sequences that the heads will read", line)
 
 
 def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does(data, tmp_path, capsys, monkeypatch):
