@@ -8,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from bench import measure
 from bench.measure import Limits, captured, device_record, summarise
+from tests.bench.peer_updates import NEEDS_CUDA
 
 
 def test_on_a_cpu_the_function_itself_is_given_what_was_prepared_once():
@@ -20,9 +21,6 @@ def test_on_a_cpu_the_function_itself_is_given_what_was_prepared_once():
     function = captured(lambda a, b: a * b, torch.device("cpu"), prepare=prepare)
     assert [function(), function()] == [6, 6]
     assert prepared == [1]
-
-
-NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.cuda
