@@ -131,10 +131,14 @@ class MultitaskModel(nn.Module):
         """The thresholds of the heads that have one: task -> it. Waits for the device."""
         return {name: float(head.threshold.item()) for name, head in self.heads.items() if head.threshold is not None}
 
+    def encoder_values(self) -> dict[str, Tensor]:
+        """The encoder's fp32 weights by their names within it; writing to one leaves its compute copy as it was."""
+        return {name: value for name, value in self.shared.values().items() if not _is_of_shared_layer(name)}
+
     def save(self, path: Path) -> None:
         """Write the fp32 weights: the encoder's under Hugging Face's names, heads.TASK.*, pals.TASK.* and
         shared_layer.*."""
-        tensors = to_hugging_face(self._encoder_values()) | self._other_values()
+        tensors = to_hugging_face(self.encoder_values()) | self._other_values()
         with replacing(path) as beside:
             save_file({name: tensor.cpu() for name, tensor in tensors.items()}, beside)
 
@@ -148,13 +152,10 @@ class MultitaskModel(nn.Module):
             if found is None or found.shape != value.shape:
                 shape = "nothing" if found is None else list(found.shape)
                 raise InputError(f"{path}: {name} is {shape}, expected {list(value.shape)}")
-        copy_from_hugging_face(tensors, self._encoder_values(), str(path))
+        copy_from_hugging_face(tensors, self.encoder_values(), str(path))
         for name, value in others.items():
             value.copy_(tensors[name])
         self.shared.refresh_compute()
-
-    def _encoder_values(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self.shared.values().items() if not _is_of_shared_layer(name)}
 
     def _other_values(self) -> dict[str, Tensor]:
         """By the names that they have in the file."""

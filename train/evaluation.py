@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bert.batch import PackedBatch
+from bert.batch import PackedBatch, PooledBatch
 from bert.multitask import MultitaskModel
+from kernels import TaskRows
 from train.batches import gather
 from train.losses import binary_scores, task_errors, task_predictions
 from train.metrics import best_threshold, task_metrics
@@ -41,11 +42,12 @@ def _answer(
     *,
     judged: bool,
     choose_threshold: bool = False,
+    pooled: Tensor | None = None,
 ) -> Answers:
     task, head = split.task, model.heads[split.task.name]
     predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
-    for examples, packed in _batches(model, split, np.arange(len(split)), device):
-        logits = model(packed)[task.name].logits
+    for examples, batch in _batches(model, split, np.arange(len(split)), device, pooled):
+        logits = model(batch)[task.name].logits
         if head.threshold is None:
             predictions[examples] = task_predictions(task, logits, head.link)
         else:
@@ -67,23 +69,54 @@ def encode(model: MultitaskModel, split: TokenizedSplit, examples: np.ndarray, d
     """
     like = model.encoder.pooler.weight
     pooled = like.new_empty(len(examples) * split.sequences_per_example, len(like))
-    for batch, packed in _batches(model, split, examples, device):
-        sequences = split.sequences_of(np.searchsorted(examples, batch))
+    for own, packed in _batches(model, split, examples, device):
+        sequences = split.sequences_of(np.searchsorted(examples, own))
         pooled[torch.from_numpy(sequences).to(device)] = model.pool(packed)
     return pooled
 
 
+class KeptOutputs:
+    """The pooled outputs of whole sets, for as long as the encoder's weights stay as they are, to the bit."""
+
+    def __init__(self) -> None:
+        self._weights: dict[str, Tensor] = {}
+        self._pooled: dict[str, Tensor] = {}
+
+    def of(self, model: MultitaskModel, split: TokenizedSplit, device: torch.device) -> Tensor:
+        """What `encode` gives for all examples of a task's set, which is to be the same one each time."""
+        weights = model.encoder_values()
+        if not self._weights or any(not torch.equal(kept, weights[name]) for name, kept in self._weights.items()):
+            self._weights, self._pooled = {name: value.clone() for name, value in weights.items()}, {}
+        if split.task.name not in self._pooled:
+            self._pooled[split.task.name] = encode(model, split, np.arange(len(split)), device)
+        return self._pooled[split.task.name]
+
+
 def _batches(
-    model: MultitaskModel, split: TokenizedSplit, examples: np.ndarray, device: torch.device
-) -> Iterator[tuple[np.ndarray, PackedBatch]]:
-    """Examples of a set in batches of similar length: their indices, and what the model reads."""
+    model: MultitaskModel,
+    split: TokenizedSplit,
+    examples: np.ndarray,
+    device: torch.device,
+    pooled: Tensor | None = None,
+) -> Iterator[tuple[np.ndarray, PackedBatch | PooledBatch]]:
+    """Examples of a set in batches of similar length: their indices, and what the model reads.
+
+    pooled: the encoder's outputs of the whole set, which are read in its place; None to run it.
+    """
     lengths = np.diff(split.cu_seqlens[:: split.sequences_per_example])
     order = examples[np.argsort(lengths[examples], kind="stable")]
     empty = {name: np.zeros(0, dtype=np.int64) for name in model.tasks}
     splits = dict.fromkeys(model.tasks, split)
-    for batch in np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type])):
-        if len(batch):
-            yield batch, gather(splits, {**empty, split.task.name: batch}, device).packed
+    for own in np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type])):
+        if not len(own):
+            continue
+        if pooled is None:
+            yield own, gather(splits, {**empty, split.task.name: own}, device).packed
+        else:
+            sequences = split.sequences_of(own)
+            counts = [len(sequences) if name == split.task.name else 0 for name in model.tasks]
+            rows = TaskRows.of_counts(counts, device)
+            yield own, PooledBatch(pooled=pooled[torch.from_numpy(sequences).to(device)], sequence_rows=rows)
 
 
 def evaluate(
@@ -92,13 +125,22 @@ def evaluate(
     device: torch.device,
     *,
     choose_thresholds: bool = False,
+    kept: KeptOutputs | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
     """Each task's metrics on its labelled set, and the answers that they judge.
 
     choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
+    kept: where the encoder's outputs are kept from one evaluation of these sets to the next; None to compute them.
     """
     answers = {
-        name: _answer(model, split, device, judged=True, choose_threshold=choose_thresholds)
+        name: _answer(
+            model,
+            split,
+            device,
+            judged=True,
+            choose_threshold=choose_thresholds,
+            pooled=None if kept is None else kept.of(model, split, device),
+        )
         for name, split in splits.items()
     }
     metrics = {

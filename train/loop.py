@@ -16,6 +16,7 @@ from train.batches import gather
 from train.batching import build_sampler
 from train.config import RunConfig
 from train.device_batches import DeviceBatches
+from train.evaluation import KeptOutputs
 from train.frozen import FrozenBatches
 from train.graphs import DeviceSteps
 from train.objectives import build_objectives
@@ -50,6 +51,9 @@ class Trainer:
 
     The torch references take batches that the host has packed; the kernels take those of the device, and with `graphs`
     whole steps as CUDA graphs; `say` is given a line where that fails, and where a frozen encoder runs.
+
+    Attributes:
+        kept: for evaluations while the encoder is frozen, which then need not run it again; None while it is trained.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Trainer:
         self.config, self.model, self.optimizer = config, model, optimizer
         self.splits, self.device, self._say = splits, device, say
         self._stage, self._frozen = "all", None
+        self.kept: KeptOutputs | None = None
         self.sampler = build_sampler(config, {task: len(split) for task, split in splits.items()})
         self.total_steps = config.epochs * self.sampler.steps_per_epoch
         if config.max_steps:
@@ -118,6 +123,7 @@ class Trainer:
         if stage == self._stage:
             return
         self._stage, self._frozen = stage, None
+        self.kept = KeptOutputs() if stage == "heads" else None
         if stage == "heads":
             examples = self._examples_of_stage(epoch)
             count = sum(len(own) * self.splits[task].sequences_per_example for task, own in examples.items())

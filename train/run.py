@@ -174,7 +174,9 @@ class Run:
             return self._evaluate_model(epoch)
 
     def _evaluate_model(self, epoch: int) -> dict[str, dict[str, float]]:
-        metrics, answers = evaluate(self.model, self.data.dev, self.precision.device, choose_thresholds=True)
+        metrics, answers = evaluate(
+            self.model, self.data.dev, self.precision.device, choose_thresholds=True, kept=self.trainer.kept
+        )
         thresholds = self.model.thresholds()
         entry = {"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics}
         self.log.write(entry | ({"thresholds": thresholds} if thresholds else {}))

@@ -11,7 +11,7 @@ from bert.heads import Head
 from bert.multitask import MultitaskModel
 from tests.samples import random_split, small_encoder
 from train.batches import gather
-from train.evaluation import evaluate, predict
+from train.evaluation import KeptOutputs, evaluate, predict
 from train.losses import binary_scores, link_of, task_predictions
 from train.tasks import select_tasks
 
@@ -103,3 +103,39 @@ def test_answers_are_read_as_the_heads_loss_trained_them():
     assert 0 < shares.min() < shares.max() < 1
     model.heads["sts"].link = "sigmoid"
     assert predict(model, split, CPU) / 5 == pytest.approx(1 / (1 + np.exp(-shares)), abs=1e-5)
+
+
+@pytest.fixture
+def encoder_runs(monkeypatch):
+    """A list that grows by one whenever an encoder's outputs are pooled."""
+    runs, pool = [], MultitaskModel.pool
+
+    def counted(self, *arguments, **options):
+        runs.append(1)
+        return pool(self, *arguments, **options)
+
+    monkeypatch.setattr(MultitaskModel, "pool", counted)
+    return runs
+
+
+def test_kept_outputs_give_the_same_answers_without_the_encoder_until_its_weights_change(encoder_runs, monkeypatch):
+    monkeypatch.setattr("train.evaluation._TOKENS_A_BATCH", {"cpu": 60})
+    splits = {"sst": random_split(TASKS[0], 11, 1, seed=1), "sts": random_split(TASKS[1], 17, 2, seed=2)}
+    splits["sst"].labels[:] %= 5
+    model, kept = make_model(pair=True), KeptOutputs()
+
+    def answers(kept=None):
+        metrics, found = evaluate(model, splits, CPU, kept=kept)
+        return metrics, {name: own.predictions.tolist() for name, own in found.items()}
+
+    expected, once = answers(), len(encoder_runs)
+    assert once > 2
+    assert answers(kept) == expected
+    assert len(encoder_runs) == 2 * once
+    model.heads["sts"].weight.data *= 0.5
+    assert answers(kept) == answers() != expected
+    assert len(encoder_runs) == 3 * once
+    model.encoder_values()["layers.1.output.weight"][0] += 1.0
+    model.shared.refresh_compute()
+    assert answers(kept) == answers()
+    assert len(encoder_runs) == 5 * once

@@ -1,13 +1,18 @@
 """Stages of the heads alone: the encoder stays as it is, and its outputs are computed once."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from bert.errors import InputError
 from tests.samples import random_split, small_encoder
+from tests.train.small_runs import command
+from train import evaluation, run
 from train.batches import gather
 from train.build import build_model, build_optimizer
+from train.command import run_command
 from train.config import RunConfig
 from train.frozen import FrozenBatches
 from train.loop import Trainer
@@ -143,3 +148,26 @@ def test_it_is_said_that_the_encoder_runs_and_over_how_much(capsys):
         next(trainer.epoch(epoch))
     said = "frozen     the encoder runs once over the 118 sequences that the heads will read\n"
     assert capsys.readouterr().out == said
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_dev_sets_pass_a_frozen_encoder_once_however_often_they_are_evaluated(data, tmp_path, monkeypatch):
+    passed, encode = [], evaluation.encode
+
+    def counted(model, split, examples, device):
+        passed.append(len(split))
+        return encode(model, split, examples, device)
+
+    def scores(out):
+        lines = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
+        return [(line["step"], line["dev"]) for line in lines if line["event"] == "evaluation"]
+
+    monkeypatch.setattr(evaluation, "encode", counted)
+    staged = command(data, tmp_path / "kept", "--stages", "heads:1,all:1", "--evaluate-every", "2")
+    assert run_command(run.main, staged) == 0
+    assert passed == [10, 10, 10]
+    monkeypatch.setattr(Trainer, "kept", property(lambda self: None, lambda self, value: None), raising=False)
+    assert run_command(run.main, command(data, tmp_path / "anew", *staged[-4:])) == 0
+    assert scores(tmp_path / "kept") == scores(tmp_path / "anew")
+    assert [step for step, _ in scores(tmp_path / "kept")] == [2, 4, 6, 8, 10, 12]
+    assert passed == [10, 10, 10]
