@@ -161,7 +161,8 @@ def test_attention(record, setting, peer, direction):
     size = hidden // heads
     item = DTYPE.itemsize
     forward_work = Work(4 * tokens * hidden * item, 4 * setting.squares * hidden, DTYPE)
-    backward_work = Work(8 * tokens * hidden * item, 10 * setting.squares * hidden, DTYPE)
+    # Backward: q, k, v and the upstream gradient read, the gradients of the first three written.
+    backward_work = Work(7 * tokens * hidden * item, 10 * setting.squares * hidden, DTYPE)
     work = forward_work if direction == "forward" else backward_work
     extra = {}
     if peer == "padded SDPA":

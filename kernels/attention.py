@@ -3,7 +3,7 @@
 Two forms: every token attends to its sequence, or only each sequence's first token does, which is all that a last
 layer under [CLS] pooling needs. Dropout falls on the probabilities. Scores, softmax and their gradient are fp32.
 For sequences of length L, `4 * L^2 * d` operations a head forward and `8 * L^2 * d` backward (the kernels, which
-recompute the scores, `10 * L^2 * d`).
+recompute the scores, `10 * L^2 * d`, and once more for long sequences: `14 * L^2 * d`).
 """
 
 import math

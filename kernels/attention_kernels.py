@@ -4,9 +4,10 @@ Short sequences share tiles (`kernels.short_attention`), longer ones of the same
 (`kernels.tiled_attention`). Only the softmax's log-sum is kept; scores and dropout are computed anew in the backward.
 No atomics anywhere.
 
-The forward reads 3 and writes 1 row of heads * d elements a token, the backward reads 5 and writes 3, beside 4 * L^2 *
-d and 10 * L^2 * d operations a head and sequence. On an H200 (4.3 TB/s, 790 TFLOP/s in bf16), 4,096 tokens of 768
-elements take at least 5.9 us forward and 11.7 us backward for their bytes; for the products a tenth of that where
+The forward reads 3 and writes 1 row of heads * d elements a token, the backward of short sequences reads 4 and writes
+3, beside 4 * L^2 * d and 10 * L^2 * d operations a head and sequence. The tiled backward has one kernel for queries and
+one for keys: they read 9 rows and do 14 * L^2 * d. On an H200 (4.3 TB/s, 790 TFLOP/s in bf16), 4,096 tokens of 768
+elements take at least 5.9 us forward and 10.2 us backward for their bytes; for the products a tenth of that where
 sequences are of 30 tokens.
 """
 

@@ -84,8 +84,9 @@ def launcher(fake: Callable[..., Any], mutates: tuple[str, ...] = ()) -> Callabl
     """Make a function that launches kernels an operator of its own, which torch.compile can put into a graph.
 
     fake: the same arguments -> empty tensors like the results; mutates: the arguments that are written to. Arguments
-    and results must be tensors, numbers, or optional tensors (arguments only). Outside of torch.compile the function
-    is called directly, which saves the operator's overhead.
+    and results must be tensors, numbers, or optional tensors (arguments only), the first argument a tensor. Outside of
+    torch.compile, which sees to the device itself, the function is called directly, on the device of its first
+    argument: that saves the operator's overhead.
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +98,10 @@ def launcher(fake: Callable[..., Any], mutates: tuple[str, ...] = ()) -> Callabl
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
-            return operator(*arguments) if torch.compiler.is_compiling() else function(*arguments)
+            if torch.compiler.is_compiling():
+                return operator(*arguments)
+            with torch.cuda.device_of(arguments[0]):
+                return function(*arguments)
 
         return call
 

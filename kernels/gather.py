@@ -106,7 +106,8 @@ def gather_tokens(corpus: Corpus, chosen: Tensor, sequence_offsets: Tensor, toke
     device. Rows after the last token have id, position and segment 0.
     """
     if uses_triton(chosen):
-        return _gather_triton(corpus, chosen, sequence_offsets, tokens)
+        with torch.cuda.device_of(chosen):
+            return _gather_triton(corpus, chosen, sequence_offsets, tokens)
     starts = corpus.cu_seqlens.index_select(0, chosen)
     lengths = corpus.cu_seqlens.index_select(0, chosen + 1) - starts
     stops = lengths.cumsum(0)

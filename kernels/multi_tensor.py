@@ -238,10 +238,11 @@ def gram_of_tensors(gradients: Gradients) -> Tensor:
         total = torch.empty_like(gram)
         columns = columns_at_once(tasks, _COLUMNS)
         element = _ELEMENTS[dtype]
-        _products_kernel[(count,)](
-            addresses, spans, partials, count, ELEMENT=element, TASKS=tasks, COLUMNS=columns, num_warps=4
-        )
-        _pairs_kernel[(tasks * tasks,)](partials, total, count, PARTIALS=_PARTIALS, num_warps=4)
+        with torch.cuda.device_of(total):
+            _products_kernel[(count,)](
+                addresses, spans, partials, count, ELEMENT=element, TASKS=tasks, COLUMNS=columns, num_warps=4
+            )
+            _pairs_kernel[(tasks * tasks,)](partials, total, count, PARTIALS=_PARTIALS, num_warps=4)
         gram += total
     return gram
 
@@ -271,15 +272,16 @@ def combine_tensors(gradients: Gradients, coefficients: Tensor) -> list[Tensor]:
     for dtype, examples in groups.items():
         if uses_triton(next(iter(examples.values()))):
             spans = _spans_of(examples, device)
-            _combine_kernel[(len(spans),)](
-                addresses,
-                spans,
-                coefficients,
-                ELEMENT=_ELEMENTS[dtype],
-                TASKS=tasks,
-                COLUMNS=_COLUMNS if tasks <= 4 else _COLUMNS // 2,
-                num_warps=4,
-            )
+            with torch.cuda.device_of(coefficients):
+                _combine_kernel[(len(spans),)](
+                    addresses,
+                    spans,
+                    coefficients,
+                    ELEMENT=_ELEMENTS[dtype],
+                    TASKS=tasks,
+                    COLUMNS=_COLUMNS if tasks <= 4 else _COLUMNS // 2,
+                    num_warps=4,
+                )
             continue
         for parameter, example in examples.items():
             weights = coefficients[parameter].to(wide(dtype))

@@ -5,6 +5,7 @@ registers and never goes through global memory. What several threads read and on
 a barrier.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -203,6 +204,7 @@ def _plan_kernel(
             lengths += tl.sum(tl.where(owns, private[:, None], 0.0), 0)
             solved = tl.where(diagonal, lengths[None, :], total)
         old = tl.load(targets + pair_at, mask=pair_mask, other=0.0)
+        tl.debug_barrier()
         own, new = _coefficients(
             solved[None, :, :],
             lengths[None, :],
@@ -238,6 +240,7 @@ def _plan_kernel(
             rows = tl.load(given + task_at, mask=task_mask, other=0.0)
         elif (METHOD == "pcgrad" or METHOD == "gradvac") and BY_BLOCK:
             old = tl.load(targets + at, mask=mask, other=0.0)
+            tl.debug_barrier()
             rows, new = _coefficients(
                 values, squares, old, target_rate, ranks, METHOD == "gradvac", TASKS, WIDTH, BLOCKS
             )
@@ -328,26 +331,27 @@ def launch_plan(
     heads = len(private_squares)
     width = max(2, triton.next_power_of_2(tasks))
     tile = max(1, _ELEMENTS // width**3) if by_block else max(1, _ELEMENTS // width**2)
-    # ptxas would rather spill than take all registers, which one program may.
-    options = {} if architecture(gram.device) == "hip" else {"maxnreg": 255}
-    _plan_kernel[(1,)](
-        *inputs,
-        *state,
-        *plan,
-        blocks,
-        heads,
-        growth_interval,
-        METHOD=method,
-        BY_BLOCK=by_block,
-        PRIVATE_NORMS=private_norms,
-        CLIP=clip,
-        SCALING=scaling,
-        SITE=ORDERS_SITE,
-        MOST=MOST_TASKS,
-        TASKS=tasks,
-        WIDTH=width,
-        BLOCKS=min(tile, triton.next_power_of_2(blocks)),
-        HEADS=triton.next_power_of_2(max(2, heads)),
-        num_warps=4,
-        **options,
-    )
+    with torch.cuda.device_of(gram):
+        # ptxas would rather spill than take all registers, which one program may.
+        options = {} if architecture(gram.device) == "hip" else {"maxnreg": 255}
+        _plan_kernel[(1,)](
+            *inputs,
+            *state,
+            *plan,
+            blocks,
+            heads,
+            growth_interval,
+            METHOD=method,
+            BY_BLOCK=by_block,
+            PRIVATE_NORMS=private_norms,
+            CLIP=clip,
+            SCALING=scaling,
+            SITE=ORDERS_SITE,
+            MOST=MOST_TASKS,
+            TASKS=tasks,
+            WIDTH=width,
+            BLOCKS=min(tile, triton.next_power_of_2(blocks)),
+            HEADS=triton.next_power_of_2(max(2, heads)),
+            num_warps=4,
+            **options,
+        )

@@ -32,6 +32,7 @@ def _clear_kernel(
     task = tl.program_id(1).to(tl.int64)
     flags = touched + task * touched_stride + chunk
     is_touched = tl.load(flags, mask=chunk < chunks, other=0) != 0
+    tl.debug_barrier()  # every warp has read the flags before one of them clears them
     if tl.max(is_touched.to(tl.int32), 0) > 0:
         at = chunk.to(tl.int64)[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
         zeros = tl.zeros([GROUP, CHUNK], gradients.dtype.element_ty)

@@ -139,13 +139,16 @@ def test_the_same_elements_drop_as_in_the_reference(lengths):
     assert found[0].std() > 0.01
 
 
-@pytest.mark.parametrize(("lengths", "empty", "max_length"), [((3, 17, 5), 2, 17), ((3, 17, 5), 2, 130), (ONES, 14, 1)])
+@pytest.mark.parametrize(
+    ("lengths", "empty", "max_length", "size"),
+    [((3, 17, 5), 2, 17, 32), ((3, 17, 5), 2, 130, 32), ((3, 17, 5), 2, 17, 128), (ONES, 14, 1, 32)],
+)
 @pytest.mark.parametrize("rate", [0.0, 0.2])
 @pytest.mark.usefixtures("poisoned")
-def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(lengths, empty, max_length, rate):
+def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(lengths, empty, max_length, size, rate):
     padding = 40
-    whole = random(sum(lengths) + padding, 3, 2, 32).to(DEVICE)
-    upstream = random(sum(lengths) + padding, 2, 32).to(DEVICE)
+    whole = random(sum(lengths) + padding, 3, 2, size).to(DEVICE)
+    upstream = random(sum(lengths) + padding, 2, size).to(DEVICE)
     arguments = kernel_arguments(dropout_of(rate))
     exact = HostSequences(np.array(lengths), DEVICE).cu_seqlens
     # As in a batch of fixed size: the last boundary is repeated.

@@ -1,10 +1,14 @@
 """Which kernels an op takes, and what the run says about it."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+from torch import Tensor
 
 from bert.errors import InputError
-from kernels.dispatch import describe_kernels, set_kernels, uses_triton, using_kernels
+from kernels.dispatch import describe_kernels, launcher, set_kernels, uses_triton, using_kernels
+from kernels.multi_tensor import combine_tensors, gram_of_tensors
 from train.precision import choose_kernels
 
 
@@ -40,3 +44,35 @@ def test_triton_on_a_cpu_that_does_not_interpret_is_bad_input(monkeypatch):
     monkeypatch.setattr("train.precision.interpreted", lambda: False)
     with pytest.raises(InputError, match="TRITON_INTERPRET=1"):
         choose_kernels("triton", torch.device("cpu"))
+
+
+def test_a_launcher_makes_the_device_of_its_first_argument_the_current_one(monkeypatch):
+    current, seen = [], []
+
+    @contextmanager
+    def device_of(tensor):
+        current.append(tensor)
+        yield
+        current.pop()
+
+    @launcher(lambda values: torch.empty_like(values))
+    def doubled(values: Tensor) -> Tensor:
+        seen.extend(current)
+        return values * 2
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    values = torch.ones(3)
+    assert doubled(values).tolist() == [2, 2, 2]
+    assert len(seen) == 1
+    assert seen[0] is values
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_kernels_run_on_the_device_of_their_tensors_whatever_the_current_one():
+    rows = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(1))
+    there = [[row.to("cuda:1") for row in rows]]
+    torch.testing.assert_close(gram_of_tensors(there).cpu(), gram_of_tensors([list(rows)]))
+    weights = torch.tensor([[0.5, -2.0]])
+    merged = combine_tensors(there, weights.to("cuda:1"))[0]
+    torch.testing.assert_close(merged.cpu(), combine_tensors([list(rows)], weights)[0])

@@ -7,7 +7,7 @@ from kernels import Dropout, FlatParameters, embedding
 from kernels.dispatch import using_kernels
 from kernels.flat import CHUNK
 from tests.kernels.parity import DEVICE, DTYPES, check_op, poisoned, run_op, task_rows  # noqa: F401
-from tests.tolerances import assert_as_accurate, assert_close
+from tests.tolerances import TOLERANCES, assert_as_accurate, assert_close
 
 SIZES = (37, 20, 2)
 
@@ -147,8 +147,28 @@ def test_a_second_micro_batch_adds_to_the_rows_and_to_what_is_touched(kernels):
         alone, _ = flat_tables(384)
         step_on(alone, indices, kernels)
         sums, flags = sums + alone[0].task_gradients, flags | alone[0].touched_chunks
-    assert_close(parameters[0].task_gradients, sums, 1e-5)
+    assert_close(parameters[0].task_gradients, sums, TOLERANCES[torch.float32])
     assert torch.equal(parameters[0].touched_chunks, flags)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_what_the_flags_call_zero_is_zero_after_many_steps_on_a_large_table():
+    # A warp that reads a flag after another one has cleared it would leave its share of the chunk as it was.
+    generator = torch.Generator().manual_seed(1)
+    tables = [torch.randn(size, 768, generator=generator) for size in (30522, 512, 2)]
+    named = {str(index): torch.nn.Parameter(value.to(DEVICE)) for index, value in enumerate(tables)}
+    named |= {str(index): torch.nn.Parameter(torch.ones(768, device=DEVICE)) for index in (3, 4)}
+    FlatParameters(named, dict.fromkeys(named, "embeddings"), tasks=2)
+    parameters, rows = list(named.values()), task_rows((1000, 1048))
+    for _ in range(30):
+        indices = [torch.randint(0, len(table), (2048,), generator=generator, dtype=torch.int32) for table in tables]
+        with using_kernels("triton"):
+            y = embedding(*(own.to(DEVICE) for own in indices), parameters[:3], *parameters[3:], 1e-12, None, rows)
+            y.backward(torch.ones_like(y))
+        for table in parameters[:3]:
+            flags = table.touched_chunks.repeat_interleave(CHUNK, 1)[:, : table.numel()].view(2, *table.shape)
+            assert not table.task_gradients[flags == 0].any()
 
 
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
@@ -207,6 +227,6 @@ def test_where_words_are_tied_their_gradients_add_to_the_decoders(accumulate, ke
     expected = gradients([0.0] * 5, False)
     others = 0.0 if accumulate else torch.nan
     found = gradients([2.0, *[others] * 4], True)
-    assert_close(found[0] - 2, expected[0], 1e-5)
+    assert_close(found[0], expected[0] + 2, TOLERANCES[torch.float32])
     for value, other in zip(found[1:], expected[1:], strict=True):
         assert torch.equal(value, other)
