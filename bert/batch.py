@@ -56,8 +56,7 @@ def pack(tasks: Sequence[TaskTokens], device: torch.device | str = "cpu", *, acc
     """
 
     def row(arrays: list[np.ndarray]) -> Tensor:
-        joined = np.concatenate(arrays) if arrays else np.zeros(0)
-        return torch.from_numpy(joined.astype(np.int32)).to(device, non_blocking=True)
+        return torch.from_numpy(np.concatenate(arrays).astype(np.int32)).to(device, non_blocking=True)
 
     lengths = np.concatenate([task.lengths for task in tasks]).astype(np.int64)
     starts = np.cumsum(lengths) - lengths

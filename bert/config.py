@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from bert.errors import InputError
+from kernels.dropout import HIGHEST_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,12 @@ class BertConfig:
                 raise InputError(f"model configuration: {field.name} is {value!r}, expected a positive integer")
             if field.type is float and (type(value) not in (int, float) or not 0 <= value < 1):
                 raise InputError(f"model configuration: {field.name} is {value!r}, expected a number from 0 to below 1")
+            if field.name.endswith("dropout_prob") and value > HIGHEST_RATE:
+                raise InputError(f"model configuration: {field.name} is {value!r}, expected {HIGHEST_RATE:.6f} at most")
+        if self.hidden_size % 8:
+            raise InputError(
+                f"model configuration: hidden_size {self.hidden_size} is not a multiple of 8, which the kernels take"
+            )
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
                 f"model configuration: hidden_size {self.hidden_size} is not a multiple of "
@@ -52,11 +59,16 @@ class BertConfig:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}), expected a model's config.json") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: not JSON ({error})") from None
         if not isinstance(content, dict):
             raise InputError(f"{path}: a {type(content).__name__}, expected the object of a model's config.json")
-        expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+        expected = {
+            "model_type": "bert",
+            "hidden_act": "gelu",
+            "position_embedding_type": "absolute",
+            "is_decoder": False,
+        }
         for key, value in expected.items():
             if content.get(key, value) != value:
                 raise InputError(f"{path}: {key} is {content[key]!r}, expected {value!r}")

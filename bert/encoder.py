@@ -191,7 +191,8 @@ class Encoder(nn.Module):
         """Encode a batch.
 
         all_tokens: whether the last layer computes every token's state. Without it, it computes those of the first
-        tokens only, which is all that [CLS] pooling reads: the same pooled output for less work.
+        tokens only, which is all that [CLS] pooling reads: the same pooled output for less work, but for which elements
+        the last layer's dropouts take.
         mean_pooling: whether the pooled output is the mean of every token's state, which needs them all and leaves the
         pooler unused. pals: what each task adds to every layer.
         noise: [tokens, hidden] in any dtype, added to the embeddings' output.

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,12 +16,12 @@ from bert.batch import PackedBatch
 from bert.config import BertConfig
 from bert.encoder import Encoder, Norm, Weights
 from bert.errors import InputError
-from bert.files import replacing
-from bert.weights import modern_name, to_hugging_face
+from bert.weights import modern_name, to_hugging_face, write_safetensors
 from kernels import DropoutStream, FlatParameters, TaskRows, linear_cross_entropy
 
 TASK = "language_model"  # the one task of a language model's gradients
 _ENCODER, _HEAD = "bert.", "cls.predictions."
+_DECODER, _WORDS = "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"
 _POOLER = "pooler."
 _SCORED_AT_ONCE = 256  # masked tokens whose scores of the whole vocabulary stand in memory in an evaluation
 
@@ -56,11 +55,15 @@ class LanguageModelHead(nn.Module):
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], source: str) -> bool:
-        """Take the head's weights from those of a Hugging Face model; False, and nothing taken, where it has none.
+        """Take the head's weights from those of a Hugging Face model; False, and nothing taken, where it has none, or
+        one whose decoder is not the word table.
 
         InputError that calls the tensors' origin `source` where they have another shape.
         """
         tensors = {modern_name(name): tensor for name, tensor in tensors.items()}
+        decoder, words = tensors.get(_DECODER), tensors.get(_WORDS)
+        if decoder is not None and words is not None and not torch.equal(decoder, words):
+            return False
         found = {}
         for name, value in self.named_parameters():
             saved = tensors.get(_saved_name(name))
@@ -116,12 +119,7 @@ class MaskedLanguageModel(nn.Module):
         batch: of one task; positions: int64 [masked], different rows of the batch; targets: int64 [masked], the ids
         that stood there.
         """
-        bounds = (0, len(positions))
-        rows = TaskRows(
-            offsets=torch.tensor(bounds, dtype=torch.int32).to(positions.device),
-            bounds=bounds,
-            accumulate=batch.token_rows.accumulate,
-        )
+        rows = TaskRows.of_counts([len(positions)], positions.device, accumulate=batch.token_rows.accumulate)
         words = self.encoder.embeddings.words
         hidden = self._masked_states(batch, positions, dropouts)
         return linear_cross_entropy(hidden, words, self.head.bias, targets, rows)
@@ -149,8 +147,7 @@ class MaskedLanguageModel(nn.Module):
         encoder = to_hugging_face(self.shared.values() | pooler)
         tensors = {_ENCODER + name: value for name, value in encoder.items()}
         tensors |= {_saved_name(name): value for name, value in self.private.values().items()}
-        with replacing(path) as beside:
-            save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, beside)
+        write_safetensors(path, tensors)
 
 
 def _saved_name(name: str) -> str:

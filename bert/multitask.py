@@ -5,16 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bert.batch import PackedBatch, PooledBatch
 from bert.encoder import Encoder
 from bert.errors import InputError
-from bert.files import replacing
 from bert.heads import CosineHead, Head, SharedLayer
 from bert.pals import ProjectedAttention
-from bert.weights import copy_from_hugging_face, read_safetensors, to_hugging_face
+from bert.weights import copy_from_hugging_face, read_safetensors, to_hugging_face, write_safetensors
 from kernels import DropoutStream, FlatParameters, TaskRows
 from kernels.rows import wide
 
@@ -138,9 +136,7 @@ class MultitaskModel(nn.Module):
     def save(self, path: Path) -> None:
         """Write the fp32 weights: the encoder's under Hugging Face's names, heads.TASK.*, pals.TASK.* and
         shared_layer.*."""
-        tensors = to_hugging_face(self.encoder_values()) | self._other_values()
-        with replacing(path) as beside:
-            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, beside)
+        write_safetensors(path, to_hugging_face(self.encoder_values()) | self._other_values())
 
     @torch.no_grad()
     def load(self, path: Path) -> None:

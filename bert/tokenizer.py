@@ -1,6 +1,7 @@
 """The WordPiece tokenizer of a BERT model, read from its directory."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import tokenizers
 from bert.errors import InputError
 from bert.files import replacing
 
-TOKENIZER_FILE, VOCABULARY_FILE = "tokenizer.json", "vocab.txt"
-_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+TOKENIZER_FILE, VOCABULARY_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
+_SPECIAL = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+_UNKNOWN = "\U00012000"  # a cuneiform sign, which no vocabulary is likely to have
 
 
 class Tokenizer:
@@ -27,18 +29,21 @@ class Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        missing = [token for token in _SPECIAL if tokenizer.token_to_id(token) is None]
+        missing = [token for token in _SPECIAL.values() if tokenizer.token_to_id(token) is None]
         if missing:
             raise InputError(f"{source}: the vocabulary lacks {', '.join(missing)}")
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(tokenizer.token_to_id, _SPECIAL)
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(tokenizer.token_to_id, _SPECIAL.values())
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        tokenizer.encode(_UNKNOWN)  # fails where what stands for the unknown is not in the vocabulary
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """The tokenizer in a model directory: its tokenizer.json, or else its vocab.txt, lower-cased.
+        """The tokenizer in a model directory: its tokenizer.json, or else its vocab.txt.
 
-        Raises InputError where neither is there, or the file is damaged.
+        With vocab.txt, texts are lower-cased and lose their accents, unless a tokenizer_config.json says otherwise, as
+        Hugging Face's BertTokenizer reads it (`do_lower_case`, `strip_accents`, `tokenize_chinese_chars`).
+        Raises InputError where neither is there, or a file is damaged.
         """
         for name in (TOKENIZER_FILE, VOCABULARY_FILE):
             path = directory / name
@@ -47,7 +52,7 @@ class Tokenizer:
             try:
                 if name == TOKENIZER_FILE:
                     return cls(tokenizers.Tokenizer.from_file(str(path)), str(path))
-                wordpiece = tokenizers.BertWordPieceTokenizer(str(path), lowercase=True)
+                wordpiece = tokenizers.BertWordPieceTokenizer(str(path), **_normalisation(directory))
                 return cls(tokenizers.Tokenizer.from_str(wordpiece.to_str()), str(path))
             except InputError:
                 raise
@@ -63,6 +68,33 @@ class Tokenizer:
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def save(self, directory: Path) -> None:
-        """Write tokenizer.json into a directory, from which `load` reads it again."""
+        """Write tokenizer.json into a directory, from which `load` reads it again, and a tokenizer_config.json with
+        which Hugging Face's library takes it as it is, and not with BERT's lower case."""
         with replacing(directory / TOKENIZER_FILE) as beside:
             beside.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
+        special = {f"{name}_token": token for name, token in _SPECIAL.items()}
+        content = {"tokenizer_class": "PreTrainedTokenizerFast"} | special
+        with replacing(directory / TOKENIZER_CONFIG_FILE) as beside:
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _normalisation(directory: Path) -> dict[str, bool | None]:
+    """How a vocab.txt is to be read, as the arguments of a BertWordPieceTokenizer."""
+    path, content = directory / TOKENIZER_CONFIG_FILE, {}
+    if path.exists():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: a {type(content).__name__}, expected an object")
+    found = {}
+    for argument, name, default in (
+        ("lowercase", "do_lower_case", True),
+        ("strip_accents", "strip_accents", None),
+        ("handle_chinese_chars", "tokenize_chinese_chars", True),
+    ):
+        found[argument] = content.get(name, default)
+        if type(found[argument]) is not bool and found[argument] is not default:
+            raise InputError(f"{path}: {name} is {found[argument]!r}, expected true or false")
+    return found

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bert.encoder import Encoder
 from bert.errors import InputError
+from bert.files import replacing
 
 WEIGHTS_FILE = "model.safetensors"
+_POOLER = "pooler."
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _EMBEDDINGS = {"words": "word_embeddings", "positions": "position_embeddings", "segments": "token_type_embeddings"}
 _LAYER = {
     "attention_output": "attention.output.dense",
@@ -56,10 +59,11 @@ def copy_from_hugging_face(tensors: Mapping[str, Tensor], values: Mapping[str, T
 
     tensors: by Hugging Face's names, with or without the prefix "bert."; further ones (a language-model head) are
     ignored. values: the encoder's parameters by name. source: what messages call the tensors' origin.
-    Raises InputError that names every missing or misshapen tensor, before anything is copied.
+    Raises InputError that names every tensor that is missing, misshapen or in a dtype of something else than weights
+    (fp64, fp32, fp16, bf16), before anything is copied.
     """
     tensors = {modern_name(name): tensor for name, tensor in tensors.items()}
-    missing, misshapen = [], []
+    missing, unfit = [], []
     for name, value in values.items():
         names = hugging_face_names(name)
         expected = (value.shape[0] // len(names), *value.shape[1:])
@@ -68,28 +72,47 @@ def copy_from_hugging_face(tensors: Mapping[str, Tensor], values: Mapping[str, T
                 missing.append(hugging_face_name)
             elif tuple(tensors[hugging_face_name].shape) != expected:
                 found = list(tensors[hugging_face_name].shape)
-                misshapen.append(f"{hugging_face_name} is {found}, expected {list(expected)}")
+                unfit.append(f"{hugging_face_name} is {found}, expected {list(expected)}")
+            elif tensors[hugging_face_name].dtype not in _DTYPES:
+                dtype = str(tensors[hugging_face_name].dtype).removeprefix("torch.")
+                unfit.append(f"{hugging_face_name} is in {dtype}, expected float32, float16, bfloat16 or float64")
     problems = [f"missing {', '.join(missing)}"] if missing else []
-    problems += misshapen
+    problems += unfit
     if problems:
         raise InputError(f"{source}: not the weights of this model: {'; '.join(problems)}")
     for name, value in values.items():
         value.copy_(torch.cat([tensors[name] for name in hugging_face_names(name)]))
 
 
-def load_weights(encoder: Encoder, path: Path) -> None:
-    """Fill an encoder from a Hugging Face safetensors file; InputError where it is unreadable or does not fit."""
-    copy_from_hugging_face(read_safetensors(path), dict(encoder.named_parameters()), str(path))
+def load_weights(encoder: Encoder, path: Path, seed: int) -> bool:
+    """Fill an encoder from a Hugging Face safetensors file, and say whether the file has a pooler.
+
+    A model that was saved as a language model has none: the encoder then gets random weights for it, from `seed`.
+    Raises InputError where the file is unreadable or does not fit.
+    """
+    tensors, values = read_safetensors(path), dict(encoder.named_parameters())
+    has_pooler = any(modern_name(name).startswith(_POOLER) for name in tensors)
+    if not has_pooler:
+        encoder.initialise(seed)
+        values = {name: value for name, value in values.items() if not name.startswith(_POOLER)}
+    copy_from_hugging_face(tensors, values, str(path))
+    return has_pooler
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU; InputError where it is missing, truncated or another format."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected weights as safetensors")
     try:
         return load_file(path)
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path}: no such file, expected weights as safetensors") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a complete safetensors file ({error})") from None
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as a safetensors file whose header tells Hugging Face's library that they are torch's."""
+    with replacing(path) as beside:
+        save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, beside, metadata={"format": "pt"})
 
 
 def modern_name(name: str) -> str:

@@ -10,7 +10,7 @@ from bert.config import BertConfig
 from bert.encoder import Encoder
 from bert.errors import InputError
 from bert.heads import SharedLayer, build_heads
-from bert.models import Model, load_model
+from bert.models import Model, load_model, load_tokenizer
 from bert.multitask import SHARED_LAYER, MultitaskModel
 from bert.pals import ProjectedAttention
 from bert.tokenizer import Tokenizer
@@ -66,10 +66,18 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
 
     Task gradients are kept in the compute dtype, or in fp32 where several backwards of a step accumulate.
 
-    Raises InputError where there are more tasks than surgery takes, or heads or losses do not fit the tasks.
+    Raises InputError where there are more tasks than surgery takes, the encoder knows no second segment for pairs in
+    one sequence, or heads or losses do not fit the tasks.
     """
     if len(tasks) > MOST_TASKS:
         raise InputError(f"--tasks: {len(tasks)} tasks, expected {MOST_TASKS} at most")
+    if encoder.config.type_vocab_size < 2:
+        for task in tasks:
+            if task.pair and config.for_task("pair_encoding", task.name) == "joint":
+                raise InputError(
+                    f"task {task.name}: the model's type_vocab_size is 1, which leaves the second sentence without an "
+                    "embedding; expected --pair-encoding separate"
+                )
     heads = build_heads(
         head_specs(config, tasks),
         hidden_size=encoder.config.hidden_size,
@@ -141,4 +149,4 @@ def load_run(directory: Path, device: str) -> SavedRun:
     config = fit_model(config, encoder.config)
     model = build_model(config, tasks, encoder, precision)
     model.load(best / WEIGHTS_FILE)
-    return SavedRun(config, tasks, model, Tokenizer.load(best), precision)
+    return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision)

@@ -20,9 +20,14 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except torch.OutOfMemoryError as error:
-        reason = str(error).splitlines()[0]
-        print(f"error: out of GPU memory ({reason}); try a smaller --batch-size with --accumulate", file=sys.stderr)
+    except (RuntimeError, MemoryError) as error:
+        # Where the host's memory ends, torch raises a plain RuntimeError.
+        of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+        if not of_memory:
+            raise
+        kind = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print(f"error: out of {kind} ({reason}); try a smaller --batch-size with --accumulate", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

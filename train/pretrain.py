@@ -81,7 +81,8 @@ class Pretraining:
         self.config = fit_model(config, self.base.encoder.config)
         texts = read_texts(config, lambda text: self.say(f"warning: {text}"))
         self.model, loaded = build_language_model(self.config, self.base, self.precision)
-        self.say(f"head       {'as it came with the model' if loaded else 'new: the model has none'}")
+        origin = "as it came with the model" if loaded else "new: the model has none that reads its word table"
+        self.say(f"head       {origin}")
         head_rate = _head_rate(self.config, loaded)
         self.config = replace(self.config, head_learning_rate=(head_rate,))
         self.say(f"rates      encoder {self.config.learning_rate:.3g}, head {head_rate} at their peak")

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bert.errors import InputError
 from bert.files import replacing
-from bert.tokenizer import TOKENIZER_FILE, Tokenizer
+from bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer
 from bert.weights import WEIGHTS_FILE
 from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_model, load_pretrained
 from train.checkpoint import STATE_FILE, Progress, load_state, save_state
@@ -257,7 +257,7 @@ class Run:
 
 def files_before_state(tasks: Iterable[str]) -> list[str]:
     """What a run on `tasks` may have written when it has not saved a state yet: paths within its folder."""
-    best = [f"{BEST}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE)]
+    best = [f"{BEST}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)]
     answers = [name for task in tasks for name in (_predictions_file(task, "dev"), _mistakes_file(task))]
     return [CONFIG_FILE, TASKS_FILE, METRICS_FILE, STATE_FILE, *best, *answers]
 

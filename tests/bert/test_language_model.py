@@ -102,6 +102,8 @@ def test_in_low_precision_matrices_are_read_from_the_copy():
     model = MaskedLanguageModel(
         small_encoder(), new_head(), compute_dtype=torch.bfloat16, gradient_dtype=torch.bfloat16
     )
+    assert model.encoder.layers[0].qkv.weight.dtype == torch.bfloat16
+    assert model.shared.compute is not model.shared.master
     loss = model(*inputs)
     loss.backward()
     assert loss.dtype == torch.float32
@@ -142,7 +144,7 @@ def test_its_file_has_hugging_faces_names_and_gives_back_encoder_and_head(tmp_pa
     assert {"bert.embeddings.word_embeddings.weight", "bert.pooler.dense.weight"} <= tensors.keys()
     assert all(tensor.dtype == torch.float32 for tensor in tensors.values())
     encoder, head = Encoder(SMALL), LanguageModelHead(SMALL)
-    load_weights(encoder, path)
+    load_weights(encoder, path, seed=0)
     assert head.load(tensors, "here")
     for module, expected in ((encoder, small_encoder()), (head, new_head())):
         for (name, parameter), other in zip(module.named_parameters(), expected.parameters(), strict=True):
@@ -184,5 +186,13 @@ def test_a_head_is_taken_whole_or_not_at_all():
     with pytest.raises(InputError, match=r"^here: cls\.predictions\.bias is \[3\], expected \[50\]$"):
         head.load({**tensors, "cls.predictions.bias": torch.zeros(3)}, "here")
     assert torch.equal(head.dense.weight, before)
+    untied = {
+        "embeddings.word_embeddings.weight": torch.ones(50, 32),
+        "cls.predictions.decoder.weight": torch.zeros(50, 32),
+    }
+    assert not head.load(tensors | untied, "here"), "its decoder is not the word table"
+    assert torch.equal(head.dense.weight, before)
+    tied = dict.fromkeys(untied, torch.ones(50, 32))
+    assert LanguageModelHead(SMALL).load(tensors | tied, "here")
     assert head.load(tensors, "here"), "older names of LayerNorm's parameters count too"
     assert torch.equal(head.norm.weight, model.norm.weight)

@@ -97,7 +97,7 @@ def test_missing_and_misshapen_tensors_are_all_named_and_nothing_is_copied(direc
     encoder.initialise(9)
     before = encoder.embeddings.words.clone()
     with pytest.raises(InputError) as caught:
-        load_weights(encoder, directory / "model.safetensors")
+        load_weights(encoder, directory / "model.safetensors", seed=0)
     for name in ("pooler.dense.bias", "encoder.layer.1.attention.self.key.weight"):
         assert name in str(caught.value)
     assert "encoder.layer.0.output.dense.weight is [5, 4], expected [32, 48]" in str(caught.value)
@@ -119,6 +119,14 @@ def test_missing_and_misshapen_tensors_are_all_named_and_nothing_is_copied(direc
         (lambda d: edit_config(d, layer_norm_eps=float("nan")), "config.json: .*layer_norm_eps is nan"),
         (lambda d: edit_config(d, num_hidden_layers=True), "config.json: .*num_hidden_layers is True"),
         (lambda d: edit_config(d, hidden_size=32.0), "config.json: .*hidden_size is 32.0"),
+        (lambda d: edit_config(d, hidden_size=20), "config.json: .*hidden_size 20 is not a multiple of 8"),
+        (
+            lambda d: edit_config(d, hidden_dropout_prob=0.999999),
+            "config.json: .*is 0.999999, expected 0.999985 at most",
+        ),
+        (lambda d: edit_config(d, is_decoder=True), "config.json: is_decoder is True, expected False"),
+        (lambda d: (d / "config.json").write_text("[" * 100_000), "config.json: not JSON"),
+        (lambda d: edit_config(d, vocab_size=30521), "the tokenizer has 30522 entries, more than the model's 30521"),
         (lambda d: (d / "vocab.txt").unlink(), "tokenizer"),
     ],
 )
@@ -139,3 +147,61 @@ def test_the_variable_names_another_folder_for_minilm(tmp_path, monkeypatch):
     found = load_model("minilm", seed=1)
     assert found.encoder.config.hidden_size == 64
     assert found.origin == f"minilm: MiniLM-L6 from CONCORD_MINILM={directory}, unchecked"
+
+
+def test_weights_are_converted_from_half_precision_and_other_dtypes_are_refused(directory):
+    before = load_file(directory / "model.safetensors")
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        edit_weights(
+            directory, lambda tensors, dtype=dtype: tensors.update({k: v.to(dtype) for k, v in before.items()})
+        )
+        found = to_hugging_face(dict(load_model(str(directory), seed=0).encoder.named_parameters()))
+        assert all(torch.equal(found[name], value.to(dtype).float()) for name, value in before.items())
+    edit_weights(directory, lambda tensors: tensors.update({"pooler.dense.weight": torch.ones(32, 32).to(torch.int8)}))
+    with pytest.raises(InputError, match=r"pooler\.dense\.weight is in int8, expected float32, float16"):
+        load_model(str(directory), seed=0)
+
+
+def test_a_model_without_a_pooler_gets_a_random_one_and_says_so(directory):
+    before = load_file(directory / "model.safetensors")
+
+    def change(tensors):
+        for name in [name for name in tensors if name.startswith("pooler.")]:
+            del tensors[name]
+
+    assert load_model(str(directory), seed=1).origin == str(directory)
+    edit_weights(directory, change)
+    models = [load_model(str(directory), seed=seed) for seed in (1, 1, 2)]
+    assert models[0].origin == f"{directory}; its pooler is new, the weights have none"
+    weights = [model.encoder.pooler.weight for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert 0.015 < weights[0].std() < 0.025
+    found = to_hugging_face(dict(models[0].encoder.named_parameters()))
+    assert all(torch.equal(found[name], value) for name, value in before.items() if not name.startswith("pooler."))
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("no route\nmore"), json.JSONDecodeError("odd", "<html>", 0), KeyError()]
+)
+def test_whatever_fails_on_the_way_to_the_hub_is_one_line(monkeypatch, error):
+    def snapshot_download(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(InputError, match=r"model 'some/bert': not in the local cache .* hub \(.+\)$") as caught:
+        load_model("some/bert", seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_the_hub_is_asked_for_the_files_that_are_read_and_no_more(monkeypatch, directory):
+    asked = {}
+
+    def snapshot_download(name, allow_patterns):
+        asked[name] = allow_patterns
+        return str(directory)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert load_model("some/bert", seed=0).origin == "some/bert from the Hugging Face hub"
+    files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
+    assert asked == {"some/bert": files}

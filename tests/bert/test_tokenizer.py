@@ -116,6 +116,58 @@ def test_a_broken_file_is_named(tmp_path, name, content):
     assert "\n" not in str(caught.value)
 
 
+def test_a_cased_vocabulary_is_read_as_its_tokenizer_config_says(tmp_path):
+    write_vocabulary(tmp_path, [*SPECIAL, "Paris", "paris", "café", "cafe"])
+    ids = [Tokenizer.load(tmp_path).encode(["Paris café"])[0].tolist()]
+    for content in (
+        {"do_lower_case": False},
+        {"strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 512} | content))
+        ids.append(Tokenizer.load(tmp_path).encode(["Paris café"])[0].tolist())
+    assert ids == [[6, 8], [5, 7], [6, 7], [5, 8]]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "not JSON"),
+        ("[]", "a list, expected an object"),
+        ('{"do_lower_case": "no"}', "do_lower_case is 'no', expected true or false"),
+        ('{"do_lower_case": null}', "do_lower_case is None, expected true or false"),
+    ],
+)
+def test_a_broken_tokenizer_config_is_named(tmp_path, content, expected):
+    write_vocabulary(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {expected}"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_that_could_not_name_the_unknown_is_refused_as_it_is_read(tmp_path):
+    write_vocabulary(tmp_path)
+    write_json(tmp_path, tmp_path)
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["unk_token"] = "[OTHER]"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer \(.*\[UNK\]"):
+        Tokenizer.load(tmp_path)
+
+
+def test_transformers_takes_a_saved_tokenizer_as_it_is(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    write_vocabulary(tmp_path, [*SPECIAL, "Paris", "paris", "café", "cafe"])
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    Tokenizer.load(tmp_path).save(saved)
+    found = transformers.AutoTokenizer.from_pretrained(saved)
+    assert found("Paris café")["input_ids"] == [2, 5, 7, 3]
+    assert found.mask_token_id == 4
+
+
 @pytest.mark.parametrize("token", SPECIAL)
 def test_a_missing_special_token_is_named(tmp_path, token):
     write_vocabulary(tmp_path)

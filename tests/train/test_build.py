@@ -1,9 +1,14 @@
 """The model and the optimizer that a configuration describes, and that the best model of a run keeps what it has."""
 
+import json
+
 import pytest
 import torch
 
-from tests.samples import random_batch, small_encoder
+from bert.config import BertConfig
+from bert.encoder import Encoder
+from bert.errors import InputError
+from tests.samples import SMALL, random_batch, small_encoder
 from tests.train.small_runs import write_course_data
 from train import run
 from train.build import build_model, build_optimizer, load_pretrained, load_run
@@ -71,3 +76,25 @@ def test_each_layer_learns_at_the_rate_of_the_one_above_times_the_layer_decay(gr
     for block, rate in rates.items():
         (part,) = (part for part in expected if block == part or block.startswith(f"{part}."))
         assert rate == pytest.approx(expected[part]), block
+
+
+def test_pairs_in_one_sequence_are_refused_where_the_model_knows_one_segment_alone():
+    encoder = Encoder(BertConfig(**{**vars(SMALL), "type_vocab_size": 1}))
+    encoder.initialise(1)
+    tasks, precision = select_tasks(["sst", "sts"], None), choose_precision("cpu", "off")
+    with pytest.raises(
+        InputError, match=r"task sts: the model's type_vocab_size is 1, .* expected --pair-encoding sep"
+    ):
+        build_model(RunConfig(), tasks, encoder, precision)
+    build_model(RunConfig(pair_encoding=("separate",)), tasks, encoder, precision)
+    build_model(RunConfig(), tasks[:1], encoder, precision)
+
+
+def test_a_best_model_whose_tokenizer_has_more_entries_than_it_is_refused(tmp_path):
+    trained(tmp_path, "run")
+    path = tmp_path / "run" / "best" / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["model"]["vocab"]["overmuch"] = 30522
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match="the tokenizer has 30523 entries, more than the model's 30522"):
+        load_run(tmp_path / "run", "cpu")

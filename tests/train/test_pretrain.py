@@ -62,8 +62,8 @@ def test_a_run_lowers_the_held_out_loss_and_leaves_a_model_to_start_from(texts, 
     out = tmp_path / "out"
     assert run_command(pretrain.main, command(texts, model, out)) == 0
     assert {path.name for path in out.iterdir()} == {
-        *("config.json", "model.safetensors", "tokenizer.json", "pretrain.json", "last.safetensors"),
-        *("metrics.jsonl", "summary.json"),
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        *("pretrain.json", "last.safetensors", "metrics.jsonl", "summary.json"),
     }
     summary = json.loads((out / "summary.json").read_text())
     assert summary["after"]["loss"] < summary["before"]["loss"] - 0.5

@@ -208,7 +208,7 @@ def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_
 
     monkeypatch.setattr(run.ProgressDisplay, "advance", advance)
     assert run_command(run.main, command(data, out)) == 0
-    assert set(contents(reader)) == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert set(contents(reader)) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert set(contents(reader).values()) == {b"of the earlier one"}
     assert run_command(evaluate.main, [str(out)]) == 0
 
