@@ -1,5 +1,6 @@
 """What the command lines share: bad input ends in one line and exit code 2, and a traceback is for bugs only."""
 
+import io
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,10 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 def run_command(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: its own, 2 after bad input, 130 where the user stopped it."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name or a text that the terminal cannot show is no reason to end a run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command(arguments) or 0
     except InputError as error:

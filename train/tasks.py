@@ -181,10 +181,15 @@ def read_tasks(path: Path) -> list[Task]:
     """The tasks that `write_tasks` wrote; InputError where the file is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return [Task(**{**table, "text_columns": tuple(table["text_columns"])}) for table in content]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}), expected the tasks of a run") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not the tasks of a run ({error})") from None
+    if not (isinstance(content, list) and content and all(isinstance(table, dict) for table in content)):
+        raise InputError(f"{path}: not the tasks of a run, expected a list of them")
+    try:
+        return [_task(str(table.pop("name", "")), table) for table in content]
+    except InputError as error:
         raise InputError(f"{path}: not the tasks of a run ({error})") from None
 
 

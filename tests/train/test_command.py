@@ -1,6 +1,8 @@
 """How a command line ends: its own exit code, 2 and one line for what the user can mend, a traceback for bugs."""
 
 import errno
+import io
+import sys
 
 import pytest
 import torch
@@ -50,3 +52,11 @@ def test_a_commands_own_code_is_the_exit_code_and_a_stop_has_130():
     assert run_command(lambda arguments: None) == 0
     assert run_command(lambda arguments: 3) == 3
     assert run_command(raising(KeyboardInterrupt())) == 130
+
+
+def test_what_a_terminal_cannot_show_does_not_end_a_run(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run_command(lambda arguments: print("caf\u00e9 \udce9")) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"caf\\xe9 \\udce9\n"

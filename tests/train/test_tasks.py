@@ -1,11 +1,12 @@
 """The built-in tasks, and those that a tasks.toml adds."""
 
+import json
 import re
 
 import pytest
 
 from bert.errors import InputError
-from train.tasks import BUILT_IN_TASKS, Task, select_tasks
+from train.tasks import BUILT_IN_TASKS, Task, read_tasks, select_tasks, write_tasks
 
 STARS = """
 [stars]
@@ -140,3 +141,33 @@ def test_a_definition_that_is_not_utf8_is_named(tmp_path):
     (tmp_path / "tasks.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"tasks\.toml"):
         select_tasks(["sst"], tmp_path)
+
+
+def test_a_runs_tasks_are_read_as_they_were_written(tmp_path):
+    tasks = [*BUILT_IN_TASKS, *select_tasks(["stars", "entailment"], define(tmp_path, STARS + ENTAILMENT))]
+    write_tasks(tmp_path / "tasks.json", tasks)
+    assert read_tasks(tmp_path / "tasks.json") == tasks
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda table: "{", "Expecting"),
+        (lambda table: "[" * 100_000, "recursion"),
+        (lambda table: "[]", "expected a list"),
+        (lambda table: "null", "expected a list"),
+        (lambda table: '["sst"]', "expected a list"),
+        (lambda table: json.dumps([table | {"classes": 5.0}]), "task sst: classes is 5.0, expected a whole number"),
+        (lambda table: json.dumps([table | {"kind": "bogus"}]), "task sst: kind is 'bogus', expected one of"),
+        (lambda table: json.dumps([table | {"text_columns": 3}]), "task sst: text_columns is 3, expected a list"),
+        (lambda table: json.dumps([table | {"more": 3}]), "task sst: unknown key 'more'"),
+        (lambda table: json.dumps([{k: v for k, v in table.items() if k != "stem"}]), "task sst: stem is missing"),
+        (lambda table: json.dumps([{k: v for k, v in table.items() if k != "name"}]), "name is '', expected a letter"),
+    ],
+)
+def test_damaged_tasks_of_a_run_are_refused_by_what_is_wrong(tmp_path, damage, expected):
+    path = tmp_path / "tasks.json"
+    write_tasks(path, BUILT_IN_TASKS[:1])
+    path.write_text(damage(json.loads(path.read_text())[0]))
+    with pytest.raises(InputError, match=rf"tasks\.json: not the tasks of a run.*{expected}"):
+        read_tasks(path)
