@@ -59,8 +59,8 @@ def copy_from_hugging_face(tensors: Mapping[str, Tensor], values: Mapping[str, T
 
     tensors: by Hugging Face's names, with or without the prefix "bert."; further ones (a language-model head) are
     ignored. values: the encoder's parameters by name. source: what messages call the tensors' origin.
-    Raises InputError that names every tensor that is missing, misshapen or in a dtype of something else than weights
-    (fp64, fp32, fp16, bf16), before anything is copied.
+    Raises InputError that names every tensor that is missing, misshapen, not finite or in a dtype of something else
+    than weights (fp64, fp32, fp16, bf16), before anything is copied.
     """
     tensors = {modern_name(name): tensor for name, tensor in tensors.items()}
     missing, unfit = [], []
@@ -76,6 +76,8 @@ def copy_from_hugging_face(tensors: Mapping[str, Tensor], values: Mapping[str, T
             elif tensors[hugging_face_name].dtype not in _DTYPES:
                 dtype = str(tensors[hugging_face_name].dtype).removeprefix("torch.")
                 unfit.append(f"{hugging_face_name} is in {dtype}, expected float32, float16, bfloat16 or float64")
+            elif not tensors[hugging_face_name].isfinite().all():
+                unfit.append(f"{hugging_face_name} has values that are not finite")
     problems = [f"missing {', '.join(missing)}"] if missing else []
     problems += unfit
     if problems:

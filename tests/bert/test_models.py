@@ -160,6 +160,9 @@ def test_weights_are_converted_from_half_precision_and_other_dtypes_are_refused(
     edit_weights(directory, lambda tensors: tensors.update({"pooler.dense.weight": torch.ones(32, 32).to(torch.int8)}))
     with pytest.raises(InputError, match=r"pooler\.dense\.weight is in int8, expected float32, float16"):
         load_model(str(directory), seed=0)
+    edit_weights(directory, lambda tensors: tensors.update({"pooler.dense.weight": torch.full((32, 32), torch.nan)}))
+    with pytest.raises(InputError, match=r"pooler\.dense\.weight has values that are not finite"):
+        load_model(str(directory), seed=0)
 
 
 def test_a_model_without_a_pooler_gets_a_random_one_and_says_so(directory):
