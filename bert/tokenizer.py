@@ -73,7 +73,8 @@ class Tokenizer:
         with replacing(directory / TOKENIZER_FILE) as beside:
             beside.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
         special = {f"{name}_token": token for name, token in _SPECIAL.items()}
-        content = {"tokenizer_class": "PreTrainedTokenizerFast"} | special
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs} | special
         with replacing(directory / TOKENIZER_CONFIG_FILE) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

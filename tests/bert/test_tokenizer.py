@@ -164,7 +164,9 @@ def test_transformers_takes_a_saved_tokenizer_as_it_is(tmp_path):
     saved.mkdir()
     Tokenizer.load(tmp_path).save(saved)
     found = transformers.AutoTokenizer.from_pretrained(saved)
-    assert found("Paris café")["input_ids"] == [2, 5, 7, 3]
+    pair = found("Paris café", "cafe")
+    assert pair["input_ids"] == [2, 5, 7, 3, 8, 3]
+    assert pair["token_type_ids"] == [0, 0, 0, 0, 1, 1]
     assert found.mask_token_id == 4
 
 
