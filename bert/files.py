@@ -14,9 +14,15 @@ from safetensors import SafetensorError
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes `path`'s place where the block ends, and is removed where it fails.
 
-    The file gets the mode that the umask gives. Raises an OSError that names `path` where it cannot be written, as on a
-    full disk, whichever way the block was told of that.
+    The file gets the mode that the umask gives. A link stays, and what it points to is replaced; what is no file, such
+    as a pipe or /dev/stdout, is itself given to be written to. Raises an OSError that names `path` where it cannot be
+    written, as on a full disk, whichever way the block was told of that.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    if path.is_symlink():
+        path = path.resolve()
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         beside.touch()

@@ -1,5 +1,6 @@
 """Predictions and metrics of a model on whole data sets."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -129,6 +130,7 @@ def evaluate(
 ) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
     """Each task's metrics on its labelled set, and the answers that they judge.
 
+    A task with a score that is not finite has metrics of NaN: the class of the greatest one would say nothing.
     choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
     kept: where the encoder's outputs are kept from one evaluation of these sets to the next; None to compute them.
     """
@@ -146,6 +148,9 @@ def evaluate(
     metrics = {
         name: task_metrics(split.task, answers[name].predictions, split.labels) for name, split in splits.items()
     }
+    for name, own in answers.items():
+        if not np.isfinite(own.errors).all():
+            metrics[name] = dict.fromkeys(metrics[name], math.nan)
     return metrics, answers
 
 

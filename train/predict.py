@@ -26,13 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise InputError(
             f"--task {given.task}: the run in {given.run} was not trained on it, {did_you_mean(given.task, tasks)}"
         )
-    task = tasks[given.task]
+    task, output = tasks[given.task], Path(given.output)
+    if output.exists() and Path(given.input).exists() and output.samefile(given.input):
+        raise InputError(f"--output {output}: it is the input itself, expected another file")
     examples = read_plain_input(task, Path(given.input))
     split = tokenize(saved.config, task, examples, saved.tokenizer, None)
     if split.truncated:
         print(f"warning: {split.truncated} rows were longer than {saved.config.max_length} wordpieces and cut")
-    write_predictions(Path(given.output), task, split.example_ids, predict(saved.model, split, saved.precision.device))
-    print(f"{len(split)} predictions of {task.name} written to {given.output}")
+    write_predictions(output, task, split.example_ids, predict(saved.model, split, saved.precision.device))
+    print(f"{len(split)} predictions of {task.name} written to {output}")
 
 
 def _parser() -> OneLineParser:

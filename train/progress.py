@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from train.report import conflict_shares, score_line
 
@@ -36,12 +37,14 @@ class ProgressDisplay:
         if not self._console.is_terminal:
             return
         self._live = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("epoch {task.fields[epoch]}", table_column=Column(no_wrap=True)),
             BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            # Where the terminal is narrow, this column alone is cut.
+            TextColumn("{task.fields[status]}", table_column=Column(ratio=1, no_wrap=True)),
             console=self._console,
+            expand=True,
         )
         self._line = self._live.add_task(
             "", total=self._steps, completed=done, epoch=f"{epoch + 1}/{self._epochs}", status=self._scores

@@ -239,6 +239,8 @@ class Run:
             f"speed      {summary['examples_per_second']:.0f} examples/s, {summary['tokens_per_second']:.0f} tokens/s; "
             f"{self.progress.seconds:.0f} s in all"
         )
+        if summary["skipped_steps"]:
+            self.say(f"skipped    {summary['skipped_steps']} of {self.progress.steps} steps: gradients were not finite")
         self.say(f"written    {self.directory}")
 
     def _draw(self) -> None:

@@ -139,3 +139,13 @@ def test_kept_outputs_give_the_same_answers_without_the_encoder_until_its_weight
     model.shared.refresh_compute()
     assert answers(kept) == answers()
     assert len(encoder_runs) == 5 * once
+
+
+def test_a_task_whose_scores_are_not_finite_has_no_metrics():
+    splits = {"sst": random_split(TASKS[0], 11, 1, seed=1), "sts": random_split(TASKS[1], 17, 2, seed=2)}
+    splits["sst"].labels[:] %= 5
+    model = make_model(pair=True)
+    model.heads["sst"].weight.data[2, 3] = torch.nan
+    metrics, _ = evaluate(model, splits, CPU)
+    assert np.isnan(metrics["sst"]["accuracy"])
+    assert np.isfinite(metrics["sts"]["pearson"])

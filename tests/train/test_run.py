@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.samples import write_small_model
 from tests.tolerances import TOLERANCES
-from tests.train.small_runs import ADJECTIVES, THINGS, command, write_table
+from tests.train.small_runs import ADJECTIVES, THINGS, command, refused, write_table
 from train import evaluate, predict, run
 from train.command import run_command
 
@@ -329,12 +329,16 @@ def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does
     assert (tmp_path / "p.csv").read_text() == (out / "paraphrase-dev-predictions.csv").read_text()
 
 
-def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set(data, tmp_path):
+def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set_and_never_overwrites_it(data, tmp_path, capsys):
     out = tmp_path / "run"
     run_command(run.main, command(data, out))
     arguments = [str(out), "--task", "sts", "--input", str(data / "sts-dev.csv"), "--output", str(tmp_path / "p.csv")]
     assert run_command(predict.main, [*arguments, "--device", "cpu"]) == 0
     assert (tmp_path / "p.csv").read_text() == (out / "sts-dev-predictions.csv").read_text()
+    sentences = (data / "sts-dev.csv").read_text()
+    (tmp_path / "link").symlink_to(data / "sts-dev.csv")
+    assert "it is the input itself" in refused(capsys, predict.main, [*arguments[:-1], tmp_path / "link"])
+    assert (data / "sts-dev.csv").read_text() == sentences
 
 
 def test_sequences_are_cut_to_what_was_asked_for_or_to_the_models_positions_and_it_is_said(data, tmp_path, capsys):

@@ -188,6 +188,11 @@ def test_a_run_whose_evaluations_were_never_finite_says_so(data, tmp_path, capsy
     assert (tmp_path / "run" / "last.safetensors").exists()
 
 
+def test_a_classifier_that_diverged_has_no_best_model_though_it_names_classes(data, tmp_path, capsys):
+    flags = ("--tasks", "sst", "--learning-rate", "1e12", "--weight-decay", "0")
+    assert "no evaluation gave finite metrics" in refused(capsys, run.main, command(data, tmp_path / "run", *flags))
+
+
 def test_a_folder_that_another_run_took_meanwhile_is_refused_and_left_alone(data, tmp_path, capsys, monkeypatch):
     out = tmp_path / "run"
 

@@ -1,0 +1,27 @@
+"""The live line of a run: what stays of it on a narrow terminal."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from train.progress import ProgressDisplay
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_epoch_and_steps_are_whole_whatever_the_width(width):
+    written = io.StringIO()
+    console = Console(file=written, width=width, force_terminal=True, color_system=None)
+    display = ProgressDisplay(console, epochs=3, steps_per_epoch=611, total_steps=1833)
+    display.begin_epoch(1, 20)
+    conflicts = {"sst-paraphrase": [10, 0.0, 20]}
+    entry = {"step": 631, "losses": {"sst": 1.5, "paraphrase": 0.7}, "conflicts": {"model": conflicts}}
+    display.show(entry | {"applied_steps": 20}, 70.0)
+    display.show_scores({task: {"accuracy": 0.5, "f1": 0.5} for task in ("sst", "paraphrase", "sts")})
+    display.advance()
+    display.stop()
+    last = written.getvalue().split("\r")[-1]
+    assert "epoch 2/3" in last
+    assert " 21/611" in last
+    assert "loss sst 1.500" in last
+    assert ("70 examples/s" in last) == (width == 200)
