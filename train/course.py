@@ -10,6 +10,7 @@ from bert.errors import InputError
 from train.tasks import Example, Task
 
 _SHOWN = 5  # bad rows that a message names one by one
+_LONGEST_SHOWN = 80  # characters of a header's cell
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
     header = _header(path, rows)
     if header not in headers:
         expected = " or ".join(_tabs(allowed) for allowed in headers)
-        raise InputError(f"{path}:1: header is {_tabs(header)}, expected {expected}")
+        raise InputError(f"{path}:1: header is {_tabs(header)}{_one_column(header)}, expected {expected}")
     found = Split()
     labelled = split != "test"
     for line, cells in rows:
@@ -71,8 +72,8 @@ def read_plain_input(task: Task, path: Path) -> list[Example]:
     header = _header(path, rows)
     if any(header.count(column) != 1 for column in task.text_columns) or header.count("id") > 1:
         raise InputError(
-            f"{path}:1: header is {_tabs(header)}, expected task {task.name}'s columns {_tabs(task.text_columns)}, "
-            "each once"
+            f"{path}:1: header is {_tabs(header)}{_one_column(header)}, expected task {task.name}'s columns "
+            f"{_tabs(task.text_columns)}, each once"
         )
     examples = []
     for number, (line, cells) in enumerate(rows, 1):
@@ -118,6 +119,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: not UTF-8 (byte {content[error.start]:#04x}), expected UTF-8") from None
+    csv.field_size_limit(2**31 - 1)  # a long text is none of a row's faults
     # Not splitlines: sentences may hold U+2028 and other signs that it takes for the end of a line.
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
@@ -175,4 +177,10 @@ def _label(task: Task, text: str) -> float:
 
 def _tabs(cells: Sequence[str]) -> str:
     """Cells as a message shows them."""
-    return "[" + ", ".join(cell or "(unnamed)" for cell in cells) + "]"
+    shown = (cell if len(cell) <= _LONGEST_SHOWN else f"{cell[:_LONGEST_SHOWN]}..." for cell in cells)
+    return "[" + ", ".join(cell.replace("\r", " ") or "(unnamed)" for cell in shown) + "]"
+
+
+def _one_column(header: Sequence[str]) -> str:
+    """What a header that commas or other signs divide looks like to whoever expects tabs."""
+    return " (one column, with no tab in it)" if len(header) == 1 else ""

@@ -196,7 +196,7 @@ def read_tasks(path: Path) -> list[Task]:
 def _read_tasks(path: Path) -> dict[str, Task]:
     """The tasks of a tasks.toml: one table for each, named as the task."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}), expected task definitions") from None
     except ValueError as error:

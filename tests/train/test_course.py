@@ -158,6 +158,25 @@ def test_another_header_is_shown_beside_the_expected_one(tmp_path, header):
         read(STS, tmp_path, header, "0\tx\ta\tb\t1.0")
 
 
+@pytest.mark.parametrize(("sign", "told"), [(",", True), (";", True), ("\t", False)])
+def test_a_header_without_tabs_is_said_to_have_none(tmp_path, sign, told):
+    with pytest.raises(InputError) as caught:
+        read(STS, tmp_path, sign.join(["id", "sentence1", "sentence2"]))
+    assert ("(one column, with no tab in it), expected [(unnamed), id" in str(caught.value)) == told
+
+
+def test_a_file_of_one_line_is_not_shown_whole(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read(STS, tmp_path, "id,sentence1\r" * 1000)
+    assert len(str(caught.value)) < 400
+    assert "\r" not in str(caught.value)
+
+
+def test_a_very_long_quoted_text_is_read(tmp_path):
+    found = read(SST, tmp_path, SINGLE, '0\tx\t"' + "film " * 40_000 + '"\t3')
+    assert len(found.examples[0].first) > 190_000
+
+
 def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
     (tmp_path / "ids-sst-train.csv").write_bytes(SINGLE.encode() + b"\n0\tx\tcaf\xe9 noir\t3\n")
     with pytest.raises(InputError, match=r"ids-sst-train\.csv:2: not UTF-8 \(byte 0xe9\)"):

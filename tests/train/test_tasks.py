@@ -171,3 +171,7 @@ def test_damaged_tasks_of_a_run_are_refused_by_what_is_wrong(tmp_path, damage, e
     path.write_text(damage(json.loads(path.read_text())[0]))
     with pytest.raises(InputError, match=rf"tasks\.json: not the tasks of a run.*{expected}"):
         read_tasks(path)
+
+
+def test_a_byte_order_mark_before_the_definitions_is_passed_over(tmp_path):
+    assert select_tasks(["stars"], define(tmp_path, "\ufeff" + STARS))[0].stem == "films"
