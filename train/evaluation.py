@@ -1,7 +1,7 @@
 """Predictions and metrics of a model on whole data sets."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,13 @@ from torch import Tensor
 
 from bert.batch import PackedBatch, PooledBatch
 from bert.multitask import MultitaskModel
-from kernels import TaskRows
-from train.batches import gather
+from train.batches import LabelledBatch, gather
 from train.losses import binary_scores, task_errors, task_predictions
 from train.metrics import best_threshold, task_metrics
+from train.sampler import MicroBatch
 from train.tokenized import TokenizedSplit
 
+GatherKept = Callable[[MicroBatch], LabelledBatch]
 _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536}
 
 
@@ -43,11 +44,11 @@ def _answer(
     *,
     judged: bool,
     choose_threshold: bool = False,
-    pooled: Tensor | None = None,
+    gather_kept: GatherKept | None = None,
 ) -> Answers:
     task, head = split.task, model.heads[split.task.name]
     predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
-    for examples, batch in _batches(model, split, np.arange(len(split)), device, pooled):
+    for examples, batch in _batches(model, split, np.arange(len(split)), device, gather_kept):
         logits = model(batch)[task.name].logits
         if head.threshold is None:
             predictions[examples] = task_predictions(task, logits, head.link)
@@ -76,48 +77,23 @@ def encode(model: MultitaskModel, split: TokenizedSplit, examples: np.ndarray, d
     return pooled
 
 
-class KeptOutputs:
-    """The pooled outputs of whole sets, for as long as the encoder's weights stay as they are, to the bit."""
-
-    def __init__(self) -> None:
-        self._weights: dict[str, Tensor] = {}
-        self._pooled: dict[str, Tensor] = {}
-
-    def of(self, model: MultitaskModel, split: TokenizedSplit, device: torch.device) -> Tensor:
-        """What `encode` gives for all examples of a task's set, which is to be the same one each time."""
-        weights = model.encoder_values()
-        if not self._weights or any(not torch.equal(kept, weights[name]) for name, kept in self._weights.items()):
-            self._weights, self._pooled = {name: value.clone() for name, value in weights.items()}, {}
-        if split.task.name not in self._pooled:
-            self._pooled[split.task.name] = encode(model, split, np.arange(len(split)), device)
-        return self._pooled[split.task.name]
-
-
 def _batches(
     model: MultitaskModel,
     split: TokenizedSplit,
     examples: np.ndarray,
     device: torch.device,
-    pooled: Tensor | None = None,
+    gather_kept: GatherKept | None = None,
 ) -> Iterator[tuple[np.ndarray, PackedBatch | PooledBatch]]:
-    """Examples of a set in batches of similar length: their indices, and what the model reads.
-
-    pooled: the encoder's outputs of the whole set, which are read in its place; None to run it.
-    """
+    """Examples of a set in batches of similar length: their indices, and what the model reads; gather_kept: see
+    `evaluate`."""
     lengths = np.diff(split.cu_seqlens[:: split.sequences_per_example])
     order = examples[np.argsort(lengths[examples], kind="stable")]
     empty = {name: np.zeros(0, dtype=np.int64) for name in model.tasks}
     splits = dict.fromkeys(model.tasks, split)
     for own in np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type])):
-        if not len(own):
-            continue
-        if pooled is None:
-            yield own, gather(splits, {**empty, split.task.name: own}, device).packed
-        else:
-            sequences = split.sequences_of(own)
-            counts = [len(sequences) if name == split.task.name else 0 for name in model.tasks]
-            rows = TaskRows.of_counts(counts, device)
-            yield own, PooledBatch(pooled=pooled[torch.from_numpy(sequences).to(device)], sequence_rows=rows)
+        if len(own):
+            micro_batch = {**empty, split.task.name: own}
+            yield own, (gather_kept(micro_batch) if gather_kept else gather(splits, micro_batch, device)).packed
 
 
 def evaluate(
@@ -126,13 +102,14 @@ def evaluate(
     device: torch.device,
     *,
     choose_thresholds: bool = False,
-    kept: KeptOutputs | None = None,
+    gather_kept: GatherKept | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
     """Each task's metrics on its labelled set, and the answers that they judge.
 
     A task with a score that is not finite has metrics of NaN: the class of the greatest one would say nothing.
     choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
-    kept: where the encoder's outputs are kept from one evaluation of these sets to the next; None to compute them.
+    gather_kept: a batch of these sets' examples with outputs of the encoder that have been computed before; None to
+    run it.
     """
     answers = {
         name: _answer(
@@ -141,7 +118,7 @@ def evaluate(
             device,
             judged=True,
             choose_threshold=choose_thresholds,
-            pooled=None if kept is None else kept.of(model, split, device),
+            gather_kept=gather_kept,
         )
         for name, split in splits.items()
     }

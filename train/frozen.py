@@ -1,9 +1,10 @@
-"""A frozen encoder's pooled outputs of the examples that a stage reads, computed once, and batches of them."""
+"""A frozen encoder's pooled outputs, computed once, and batches of them: for a stage's steps and its evaluations."""
 
 from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bert.batch import PooledBatch
 from bert.multitask import MultitaskModel
@@ -15,7 +16,7 @@ from train.tokenized import TokenizedSplit
 
 
 class FrozenBatches:
-    """What the encoder makes of training examples, without dropout, as its weights are now.
+    """What the encoder makes of examples, without dropout, as its weights are now.
 
     Args:
         model: whose encoder.
@@ -46,3 +47,20 @@ class FrozenBatches:
                 labels[task] = torch.from_numpy(split.labels[examples]).to(self._device)
         rows = TaskRows.of_counts(counts, self._device, accumulate=accumulate)
         return LabelledBatch(PooledBatch(pooled=torch.cat(pieces), sequence_rows=rows), labels)
+
+
+class KeptOutputs:
+    """The pooled outputs of whole sets, for as long as the encoder's weights stay as they are, to the bit."""
+
+    def __init__(self) -> None:
+        self._weights: dict[str, Tensor] = {}
+        self._batches: FrozenBatches | None = None
+
+    def of(self, model: MultitaskModel, splits: Mapping[str, TokenizedSplit], device: torch.device) -> FrozenBatches:
+        """Those of all examples of `splits`, in the order of the model's tasks, which are to be the same each time."""
+        weights = model.encoder_values()
+        if self._batches is None or any(not torch.equal(kept, weights[name]) for name, kept in self._weights.items()):
+            self._weights = {name: value.clone() for name, value in weights.items()}
+            examples = {task: np.arange(len(split)) for task, split in splits.items()}
+            self._batches = FrozenBatches(model, splits, examples, device)
+        return self._batches

@@ -16,8 +16,7 @@ from train.batches import gather
 from train.batching import build_sampler
 from train.config import RunConfig
 from train.device_batches import DeviceBatches
-from train.evaluation import KeptOutputs
-from train.frozen import FrozenBatches
+from train.frozen import FrozenBatches, KeptOutputs
 from train.graphs import DeviceSteps
 from train.objectives import build_objectives
 from train.optimizer import SurgeryOptimizer

@@ -174,8 +174,13 @@ class Run:
             return self._evaluate_model(epoch)
 
     def _evaluate_model(self, epoch: int) -> dict[str, dict[str, float]]:
+        device, kept = self.precision.device, self.trainer.kept
         metrics, answers = evaluate(
-            self.model, self.data.dev, self.precision.device, choose_thresholds=True, kept=self.trainer.kept
+            self.model,
+            self.data.dev,
+            device,
+            choose_thresholds=True,
+            gather_kept=kept.of(self.model, self.data.dev, device).gather if kept else None,
         )
         thresholds = self.model.thresholds()
         entry = {"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics}

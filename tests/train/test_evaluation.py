@@ -11,7 +11,8 @@ from bert.heads import Head
 from bert.multitask import MultitaskModel
 from tests.samples import random_split, small_encoder
 from train.batches import gather
-from train.evaluation import KeptOutputs, evaluate, predict
+from train.evaluation import evaluate, predict
+from train.frozen import KeptOutputs
 from train.losses import binary_scores, link_of, task_predictions
 from train.tasks import select_tasks
 
@@ -125,7 +126,7 @@ def test_kept_outputs_give_the_same_answers_without_the_encoder_until_its_weight
     model, kept = make_model(pair=True), KeptOutputs()
 
     def answers(kept=None):
-        metrics, found = evaluate(model, splits, CPU, kept=kept)
+        metrics, found = evaluate(model, splits, CPU, gather_kept=kept.of(model, splits, CPU).gather if kept else None)
         return metrics, {name: own.predictions.tolist() for name, own in found.items()}
 
     expected, once = answers(), len(encoder_runs)

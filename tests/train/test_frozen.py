@@ -9,7 +9,7 @@ import torch
 from bert.errors import InputError
 from tests.samples import random_split, small_encoder
 from tests.train.small_runs import command
-from train import evaluation, run
+from train import frozen, run
 from train.batches import gather
 from train.build import build_model, build_optimizer
 from train.command import run_command
@@ -152,17 +152,18 @@ def test_it_is_said_that_the_encoder_runs_and_over_how_much(capsys):
 
 @pytest.mark.usefixtures("without_pictures")
 def test_the_dev_sets_pass_a_frozen_encoder_once_however_often_they_are_evaluated(data, tmp_path, monkeypatch):
-    passed, encode = [], evaluation.encode
+    passed, encode = [], frozen.encode
 
     def counted(model, split, examples, device):
-        passed.append(len(split))
+        if len(split) == 10:  # the training sets have 24
+            passed.append(len(split))
         return encode(model, split, examples, device)
 
     def scores(out):
         lines = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
         return [(line["step"], line["dev"]) for line in lines if line["event"] == "evaluation"]
 
-    monkeypatch.setattr(evaluation, "encode", counted)
+    monkeypatch.setattr(frozen, "encode", counted)
     staged = command(data, tmp_path / "kept", "--stages", "heads:1,all:1", "--evaluate-every", "2")
     assert run_command(run.main, staged) == 0
     assert passed == [10, 10, 10]
