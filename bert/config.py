@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from bert.errors import InputError
+from bert.files import read_json_object
 from kernels.dropout import HIGHEST_RATE
 
 
@@ -55,14 +56,7 @@ class BertConfig:
         Raises InputError where the file is missing, not JSON, or describes another architecture than BERT's, or sizes
         and rates that no BERT has.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}), expected a model's config.json") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: a {type(content).__name__}, expected the object of a model's config.json")
+        content = read_json_object(path, "the object of a model's config.json")
         expected = {
             "model_type": "bert",
             "hidden_act": "gelu",

@@ -1,13 +1,18 @@
-"""Files that are replaced whole: written beside and renamed into place, so that no reader meets half of one."""
+"""Files that are replaced whole: written beside and renamed into place, so that no reader meets half of one; and
+JSON that is read with one line for whatever is wrong with it."""
 
 import errno
 import glob
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
+
+from bert.errors import InputError
 
 
 @contextmanager
@@ -42,3 +47,22 @@ def replacing(path: Path) -> Iterator[Path]:
 def parts_of(path: Path) -> list[Path]:
     """What was being written beside `path` by processes that were killed."""
     return sorted(path.parent.glob(f"{glob.escape(path.name)}.*.part"))
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """What a JSON file holds; InputError that names the file where it is unreadable or not JSON, and what was
+    `expected`."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected {expected}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}), expected {expected}") from None
+
+
+def read_json_object(path: Path, expected: str) -> dict[str, Any]:
+    """The object that a JSON file holds; InputError where `read_json` raises it or the file holds anything else."""
+    content = read_json(path, expected)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a {type(content).__name__}, expected {expected}")
+    return content

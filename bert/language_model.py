@@ -16,13 +16,12 @@ from bert.batch import PackedBatch
 from bert.config import BertConfig
 from bert.encoder import Encoder, Norm, Weights
 from bert.errors import InputError
-from bert.weights import modern_name, to_hugging_face, write_safetensors
+from bert.weights import POOLER, modern_name, to_hugging_face, write_safetensors
 from kernels import DropoutStream, FlatParameters, TaskRows, linear_cross_entropy
 
 TASK = "language_model"  # the one task of a language model's gradients
 _ENCODER, _HEAD = "bert.", "cls.predictions."
 _DECODER, _WORDS = "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"
-_POOLER = "pooler."
 _SCORED_AT_ONCE = 256  # masked tokens whose scores of the whole vocabulary stand in memory in an evaluation
 
 
@@ -102,7 +101,7 @@ class MaskedLanguageModel(nn.Module):
         super().__init__()
         self.encoder, self.head = encoder, head
         self.shared = FlatParameters(
-            {name: value for name, value in encoder.named_parameters() if not name.startswith(_POOLER)},
+            {name: value for name, value in encoder.named_parameters() if not name.startswith(POOLER)},
             encoder.blocks(),
             tasks=1,
             compute_dtype=compute_dtype,
@@ -143,7 +142,7 @@ class MaskedLanguageModel(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write the fp32 weights under the names of Hugging Face's BertForMaskedLM, and the pooler's."""
-        pooler = {name: value for name, value in self.encoder.named_parameters() if name.startswith(_POOLER)}
+        pooler = {name: value for name, value in self.encoder.named_parameters() if name.startswith(POOLER)}
         encoder = to_hugging_face(self.shared.values() | pooler)
         tensors = {_ENCODER + name: value for name, value in encoder.items()}
         tensors |= {_saved_name(name): value for name, value in self.private.values().items()}

@@ -9,7 +9,7 @@ import numpy as np
 import tokenizers
 
 from bert.errors import InputError
-from bert.files import replacing
+from bert.files import read_json_object, replacing
 
 TOKENIZER_FILE, VOCABULARY_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 _SPECIAL = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
@@ -81,14 +81,8 @@ class Tokenizer:
 
 def _normalisation(directory: Path) -> dict[str, bool | None]:
     """How a vocab.txt is to be read, as the arguments of a BertWordPieceTokenizer."""
-    path, content = directory / TOKENIZER_CONFIG_FILE, {}
-    if path.exists():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: a {type(content).__name__}, expected an object")
+    path = directory / TOKENIZER_CONFIG_FILE
+    content = read_json_object(path, "an object") if path.exists() else {}
     found = {}
     for argument, name, default in (
         ("lowercase", "do_lower_case", True),

@@ -13,7 +13,7 @@ from bert.errors import InputError
 from bert.files import replacing
 
 WEIGHTS_FILE = "model.safetensors"
-_POOLER = "pooler."
+POOLER = "pooler."
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _EMBEDDINGS = {"words": "word_embeddings", "positions": "position_embeddings", "segments": "token_type_embeddings"}
 _LAYER = {
@@ -93,10 +93,10 @@ def load_weights(encoder: Encoder, path: Path, seed: int) -> bool:
     Raises InputError where the file is unreadable or does not fit.
     """
     tensors, values = read_safetensors(path), dict(encoder.named_parameters())
-    has_pooler = any(modern_name(name).startswith(_POOLER) for name in tensors)
+    has_pooler = any(modern_name(name).startswith(POOLER) for name in tensors)
     if not has_pooler:
         encoder.initialise(seed)
-        values = {name: value for name, value in values.items() if not name.startswith(_POOLER)}
+        values = {name: value for name, value in values.items() if not name.startswith(POOLER)}
     copy_from_hugging_face(tensors, values, str(path))
     return has_pooler
 

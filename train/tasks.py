@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from bert.errors import InputError, did_you_mean
+from bert.files import read_json
 from bert.pals import ProjectedAttention
 
 TASKS_FILE = "tasks.toml"
@@ -179,12 +180,7 @@ def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
 
 def read_tasks(path: Path) -> list[Task]:
     """The tasks that `write_tasks` wrote; InputError where the file is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected the tasks of a run") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not the tasks of a run ({error})") from None
+    content = read_json(path, "the tasks of a run")
     if not (isinstance(content, list) and content and all(isinstance(table, dict) for table in content)):
         raise InputError(f"{path}: not the tasks of a run, expected a list of them")
     try:
