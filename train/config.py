@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 from bert.errors import InputError, did_you_mean
 from kernels.dispatch import CHOICES as KERNEL_CHOICES
 from kernels.dropout import HIGHEST_RATE
-from train.tasks import Task
 
 OWN_RULES = ("none", "pcgrad", "gradvac")
 LIBRARY_RULES = ("upgrad", "dualproj", "mgda", "cagrad", "alignedmtl", "imtlg", "fairgrad", "nashmtl", "pcd")
@@ -49,6 +48,11 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def flag_of(name: str) -> str:
     """The flag of a setting."""
     return "--" + name.replace("_", "-")
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value as the command line takes it."""
+    return (",".join(value) if isinstance(value, tuple) else str(value)) or "none"
 
 
 def _option(default: Any, help_text: str, **more: Any) -> Any:
@@ -287,35 +291,6 @@ class RunConfig:
         """Whether any stage trains more than the heads."""
         return any(item.startswith("all") for item in self.stages)
 
-    def without_effect(self, tasks: Sequence[Task]) -> list[str]:
-        """One line for each setting that differs from its default and that other settings leave without effect.
-
-        They are not refused: a flag over a recipe, such as --steps-per-epoch, may well idle what the recipe sets.
-        tasks: those of the run.
-        """
-        joint = all(self.for_task("pair_encoding", task) == "joint" for task in self.tasks)
-        no_binary = all(task.kind != "binary" for task in tasks)
-        no_margin = all("cosine-embedding" not in self.for_task("losses", task) for task in self.tasks)
-        through_all = self.batching in ("sequential", "annealed")
-        idle = (
-            ("pair_features", joint, "no task has --pair-encoding separate"),
-            ("threshold", no_binary, "no task's answers are 0 or 1"),
-            ("margin", no_margin, "no task has the loss cosine-embedding"),
-            ("granularity", self.surgery == "none" and self.granularity == "layer", "--surgery is none"),
-            ("reduction", self.surgery in LIBRARY_RULES, f"--surgery {self.surgery} has a scale of its own"),
-            ("gradvac_beta", self.surgery != "gradvac", "it is of --surgery gradvac"),
-            ("until", through_all, f"an epoch of --batching {self.batching} is as long as all sets together"),
-            ("until", len(tasks) == 1, "there is one task"),
-            ("until", self.steps_per_epoch > 0, f"--steps-per-epoch {self.steps_per_epoch} ends an epoch"),
-            ("decay", self.schedule != "milestones", "it is of --schedule milestones"),
-        )
-        found = {
-            name: f"{flag_of(name)} {getattr(self, name)} has no effect: {reason}"
-            for name, without, reason in idle
-            if without and getattr(self, name) != getattr(RunConfig, name)
-        }
-        return list(found.values())
-
     @property
     def milestone_epochs(self) -> list[int]:
         """The epochs after which the rates fall."""
@@ -371,7 +346,7 @@ class RunConfig:
             raise InputError(f"{path}: {error}") from None
         except OSError:
             raise InputError(f"{path.parent}: not the folder of {of}, expected {path.name} in it") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not the {content_is} of {of} ({error})") from None
 
 

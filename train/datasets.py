@@ -34,7 +34,9 @@ class Datasets:
 
 
 def run_tasks(config: RunConfig) -> list[Task]:
-    """The tasks that a configuration names; InputError for an unknown one."""
+    """The tasks that a configuration names; InputError for an unknown one, or data that is no folder."""
+    if config.data != DEMO and not Path(config.data).is_dir():
+        raise InputError(f"--data {config.data}: no such folder, expected one in the course layout, or {DEMO}")
     tasks = select_tasks(list(config.tasks), None if config.data == DEMO else Path(config.data))
     if config.data == DEMO:
         for task in tasks:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from bert.errors import InputError, did_you_mean
 from train.checkpoint import STATE_FILE
-from train.config import GROUPS, RunConfig, flag_of
+from train.config import GROUPS, RunConfig, flag_of, setting_text
 from train.folders import RunFolder
 from train.recipes import read_recipe, recipes
 
@@ -86,7 +86,8 @@ def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:
         return RunFolder(Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}", numbered=True)
     directory = Path(out)
     if directory.is_dir() and any(directory.iterdir()):
-        raise InputError(f"--out {directory}: the folder is not empty; give another, or --resume {directory}")
+        resume = f", or --resume {directory}" if (directory / STATE_FILE).exists() else ""
+        raise InputError(f"--out {directory}: the folder is not empty; give another{resume}")
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out {directory}: a file is in the way, expected a folder")
     return RunFolder(directory)
@@ -97,7 +98,7 @@ def resumed_folder(arguments: argparse.Namespace) -> RunFolder | None:
     if not hasattr(arguments, "resume"):
         return None
     directory = Path(arguments.resume)
-    if hasattr(arguments, "out") and Path(arguments.out) != directory:
+    if hasattr(arguments, "out") and Path(arguments.out).resolve() != directory.resolve():
         raise InputError(f"--out {arguments.out}: a resumed run stays in its folder {directory}")
     return RunFolder(directory, resumed=True)
 
@@ -109,12 +110,12 @@ def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory:
         if value != kept:
             raise contradiction(name, value, kept, directory)
     if not (directory / STATE_FILE).exists():
-        raise InputError(f"{directory}: the run stopped before its first saved state; start it anew")
+        raise InputError(f"{directory}: the run stopped before its first saved state; start it anew, in another folder")
 
 
 def contradiction(name: str, value: Any, kept: Any, directory: Path) -> InputError:
     """What to raise where the setting `name` is to be `value`, and is `kept` for the run in `directory`."""
-    return InputError(f"{flag_of(name)} {_shown(value)}: the run in {directory} has {_shown(kept)}")
+    return InputError(f"{flag_of(name)} {setting_text(value)}: the run in {directory} has {setting_text(kept)}")
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
         return {"action": "store_true", "help": text}
     choices = option.metadata.get("choices") or option.metadata.get("each")
     listed = f": {', '.join(choices)}" if choices else ""
-    argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
+    argument = {"help": f"{text}{listed} (default {setting_text(default)})", "type": option.type}
     if isinstance(option.default, tuple):
         argument.update(type=_names, metavar="a,b,...")
     if option.name == "amp":
@@ -142,7 +143,3 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _shown(value: Any) -> str:
-    return (",".join(value) if isinstance(value, tuple) else str(value)) or "none"

@@ -9,13 +9,17 @@ import numpy as np
 
 from bert.files import replacing
 from train.evaluation import Answers
+from train.predictions import answer_text
 from train.tasks import Example, Task
 
 
 def write_mistakes(path: Path, task: Task, examples: Sequence[Example], answers: Answers, count: int) -> None:
     """Write the `count` examples whose answers are the most wrong, the worst first: id, error (see
-    `train.losses.task_errors`), gold, predicted, and the sentences."""
-    order = np.argsort(-answers.errors, kind="stable")[:count]
+    `train.losses.task_errors`), gold, predicted, and the sentences. An answer that is right is none of them, however
+    unsure."""
+    labels = np.array([example.label for example in examples])
+    order = np.argsort(-answers.errors, kind="stable")
+    order = order[answers.predictions[order] != labels[order]][:count]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     pair = any(example.second is not None for example in examples)
@@ -23,11 +27,7 @@ def write_mistakes(path: Path, task: Task, examples: Sequence[Example], answers:
     for index in order:
         example = examples[index]
         texts = [example.first, example.second] if pair else [example.first]
-        gold, predicted = (_shown(task, value) for value in (example.label, answers.predictions[index]))
+        gold, predicted = (answer_text(task, value) for value in (example.label, answers.predictions[index]))
         writer.writerow([example.id, f"{answers.errors[index]:.3f}", gold, predicted, *texts])
     with replacing(path) as beside:
         beside.write_text(text.getvalue(), encoding="utf-8")
-
-
-def _shown(task: Task, value: float) -> str:
-    return f"{value:.2f}" if task.kind == "regression" else f"{int(value)}"

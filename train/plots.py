@@ -13,7 +13,9 @@ import numpy as np
 matplotlib.use("Agg")  # a training run has no window to draw in
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from bert.files import replacing
 from train.report import METRICS_FILE
 
 CURVES_FILE, CONFLICTS_FILE = "curves.png", "conflicts.png"
@@ -41,10 +43,7 @@ def plot_curves(directory: Path) -> Path:
     _draw(bottom, conflicts, "cosine of task gradients", smooth=True)
     bottom.axhline(0, color="black", linewidth=0.8)
     bottom.set_xlabel("step")
-    path = directory / CURVES_FILE
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-    return path
+    return _save(figure, directory / CURVES_FILE)
 
 
 def plot_conflicts(directory: Path) -> Path | None:
@@ -80,8 +79,12 @@ def plot_conflicts(directory: Path) -> Path | None:
     for panel in panels.flat[len(pairs) :]:
         panel.set_visible(False)
     figure.colorbar(mesh, ax=panels, label="mean cosine")
-    path = directory / CONFLICTS_FILE
-    figure.savefig(path, dpi=120)
+    return _save(figure, directory / CONFLICTS_FILE)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=120, format="png")
     pyplot.close(figure)
     return path
 

@@ -6,6 +6,7 @@ A masked language model learns from raw text; what it leaves in --out is a model
 import argparse
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from train.flags import OneLineParser, argument_of, check_resumable, new_folder,
 from train.folders import RunFolder
 from train.precision import Precision, choose_kernels, choose_precision
 from train.pretraining import Pretrainer, PretrainingStep
-from train.progress import say
+from train.progress import RunConsole, say
 from train.report import METRICS_FILE, SUMMARY_FILE, MetricsLog, commit, versions
 from train.texts import encode_texts, read_texts
 
@@ -133,6 +134,8 @@ class Pretraining:
         self.log.write({"event": "evaluation", "step": self.progress.steps, "held_out": found})
         shown = "  ".join(f"{name} {found[name]:.3f}" for name in ("loss", "perplexity", "accuracy"))
         self.say(f"held out   {shown}")
+        if not found["masked"]:
+            self.say("warning: no wordpiece of the held-out texts was masked, so that there is no score")
         return found
 
     def _save(self) -> None:
@@ -141,8 +144,14 @@ class Pretraining:
         save_state(self.directory, self.trainer.optimizer, self.progress, self.digests)
 
     def _finish(self) -> None:
-        """Write the model and the summary."""
+        """Write the model and the summary; InputError where the held-out score is not finite: such a model is of no
+        use."""
         after = self._evaluate()
+        if after["masked"] and not math.isfinite(after["loss"]):
+            raise InputError(
+                f"{self.directory}: the held-out loss is not finite, so that no model is written; expected a run that "
+                "stays finite, as with a lower --learning-rate"
+            )
         self.log.close()
         with (self.directory / METRICS_FILE).open(encoding="utf-8") as file:
             before = json.loads(next(file))["held_out"]
@@ -243,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         config = read_settings(folder.path / SETTINGS_FILE)
         check_resumable(config, given, folder.path)
-    console = Console()
+    console = RunConsole()
     run = Pretraining(folder, config, console)
     if folder.resumed:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")

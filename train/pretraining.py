@@ -138,17 +138,18 @@ class Pretrainer:
 
     def evaluate(self) -> dict[str, float]:
         """Loss, perplexity and share of masked wordpieces that are named right, on the held-out texts, whose masks
-        never change."""
+        never change; nan where no wordpiece of them is masked."""
         random = self._random(_HELD_OUT_MASKS)
         total, right, masked = 0.0, 0, 0
         for first in range(0, len(self.held_out), _EVALUATED_AT_ONCE):
             batch = mask_sequences(self.held_out[first : first + _EVALUATED_AT_ONCE], self._tokenizer, random)
             loss, correct = self._model.score(*batch.to_device(self._device))
             total, right, masked = total + loss.item(), right + int(correct.item()), masked + len(batch.positions)
-        mean = total / max(1, masked)
+        count = masked or math.nan  # of nothing there is no mean
+        mean = total / count
         # A perplexity that no double holds is infinite.
-        perplexity = math.exp(mean) if mean < 700 else math.inf
-        return {"loss": mean, "perplexity": perplexity, "accuracy": right / max(1, masked), "masked": masked}
+        perplexity = math.inf if mean >= 700 else math.exp(mean)
+        return {"loss": mean, "perplexity": perplexity, "accuracy": right / count, "masked": masked}
 
     def _random(self, purpose: int, number: int = 0) -> np.random.Generator:
         return np.random.default_rng((self._config.seed, purpose, number))

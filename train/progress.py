@@ -1,6 +1,8 @@
 """What a run says while it trains: a live line on a terminal, plain lines where the output is piped."""
 
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +10,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from train.report import conflict_shares, score_line
+
+
+class RunConsole(Console):
+    """A console whose end is a run's: where nobody reads it any more (`| head`), the run stops as SIGTERM stops it,
+    after the step that it is in and with its state saved."""
+
+    def on_broken_pipe(self) -> None:
+        """Write no more, and ask the process to stop."""
+        with suppress(SystemExit):  # with which rich would end the process in the middle of a step
+            super().on_broken_pipe()
+        signal.raise_signal(signal.SIGTERM)
 
 
 def say(console: Console, text: str) -> None:

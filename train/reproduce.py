@@ -6,7 +6,6 @@ folder whose runs had other settings is refused.
 """
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,11 +15,12 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from bert.errors import InputError
+from bert.files import read_json_object
 from train import pretrain, run
 from train.build import CONFIG_FILE
 from train.checkpoint import STATE_FILE
 from train.command import run_command
-from train.config import RunConfig, flag_of
+from train.config import RunConfig, flag_of, setting_text
 from train.flags import OneLineParser, config_from, contradiction
 from train.folders import clear_folder
 from train.recipes import Paper, Recipe, papers, read_paper, read_recipe
@@ -121,17 +121,19 @@ class Reproduction:
     def __init__(self, paper: Paper, tables: Sequence[int], budget: str, out: Path, more: dict[str, Any]) -> None:
         self.paper, self.out, self.more = paper, out, more
         self.tables = [paper.tables[number - 1] for number in tables]
+        self.systems = dict.fromkeys(system for table in self.tables for row in table.rows for system in row.systems)
         self.budget_name, self.budget = budget, BUDGETS[budget]
 
     def run(self) -> None:
         """Run what is not finished yet; InputError where a run fails for bad input.
 
-        InputError before anything is run where a run in the folder, finished or not, had other settings.
+        InputError before anything is run where a run in the folder, finished or not, had other settings, or the
+        summary of a finished one is damaged.
         """
-        systems = dict.fromkeys(system for table in self.tables for row in table.rows for system in row.systems)
-        planned = [self._runs_of(read_recipe(f"{self.paper.name}/{system}")) for system in systems]
+        planned = [self._runs_of(read_recipe(f"{self.paper.name}/{system}")) for system in self.systems]
         for each in (each for runs in planned for each in runs):
             each.check()
+        self._summaries()
         for runs in planned:
             if not runs[-1].finished:
                 for each in runs:
@@ -156,10 +158,15 @@ class Reproduction:
 
     def _write(self, *, pictures: bool) -> list[Path]:
         """The tables as far as they go."""
-        scores = {}
-        for path in self.out.glob(f"*/{SUMMARY_FILE}"):
-            scores[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
-        return write_tables(self.paper, self.tables, scores, self.out, command=self._command(), pictures=pictures)
+        summaries, command = self._summaries(), self._command()
+        return write_tables(self.paper, self.tables, summaries, self.out, command=command, pictures=pictures)
+
+    def _summaries(self) -> dict[str, dict[str, Any]]:
+        """What the summary of each finished system holds."""
+        paths = {system: self.out / system / SUMMARY_FILE for system in self.systems}
+        return {
+            system: read_json_object(path, "the summary of a run") for system, path in paths.items() if path.exists()
+        }
 
     def _command(self) -> str:
         """The command line that makes the tables, wherever the data lie."""
@@ -256,7 +263,7 @@ def _flags(settings: dict[str, Any]) -> list[str]:
         if isinstance(value, bool):
             arguments += [flag_of(name)] * value
         else:
-            arguments += [flag_of(name), ",".join(value) if isinstance(value, tuple) else str(value)]
+            arguments += [flag_of(name), setting_text(value)]
     return arguments
 
 

@@ -26,11 +26,12 @@ from train.evaluation import evaluate, predict
 from train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
 from train.folders import RunFolder
 from train.graphs import choose_graphs
+from train.idle_settings import without_effect
 from train.loop import Trainer
 from train.mistakes import write_mistakes
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
-from train.progress import ProgressDisplay, say
+from train.progress import ProgressDisplay, RunConsole, say
 from train.report import METRICS_FILE, LoggedStep, MetricsLog, dev_sum, score_line, write_summary
 from train.tasks import Task, read_tasks, write_tasks
 from train.tokenized import TokenizedSplit
@@ -226,7 +227,6 @@ class Run:
         self.model.load(self.directory / BEST / WEIGHTS_FILE)
         answers = {name: predict(self.model, split, self.precision.device) for name, split in self.data.test.items()}
         self._write_predictions("test", self.data.test, answers)
-        self._draw()
         self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
         summary = write_summary(
             self.directory,
@@ -246,6 +246,7 @@ class Run:
         )
         if summary["skipped_steps"]:
             self.say(f"skipped    {summary['skipped_steps']} of {self.progress.steps} steps: gradients were not finite")
+        self._draw()
         self.say(f"written    {self.directory}")
 
     def _draw(self) -> None:
@@ -292,7 +293,7 @@ def _mistakes_file(task: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; raises InputError for bad input."""
     given = build_parser().parse(arguments)
-    console = Console()
+    console = RunConsole()
     folder = resumed_folder(given)
     if folder is None:
         config = config_from(given)
@@ -313,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     graphs, reason = choose_graphs(config, precision.device)
     if precision.device.type == "cuda":
         say(console, f"graphs     {reason}")
-    for text in config.without_effect(tasks):
+    for text in without_effect(config, tasks):
         say(console, f"warning: {text}")
     run = Run(folder, config, tasks, console, precision, kernels, graphs=graphs)
     if folder.resumed:

@@ -12,7 +12,6 @@ from tests.samples import SMALL
 from train.build import fit_model
 from train.config import RunConfig
 from train.flags import build_parser, check_resumable, config_from
-from train.tasks import select_tasks
 
 FLAGS = [
     "--accumulate",
@@ -238,49 +237,3 @@ def test_smart_is_refused_where_no_stage_trains_the_encoder():
         config_from(parse("--stages", "heads", "--smart", "sst=1"))
     assert config_from(parse("--stages", "heads", "--smart", "0")).smart == ("0",)
     assert config_from(parse("--stages", "heads:1,all:2", "--smart", "sst=1")).smart == ("sst=1",)
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"pair_features": "product"}, "--pair-features product has no effect: no task has --pair-encoding separate"),
-        ({"margin": 0.5}, "--margin 0.5 has no effect: no task has the loss cosine-embedding"),
-        ({"surgery": "upgrad", "reduction": "mean"}, "--reduction mean has no effect: --surgery upgrad has a scale"),
-        ({"gradvac_beta": 0.5, "surgery": "pcgrad"}, "--gradvac-beta 0.5 has no effect: it is of --surgery gradvac"),
-        ({"until": "smallest", "batching": "annealed"}, "--until smallest has no effect: an epoch of --batching ann"),
-        ({"until": "smallest", "batching": "sequential"}, "--until smallest has no effect: an epoch of --batching seq"),
-        ({"until": "smallest", "steps_per_epoch": 5}, "--until smallest has no effect: --steps-per-epoch 5 ends an"),
-        ({"decay": 0.5}, "--decay 0.5 has no effect: it is of --schedule milestones"),
-        ({"until": "smallest", "tasks": ("sst",)}, "--until smallest has no effect: there is one task"),
-        ({"granularity": "layer"}, "--granularity layer has no effect: --surgery is none"),
-        ({"threshold": "dev", "tasks": ("sst", "sts")}, "--threshold dev has no effect: no task's answers are 0 or 1"),
-    ],
-)
-def test_a_setting_that_the_others_leave_without_effect_is_told(settings, expected):
-    config = RunConfig(**settings)
-    (line,) = config.without_effect(select_tasks(config.tasks, None))
-    assert line.startswith(expected)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"pair_features": "product", "pair_encoding": ("joint", "sts=separate")},
-        {"margin": 0.5, "losses": ("sts=cosine-embedding",)},
-        {"surgery": "pcgrad", "reduction": "mean"},
-        {"reduction": "mean"},
-        {"surgery": "gradvac", "gradvac_beta": 0.5},
-        {"until": "smallest"},
-        {"until": "smallest", "batching": "proportional"},
-        {"until": "smallest", "batching": "alternate"},
-        {"decay": 0.5, "schedule": "milestones", "milestones": ("1",)},
-        {"surgery": "upgrad", "batching": "annealed", "steps_per_epoch": 5},
-        {"surgery": "pcgrad", "granularity": "layer"},
-        {"granularity": "matrix"},  # the log has a row for each
-        {"threshold": "dev", "tasks": ("sst", "paraphrase")},
-    ],
-)
-def test_of_settings_that_have_an_effect_nothing_is_told(settings):
-    config = RunConfig(**settings)
-    assert config.without_effect(select_tasks(config.tasks, None)) == []

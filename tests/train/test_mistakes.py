@@ -24,9 +24,9 @@ def test_the_worst_come_first_with_gold_predicted_and_texts(tmp_path):
     write_mistakes(tmp_path / "m.csv", STS, examples, answers, 3)
     rows = rows_of(tmp_path / "m.csv")
     assert [(row["id"], row["gold"], row["predicted"]) for row in rows] == [
-        ("3", "3.00", "0.00"),
-        ("1", "1.00", "3.25"),
-        ("0", "0.00", "0.50"),
+        ("3", "3.0000", "0.0000"),
+        ("1", "1.0000", "3.2500"),
+        ("0", "0.0000", "0.5000"),
     ]
     assert (rows[0]["sentence1"], rows[0]["sentence2"], rows[0]["error"]) == ("one, 3", '"two" 3', "0.600")
 
@@ -37,6 +37,12 @@ def test_classes_are_whole_numbers_and_single_sentences_have_one_column(tmp_path
     assert rows_of(tmp_path / "m.csv") == [
         {"id": "a", "error": "0.900", "gold": "3", "predicted": "1", "sentence": "fine"}
     ]
+
+
+def test_right_answers_are_no_mistakes_however_unsure(tmp_path):
+    examples = [Example(name, name, None, 3.0) for name in "abc"]
+    write_mistakes(tmp_path / "m.csv", SST, examples, Answers(np.array([3.0, 2.0, 4.0]), np.array([0.7, 0.6, 0.8])), 5)
+    assert [row["id"] for row in rows_of(tmp_path / "m.csv")] == ["c", "b"]
 
 
 def test_errors_are_what_the_gold_answer_lacks():

@@ -1,5 +1,8 @@
 """Prediction files in the course's format."""
 
+import csv
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,20 @@ def test_scores_have_four_decimals_within_the_tasks_range(tmp_path):
     path = tmp_path / "out.csv"
     write_predictions(path, STS, ["a", "b", "c"], np.array([-0.3, 2.34567, 5.2]))
     assert path.read_text(encoding="utf-8") == "id, Predicted_Similiary\na, 0.0000\nb, 2.3457\nc, 5.0000\n"
+
+
+def test_scores_of_a_small_range_are_told_from_one_another(tmp_path):
+    task = replace(STS, name="share", low=0.0, high=1e-4)
+    write_predictions(tmp_path / "out.csv", task, ["a", "b"], np.array([2.345e-5, 1.0]))
+    assert (tmp_path / "out.csv").read_text().splitlines()[1:] == ["a, 0.00002345", "b, 0.00010000"]
+
+
+def test_an_id_that_a_reader_would_take_apart_stands_in_quotes(tmp_path):
+    path, ids = tmp_path / "out.csv", ["7, left", 'the "first"', "two\nlines", "plain"]
+    write_predictions(path, SST, ids, np.zeros(4))
+    assert path.read_text().endswith("\nplain, 0\n")
+    with path.open(newline="") as file:
+        assert [row[0] for row in csv.reader(file)] == ["id", *ids]
 
 
 def test_no_examples_leave_the_header_alone(tmp_path):

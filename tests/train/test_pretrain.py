@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bert.language_model import MaskedLanguageModel
 from bert.models import load_model
 from tests.samples import write_small_model
 from tests.train.small_runs import write_course_data
@@ -220,6 +221,31 @@ def test_bad_input_is_one_line(texts, model, tmp_path, capsys):
         assert message in printed
         assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_diverges_leaves_no_model(texts, model, tmp_path, capsys, monkeypatch):
+    score = MaskedLanguageModel.score
+    scale = iter([1.0] + [float("nan")] * 100)  # finite before the training alone
+
+    def diverging(self, *batch):
+        loss, right = score(self, *batch)
+        return loss * next(scale), right
+
+    monkeypatch.setattr(MaskedLanguageModel, "score", diverging)
+    out = tmp_path / "out"
+    assert run_command(pretrain.main, command(texts, model, out, "--max-steps", "1")) == 2
+    assert "the held-out loss is not finite" in capsys.readouterr().err
+    assert not (out / "model.safetensors").exists()
+    assert (out / "last.safetensors").exists()
+
+
+def test_of_texts_without_a_masked_wordpiece_there_is_no_score(model, tmp_path, capsys):
+    texts, out = tmp_path / "texts.txt", tmp_path / "out"
+    texts.write_text("unknown\nwords\n")
+    assert run_command(pretrain.main, command(texts, model, out, "--max-steps", "1")) == 0
+    printed = capsys.readouterr().out
+    assert "held out   loss nan  perplexity nan  accuracy nan" in printed
+    assert "warning: no wordpiece of the held-out texts was masked" in printed
 
 
 def test_the_help_asks_for_one_rate_of_the_one_head(capsys):

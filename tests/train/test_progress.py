@@ -1,10 +1,14 @@
-"""The live line of a run: what stays of it on a narrow terminal."""
+"""What a run says: the live line on a narrow terminal, and the end of a run whose output nobody reads any more."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
 
+from tests.train.small_runs import command
+from train.command import INTERRUPTED
 from train.progress import ProgressDisplay
 
 
@@ -25,3 +29,14 @@ def test_epoch_and_steps_are_whole_whatever_the_width(width):
     assert " 21/611" in last
     assert "loss sst 1.500" in last
     assert ("70 examples/s" in last) == (width == 200)
+
+
+def test_a_run_whose_reader_has_gone_stops_with_its_state_saved(data, tmp_path):
+    out = tmp_path / "run"
+    arguments = [sys.executable, "-u", "-m", "train.run", *command(data, out, "--epochs", "500")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert any(line.startswith(b"epoch") for line in process.stdout)
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (INTERRUPTED, b"")
+    assert (out / "last.safetensors").exists()

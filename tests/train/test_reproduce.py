@@ -234,6 +234,17 @@ def test_a_run_that_was_killed_before_its_first_saved_state_begins_anew(tmp_path
 
 
 @pytest.mark.usefixtures("two_systems")
+def test_a_damaged_summary_is_named_before_anything_runs_and_another_systems_is_not_read(tmp_path, data, capsys):
+    out = tmp_path / "out"
+    (out / "of-another-paper").mkdir(parents=True)
+    (out / "of-another-paper" / "summary.json").write_text("{")
+    assert run_command(reproduce.main, reproduction(out, "--data", str(data))) == 0
+    (summary,) = out.glob("fine-tuned/summary.json")
+    summary.write_text(summary.read_text()[:-20])
+    assert f"{summary}: not JSON" in refused(capsys, reproduce.main, reproduction(out, "--data", str(data)))
+
+
+@pytest.mark.usefixtures("two_systems")
 def test_bad_rows_are_skipped_in_the_pretraining_too(tmp_path, data):
     with (data / "sts-train.csv").open("a", encoding="utf-8") as file:
         file.write("99\tx\tonly one sentence\n")

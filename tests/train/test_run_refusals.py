@@ -96,6 +96,7 @@ def test_a_run_without_a_saved_state_cannot_be_resumed(data, tmp_path, capsys):
     (out / "last.safetensors").unlink()
     capsys.readouterr()
     assert "before its first saved state" in refused(capsys, run.main, ["--resume", out])
+    assert f"--resume {out}" not in refused(capsys, run.main, command(data, out)), "which would not go on either"
 
 
 def test_a_truncated_state_is_named_and_nothing_is_lost(data, tmp_path, capsys):
@@ -113,6 +114,11 @@ def test_a_folder_that_holds_something_is_not_overwritten(data, tmp_path, capsys
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years of work")
     assert "not empty" in refused(capsys, run.main, command(data, tmp_path / "full"))
+
+
+def test_a_folder_of_data_that_does_not_exist_is_named_before_the_tasks_it_would_define(tmp_path, capsys):
+    told = refused(capsys, run.main, ["--data", tmp_path / "mistyped", "--tasks", "stars", "--out", tmp_path / "run"])
+    assert told.startswith(f"error: --data {tmp_path / 'mistyped'}: no such folder")
 
 
 def test_the_module_runs_as_a_command_and_its_exit_code_tells(tmp_path):
