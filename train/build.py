@@ -139,11 +139,13 @@ def _shared_rate(config: RunConfig, block: str, layers: int) -> float:
 def load_run(directory: Path, device: str) -> SavedRun:
     """The best model of the run in `directory`.
 
-    Raises InputError where the folder is not a run, or its best model is missing or damaged.
+    Raises InputError where the folder is not a run, or its best model is missing yet or damaged.
     """
     config = RunConfig.read(directory / CONFIG_FILE)
     precision = choose_precision(device, config.amp)
     best = directory / BEST
+    if not best.is_dir():
+        raise InputError(f"{directory}: the run has no best model yet, expected one that has been evaluated")
     tasks = read_tasks(directory / TASKS_FILE)
     encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
     config = fit_model(config, encoder.config)

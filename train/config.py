@@ -123,7 +123,9 @@ class RunConfig:
     gradvac_beta: float = _option(0.01, "how fast GradVac's targets follow the cosines", low=0.0)
 
     amp: str = _option(
-        "off", "mixed precision; the bare flag means auto: bf16 where the device has it, else fp16", choices=AMP_CHOICES
+        "off",
+        "mixed precision; the bare flag means auto: bf16 where the device multiplies it, fp16 on other GPUs, else none",
+        choices=AMP_CHOICES,
     )
     kernels: str = _option(
         "auto",
@@ -313,15 +315,16 @@ class RunConfig:
         for_all = [item for item in items if "=" not in item]
         return (own or for_all or getattr(RunConfig, name))[0]
 
-    def number_for_task(self, name: str, task: str) -> float:
-        """The same as a number; InputError where it is none, or negative."""
+    def number_for_task(self, name: str, task: str, others: Collection[str] = ()) -> float:
+        """The same as a number; InputError where it is none, or negative. others: names that may stand for it."""
         value = self.for_task(name, task)
         try:
             number = float(value)
         except ValueError:
             number = -1.0
         if not 0 <= number < float("inf"):
-            raise InputError(f"{flag_of(name)} {value}: expected a number of at least 0")
+            named = "".join(f", or {other}" for other in others)
+            raise InputError(f"{flag_of(name)} {value}: expected a number of at least 0{named}")
         return number
 
     def write(self, path: Path) -> None:

@@ -165,7 +165,7 @@ def _example(
 def _label(task: Task, text: str) -> float:
     whole = task.kind != "regression"
     try:
-        label = float(text)
+        label = float(text) if "_" not in text else math.nan  # which Python reads as 1_000
     except ValueError:
         label = math.nan
     # NaN is in no range.

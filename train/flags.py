@@ -74,9 +74,13 @@ class _ListRecipes(argparse.Action):
 def config_from(arguments: argparse.Namespace) -> RunConfig:
     """The configuration that the recipe and the flags over it describe; InputError where a value is not allowed."""
     given = _given(arguments)
-    if "recipe" in given:
-        given = read_recipe(given["recipe"]).settings | given
-    return RunConfig(**given)
+    if not given.get("recipe"):
+        return RunConfig(**given)
+    settings = read_recipe(given["recipe"]).settings | given
+    try:
+        return RunConfig(**settings)
+    except InputError as error:
+        raise InputError(f"{error} (with the settings of --recipe {given['recipe']})") from None
 
 
 def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:

@@ -95,7 +95,7 @@ def _objective(config: RunConfig, task: Task, inverse_share: float) -> Objective
         task=task,
         main=main,
         added=added,
-        weight=numbers[weight] if weight in numbers else config.number_for_task("loss_weights", task.name),
+        weight=numbers[weight] if weight in numbers else config.number_for_task("loss_weights", task.name, numbers),
         smoothness=config.number_for_task("smart", task.name),
         margin=config.margin,
     )

@@ -218,7 +218,7 @@ def _task(name: str, table: Mapping[str, Any]) -> Task:
             raise InputError(f"task {name}: unknown key {key!r}, {did_you_mean(key, types)}")
     values = {key: _typed(name, key, value, types[key]) for key, value in table.items()}
     kind = values.get("kind")
-    values.setdefault("pair", len(values.get("text_columns", ())) == 2)
+    values.setdefault("pair", len(values.get("text_columns", ())) > 1)
     if kind != "classification":
         values.setdefault("classes", 1)
     if kind != "regression":

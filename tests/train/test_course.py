@@ -118,6 +118,7 @@ def test_a_missing_directory_is_named(tmp_path, split):
         ("0\tx\ta\tb\t-1", "is_duplicate is '-1'"),
         ("0\tx\ta\tb\tnan", "is_duplicate is 'nan'"),
         ("0\tx\ta\tb\tinf", "is_duplicate is 'inf'"),
+        ("0\tx\ta\tb\t0_1", "is_duplicate is '0_1'"),
     ],
 )
 def test_a_bad_row_is_lost_alone_and_named_by_its_line(tmp_path, row, problem):

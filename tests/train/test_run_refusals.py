@@ -1,5 +1,6 @@
 """What whole runs refuse, in one line each, and that nothing saved is lost by it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from tests.full_disk import full_disk
 from tests.train.small_runs import command, refused, run_in_another_process
-from train import run
+from train import evaluate, run
 from train.command import run_command
 from train.datasets import load_datasets
 from train.metrics import main_metric
@@ -33,6 +34,8 @@ def contents(directory):
         (["--head-dropout", "1.5"], "expected less than 1"),
         (["--learning-rate", "nan"], "--learning-rate nan: expected a number"),
         (["--tasks", "sst,stss"], "did you mean 'sts'"),
+        (["--loss-weights", "uncertanty"], "expected a number of at least 0, or inverse-share, or uncertainty"),
+        (["--recipe", "concord/best", "--tasks", "sst"], "(with the settings of --recipe concord/best)"),
         (["--tasks", "cfimdb"], "give --data"),
         (["--model", "no-such-model"], "expected minilm, tiny, a directory"),
         (["--data", "no-such-folder"], "no-such-folder"),
@@ -96,6 +99,8 @@ def test_a_run_without_a_saved_state_cannot_be_resumed(data, tmp_path, capsys):
     (out / "last.safetensors").unlink()
     capsys.readouterr()
     assert "before its first saved state" in refused(capsys, run.main, ["--resume", out])
+    shutil.rmtree(out / "best")
+    assert f"{out}: the run has no best model yet" in refused(capsys, evaluate.main, [out])
     assert f"--resume {out}" not in refused(capsys, run.main, command(data, out)), "which would not go on either"
 
 

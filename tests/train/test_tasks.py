@@ -109,7 +109,7 @@ def test_a_binary_task_needs_neither_classes_nor_a_range(tmp_path):
         (("high = 10", "classes = true\nhigh = 10"), "classes is True, expected a whole number"),
         (("high = 10", "classes = 2\nhigh = 10"), "classes is 2, expected 1 for kind regression"),
         (("high = 10", "pair = true\nhigh = 10"), "text_columns has 1 names, expected 2"),
-        (('["review"]', '["a", "b", "c"]'), "text_columns has 3 names, expected 1"),
+        (('["review"]', '["a", "b", "c"]'), "text_columns has 3 names, expected 2 where pair is True"),
         (('["review"]', '["stars"]'), "repeat a name"),
         (('["review"]', '"review"'), "text_columns is 'review', expected a list of column names"),
         (('stem = "films"', 'stem = ""'), "stem is '', expected a text"),
