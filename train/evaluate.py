@@ -13,7 +13,7 @@ from train.datasets import load_datasets
 from train.evaluation import evaluate
 from train.flags import OneLineParser
 from train.metrics import overall
-from train.progress import say
+from train.progress import reading_bar, say
 from train.report import score_line
 
 
@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say(console, f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
     sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
     say(console, f"data       {given.data or saved.config.data}: {sizes} (dev examples)")
-    metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device)
+    with reading_bar(console) as reading:
+        on_read = reading("dev sets", sum(map(len, datasets.dev.values())))
+        metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device, on_read=on_read)
     say(console, f"dev        {score_line(metrics)}")
     for name, threshold in saved.model.thresholds().items():
         say(console, f"           {name} is 1 above {threshold:.3f}, as was best on the dev set in training")

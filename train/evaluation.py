@@ -17,6 +17,8 @@ from train.sampler import MicroBatch
 from train.tokenized import TokenizedSplit
 
 GatherKept = Callable[[MicroBatch], LabelledBatch]
+OnRead = Callable[[int], None]  # is told how many examples each batch had, once the model has read it
+Reading = Callable[[str, int], OnRead]  # whom to tell, where so many examples of what it names are to be read
 _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536}
 
 
@@ -28,12 +30,14 @@ class Answers:
     errors: np.ndarray
 
 
-def predict(model: MultitaskModel, split: TokenizedSplit, device: torch.device) -> np.ndarray:
+def predict(
+    model: MultitaskModel, split: TokenizedSplit, device: torch.device, on_read: OnRead | None = None
+) -> np.ndarray:
     """What the model answers for each example of a task's set, float64 [examples], in the set's order.
 
     Batches hold examples of similar length and a fixed number of tokens.
     """
-    return _answer(model, split, device, judged=False).predictions
+    return _answer(model, split, device, judged=False, on_read=on_read).predictions
 
 
 @torch.no_grad()
@@ -45,10 +49,11 @@ def _answer(
     judged: bool,
     choose_threshold: bool = False,
     gather_kept: GatherKept | None = None,
+    on_read: OnRead | None = None,
 ) -> Answers:
     task, head = split.task, model.heads[split.task.name]
     predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
-    for examples, batch in _batches(model, split, np.arange(len(split)), device, gather_kept):
+    for examples, batch in _batches(model, split, np.arange(len(split)), device, on_read, gather_kept):
         logits = model(batch)[task.name].logits
         if head.threshold is None:
             predictions[examples] = task_predictions(task, logits, head.link)
@@ -64,14 +69,20 @@ def _answer(
 
 
 @torch.no_grad()
-def encode(model: MultitaskModel, split: TokenizedSplit, examples: np.ndarray, device: torch.device) -> Tensor:
+def encode(
+    model: MultitaskModel,
+    split: TokenizedSplit,
+    examples: np.ndarray,
+    device: torch.device,
+    on_read: OnRead | None = None,
+) -> Tensor:
     """The pooled output of each sequence of some examples of a task's set, [sequences, hidden], without dropout.
 
     examples: int64 indices, rising; the sequences are in their order.
     """
     like = model.encoder.pooler.weight
     pooled = like.new_empty(len(examples) * split.sequences_per_example, len(like))
-    for own, packed in _batches(model, split, examples, device):
+    for own, packed in _batches(model, split, examples, device, on_read):
         sequences = split.sequences_of(np.searchsorted(examples, own))
         pooled[torch.from_numpy(sequences).to(device)] = model.pool(packed)
     return pooled
@@ -82,6 +93,7 @@ def _batches(
     split: TokenizedSplit,
     examples: np.ndarray,
     device: torch.device,
+    on_read: OnRead | None = None,
     gather_kept: GatherKept | None = None,
 ) -> Iterator[tuple[np.ndarray, PackedBatch | PooledBatch]]:
     """Examples of a set in batches of similar length: their indices, and what the model reads; gather_kept: see
@@ -94,6 +106,8 @@ def _batches(
         if len(own):
             micro_batch = {**empty, split.task.name: own}
             yield own, (gather_kept(micro_batch) if gather_kept else gather(splits, micro_batch, device)).packed
+            if on_read:
+                on_read(len(own))
 
 
 def evaluate(
@@ -103,6 +117,7 @@ def evaluate(
     *,
     choose_thresholds: bool = False,
     gather_kept: GatherKept | None = None,
+    on_read: OnRead | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
     """Each task's metrics on its labelled set, and the answers that they judge.
 
@@ -119,6 +134,7 @@ def evaluate(
             judged=True,
             choose_threshold=choose_thresholds,
             gather_kept=gather_kept,
+            on_read=on_read,
         )
         for name, split in splits.items()
     }

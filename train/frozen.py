@@ -10,7 +10,7 @@ from bert.batch import PooledBatch
 from bert.multitask import MultitaskModel
 from kernels import TaskRows
 from train.batches import LabelledBatch
-from train.evaluation import encode
+from train.evaluation import OnRead, encode
 from train.sampler import MicroBatch
 from train.tokenized import TokenizedSplit
 
@@ -23,6 +23,7 @@ class FrozenBatches:
         splits: task -> its set, in the order of the model's tasks.
         examples: task -> int64 indices, rising, of the examples that batches may hold.
         device: where the outputs are kept, in the compute dtype.
+        on_read: see `train.evaluation.OnRead`.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class FrozenBatches:
         splits: Mapping[str, TokenizedSplit],
         examples: Mapping[str, np.ndarray],
         device: torch.device,
+        on_read: OnRead | None = None,
     ) -> None:
         self._splits, self._examples, self._device = splits, examples, device
-        self._pooled = {task: encode(model, split, examples[task], device) for task, split in splits.items()}
+        self._pooled = {task: encode(model, split, examples[task], device, on_read) for task, split in splits.items()}
 
     def gather(self, micro_batch: MicroBatch, *, accumulate: bool = False) -> LabelledBatch:
         """The pooled outputs and labels of a micro-batch; accumulate: see `bert.batch.pack`."""
@@ -56,11 +58,17 @@ class KeptOutputs:
         self._weights: dict[str, Tensor] = {}
         self._batches: FrozenBatches | None = None
 
-    def of(self, model: MultitaskModel, splits: Mapping[str, TokenizedSplit], device: torch.device) -> FrozenBatches:
+    def of(
+        self,
+        model: MultitaskModel,
+        splits: Mapping[str, TokenizedSplit],
+        device: torch.device,
+        on_read: OnRead | None = None,
+    ) -> FrozenBatches:
         """Those of all examples of `splits`, in the order of the model's tasks, which are to be the same each time."""
         weights = model.encoder_values()
         if self._batches is None or any(not torch.equal(kept, weights[name]) for name, kept in self._weights.items()):
             self._weights = {name: value.clone() for name, value in weights.items()}
             examples = {task: np.arange(len(split)) for task, split in splits.items()}
-            self._batches = FrozenBatches(model, splits, examples, device)
+            self._batches = FrozenBatches(model, splits, examples, device, on_read)
         return self._batches

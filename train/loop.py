@@ -16,6 +16,7 @@ from train.batches import gather
 from train.batching import build_sampler
 from train.config import RunConfig
 from train.device_batches import DeviceBatches
+from train.evaluation import Reading
 from train.frozen import FrozenBatches, KeptOutputs
 from train.graphs import DeviceSteps
 from train.objectives import build_objectives
@@ -68,7 +69,8 @@ class Trainer:
     ) -> None:
         self.config, self.model, self.optimizer = config, model, optimizer
         self.splits, self.device, self._say = splits, device, say
-        self._stage, self._frozen = "all", None
+        self._stage = "all"
+        self._frozen: FrozenBatches | None = None
         self.kept: KeptOutputs | None = None
         self.sampler = build_sampler(config, {task: len(split) for task, split in splits.items()})
         self.total_steps = config.epochs * self.sampler.steps_per_epoch
@@ -94,9 +96,12 @@ class Trainer:
                 fall_back=(lambda text: say(f"warning: {text}")) if config.cuda_graphs == "auto" else None,
             )
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[StepResult]:
-        """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step."""
-        self._enter(epoch)
+    def epoch(self, epoch: int, start: int = 0, reading: Reading | None = None) -> Iterator[StepResult]:
+        """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step.
+
+        reading: is asked whom to tell while a frozen encoder reads the stage's examples, before its first step.
+        """
+        self._enter(epoch, reading)
         first = epoch * self.sampler.steps_per_epoch
         for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
             if index >= self.total_steps:
@@ -116,20 +121,22 @@ class Trainer:
                 tokens=sum(self.splits[task].tokens_of(own) for batch in micro_batches for task, own in batch.items()),
             )
 
-    def _enter(self, epoch: int) -> None:
+    def _enter(self, epoch: int, reading: Reading | None) -> None:
         """Freeze the encoder where the heads alone are trained, run before over what they read, or let it go again."""
         stage = self.config.stage_of(epoch)
         if stage == self._stage:
             return
-        self._stage, self._frozen = stage, None
-        self.kept = KeptOutputs() if stage == "heads" else None
+        self._frozen = self.kept = None
         if stage == "heads":
             examples = self._examples_of_stage(epoch)
             count = sum(len(own) * self.splits[task].sequences_per_example for task, own in examples.items())
             self._say(f"frozen     the encoder runs once over the {count} sequences that the heads will read")
-            self._frozen = FrozenBatches(self.model, self.splits, examples, self.device)
+            on_read = reading("frozen encoder", sum(map(len, examples.values()))) if reading else None
+            self._frozen = FrozenBatches(self.model, self.splits, examples, self.device, on_read)
+            self.kept = KeptOutputs()
         encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
         self.optimizer.freeze(encoder if stage == "heads" else ())
+        self._stage = stage
 
     def _examples_of_stage(self, epoch: int) -> dict[str, np.ndarray]:
         """Which examples of each set are read while what `epoch` trains is trained: int64 indices, rising.

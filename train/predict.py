@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from bert.errors import InputError, did_you_mean
 from train.build import load_run
 from train.command import run_command
@@ -15,6 +17,7 @@ from train.datasets import tokenize
 from train.evaluation import predict
 from train.flags import OneLineParser
 from train.predictions import write_predictions
+from train.progress import reading_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     split = tokenize(saved.config, task, examples, saved.tokenizer, None)
     if split.truncated:
         print(f"warning: {split.truncated} rows were longer than {saved.config.max_length} wordpieces and cut")
-    write_predictions(output, task, split.example_ids, predict(saved.model, split, saved.precision.device))
+    with reading_bar(Console()) as reading:
+        answers = predict(saved.model, split, saved.precision.device, reading(task.name, len(split)))
+    write_predictions(output, task, split.example_ids, answers)
     print(f"{len(split)} predictions of {task.name} written to {output}")
 
 

@@ -1,14 +1,15 @@
 """What a run says while it trains: a live line on a terminal, plain lines where the output is piped."""
 
 import signal
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from train.evaluation import OnRead, Reading
 from train.report import conflict_shares, score_line
 
 
@@ -28,6 +29,18 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+@contextmanager
+def reading_bar(console: Console) -> Iterator[Reading]:
+    """Whom to tell while examples are read: on a terminal, a bar of their share, which goes with this context."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+
+        def reading(what: str, total: int) -> OnRead:
+            line = bar.add_task(what, total=total)
+            return lambda examples: bar.advance(line, examples)
+
+        yield reading
+
+
 class ProgressDisplay:
     """Shows the steps of one epoch after the other.
 
@@ -40,7 +53,7 @@ class ProgressDisplay:
     def __init__(self, console: Console, *, epochs: int, steps_per_epoch: int, total_steps: int) -> None:
         self._console, self._epochs = console, epochs
         self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
-        self._scores = ""
+        self._status = self._scores = ""
         self._live: Progress | None = None
 
     def begin_epoch(self, epoch: int, done: int) -> None:
@@ -75,10 +88,24 @@ class ProgressDisplay:
         shares = " ".join(f"{pair} {share:.0%}" for pair, share in conflict_shares(entry).items())
         status = f"loss {losses}  conflicts {shares or '-'}  {speed:.0f} examples/s"
         if self._live is not None:
-            self._live.update(self._line, status="  ".join(filter(None, [status, self._scores])))
+            self._status = "  ".join(filter(None, [status, self._scores]))
+            self._live.update(self._line, status=self._status)
         else:
             within = entry["step"] - self._epoch * self._steps_per_epoch
             say(self._console, f"epoch {self._epoch + 1}/{self._epochs}  step {within}/{self._steps}  {status}")
+
+    def reading(self, what: str, total: int) -> OnRead:
+        """Whom to tell while `total` examples are read: the live line shows the share of them, until all are."""
+        done = 0
+
+        def on_read(examples: int) -> None:
+            nonlocal done
+            done += examples
+            if self._live is not None:
+                status = f"{what} {done / total:.0%}" if done < total else self._status
+                self._live.update(self._line, status=status)
+
+        return on_read
 
     def show_scores(self, dev: Mapping[str, Mapping[str, float]]) -> None:
         """Print the dev scores, above the live line where there is one."""

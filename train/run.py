@@ -22,7 +22,7 @@ from train.checkpoint import STATE_FILE, Progress, load_state, save_state
 from train.command import StopRequest, run_command, stop_on_signal
 from train.config import RunConfig
 from train.datasets import Datasets, load_datasets, run_tasks
-from train.evaluation import evaluate, predict
+from train.evaluation import OnRead, Reading, evaluate, predict
 from train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
 from train.folders import RunFolder
 from train.graphs import choose_graphs
@@ -31,13 +31,17 @@ from train.loop import Trainer
 from train.mistakes import write_mistakes
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
-from train.progress import ProgressDisplay, RunConsole, say
+from train.progress import ProgressDisplay, RunConsole, reading_bar, say
 from train.report import METRICS_FILE, LoggedStep, MetricsLog, dev_sum, score_line, write_summary
 from train.tasks import Task, read_tasks, write_tasks
 from train.tokenized import TokenizedSplit
 from train.weightings import describe_surgery
 
 CACHE = "token-cache"
+
+
+class _StoppedReading(Exception):
+    """A stop was asked for while a frozen encoder read what its heads will learn from: nothing is lost by it."""
 
 
 class Run:
@@ -110,7 +114,9 @@ class Run:
                 try:
                     self._train_epoch(epoch, done, display, stop)
                     if self._epoch_is_over():
-                        display.show_scores(self._evaluate(epoch))
+                        display.show_scores(self._evaluate(epoch, display.reading))
+                except _StoppedReading:
+                    pass
                 finally:
                     display.stop()
                 self._save()
@@ -127,7 +133,19 @@ class Run:
     def _train_epoch(self, epoch: int, done: int, display: ProgressDisplay, stop: StopRequest) -> None:
         progress, config = self.progress, self.config
         began, examples = time.perf_counter(), 0
-        for result in self.trainer.epoch(epoch, done):
+
+        def reading(what: str, total: int) -> OnRead:
+            """On a CPU a frozen encoder reads for minutes, for which a stop does not wait."""
+            show = display.reading(what, total)
+
+            def on_read(count: int) -> None:
+                show(count)
+                if stop.made:
+                    raise _StoppedReading
+
+            return on_read
+
+        for result in self.trainer.epoch(epoch, done, reading):
             progress.steps = result.step
             progress.examples += result.examples
             progress.tokens += result.tokens
@@ -148,7 +166,7 @@ class Run:
                 self._show_logged(display)
                 self._add_training_time(began)
                 if evaluates:
-                    display.show_scores(self._evaluate(epoch))
+                    display.show_scores(self._evaluate(epoch, display.reading))
                 self._save()
                 began, examples = time.perf_counter(), 0
             if stop.made:
@@ -169,19 +187,21 @@ class Run:
             torch.cuda.synchronize()
         self.progress.training_seconds += time.perf_counter() - began
 
-    def _evaluate(self, epoch: int) -> dict[str, dict[str, float]]:
+    def _evaluate(self, epoch: int, reading: Reading) -> dict[str, dict[str, float]]:
         """Dev metrics of the averaged weights, which are kept where their sum is the best so far."""
         with self.optimizer.averaged():
-            return self._evaluate_model(epoch)
+            return self._evaluate_model(epoch, reading)
 
-    def _evaluate_model(self, epoch: int) -> dict[str, dict[str, float]]:
+    def _evaluate_model(self, epoch: int, reading: Reading) -> dict[str, dict[str, float]]:
         device, kept = self.precision.device, self.trainer.kept
+        on_read = reading("dev sets", sum(map(len, self.data.dev.values())))
         metrics, answers = evaluate(
             self.model,
             self.data.dev,
             device,
             choose_thresholds=True,
-            gather_kept=kept.of(self.model, self.data.dev, device).gather if kept else None,
+            gather_kept=kept.of(self.model, self.data.dev, device, on_read).gather if kept else None,
+            on_read=None if kept else on_read,
         )
         thresholds = self.model.thresholds()
         entry = {"event": "evaluation", "step": self.progress.steps, "epoch": epoch, "dev": metrics}
@@ -225,7 +245,12 @@ class Run:
                 "that stays finite, as with a lower --learning-rate"
             )
         self.model.load(self.directory / BEST / WEIGHTS_FILE)
-        answers = {name: predict(self.model, split, self.precision.device) for name, split in self.data.test.items()}
+        with reading_bar(self.console) as reading:
+            on_read = reading("test sets", sum(map(len, self.data.test.values())))
+            answers = {
+                name: predict(self.model, split, self.precision.device, on_read)
+                for name, split in self.data.test.items()
+            }
         self._write_predictions("test", self.data.test, answers)
         self.progress.seconds = self.earlier_seconds + time.perf_counter() - self.began
         summary = write_summary(

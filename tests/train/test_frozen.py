@@ -1,6 +1,7 @@
 """Stages of the heads alone: the encoder stays as it is, and its outputs are computed once."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.train.small_runs import command
 from train import frozen, run
 from train.batches import gather
 from train.build import build_model, build_optimizer
-from train.command import run_command
+from train.command import INTERRUPTED, run_command
 from train.config import RunConfig
 from train.frozen import FrozenBatches
 from train.loop import Trainer
@@ -27,6 +28,12 @@ SPLITS = {
 }
 for split in SPLITS.values():
     split.labels[:] %= 2
+
+
+def scores(out):
+    """The evaluations of the run in a folder."""
+    lines = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["dev"]) for line in lines if line["event"] == "evaluation"]
 
 
 def make(**settings):
@@ -154,14 +161,10 @@ def test_it_is_said_that_the_encoder_runs_and_over_how_much(capsys):
 def test_the_dev_sets_pass_a_frozen_encoder_once_however_often_they_are_evaluated(data, tmp_path, monkeypatch):
     passed, encode = [], frozen.encode
 
-    def counted(model, split, examples, device):
+    def counted(model, split, examples, device, on_read):
         if len(split) == 10:  # the training sets have 24
             passed.append(len(split))
-        return encode(model, split, examples, device)
-
-    def scores(out):
-        lines = (json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines())
-        return [(line["step"], line["dev"]) for line in lines if line["event"] == "evaluation"]
+        return encode(model, split, examples, device, on_read)
 
     monkeypatch.setattr(frozen, "encode", counted)
     staged = command(data, tmp_path / "kept", "--stages", "heads:1,all:1", "--evaluate-every", "2")
@@ -172,3 +175,31 @@ def test_the_dev_sets_pass_a_frozen_encoder_once_however_often_they_are_evaluate
     assert scores(tmp_path / "kept") == scores(tmp_path / "anew")
     assert [step for step, _ in scores(tmp_path / "kept")] == [2, 4, 6, 8, 10, 12]
     assert passed == [10, 10, 10]
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize(("stages", "step"), [("all:1,heads:1", 6), ("heads:1,all:1", 0)])
+def test_a_stop_while_the_encoder_reads_does_not_wait_and_loses_nothing(
+    data, tmp_path, capsys, monkeypatch, stages, step
+):
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
+    assert run_command(run.main, command(data, whole, "--stages", stages)) == 0
+    encode, read = frozen.encode, []
+
+    def stopped(model, split, examples, device, on_read):
+        def stop_then_tell(count):
+            read.append(count)
+            if len(read) == 2:
+                signal.raise_signal(signal.SIGINT)
+            on_read(count)
+
+        return encode(model, split, examples, device, stop_then_tell)
+
+    monkeypatch.setattr(frozen, "encode", stopped)
+    capsys.readouterr()
+    assert run_command(run.main, command(data, out, "--stages", stages)) == INTERRUPTED
+    assert len(read) == 2, "of three sets"
+    assert f"stopped    after step {step}; go on with" in capsys.readouterr().out
+    monkeypatch.setattr(frozen, "encode", encode)
+    assert run_command(run.main, ["--resume", str(out)]) == 0
+    assert scores(out) == scores(whole)

@@ -31,6 +31,23 @@ def test_epoch_and_steps_are_whole_whatever_the_width(width):
     assert ("70 examples/s" in last) == (width == 200)
 
 
+def test_the_share_of_what_is_read_stands_in_for_the_losses_until_all_is():
+    written = io.StringIO()
+    console = Console(file=written, width=120, force_terminal=True, color_system=None)
+    display = ProgressDisplay(console, epochs=1, steps_per_epoch=9, total_steps=9)
+    display.begin_epoch(0, 0)
+    display.show({"step": 1, "losses": {"sst": 1.5}, "conflicts": {"model": {}}}, 70.0)
+    on_read = display.reading("dev sets", 40)
+    on_read(10)
+    display._live.refresh()
+    assert "dev sets 25%" in written.getvalue().split("\r")[-1]
+    on_read(30)
+    display.stop()
+    last = written.getvalue().split("\r")[-1]
+    assert "dev sets" not in last
+    assert "loss sst 1.500" in last
+
+
 def test_a_run_whose_reader_has_gone_stops_with_its_state_saved(data, tmp_path):
     out = tmp_path / "run"
     arguments = [sys.executable, "-u", "-m", "train.run", *command(data, out, "--epochs", "500")]
