@@ -114,7 +114,8 @@ class LoggedStep:
         return self._copied is None or self._copied.query()
 
     def entry(self) -> dict[str, Any]:
-        """The step as it stands in metrics.jsonl; waits for the numbers. Tasks that the step did not hold have none.
+        """The step as it stands in metrics.jsonl; waits for the numbers. Tasks that the step did not hold have none,
+        and two tasks have a cosine where both have a gradient: none where the heads alone are trained.
 
         conflicts: sums over the steps applied so far, of each block of parameters and pair of tasks: how often the
         gradients conflicted, their cosines, and how often there were both; two entries' difference is what happened
@@ -129,14 +130,15 @@ class LoggedStep:
         }
         met, counts, sums = found["meetings"], found["conflict_counts"], found["cosine_sums"]
         pairs = task_pairs(tasks)
+        norms = {task: math.sqrt(found["gram"][i][i]) for i, task in enumerate(tasks)}
         return {
             "event": "step",
             "step": result.step,
             "epoch": result.epoch,
             "losses": {task: found[f"loss {task}"] for task in tasks if task in present},
-            "gradient_norms": {task: math.sqrt(found["gram"][i][i]) for i, task in enumerate(tasks) if task in present},
+            "gradient_norms": {task: norm for task, norm in norms.items() if task in present},
             "merged_norm": found["merged_norm"],
-            "cosines": {name: found["cosines"][i][j] for name, i, j in pairs if {tasks[i], tasks[j]} <= present},
+            "cosines": {name: found["cosines"][i][j] for name, i, j in pairs if norms[tasks[i]] and norms[tasks[j]]},
             "applied": bool(found["applied"]),
             "applied_steps": int(found["applied_steps"]),
             "conflicts": {
