@@ -52,7 +52,7 @@ def flag_of(name: str) -> str:
 
 def setting_text(value: Any) -> str:
     """A setting's value as the command line takes it."""
-    return (",".join(value) if isinstance(value, tuple) else str(value)) or "none"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _option(default: Any, help_text: str, **more: Any) -> Any:

@@ -119,7 +119,7 @@ def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory:
 
 def contradiction(name: str, value: Any, kept: Any, directory: Path) -> InputError:
     """What to raise where the setting `name` is to be `value`, and is `kept` for the run in `directory`."""
-    return InputError(f"{flag_of(name)} {setting_text(value)}: the run in {directory} has {setting_text(kept)}")
+    return InputError(f"{flag_of(name)} {_shown(value)}: the run in {directory} has {_shown(kept)}")
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
         return {"action": "store_true", "help": text}
     choices = option.metadata.get("choices") or option.metadata.get("each")
     listed = f": {', '.join(choices)}" if choices else ""
-    argument = {"help": f"{text}{listed} (default {setting_text(default)})", "type": option.type}
+    argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
     if isinstance(option.default, tuple):
         argument.update(type=_names, metavar="a,b,...")
     if option.name == "amp":
@@ -147,3 +147,7 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _shown(value: Any) -> str:
+    return setting_text(value) or "none"
