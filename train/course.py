@@ -21,6 +21,12 @@ class Split:
     bad_rows: list[str] = field(default_factory=list)
 
 
+def check_folder(directory: Path) -> None:
+    """Raise InputError where the folder that --data names does not exist."""
+    if not directory.is_dir():
+        raise InputError(f"--data {directory}: no such folder, expected one in the course layout, or demo")
+
+
 def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) -> Split | None:
     """Read the train, dev or test split of a task.
 
@@ -31,8 +37,7 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
     Raises InputError for a file that is missing, unreadable, has another header or no usable row, and for bad rows
     unless `skip_bad_rows`, naming the first few by file and line.
     """
-    if not directory.is_dir():
-        raise InputError(f"{directory}: no such folder, expected data in the course layout")
+    check_folder(directory)
     if split == "test":
         path = directory / f"{task.stem}-test-student.csv"
         if not path.exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 from bert.errors import InputError
 from bert.tokenizer import Tokenizer
 from train.config import RunConfig
-from train.course import name_bad_rows, read_split
+from train.course import check_folder, name_bad_rows, read_split
 from train.demo import DEMO_TASKS, demo_examples
 from train.tasks import Example, Task, select_tasks
 from train.tokenized import TokenCache, TokenizedSplit, tokenize_split
@@ -35,13 +35,14 @@ class Datasets:
 
 def run_tasks(config: RunConfig) -> list[Task]:
     """The tasks that a configuration names; InputError for an unknown one, or data that is no folder."""
-    if config.data != DEMO and not Path(config.data).is_dir():
-        raise InputError(f"--data {config.data}: no such folder, expected one in the course layout, or {DEMO}")
-    tasks = select_tasks(list(config.tasks), None if config.data == DEMO else Path(config.data))
-    if config.data == DEMO:
-        for task in tasks:
-            if task.name not in DEMO_TASKS:
-                raise InputError(f"--tasks {task.name}: the demo data has {', '.join(DEMO_TASKS)}; give --data DIR")
+    if config.data != DEMO:
+        # Before the tasks: of one that the folder defines it would be said that there is none of the name.
+        check_folder(Path(config.data))
+        return select_tasks(list(config.tasks), Path(config.data))
+    tasks = select_tasks(list(config.tasks), None)
+    for task in tasks:
+        if task.name not in DEMO_TASKS:
+            raise InputError(f"--tasks {task.name}: the demo data has {', '.join(DEMO_TASKS)}; give --data DIR")
     return tasks
 
 
