@@ -1,5 +1,6 @@
 """Which device, which number format and which kernels a run uses, and why."""
 
+import os
 import platform
 from dataclasses import dataclass
 
@@ -7,6 +8,9 @@ import torch
 
 from bert.errors import InputError
 from kernels.dispatch import describe_kernels, interpreted, set_kernels
+
+# The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
+_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,38 @@ def choose_precision(device: str, amp: str) -> Precision:
         if torch.cuda.get_device_capability(place) >= (8, 0):
             return Precision(place, torch.bfloat16, False, "--amp: the GPU multiplies bf16 in hardware")
         return Precision(place, torch.float16, True, "--amp: the GPU has no bf16, so fp16 with dynamic loss scaling")
-    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+    if cpu_multiplies_bf16():
         return Precision(place, torch.bfloat16, False, "--amp: the CPU multiplies bf16 in hardware")
     return Precision(
         place, torch.float32, False, "--amp: this CPU multiplies neither bf16 nor fp16 in hardware, so nothing to gain"
     )
 
 
-def choose_kernels(kernels: str, device: torch.device) -> str:
-    """Resolve the flag --kernels for the whole process; what ops on `device` take from now on, in words.
+def cpu_multiplies_bf16() -> bool:
+    """Whether torch multiplies bf16 in hardware here: the processor can, and ONEDNN_MAX_CPU_ISA does not forbid it."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BF16:
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
-    Raises InputError where Triton is asked for and can neither run nor be interpreted.
+
+def choose_kernels(kernels: str, precision: Precision) -> str:
+    """Resolve the flag --kernels for the whole process; what ops on the run's device take from now on, in words.
+
+    Raises InputError where Triton is asked for and can neither run nor be interpreted, and where its interpreter would
+    have to compute in bf16, whose bits it takes for whole numbers in products.
     """
-    if kernels == "triton" and device.type == "cpu" and not interpreted():
-        raise InputError("--kernels triton: needs a CUDA device, or TRITON_INTERPRET=1 to be interpreted on the CPU")
+    if kernels == "triton" and precision.device.type == "cpu":
+        if not interpreted():
+            raise InputError(
+                "--kernels triton: needs a CUDA device, or TRITON_INTERPRET=1 to be interpreted on the CPU"
+            )
+        if precision.compute_dtype == torch.bfloat16:
+            raise InputError(
+                f"--kernels triton: Triton's interpreter gives wrong products in bf16, which this run would compute in "
+                f"({precision.reason}); use --amp off or --amp fp16"
+            )
     set_kernels(kernels)
-    return describe_kernels(device)
+    return describe_kernels(precision.device)
 
 
 def _processor() -> str:

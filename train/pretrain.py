@@ -75,7 +75,7 @@ class Pretraining:
         self.precision = choose_precision(config.device, config.amp)
         self.say(f"device     {self.precision.device_name}")
         self.say(f"precision  {self.precision.name} ({self.precision.reason})")
-        self.kernels = choose_kernels(config.kernels, self.precision.device)
+        self.kernels = choose_kernels(config.kernels, self.precision)
         self.say(f"kernels    {self.kernels}")
         self.base = load_pretrained(config)
         self.say(f"model      {self.base.origin}")

@@ -333,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     say(console, f"device     {precision.device_name}")
     say(console, f"precision  {precision.name} ({precision.reason})")
-    kernels = choose_kernels(config.kernels, precision.device)
+    kernels = choose_kernels(config.kernels, precision)
     say(console, f"kernels    {kernels}")
     say(console, f"surgery    {describe_surgery(config)}")
     graphs, reason = choose_graphs(config, precision.device)

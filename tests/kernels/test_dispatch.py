@@ -6,10 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bert.errors import InputError
 from kernels.dispatch import describe_kernels, launcher, set_kernels, uses_triton, using_kernels
 from kernels.multi_tensor import combine_tensors, gram_of_tensors
-from train.precision import choose_kernels
 
 
 def test_auto_takes_torch_for_cpu_tensors():
@@ -38,12 +36,6 @@ def test_auto_takes_triton_for_cuda_tensors():
 def test_an_unknown_choice_is_refused():
     with pytest.raises(ValueError, match="expected one of"):
         set_kernels("cutlass")
-
-
-def test_triton_on_a_cpu_that_does_not_interpret_is_bad_input(monkeypatch):
-    monkeypatch.setattr("train.precision.interpreted", lambda: False)
-    with pytest.raises(InputError, match="TRITON_INTERPRET=1"):
-        choose_kernels("triton", torch.device("cpu"))
 
 
 def test_a_launcher_makes_the_device_of_its_first_argument_the_current_one(monkeypatch):

@@ -63,9 +63,10 @@ def run_in_another_process(directory):
 
 
 def command(data, out, *more):
+    """A run of a few seconds, in fp32: what a bare --amp takes depends on the processor."""
     return [
         *("--data", str(data), "--model", "tiny", "--out", str(out), "--batch-size", "4", "--epochs", "2"),
-        *("--log-every", "1", "--device", "cpu", "--amp", "--surgery", "pcgrad", *more),
+        *("--log-every", "1", "--device", "cpu", "--surgery", "pcgrad", *more),
     ]
 
 

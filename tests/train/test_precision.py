@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from bert.errors import InputError
-from train.precision import choose_precision
+from train.precision import choose_kernels, choose_precision
 
 
 def pretend_cpu(monkeypatch, *, bf16):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: bf16)
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
 
 
 def pretend_gpu(monkeypatch, capability):
@@ -46,3 +47,29 @@ def test_cuda_where_there_is_none_is_refused(monkeypatch):
     pretend_cpu(monkeypatch, bf16=False)
     with pytest.raises(InputError, match="no CUDA device"):
         choose_precision("cuda", "off")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "dtype"),
+    [("AVX512_CORE_VNNI", torch.float32), ("avx2", torch.float32), ("AVX512_CORE_BF16", torch.bfloat16)],
+)
+def test_a_cpu_whose_bf16_products_are_hidden_from_onednn_does_not_take_bf16(monkeypatch, allowed, dtype):
+    pretend_cpu(monkeypatch, bf16=True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", allowed)
+    assert choose_precision("cpu", "auto").compute_dtype == dtype
+
+
+def test_triton_on_a_cpu_that_does_not_interpret_is_bad_input(monkeypatch):
+    monkeypatch.setattr("train.precision.interpreted", lambda: False)
+    with pytest.raises(InputError, match="TRITON_INTERPRET=1"):
+        choose_kernels("triton", choose_precision("cpu", "off"))
+
+
+@pytest.mark.parametrize("amp", ["auto", "bf16"])
+def test_bf16_in_tritons_interpreter_is_refused_with_what_to_use_instead(monkeypatch, amp):
+    pretend_cpu(monkeypatch, bf16=True)
+    monkeypatch.setattr("train.precision.interpreted", lambda: True)
+    with pytest.raises(InputError, match=r"wrong products in bf16.* use --amp off or --amp fp16"):
+        choose_kernels("triton", choose_precision("cpu", amp))
+    assert "interpreted" in choose_kernels("triton", choose_precision("cpu", "fp16"))
+    assert "torch" in choose_kernels("auto", choose_precision("cpu", amp))

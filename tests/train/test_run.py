@@ -74,9 +74,10 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys, pictur
         assert word in printed
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_path):
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_path, amp):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
-        run_command(run.main, command(data, tmp_path / name, "--seed", seed))
+        run_command(run.main, command(data, tmp_path / name, "--seed", seed, "--amp", amp))
     assert same_state(tmp_path / "a", tmp_path / "b")
     assert entries(tmp_path / "a") == entries(tmp_path / "b")
     assert not same_state(tmp_path / "a", tmp_path / "c")
