@@ -11,8 +11,8 @@ import torch
 from bench.peers.padded import PaddedModel, pad
 from bert.models import load_model, minilm_directory
 from bert.weights import to_hugging_face
+from tests.assertions import assert_as_accurate, assert_close
 from tests.kernels.parity import DEVICE
-from tests.tolerances import assert_as_accurate, assert_close
 from train.build import build_model, build_optimizer, load_pretrained
 from train.config import RunConfig
 from train.datasets import load_datasets, run_tasks

@@ -12,9 +12,9 @@ from bench.peers.faithful import FaithfulTrainer
 from bench.peers.padded import PaddedModel
 from bench.peers.stock import StockTrainer
 from bert.models import minilm_directory
+from tests.assertions import assert_as_accurate
 from tests.bench.peer_updates import NEEDS_CUDA, check_update, check_update_in_bf16, config_of
 from tests.kernels.parity import DEVICE
-from tests.tolerances import assert_as_accurate
 from train.build import build_model, load_pretrained
 from train.datasets import run_tasks
 from train.evaluation import predict

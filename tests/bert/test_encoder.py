@@ -12,8 +12,8 @@ from bert.batch import TaskTokens, pack
 from bert.models import load_model, minilm_directory
 from bert.weights import to_hugging_face
 from kernels import DropoutStream
+from tests.assertions import assert_close
 from tests.samples import random_batch, small_encoder
-from tests.tolerances import assert_close
 
 SENTENCES = [
     "A quiet morning.",

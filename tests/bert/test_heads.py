@@ -7,8 +7,8 @@ from bert.errors import InputError
 from bert.heads import CosineHead, Head, HeadSpec, SharedLayer, build_heads
 from bert.multitask import MultitaskModel
 from kernels import DropoutStream
+from tests.assertions import assert_close
 from tests.samples import random_batch, small_encoder
-from tests.tolerances import assert_close
 
 WIDTH = 8
 

@@ -17,8 +17,8 @@ from bert.language_model import LanguageModelHead, MaskedLanguageModel
 from bert.weights import load_weights
 from kernels import DropoutStream
 from kernels.dispatch import using_kernels
+from tests.assertions import assert_close
 from tests.samples import SMALL, random_tokens, small_encoder
-from tests.tolerances import assert_close
 
 # Runs outside the repository, whose room kernels/ transformers would take for a package of its own.
 REFERENCE = """

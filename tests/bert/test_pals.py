@@ -13,8 +13,8 @@ from bert.multitask import MultitaskModel
 from bert.pals import ProjectedAttention
 from kernels import DropoutStream
 from kernels.dispatch import using_kernels
+from tests.assertions import assert_close
 from tests.samples import SMALL, random_batch, random_tokens, small_encoder
-from tests.tolerances import assert_close
 
 TASKS = ("a", "b", "c")
 SIZE = 24

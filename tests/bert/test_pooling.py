@@ -11,8 +11,8 @@ from bert.multitask import MultitaskModel
 from bert.pooling import mean_of_sequences
 from kernels import Sequences, TaskRows
 from kernels.dispatch import using_kernels
+from tests.assertions import assert_close
 from tests.samples import random_batch, random_tokens, small_encoder
-from tests.tolerances import assert_close
 
 LENGTHS, PADDING = (3, 1, 17, 5), 6
 

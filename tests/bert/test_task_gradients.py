@@ -9,9 +9,9 @@ import torch
 from bert.batch import pack
 from kernels import DropoutStream, FlatParameters
 from kernels.dispatch import using_kernels
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.samples import random_tokens, small_encoder
-from tests.tolerances import assert_close
 
 
 def separate_gradients(task_tokens, upstream):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels import TaskRows
 from kernels.dispatch import using_kernels
-from tests.tolerances import assert_as_accurate
+from tests.assertions import assert_as_accurate
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"

@@ -6,9 +6,10 @@ import torch
 from kernels import SurgerySettings, combine_adamw_
 from kernels.dispatch import using_kernels
 from kernels.flat import CHUNK
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, INTERPRETED
 from tests.samples import fill_gradients, flat_parameters, plain_parameters
-from tests.tolerances import TOLERANCES, assert_close
 
 
 def adamw_reference(weights, gradients, rates, settings, decays):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from kernels import Dropout, HostSequences, attention, first_token_attention
-from tests.tolerances import TOLERANCES, assert_close
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 
 LENGTHS = [(1,), (5,), (3, 1, 17, 2, 2), tuple(range(1, 40)), (512, 1, 100)]
 

@@ -12,8 +12,9 @@ from kernels.dispatch import using_kernels
 from kernels.dropout import kernel_arguments
 from kernels.first_token_kernels import first_token_backward, first_token_forward
 from kernels.short_attention import own_tile, short_tile
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check_op, poisoned  # noqa: F401
-from tests.tolerances import TOLERANCES, assert_close
 
 SHORT, LONG, ONES = (3, 1, 17, 2, 2), (100, 7), (1,) * 19
 # More sequences than a group of eight, in tiles of 32 and of 64 rows that hold one, several, and as many as just fit.

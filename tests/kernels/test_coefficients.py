@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.coefficients import cosines, random_orders, surgery_coefficients
-from tests.tolerances import assert_close
+from tests.assertions import assert_close
 
 
 def literal_pcgrad(gradients, orders):

@@ -6,8 +6,9 @@ import torch
 from kernels import Dropout, FlatParameters, embedding
 from kernels.dispatch import using_kernels
 from kernels.flat import CHUNK
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_as_accurate, assert_close
 from tests.kernels.parity import DEVICE, DTYPES, check_op, poisoned, run_op, task_rows  # noqa: F401
-from tests.tolerances import TOLERANCES, assert_as_accurate, assert_close
 
 SIZES = (37, 20, 2)
 

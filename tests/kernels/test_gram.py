@@ -7,9 +7,10 @@ from kernels import gram_matrix
 from kernels.dispatch import using_kernels
 from kernels.flat import CHUNK
 from kernels.gram import _gram
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.samples import fill_gradients, flat_parameters
-from tests.tolerances import TOLERANCES, assert_close
 
 
 def flat(tasks, dtype):

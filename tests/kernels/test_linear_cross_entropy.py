@@ -8,8 +8,9 @@ from torch.nn import functional
 
 from kernels.dispatch import using_kernels
 from kernels.linear_cross_entropy import linear_cross_entropy
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_as_accurate, assert_close
 from tests.kernels.parity import DEVICE, DTYPES, poisoned, task_rows  # noqa: F401
-from tests.tolerances import TOLERANCES, assert_as_accurate, assert_close
 
 module = sys.modules["kernels.linear_cross_entropy"]  # the package exports the function by the same name
 

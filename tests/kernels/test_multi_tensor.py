@@ -5,8 +5,9 @@ import torch
 
 from kernels.dispatch import using_kernels
 from kernels.multi_tensor import combine_tensors, gram_of_tensors
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, poisoned  # noqa: F401
-from tests.tolerances import TOLERANCES, assert_close
 
 SIZES = [1, 3, 1023, 5000, 2048, 20480]  # the last one is two spans, both of whole columns
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]

@@ -6,7 +6,8 @@ import torch
 from kernels import TaskRows, add_layer_norm, bias_gelu, linear, part
 from kernels.embedding import embedding
 from kernels.rows import task_gradients_of, without_deposits
-from tests.tolerances import TOLERANCES, assert_close
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 
 
 def make_rows(counts, *, accumulate=False):

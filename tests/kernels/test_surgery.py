@@ -7,8 +7,9 @@ import torch
 
 from kernels.dispatch import using_kernels
 from kernels.surgery import Rates, SurgerySettings, new_surgery_state, plan_update
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
-from tests.tolerances import TOLERANCES, assert_close
 
 SETTINGS = SurgerySettings(method="pcgrad", max_norm=1.0, weight_decay=0.1)
 

@@ -6,8 +6,9 @@ import torch
 from kernels import linear, part, task_products
 from kernels.dispatch import for_architecture, using_kernels
 from kernels.rows import deposit_product
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_as_accurate, assert_close
 from tests.kernels.parity import DEVICE, DTYPES, poisoned, task_rows  # noqa: F401
-from tests.tolerances import TOLERANCES, assert_as_accurate, assert_close
 
 
 def strided(tasks, m, n, dtype, start):

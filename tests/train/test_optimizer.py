@@ -12,10 +12,10 @@ from bert.heads import Head
 from bert.multitask import MultitaskModel
 from kernels import SurgerySettings
 from kernels.coefficients import random_orders
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.kernels.test_coefficients import literal_pcgrad
 from tests.samples import random_batch, random_tokens, small_encoder
-from tests.tolerances import assert_close
 from train.optimizer import SurgeryOptimizer
 
 TASKS = {"one": 3, "two": 1}

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from kernels import plan_update
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.samples import random_batch
-from tests.tolerances import assert_close
 from tests.train.test_optimizer import RATE, backward, make_model, make_optimizer, step, task_losses
 
 

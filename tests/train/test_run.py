@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kernels.tolerances import TOLERANCES
 from tests.samples import write_small_model
-from tests.tolerances import TOLERANCES
 from tests.train.small_runs import ADJECTIVES, THINGS, command, refused, write_table
 from train import evaluate, predict, run
 from train.command import run_command

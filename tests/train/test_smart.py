@@ -7,8 +7,9 @@ import torch
 from bert.config import BertConfig
 from bert.encoder import Encoder
 from kernels import DropoutStream
+from kernels.tolerances import relative_error
+from tests.assertions import assert_close
 from tests.samples import SMALL, random_split
-from tests.tolerances import assert_close, relative_error
 from train import smart
 from train.batches import gather
 from train.build import build_model

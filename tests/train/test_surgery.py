@@ -9,8 +9,9 @@ from torch import nn
 
 from kernels.coefficients import random_orders
 from kernels.dispatch import using_kernels
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
-from tests.tolerances import TOLERANCES, assert_close
 from train.surgery import GradVac, PCGrad
 
 SEED, BETA = 5, 0.1

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bert.errors import InputError
-from tests.tolerances import assert_close
+from tests.assertions import assert_close
 from train.config import LIBRARY_RULES, RunConfig
 from train.weightings import describe_surgery, library_weighting, surgery_settings
 
