@@ -24,7 +24,7 @@ from bench.peers.torchjd_trainer import TorchJDTrainer
 from bert.config import BertConfig
 from bert.encoder import Encoder
 from bert.multitask import MultitaskModel
-from kernels.dispatch import uses_triton_products
+from kernels.dispatch import needs_host_lengths
 from train.build import build_model, build_optimizer, fit_model
 from train.config import RunConfig
 from train.device_batches import round_tokens
@@ -207,7 +207,7 @@ def build_step(case: Case, name: str, splits: Splits, device: torch.device, *, r
         trainer = Trainer(config, model, optimizer, splits, precision.device, graphs=graphs)
         results = (result for epoch in count() for result in trainer.epoch(epoch))
         # Steps on the device's own batches have sizes of which there are few.
-        on_device = uses_triton_products(model.shared.master)
+        on_device = not needs_host_lengths(model.shared.master.device)
         computed = float(np.mean([round_tokens(count) for count in counts])) if on_device else tokens
         return Step(lambda: next(results), tokens, computed)
     peer = (PEERS | TORCHJD | COMPILED)[name]

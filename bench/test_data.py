@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from bench.peers.padded import pad
 from bert.models import load_model, minilm_directory
-from kernels.dispatch import uses_triton_products
+from kernels.dispatch import needs_host_lengths
 from train.batches import gather
 from train.demo import demo_examples
 from train.device_batches import DeviceBatches
@@ -34,7 +34,7 @@ def test_a_steps_batch(record, device, training_splits, lengths_name, name):
         def make():
             batch = next(remaining)
             return [pad(split, batch[task], device) for task, split in training_splits.items()]
-    elif uses_triton_products(torch.empty(0, device=device)):
+    elif not needs_host_lengths(device):
         batches = DeviceBatches(training_splits, device)
 
         def make():

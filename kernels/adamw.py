@@ -145,7 +145,7 @@ def combine_adamw_(
     if parameters.size == 0:
         return
     copy = None if parameters.compute is parameters.master else parameters.compute
-    if uses_triton(parameters.master):
+    if uses_triton("combine_adamw", parameters.master):
         _step(
             parameters.gradients,
             parameters.touched,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention_kernels import attention_backward, attention_forward
-from kernels.dispatch import uses_triton, uses_triton_products
+from kernels.dispatch import uses_triton
 from kernels.dropout import Dropout, kernel_arguments
 from kernels.first_token_kernels import first_token_backward, first_token_forward
 from kernels.rows import wide
@@ -55,7 +55,7 @@ def _backward(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
-        ctx.triton, ctx.sequences, ctx.dropout = uses_triton_products(qkv), sequences, dropout
+        ctx.triton, ctx.sequences, ctx.dropout = uses_triton("attention", qkv), sequences, dropout
         if ctx.triton:
             boundaries = (sequences.cu_seqlens, sequences.max_length)
             out, log_sums = attention_forward(qkv, *boundaries, *kernel_arguments(dropout))
@@ -94,7 +94,7 @@ class _Attention(torch.autograd.Function):
 class _FirstTokenAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, kv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
-        ctx.triton, ctx.sequences, ctx.dropout = uses_triton(q), sequences, dropout
+        ctx.triton, ctx.sequences, ctx.dropout = uses_triton("first_token_attention", q), sequences, dropout
         if ctx.triton:
             out, *saved = first_token_forward(q, kv, sequences.cu_seqlens, *kernel_arguments(dropout))
             ctx.save_for_backward(q, kv, *saved)

@@ -2,8 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,26 +13,76 @@ from torch import Tensor
 
 CHOICES = ("auto", "triton", "torch")
 _MATRIX_CAPABILITY = (8, 0)  # below it Triton emits no matrix instructions and spills
-_choice = "auto"
 
 
-def set_kernels(choice: str) -> None:
-    """Choose for the whole process: auto (Triton for CUDA tensors, torch for others), triton, or torch."""
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """What there is to know of an op before it is launched.
+
+    title: what it is called in the lines that a run prints.
+    products: whether its kernels are made of matrix products, which stay with torch on GPUs before sm_80.
+    reads_lengths: whether its reference needs on the host where sequences and tasks begin.
+    """
+
+    title: str
+    products: bool = False
+    reads_lengths: bool = False
+
+
+OPS: Mapping[str, Op] = {
+    "attention": Op(title="attention", products=True, reads_lengths=True),
+    "first_token_attention": Op(title="first tokens' attention", reads_lengths=True),
+    "bias_gelu": Op(title="GELU"),
+    "add_layer_norm": Op(title="LayerNorm", reads_lengths=True),
+    "embedding": Op(title="embedding", reads_lengths=True),
+    "task_sums": Op(title="sums over tasks' rows", reads_lengths=True),
+    "task_products": Op(title="weight gradients", products=True, reads_lengths=True),
+    "linear_cross_entropy": Op(title="linear + cross-entropy", products=True, reads_lengths=True),
+    "gather": Op(title="gathering of batches"),
+    "gram_matrix": Op(title="Gram matrix"),
+    "plan_update": Op(title="surgery's plan"),
+    "combine_adamw": Op(title="combine + AdamW"),
+    "multi_tensor": Op(title="surgery on tensors that lie apart"),
+}
+"""Every op that has kernels, by the name with which it asks whether to take them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """What the process has chosen: one of `CHOICES`, and the ops that take their reference whatever it is."""
+
+    kernels: str = "auto"
+    from_torch: frozenset[str] = frozenset()
+
+
+_choice = _Choice()
+
+
+def set_kernels(kernels: str, from_torch: Iterable[str] = ()) -> None:
+    """Choose for the whole process: auto (Triton for CUDA tensors, torch for others), triton, or torch.
+
+    from_torch: ops that take their torch reference in any case, since their kernels have failed a check.
+    ValueError where `kernels` or an op is not known.
+    """
     global _choice
-    if choice not in CHOICES:
-        raise ValueError(f"kernels {choice!r}: expected one of {', '.join(CHOICES)}")
-    _choice = choice
+    if kernels not in CHOICES:
+        raise ValueError(f"kernels {kernels!r}: expected one of {', '.join(CHOICES)}")
+    for op in from_torch:
+        if op not in OPS:
+            raise ValueError(f"op {op!r}: expected one of {', '.join(OPS)}")
+    _choice = _Choice(kernels=kernels, from_torch=frozenset(from_torch))
 
 
 @contextmanager
-def using_kernels(choice: str) -> Iterator[None]:
+def using_kernels(kernels: str, from_torch: Iterable[str] = ()) -> Iterator[None]:
     """`set_kernels` for a block."""
+    global _choice
     before = _choice
-    set_kernels(choice)
+    set_kernels(kernels, from_torch)
     try:
         yield
     finally:
-        set_kernels(before)
+        _choice = before
 
 
 def interpreted() -> bool:
@@ -39,18 +90,37 @@ def interpreted() -> bool:
     return bool(triton.knobs.runtime.interpret)
 
 
-def uses_triton(tensor: Tensor) -> bool:
-    """Whether an op on `tensor` takes its Triton kernels. fp64, which only checks use, always takes the reference."""
-    if tensor.dtype == torch.float64:
-        return False
-    return tensor.is_cuda if _choice == "auto" else _choice == "triton"
+def launches_triton(device: torch.device) -> bool:
+    """Whether ops on `device` take Triton kernels at all; `uses_triton` says of which it is true."""
+    if _choice.kernels == "auto":
+        return device.type == "cuda"
+    return _choice.kernels == "triton"
 
 
-def uses_triton_products(tensor: Tensor) -> bool:
-    """The same for kernels made of matrix products: on GPUs before sm_80 these stay with torch."""
-    if not uses_triton(tensor):
+def uses_triton(op: str, tensor: Tensor) -> bool:
+    """Whether `op`, a name in `OPS`, takes its kernels on `tensor`; never in fp64, which checks alone use."""
+    return tensor.dtype != torch.float64 and _takes_triton(op, tensor.device)
+
+
+def _takes_triton(op: str, device: torch.device) -> bool:
+    entry = OPS[op]
+    if op in _choice.from_torch or not launches_triton(device):
         return False
-    return not tensor.is_cuda or torch.cuda.get_device_capability(tensor.device) >= _MATRIX_CAPABILITY
+    old = entry.products and device.type == "cuda" and torch.cuda.get_device_capability(device) < _MATRIX_CAPABILITY
+    return not old
+
+
+def needs_host_lengths(device: torch.device) -> bool:
+    """Whether some op on `device` takes a reference that needs a batch's lengths on the host.
+
+    Such batches are packed there; without them the host need not know where sequences and tasks begin.
+    """
+    return any(entry.reads_lengths and not _takes_triton(op, device) for op, entry in OPS.items())
+
+
+def all_from_triton(device: torch.device) -> bool:
+    """Whether every op on `device` takes its kernels. References may read numbers on the host, kernels never do."""
+    return all(_takes_triton(op, device) for op in OPS)
 
 
 def architecture(device: torch.device) -> str | int:
@@ -70,14 +140,15 @@ def for_architecture(table: dict[str | int, Any], device: torch.device) -> Any:
 
 
 def describe_kernels(device: torch.device) -> str:
-    """What ops on `device` take, for the run's first lines."""
-    if device.type == "cuda" and _choice != "torch":
-        if torch.cuda.get_device_capability(device) < _MATRIX_CAPABILITY:
-            return "triton; torch for attention and for what multiplies matrices (this GPU is older than sm_80)"
-        return "triton"
-    if _choice == "triton":
+    """What ops on `device` take, in words, but for those that `set_kernels` was told to take from torch."""
+    if not launches_triton(device):
+        why = "; Triton needs a CUDA device" if _choice.kernels == "auto" else ", as asked"
+        return f"torch (reference expressions{why})"
+    if device.type == "cpu":
         return "triton, interpreted (slow: for checks)"
-    return "torch (reference expressions" + ("; Triton needs a CUDA device)" if _choice == "auto" else ", as asked)")
+    if torch.cuda.get_device_capability(device) < _MATRIX_CAPABILITY:
+        return "triton; torch for attention and for what multiplies matrices (this GPU is older than sm_80)"
+    return "triton"
 
 
 def launcher(fake: Callable[..., Any], mutates: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:

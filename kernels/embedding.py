@@ -174,7 +174,7 @@ class _Embedding(torch.autograd.Function):
     ) -> Tensor:
         indices, tables = (ids, positions, segments), (words, position_table, segment_table)
         ctx.shapes = [table.shape for table in tables]
-        ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton(words)
+        ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton("embedding", words)
         ctx.touched, ctx.tied_words = touched, tied_words
         if ctx.triton:
             arguments = kernel_arguments(dropout, words.shape[1])

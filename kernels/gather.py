@@ -105,7 +105,7 @@ def gather_tokens(corpus: Corpus, chosen: Tensor, sequence_offsets: Tensor, toke
     which task; tokens: at least as many as they have together, which the caller must know: nothing here asks the
     device. Rows after the last token have id, position and segment 0.
     """
-    if uses_triton(chosen):
+    if uses_triton("gather", chosen):
         with torch.cuda.device_of(chosen):
             return _gather_triton(corpus, chosen, sequence_offsets, tokens)
     starts = corpus.cu_seqlens.index_select(0, chosen)

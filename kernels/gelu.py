@@ -89,7 +89,7 @@ def _backward(dy: Tensor, z: Tensor, bias_gradients: Tensor, offsets: Tensor, ad
 class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, bias_gradients: Tensor | None, rows: TaskRows | None) -> Tensor:
-        ctx.triton = uses_triton(x)
+        ctx.triton = uses_triton("bias_gelu", x)
         if ctx.triton:
             z, y = _forward(x, bias)
         else:

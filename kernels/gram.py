@@ -93,7 +93,7 @@ def gram_matrix(parameters: FlatParameters) -> Tensor:
     gradients = parameters.gradients
     if parameters.size == 0:
         return torch.zeros(0, len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
-    if uses_triton(gradients):
+    if uses_triton("gram_matrix", gradients):
         return _gram(gradients, parameters.touched, parameters.spans, parameters.span_offsets)
     tasks = gradients.shape[0]
     gram = torch.zeros(len(parameters.block_names), tasks, tasks, dtype=torch.float64, device=gradients.device)

@@ -78,7 +78,7 @@ class _AddLayerNorm(torch.autograd.Function):
         gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
         rows: TaskRows | None,
     ) -> Tensor:
-        ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton(x)
+        ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton("add_layer_norm", x)
         if ctx.triton:
             arguments = kernel_arguments(dropout, x.shape[1])
             y, z, mean, inverse_std = add_norm_forward(x, bias, residual, gamma, beta, epsilon, *arguments)

@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
-from kernels.dispatch import launcher, uses_triton_products
+from kernels.dispatch import launcher, uses_triton
 from kernels.linear import linear
 from kernels.rows import TaskRows, deposit, require_rows, task_gradients_of, wide
 from kernels.task_products import task_products
@@ -227,7 +227,7 @@ def linear_cross_entropy(
     The parameters' task gradients are overwritten, or added to where `rows` accumulate. Where the embedding op holds
     the same weight, its backward comes later and has to add to what this one deposits.
     """
-    if not uses_triton_products(hidden):
+    if not uses_triton("linear_cross_entropy", hidden):
         return _reference(hidden, weight, bias, targets, rows)
     gradients = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (hidden, weight, bias)

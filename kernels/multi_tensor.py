@@ -228,7 +228,7 @@ def gram_of_tensors(gradients: Gradients) -> Tensor:
     addresses = _addresses(gradients, device)
     gram = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
     for dtype, examples in groups.items():
-        if not uses_triton(next(iter(examples.values()))):
+        if not uses_triton("multi_tensor", next(iter(examples.values()))):
             for parameter, example in examples.items():
                 _gram_reference(gradients[parameter], example, gram)
             continue
@@ -270,7 +270,7 @@ def combine_tensors(gradients: Gradients, coefficients: Tensor) -> list[Tensor]:
     ]
     addresses = _addresses([[*own, result] for own, result in zip(gradients, merged, strict=True)], device)
     for dtype, examples in groups.items():
-        if uses_triton(next(iter(examples.values()))):
+        if uses_triton("multi_tensor", next(iter(examples.values()))):
             spans = _spans_of(examples, device)
             with torch.cuda.device_of(coefficients):
                 _combine_kernel[(len(spans),)](

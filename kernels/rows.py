@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.dispatch import uses_triton, uses_triton_products
+from kernels.dispatch import uses_triton
 from kernels.task_products import task_products
 from kernels.task_sums import task_sums
 
@@ -102,7 +102,7 @@ def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
 
 def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor, first: int = 0) -> None:
     """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n or more], from `first` on."""
-    if uses_triton(values):
+    if uses_triton("task_sums", values):
         task_sums(values, gradients, rows.offsets, rows.accumulate, first)
         return
     for task, span in rows.slices():
@@ -116,7 +116,7 @@ def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tens
     left: [rows, m]; right: [rows, n]; both of one dtype. The products are 2 * rows * m * n operations over all tasks
     together, as many as one undivided weight gradient.
     """
-    if uses_triton_products(left):
+    if uses_triton("task_products", left):
         task_products(left, right, gradients, rows.offsets, rows.accumulate, first, first + left.shape[1])
         return
     for task, span in rows.slices():

@@ -163,7 +163,7 @@ def plan_update(
     the counters. A block without a gradient (its task is not in the batch, or nothing reads it) or with a rate of 0 is
     left as it is, and its bias correction does not go on, as torch leaves parameters that have no gradient.
     """
-    plan = _plan_with_triton if uses_triton(rates.shared) else _plan
+    plan = _plan_with_triton if uses_triton("plan_update", rates.shared) else _plan
     return plan(gram, private_squares, private_tasks, rates, seed, settings, state, given)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bert.errors import InputError
-from kernels.dispatch import uses_triton_products
+from kernels.dispatch import all_from_triton, needs_host_lengths
 from train.config import LIBRARY_RULES, RunConfig
 from train.device_batches import BatchShape, DeviceBatches
 from train.sampler import MicroBatch
@@ -33,8 +33,10 @@ def choose_graphs(config: RunConfig, device: torch.device) -> tuple[bool, str]:
     obstacle = ""
     if device.type != "cuda":
         obstacle = "this is no CUDA device"
-    elif not uses_triton_products(torch.empty(0, device=device)):
+    elif needs_host_lengths(device):
         obstacle = "the torch references need each batch's lengths on the host"
+    elif not all_from_triton(device):
+        obstacle = "a torch reference reads numbers on the host"
     elif config.pals:
         obstacle = "projected attention layers need each batch's lengths on the host"
     elif config.surgery in LIBRARY_RULES:

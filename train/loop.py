@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bert.multitask import SHARED_LAYER, MultitaskModel
 from kernels import SurgeryPlan
-from kernels.dispatch import uses_triton_products
+from kernels.dispatch import needs_host_lengths
 from train.batches import gather
 from train.batching import build_sampler
 from train.config import RunConfig
@@ -85,7 +85,7 @@ class Trainer:
         self._step = TrainingStep(model, optimizer, objectives)
         self._smoothed = [task for task, objective in objectives.items() if objective.smoothness]
         self._device_steps: DeviceSteps | None = None
-        if uses_triton_products(model.shared.master) and not model.needs_host_lengths:
+        if not needs_host_lengths(device) and not model.needs_host_lengths:
             batches = DeviceBatches(splits, device, smoothed=self._smoothed)
             self._device_steps = DeviceSteps(
                 self._step,

@@ -239,8 +239,7 @@ def test_graphs_are_chosen_where_they_can_be_and_the_reason_is_told(monkeypatch)
     assert chosen("cpu") == (False, "off: this is no CUDA device")
     with pytest.raises(InputError, match="--cuda-graphs on: this is no CUDA device"):
         chosen("cpu", cuda_graphs="on")
-    monkeypatch.setattr("train.graphs.uses_triton_products", lambda tensor: True)
-    monkeypatch.setattr("torch.empty", lambda *shape, device: None)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
     assert chosen("cuda")[0]
     assert chosen("cuda", cuda_graphs="on", surgery="pcgrad")[0]
     assert chosen("cuda", cuda_graphs="off") == (False, "off, as asked")
@@ -253,3 +252,7 @@ def test_graphs_are_chosen_where_they_can_be_and_the_reason_is_told(monkeypatch)
     assert mixed[1] != chosen("cuda")[1]
     with pytest.raises(InputError, match="--cuda-graphs on: projected attention"):
         chosen("cuda", cuda_graphs="on", pals=24)
+    with using_kernels("auto", from_torch=["add_layer_norm"]):
+        assert chosen("cuda") == (False, "off: the torch references need each batch's lengths on the host")
+    with using_kernels("auto", from_torch=["combine_adamw"]):
+        assert chosen("cuda") == (False, "off: a torch reference reads numbers on the host")
