@@ -17,9 +17,10 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.lengths import load_splits, read_lengths, splits_of_lengths
-from bench.measure import FLUSH_BYTES, EventTimer, Timing, Work, device_record, measure_limits, summarise
+from bench.measure import device_record
 from bench.parity import read_parity
 from bert.files import replacing
+from kernels.measure import FLUSH_BYTES, EventTimer, Timing, Work, measure_limits, summarise
 from train.report import commit, versions
 from train.tokenized import TokenizedSplit
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch.nn import functional
 
-from bench.measure import Work, captured, forget_compiled
+from bench.measure import forget_compiled
 from kernels import (
     Dropout,
     HostSequences,
@@ -28,6 +28,7 @@ from kernels import (
     linear_cross_entropy,
 )
 from kernels.flat import CHUNK
+from kernels.measure import Work, captured
 
 ON_GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32

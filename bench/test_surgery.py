@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torchjd.aggregation import PCGrad
 
-from bench.measure import Work, captured
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.stock import StockTrainer
 from kernels import FlatParameters, SurgerySettings
+from kernels.measure import Work, captured
 from train.optimizer import SurgeryOptimizer
 
 ON_GPU = torch.cuda.is_available()

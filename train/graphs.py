@@ -6,7 +6,6 @@ several steps ahead.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,13 +13,13 @@ from torch import Tensor
 
 from bert.errors import InputError
 from kernels.dispatch import all_from_triton, needs_host_lengths
+from kernels.graphs import capture
 from train.config import LIBRARY_RULES, RunConfig
 from train.device_batches import BatchShape, DeviceBatches
 from train.sampler import MicroBatch
 from train.step import StepOutput, TrainingStep
 
 _AHEAD = 8  # steps that the host may be ahead of the device
-_Output = TypeVar("_Output")
 _HEADER = 4  # seed, rate factor, epoch and nothing, before the examples' numbers, which kernels like aligned
 
 
@@ -52,30 +51,6 @@ def choose_graphs(config: RunConfig, device: torch.device) -> tuple[bool, str]:
     heads_alone = any(stage.startswith("heads") for stage in config.stages)
     which = " that trains the encoder" if heads_alone else ""
     return True, f"on: a step{which} is captured once a batch of its shape recurs, and replayed from then on"
-
-
-def capture(
-    function: Callable[[], _Output], stream: torch.cuda.Stream, pool: Any = None
-) -> tuple[torch.cuda.CUDAGraph, _Output]:
-    """`function` as a CUDA graph, and what it returned, which each replay writes anew.
-
-    stream: to capture on, and the one that `function` has run on before: autograd runs each node of a backward on its
-    forward's stream. pool: of memory, that graphs share; None for one of its own.
-    Where the capture fails its error is raised, and the current stream and torch's random numbers are as they were.
-    """
-    current = torch.cuda.current_stream(stream.device)
-    generator = torch.cuda.default_generators[stream.device.index]
-    state = generator.clone_state()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
-            output = function()
-    except Exception:
-        # A capture that cannot be ended leaves torch on its stream, and the generator waiting for the end.
-        torch.cuda.set_stream(current)
-        generator.graphsafe_set_state(state)
-        raise
-    return graph, output
 
 
 class DeviceSteps:

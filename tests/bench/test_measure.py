@@ -7,7 +7,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench import measure
-from bench.measure import Limits, captured, device_record, summarise
+from bench.measure import device_record
+from kernels.measure import Limits, captured, summarise
 from tests.bench.peer_updates import NEEDS_CUDA
 
 

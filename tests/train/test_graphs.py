@@ -16,11 +16,12 @@ from bert.heads import Head
 from bert.multitask import MultitaskModel
 from kernels import SurgerySettings
 from kernels.dispatch import using_kernels
+from kernels.graphs import capture
 from tests.kernels.parity import DEVICE
 from tests.samples import random_split
 from train.config import RunConfig
 from train.device_batches import DeviceBatches
-from train.graphs import DeviceSteps, capture, choose_graphs
+from train.graphs import DeviceSteps, choose_graphs
 from train.loop import Trainer
 from train.optimizer import SurgeryOptimizer
 from train.tasks import select_tasks

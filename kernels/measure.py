@@ -1,0 +1,162 @@
+"""How speed is measured: device events, cold caches, medians with their spread, and the limits of the device.
+
+On a GPU a round is timed by events on its stream, after the L2 cache has been overwritten; on a CPU by the clock. What
+a round must move and multiply at least gives its floor, and the limits that the floor is taken against are measured on
+the device by the same process: a large copy, and a large product in each dtype.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from kernels.graphs import capture
+
+FLUSH_BYTES = 256 << 20  # more than any L2 cache
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of a round: the median, and the 20th and 80th percentile."""
+
+    median: float
+    p20: float
+    p80: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least that one round must do: bytes to and from device memory, and operations of matrix products."""
+
+    bytes: float = 0.0
+    operations: float = 0.0
+    dtype: torch.dtype = torch.float32
+
+    def floor(self, limits: "Limits") -> float:
+        """Seconds that the slower of the two takes at the device's measured limits."""
+        rate = limits.products[_name(self.dtype)]
+        return max(self.bytes / limits.copy, self.operations / rate)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Measured: bytes a second of a copy (read and written), operations a second of products, by dtype."""
+
+    copy: float
+    products: dict[str, float]
+
+
+class EventTimer:
+    """Times rounds by events on the GPU's stream, each after the L2 cache has been overwritten."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._flush = torch.empty(FLUSH_BYTES // 4, dtype=torch.int32, device=device)
+        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def time(self, function: Callable[[], Any]) -> None:
+        """One round of `function`. Nothing waits for it: while the cache is overwritten, the round is launched."""
+        self._flush.zero_()
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        function()
+        stop.record()
+        self._pairs.append((start, stop))
+
+    def seconds(self) -> list[float]:
+        """What each round took, once all are done."""
+        torch.cuda.synchronize(self._device)
+        return [start.elapsed_time(stop) / 1000 for start, stop in self._pairs]
+
+
+def time_rounds(function: Callable[[], Any], device: torch.device, *, rounds: int, warm_up: int = 3) -> Timing:
+    """Time `rounds` calls of `function` on `device`, after `warm_up` that do not count."""
+    if device.type == "cpu":
+        return summarise([_clocked(function) for _ in range(warm_up + rounds)][warm_up:])
+    timer = EventTimer(device)
+    for _ in range(warm_up + rounds):
+        timer.time(function)
+    return summarise(timer.seconds()[warm_up:])
+
+
+def summarise(seconds: list[float]) -> Timing:
+    """Median and percentiles of the rounds' seconds."""
+    if len(seconds) < 2:
+        return Timing(seconds[0], seconds[0], seconds[0])
+    fifths = statistics.quantiles(seconds, n=5, method="inclusive")
+    return Timing(statistics.median(seconds), fifths[0], fifths[3])
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """A graph, and what it reads, which lives as long."""
+
+    graph: torch.cuda.CUDAGraph
+    read: tuple[Any, ...]
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+def captured(
+    function: Callable[..., Any],
+    device: torch.device,
+    *,
+    prepare: Callable[[], tuple[Any, ...]] | None = None,
+    warm_up: int = 3,
+) -> Callable[[], Any]:
+    """`function` as a CUDA graph, whose replay costs one launch; on a CPU `function` itself.
+
+    The time that Python takes to launch a kernel then is not taken for the kernel's own.
+    prepare: makes the arguments of `function`. The forward whose backward is measured belongs here: it becomes a graph
+    of its own, on the same stream, since autograd runs each node on its forward's and a capture may not reach another
+    one, and since the seed of attention's dropout is kept on the host outside of a capture, where the backward's graph
+    would look for it on the device. It is replayed once.
+    """
+    if device.type == "cpu":
+        return functools.partial(function, *(prepare() if prepare else ()))
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        arguments = prepare() if prepare else ()
+        for _ in range(warm_up):
+            function(*arguments)
+    current.wait_stream(stream)
+    before, pool = None, None
+    if prepare:
+        before, arguments = capture(prepare, stream)
+        pool = before.pool()
+    graph, _ = capture(lambda: function(*arguments), stream, pool)
+    if before:
+        before.replay()
+    return _Replay(graph, (function, before, *arguments))
+
+
+@functools.cache
+def measure_limits(device: torch.device) -> Limits:
+    """The copy bandwidth and the product rates of `device`, measured once a process."""
+    on_cpu = device.type == "cpu"
+    elements, edge, rounds = (1 << 25, 1024, 5) if on_cpu else (1 << 28, 8192, 20)
+    source = torch.rand(elements, device=device)
+    target = torch.empty_like(source)
+    copy = time_rounds(lambda: target.copy_(source), device, rounds=rounds)
+    products = {}
+    for dtype in (torch.float32,) if on_cpu else (torch.float32, torch.float16, torch.bfloat16):
+        left, right = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
+        timing = time_rounds(lambda left=left, right=right: left @ right, device, rounds=rounds)
+        products[_name(dtype)] = 2 * edge**3 / timing.median
+    return Limits(copy=2 * 4 * elements / copy.median, products=products)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _clocked(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
