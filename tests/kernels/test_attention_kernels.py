@@ -6,34 +6,23 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import Dropout, HostSequences, attention, first_token_attention
+from kernels import HostSequences, attention, first_token_attention
 from kernels.attention_kernels import attention_backward, attention_forward
+from kernels.checks.ops import attention_case, first_token_case, new_dropout
 from kernels.dispatch import using_kernels
 from kernels.dropout import kernel_arguments
 from kernels.first_token_kernels import first_token_backward, first_token_forward
 from kernels.short_attention import own_tile, short_tile
 from kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
-from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check_op, poisoned  # noqa: F401
+from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check, poisoned  # noqa: F401
 
 SHORT, LONG, ONES = (3, 1, 17, 2, 2), (100, 7), (1,) * 19
+# Of a lone token the gradients of q and k are zero: an error would have nothing to be relative to.
+PAIR = (1, 2)
 # More sequences than a group of eight, in tiles of 32 and of 64 rows that hold one, several, and as many as just fit.
 SHARED, MIXED = (1, 1, 2, 31, 32, 5, 3, 24, 26, 7, 1), (33, 31, 2, 64, 5, 40, 17, 6, 1, 9)
 BOTH = (3, 66, 1, 2, 65, 64, 5, 1, 1, 70, 4)  # long ones between short ones, in two groups
-
-
-def dropout_of(rate):
-    return Dropout(rate, torch.tensor(2**40 + 7, device=DEVICE), 3) if rate else None
-
-
-def attention_op(lengths, dropout=None):
-    sequences = HostSequences(np.array(lengths), DEVICE)
-    return lambda activations, parameters, rows: attention(activations[0], sequences, dropout)
-
-
-def first_token_op(lengths, dropout=None):
-    sequences = HostSequences(np.array(lengths), DEVICE)
-    return lambda activations, parameters, rows: first_token_attention(*activations, sequences, dropout)
 
 
 def random(*shape):
@@ -45,7 +34,7 @@ def random(*shape):
 @pytest.mark.parametrize(
     ("lengths", "heads", "size"),
     [
-        ((1,), 2, 32),
+        (PAIR, 2, 32),
         (SHORT, 2, 8),
         (ONES, 1, 32),
         (SHARED, 1, 32),
@@ -58,25 +47,19 @@ def random(*shape):
         (SHORT, 1, 128),
     ],
 )
-@pytest.mark.usefixtures("poisoned")
 def test_the_kernels_are_as_accurate_as_torch(lengths, heads, size, rate, dtype):
-    qkv = random(sum(lengths), 3, heads, size)
-    check_op(attention_op(lengths, dropout_of(rate)), [qkv], [], None, dtype)
+    check(attention_case(lengths, heads, size, dtype, DEVICE, rate=rate))
 
 
-@pytest.mark.usefixtures("poisoned")
 def test_sequences_of_512_are_as_accurate_as_torch():
-    lengths = (512, 1, 100)
-    check_op(attention_op(lengths, dropout_of(0.1)), [random(sum(lengths), 3, 1, 64)], [], None, torch.float16)
+    check(attention_case((512, 1, 100), 1, 64, torch.float16, DEVICE, rate=0.1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rate", [0.0, 0.2])
-@pytest.mark.parametrize(("lengths", "heads", "size"), [((1,), 1, 32), (SHORT, 3, 32), (LONG, 2, 64), (SHORT, 2, 8)])
-@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(("lengths", "heads", "size"), [(PAIR, 1, 32), (SHORT, 3, 32), (LONG, 2, 64), (SHORT, 2, 8)])
 def test_first_tokens_are_as_accurate_as_torch(lengths, heads, size, rate, dtype):
-    q, kv = random(len(lengths), heads, size), random(sum(lengths), 2, heads, size)
-    check_op(first_token_op(lengths, dropout_of(rate)), [q, kv], [], None, dtype)
+    check(first_token_case(lengths, heads, size, dtype, DEVICE, rate=rate))
 
 
 @triton.jit
@@ -135,7 +118,7 @@ def test_the_same_elements_drop_as_in_the_reference(lengths):
     found = []
     for kernels in ("torch", "triton"):
         with using_kernels(kernels):
-            found.append(attention(qkv, HostSequences(np.array(lengths), DEVICE), dropout_of(0.3)))
+            found.append(attention(qkv, HostSequences(np.array(lengths), DEVICE), new_dropout(0.3, DEVICE)))
     assert_close(found[1], found[0], TOLERANCES[torch.float32])
     assert found[0].std() > 0.01
 
@@ -150,7 +133,7 @@ def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(lengths, em
     padding = 40
     whole = random(sum(lengths) + padding, 3, 2, size).to(DEVICE)
     upstream = random(sum(lengths) + padding, 2, size).to(DEVICE)
-    arguments = kernel_arguments(dropout_of(rate))
+    arguments = kernel_arguments(new_dropout(rate, DEVICE))
     exact = HostSequences(np.array(lengths), DEVICE).cu_seqlens
     # As in a batch of fixed size: the last boundary is repeated.
     repeated = torch.cat([exact, exact[-1:].expand(empty)])
@@ -171,7 +154,7 @@ def test_rows_after_the_last_sequence_and_empty_sequences_give_zeros(lengths, em
 @pytest.mark.usefixtures("poisoned")
 def test_what_is_not_finite_in_other_tiles_and_in_padding_reaches_nobody(tile):
     cu_seqlens = HostSequences(np.array((20, 9, 28, 16, 2)), DEVICE).cu_seqlens
-    arguments = cu_seqlens, 28, *kernel_arguments(dropout_of(0.2))
+    arguments = cu_seqlens, 28, *kernel_arguments(new_dropout(0.2, DEVICE))
 
     def found(qkv, upstream):
         out, log_sums = attention_forward(qkv, *arguments)
@@ -192,7 +175,7 @@ def test_first_tokens_of_empty_sequences_and_rows_after_the_last_give_zeros():
     exact = HostSequences(np.array(lengths), DEVICE).cu_seqlens
     repeated = torch.cat([exact, exact[-1:], exact[-1:]])
     q, kv = random(5, 2, 32).to(DEVICE), random(sum(lengths) + padding, 2, 2, 32).to(DEVICE)
-    arguments = kernel_arguments(dropout_of(0.2))
+    arguments = kernel_arguments(new_dropout(0.2, DEVICE))
     out, *saved = first_token_forward(q, kv, repeated, *arguments)
     d_q, d_kv = first_token_backward(torch.ones_like(q), q, kv, *saved, repeated, *arguments)
     assert not out[3:].any()
@@ -205,13 +188,12 @@ def test_first_tokens_of_empty_sequences_and_rows_after_the_last_give_zeros():
 @pytest.mark.cuda
 def test_many_sequences_twice_are_bitwise_equal():
     lengths = np.random.default_rng(1).integers(1, 200, 300)
-    op = attention_op(tuple(lengths), dropout_of(0.1))
-    check_op(op, [random(lengths.sum(), 3, 12, 64)], [], None, torch.bfloat16)
+    check(attention_case(lengths.tolist(), 12, 64, torch.bfloat16, DEVICE, rate=0.1))
 
 
 @pytest.mark.parametrize("lengths", [SHORT, (66, 7)])
 def test_torch_compile_takes_the_ops_whole(lengths):
-    sequences, dropout = HostSequences(np.array(lengths), DEVICE), dropout_of(0.2)
+    sequences, dropout = HostSequences(np.array(lengths), DEVICE), new_dropout(0.2, DEVICE)
     qkv = random(sum(lengths), 3, 2, 32).to(DEVICE).requires_grad_()
 
     def function(qkv):

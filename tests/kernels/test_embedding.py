@@ -3,21 +3,15 @@
 import pytest
 import torch
 
-from kernels import Dropout, FlatParameters, embedding
+from kernels import FlatParameters, embedding
+from kernels.checks.ops import embedding_case
 from kernels.dispatch import using_kernels
 from kernels.flat import CHUNK
 from kernels.tolerances import TOLERANCES
-from tests.assertions import assert_as_accurate, assert_close
-from tests.kernels.parity import DEVICE, DTYPES, check_op, poisoned, run_op, task_rows  # noqa: F401
+from tests.assertions import assert_close
+from tests.kernels.parity import DEVICE, DTYPES, check, poisoned, task_rows  # noqa: F401
 
 SIZES = (37, 20, 2)
-
-
-def op_with(indices, dropout=None):
-    def op(activations, parameters, rows):
-        return embedding(*indices, tuple(activations), *parameters, 1e-12, dropout, rows)
-
-    return op
 
 
 def indices_of(count, seed=0):
@@ -36,55 +30,32 @@ def tensors(columns):
     return tables, list(torch.randn(2, columns, generator=generator))
 
 
-def dropout_of(rate):
-    return Dropout(rate, torch.tensor(99, device=DEVICE), 2) if rate else None
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("columns", "rate"), [(3, 0.0), (24, 0.3)])
 @pytest.mark.parametrize("count", [1, 3, 70])
-@pytest.mark.usefixtures("poisoned")
 def test_without_task_gradients_tables_get_ordinary_ones(count, columns, rate, dtype):
-    check_op(op_with(indices_of(count), dropout_of(rate)), *tensors(columns), None, dtype)
+    check(embedding_case(None, count, SIZES, columns, dtype, DEVICE, rate=rate))
 
 
-def deposits(counts, kernels, dtype, *, accumulate=False, gradient_dtype=torch.float32):
-    """Result and task gradients where the tables have them too, as in the encoder."""
-    tables, norms = tensors(24)
-    op = op_with(indices_of(sum(counts)), dropout_of(0.3))
-
-    def over_parameters(_, parameters, rows):
-        halved = []
-        for parameter in parameters[:3]:
-            table = parameter.to(dtype)
-            table.task_gradients = parameter.task_gradients
-            halved.append(table)
-        return op(halved, parameters[3:], rows)
-
-    rows = task_rows(counts, accumulate=accumulate)
-    return run_op(over_parameters, kernels, [], [*tables, *norms], rows, dtype, gradient_dtype)
-
-
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("accumulate", [False, True])
 @pytest.mark.parametrize("counts", [(1,), (3, 0, 14), (2, 1, 1, 3, 9), (70, 3)])
-@pytest.mark.usefixtures("poisoned")
-def test_each_task_gets_the_rows_that_its_tokens_read(counts, accumulate):
-    exact = deposits(counts, "torch", torch.float64, accumulate=accumulate)
-    for dtype in DTYPES:
-        same_dtype = deposits(counts, "torch", dtype, accumulate=accumulate)
-        found = deposits(counts, "triton", dtype, accumulate=accumulate)
-        again = deposits(counts, "triton", dtype, accumulate=accumulate)
-        for name, value in found.items():
-            assert torch.equal(value, again[name])
-            assert_as_accurate(value, same_dtype[name], exact[name], dtype)
+def test_each_task_gets_the_rows_that_its_tokens_read(counts, accumulate, dtype):
+    rows = task_rows(counts, accumulate=accumulate)
+    check(embedding_case(rows, sum(counts), SIZES, 24, dtype, DEVICE, rate=0.3))
 
 
 @pytest.mark.usefixtures("poisoned")
 def test_rows_that_do_not_occur_are_zero():
-    found = deposits((4, 5), "triton", torch.float32)
-    ids = indices_of(9)[0].tolist()
+    (tables, norms), indices, rows = tensors(24), indices_of(9), task_rows((4, 5))
+    parameters = [tensor.to(DEVICE).requires_grad_() for tensor in (*tables, *norms)]
+    for parameter in parameters:
+        parameter.task_gradients = torch.full((2, *parameter.shape), torch.nan, device=DEVICE)
+    with using_kernels("triton"):
+        embedding(*indices, tuple(parameters[:3]), *parameters[3:], 1e-12, None, rows).sum().backward()
+    ids = indices[0].tolist()
     for task, own in enumerate((ids[:4], ids[4:])):
-        touched = found["parameter 0"][task].abs().sum(1) > 0
+        touched = parameters[0].task_gradients[task].abs().sum(1) > 0
         assert set(touched.nonzero().flatten().tolist()) == set(own)
 
 

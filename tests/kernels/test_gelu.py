@@ -4,29 +4,22 @@ import pytest
 import torch
 
 from kernels import bias_gelu
+from kernels.checks.ops import gelu_case
 from kernels.dispatch import using_kernels
-from tests.kernels.parity import DEVICE, DTYPES, check_op, poisoned, task_rows  # noqa: F401
-
-
-def op(activations, parameters, rows):
-    return bias_gelu(activations[0], parameters[0], rows)
+from tests.kernels.parity import DEVICE, DTYPES, check, task_rows
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("columns", "counts"), [(1, (3, 0, 14)), (3, (1,)), (64, (2, 1, 1, 3, 9)), (64, (40, 90)), (1023, (3, 0, 14))]
 )
-@pytest.mark.usefixtures("poisoned")
 def test_the_kernels_are_as_accurate_as_torch(columns, counts, dtype):
-    x, bias = torch.randn(sum(counts), columns) * 3, torch.randn(columns)
-    check_op(op, [x], [bias], task_rows(counts), dtype)
-    check_op(op, [x], [bias], task_rows(counts, accumulate=True), dtype)
-    check_op(op, [x], [bias], None, dtype)
+    for rows in (task_rows(counts), task_rows(counts, accumulate=True), None):
+        check(gelu_case(rows, sum(counts), columns, dtype, DEVICE))
 
 
-@pytest.mark.usefixtures("poisoned")
 def test_task_gradients_may_be_bf16():
-    check_op(op, [torch.randn(30, 40)], [torch.randn(40)], task_rows((10, 20)), torch.float32, torch.bfloat16)
+    check(gelu_case(task_rows((10, 20)), 30, 40, torch.float32, DEVICE, gradient_dtype=torch.bfloat16))
 
 
 def test_torch_compile_takes_the_op_whole():

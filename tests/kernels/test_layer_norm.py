@@ -4,26 +4,15 @@ import pytest
 import torch
 
 from kernels import Dropout, add_layer_norm
+from kernels.checks.ops import layer_norm_case, new_dropout
 from kernels.dispatch import using_kernels
-from tests.kernels.parity import DEVICE, DTYPES, check_op, poisoned, task_rows  # noqa: F401
-
-
-def op_with(dropout):
-    def op(activations, parameters, rows):
-        (x, residual), (bias, gamma, beta) = activations, parameters
-        return add_layer_norm(x, bias, residual, gamma, beta, 1e-12, dropout, rows)
-
-    return op
+from tests.kernels.parity import DEVICE, DTYPES, check, task_rows
 
 
 def tensors(count, columns):
     generator = torch.Generator().manual_seed(count + columns)
     x, residual = torch.randn(2, count, columns, generator=generator)
     return [x, residual], list(torch.randn(3, columns, generator=generator))
-
-
-def dropout_of(rate):
-    return Dropout(rate, torch.tensor(12345678901234, device=DEVICE), 3) if rate else None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -38,28 +27,23 @@ def dropout_of(rate):
         (1024, 0.1, (7,)),
     ],
 )
-@pytest.mark.usefixtures("poisoned")
 def test_the_kernels_are_as_accurate_as_torch(columns, rate, counts, dtype):
-    op = op_with(dropout_of(rate))
-    check_op(op, *tensors(sum(counts), columns), task_rows(counts), dtype)
+    check(layer_norm_case(task_rows(counts), sum(counts), columns, dtype, DEVICE, rate=rate))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
-@pytest.mark.usefixtures("poisoned")
 def test_without_task_gradients_the_parameters_get_ordinary_ones(rate):
-    check_op(op_with(dropout_of(rate)), *tensors(21, 48), None, torch.float32)
+    check(layer_norm_case(None, 21, 48, torch.float32, DEVICE, rate=rate))
 
 
-@pytest.mark.usefixtures("poisoned")
 def test_a_second_micro_batch_adds_to_the_task_gradients():
-    rows = task_rows((5, 0, 16), accumulate=True)
-    check_op(op_with(dropout_of(0.3)), *tensors(21, 48), rows, torch.float32)
+    check(layer_norm_case(task_rows((5, 0, 16), accumulate=True), 21, 48, torch.float32, DEVICE, rate=0.3))
 
 
 def test_dropout_needs_whole_calls_of_the_generator():
     (x, residual), (bias, gamma, beta) = tensors(4, 12)
     with using_kernels("triton"), pytest.raises(ValueError, match="multiple of 8"):
-        add_layer_norm(*(t.to(DEVICE) for t in (x, bias, residual, gamma, beta)), 1e-12, dropout_of(0.1))
+        add_layer_norm(*(t.to(DEVICE) for t in (x, bias, residual, gamma, beta)), 1e-12, new_dropout(0.1, DEVICE))
 
 
 def test_torch_compile_takes_the_op_whole():

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
+from kernels.checks.ops import cross_entropy_case
 from kernels.dispatch import using_kernels
 from kernels.linear_cross_entropy import linear_cross_entropy
 from kernels.tolerances import TOLERANCES
-from tests.assertions import assert_as_accurate, assert_close
-from tests.kernels.parity import DEVICE, DTYPES, poisoned, task_rows  # noqa: F401
+from tests.assertions import assert_close
+from tests.kernels.parity import DEVICE, DTYPES, check, poisoned, task_rows  # noqa: F401
 
 module = sys.modules["kernels.linear_cross_entropy"]  # the package exports the function by the same name
 
@@ -51,42 +52,29 @@ def run(kernels, dtype, hidden, weight, bias, targets, rows=None, gradient_dtype
     return found | {name: tensor.grad if rows is None else tensor.task_gradients for name, tensor in parameters.items()}
 
 
-def check(dtype, hidden, weight, bias, targets, rows=None, gradient_dtype=torch.float32):
-    hidden, weight = hidden.to(dtype), weight.to(dtype)
-    arguments = (hidden, weight, bias, targets, rows, gradient_dtype)
-    exact = run("torch", torch.float64, *arguments)
-    same_dtype = run("torch", dtype, *arguments)
-    found = run("triton", dtype, *arguments)
-    again = run("triton", dtype, *arguments)
-    assert found["loss"].dtype == torch.float32
-    for name, value in found.items():
-        assert torch.equal(value, again[name]), f"{name} differs from one call to the next"
-        assert_as_accurate(value, same_dtype[name], exact[name], dtype)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "n", "vocab"), [(1, 1, 1), (3, 65, 130), (20, 3, 1027)])
-@pytest.mark.usefixtures("poisoned")
 def test_loss_and_gradients_are_as_accurate_as_torch(rows, n, vocab, dtype):
-    check(dtype, *inputs(rows, n, vocab))
+    check(cross_entropy_case(None, rows, n, vocab, dtype, DEVICE))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.usefixtures("poisoned", "chunks")
+@pytest.mark.usefixtures("chunks")
 def test_several_chunks_are_as_accurate_as_torch(dtype):
-    check(dtype, *inputs(37, 65, 301))
+    check(cross_entropy_case(None, 37, 65, 301, dtype, DEVICE))
 
 
 @pytest.mark.parametrize("accumulate", [False, True], ids=["overwriting", "adding"])
 @pytest.mark.parametrize("counts", [(40,), (0, 33, 0, 1, 6)])
-@pytest.mark.usefixtures("poisoned", "chunks")
+@pytest.mark.usefixtures("chunks")
 def test_each_task_receives_its_own_gradients(counts, accumulate):
-    check(torch.float32, *inputs(40, 24, 130), task_rows(counts, accumulate=accumulate))
+    check(cross_entropy_case(task_rows(counts, accumulate=accumulate), 40, 24, 130, torch.float32, DEVICE))
 
 
-@pytest.mark.usefixtures("poisoned", "chunks")
+@pytest.mark.usefixtures("chunks")
 def test_task_gradients_may_be_of_low_precision():
-    check(torch.float16, *inputs(40, 24, 130), task_rows((17, 23)), torch.float16)
+    rows = task_rows((17, 23))
+    check(cross_entropy_case(rows, 40, 24, 130, torch.float16, DEVICE, gradient_dtype=torch.float16))
 
 
 @pytest.mark.usefixtures("poisoned", "chunks")
@@ -101,10 +89,9 @@ def test_rows_after_the_last_task_change_nothing():
     assert found["hidden"][33:].abs().sum() == 0
 
 
-@pytest.mark.usefixtures("poisoned", "chunks")
+@pytest.mark.usefixtures("chunks")
 def test_the_bias_may_be_missing_and_targets_int32():
-    hidden, weight, _, targets = inputs(20, 24, 130)
-    check(torch.float32, hidden, weight, None, targets.int())
+    check(cross_entropy_case(None, 20, 24, 130, torch.float32, DEVICE, bias=False, target_dtype=torch.int32))
 
 
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
@@ -162,7 +149,7 @@ def test_a_second_backward_gives_the_same_gradients():
 
 
 def test_large_logits_do_not_overflow():
-    check(torch.float32, *[tensor * 60 if tensor.is_floating_point() else tensor for tensor in inputs(20, 24, 130)])
+    check(cross_entropy_case(None, 20, 24, 130, torch.float32, DEVICE, scale=60.0))
 
 
 def test_a_target_outside_of_the_vocabulary_makes_the_loss_nan():

@@ -1,0 +1,72 @@
+"""Judge the cases of some ops in a process of its own: python -m kernels.checks.child, with a request on its input.
+
+The request is a JSON object: `shapes`, as `Shapes.as_json` gives them; `device`; `seed`; `ops`; `known`, the names of
+cases that need no verdict; `timed`, whether cases that pass are timed. The output has a JSON object a line: {"begins":
+op} before an op's first case, then its verdicts, and {"ends": op}. A kernel that faults or hangs takes this process
+alone with it, and the line that is missing says which op that was.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from kernels.checks.judging import Case, Verdict, judge, time_case
+from kernels.checks.shapes import Shapes, cases_of
+
+DEVICE_LOST = 3  # the exit code where the device takes no more work from this process
+
+
+def main() -> int:
+    """Read the request and answer it."""
+    request = json.load(sys.stdin)
+    shapes, device = Shapes.from_json(request["shapes"]), torch.device(request["device"])
+    for op in request["ops"]:
+        _tell({"begins": op})
+        torch.manual_seed(request["seed"])
+        for case in cases_of(op, shapes, device):
+            if case.name in request["known"]:
+                continue
+            verdict, lost = _judged(case, device)
+            entry: dict[str, Any] = asdict(verdict)
+            if request["timed"] and verdict.passed and case.timed:
+                entry |= _timed(case, device)
+            _tell(entry)
+            if lost:
+                return DEVICE_LOST
+        _tell({"ends": op})
+    return 0
+
+
+def _judged(case: Case, device: torch.device) -> tuple[Verdict, bool]:
+    """The verdict, and whether the device is lost to this process."""
+    try:
+        verdict = judge(case)
+    except Exception as error:  # whatever a kernel raises, or the compiler, is the verdict
+        reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]
+        verdict = Verdict(op=case.op, shapes=case.shapes, passed=False, reason=reason)
+    if verdict.passed or device.type == "cpu":
+        return verdict, False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return verdict, True
+    return verdict, False
+
+
+def _timed(case: Case, device: torch.device) -> dict[str, Any]:
+    try:
+        seconds, share = time_case(case, device)
+    except RuntimeError as error:  # that it cannot be timed says nothing of its results
+        return {"not_timed": str(error).strip().splitlines()[0][:200]}
+    return {"seconds": seconds, "share": share}
+
+
+def _tell(entry: dict[str, Any]) -> None:
+    print(json.dumps(entry), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

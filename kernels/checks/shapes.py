@@ -1,0 +1,295 @@
+"""What a run launches, in numbers, and the cases of each op that stand for it."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import torch
+
+from kernels.checks.judging import Case
+from kernels.checks.ops import (
+    attention_case,
+    cross_entropy_case,
+    embedding_case,
+    first_token_case,
+    gelu_case,
+    layer_norm_case,
+    products_case,
+    rows_of,
+    sums_case,
+)
+from kernels.checks.steps import adamw_case, flat_parameters, gather_case, gram_case, multi_tensor_case, plan_case
+from kernels.rows import TaskRows
+from kernels.surgery import SurgerySettings
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_SHORT_TILES = (32, 64)  # tokens up to which sequences share tiles, of either size
+_MOST_TOKENS = 16384  # of a case; more would check the same programs again
+_MOST_WORDS = 8192  # rows of the word table of a case
+_CORPUS = 300  # sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """The sizes, dtypes and options that decide which kernels a run launches, and on what.
+
+    hidden, inner: columns of the encoder; attention: (heads, size of a head) of each kind of attention in it; words,
+    positions, segments: rows of its tables; tokens: of a batch; longest: no sequence is longer; sequences: of a batch.
+    tasks: with a gradient of their own; blocks, heads: shared and private blocks of parameters.
+    compute, gradients: names of dtypes; hidden_dropout, attention_dropout: rates while training.
+    surgery: the settings of `SurgerySettings`; accumulates: whether micro-batches add up; ordinary: whether some
+    backward passes give parameters ordinary gradients instead of one a task.
+    first_tokens: whether the last layer computes the first tokens alone; trains: whether there are backward passes and
+    optimizer steps, and not predictions alone; vocabulary: whether there is a loss over all words.
+    """
+
+    hidden: int
+    inner: int
+    attention: tuple[tuple[int, int], ...]
+    words: int
+    positions: int
+    segments: int
+    tokens: int
+    longest: int
+    sequences: int
+    tasks: int
+    blocks: int
+    heads: int
+    compute: str
+    gradients: str
+    hidden_dropout: float
+    attention_dropout: float
+    surgery: Mapping[str, Any]
+    accumulates: bool = False
+    ordinary: bool = False
+    first_tokens: bool = True
+    trains: bool = True
+    vocabulary: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """What `from_json` takes."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Shapes":
+        """The shapes that `as_json` gave, after a way through JSON; TypeError where a field is missing or unknown."""
+        return cls(**{**content, "attention": tuple((heads, size) for heads, size in content["attention"])})
+
+    def for_the_interpreter(self) -> "Shapes":
+        """Smaller ones of the same kinds, since interpreted kernels are many thousand times slower."""
+        heads, size = self.attention[0]
+        return replace(
+            self,
+            hidden=64,
+            inner=96,
+            attention=((min(heads, 2), size),),
+            words=min(self.words, 60),
+            positions=min(self.positions, 40),
+            tokens=min(self.tokens, 60),
+            longest=min(self.longest, 70),
+            sequences=min(self.sequences, 6),
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrices and activations."""
+        return DTYPES[self.compute]
+
+    @property
+    def gradient_dtype(self) -> torch.dtype:
+        """Of the task gradients."""
+        return DTYPES[self.gradients]
+
+
+def ops_of(shapes: Shapes) -> list[str]:
+    """The ops that a run of these shapes launches, in the order in which a step does."""
+    ops = ["embedding", "attention"]
+    if shapes.first_tokens:
+        ops.append("first_token_attention")
+    ops += ["add_layer_norm", "bias_gelu"]
+    if shapes.trains:
+        ops += ["task_products", "task_sums", "gather", "gram_matrix", "plan_update", "combine_adamw"]
+    if shapes.vocabulary:
+        ops.append("linear_cross_entropy")
+    return ops
+
+
+def cases_of(op: str, shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    """The cases of `op`, each made when it is asked for; KeyError where there are none for an op of that name."""
+    yield from _CASES[op](shapes, device)
+
+
+def lengths_up_to(longest: int, tokens: int) -> list[int]:
+    """Lengths of sequences that are some `tokens` together: the longest, one token, odd ones, and many short ones."""
+    lengths = [longest, 1, max(1, longest - 1), max(1, longest // 2)]
+    draw = torch.Generator().manual_seed(longest)
+    while sum(lengths) < tokens:
+        lengths.append(int(torch.randint(1, min(longest, 40) + 1, (), generator=draw)))
+    return lengths
+
+
+def _sets_of_lengths(shapes: Shapes) -> Iterator[list[int]]:
+    """One for each way in which a batch may be tiled: by short tiles of either size, and up to the longest sequence."""
+    tokens = min(shapes.tokens, _MOST_TOKENS)
+    for limit in (*(tile for tile in _SHORT_TILES if tile < shapes.longest), shapes.longest):
+        yield lengths_up_to(limit, tokens)
+
+
+def _counts(total: int, tasks: int) -> list[int]:
+    """Rows of each task, all different, the second task with none where there are three or more."""
+    shares = [0 if task == 1 and tasks > 2 else task + 2 for task in range(tasks)]
+    counts = [total * share // sum(shares) for share in shares]
+    counts[0] += total - sum(counts)
+    return counts
+
+
+def _tokens(shapes: Shapes) -> int:
+    """Rows of a case: an odd number, near the batch's."""
+    return min(shapes.tokens, _MOST_TOKENS) // 2 * 2 + 1
+
+
+def _token_rows(shapes: Shapes, device: torch.device) -> Iterator[TaskRows]:
+    """The rows of each task, overwriting and, where micro-batches add up, adding."""
+    for accumulate in (False, True)[: 1 + shapes.accumulates]:
+        yield rows_of(_counts(_tokens(shapes), shapes.tasks), device, accumulate=accumulate)
+
+
+def _rows_or_none(shapes: Shapes, device: torch.device) -> Iterator[TaskRows | None]:
+    """The same, and None where some gradients are ordinary ones."""
+    yield from _token_rows(shapes, device)
+    if shapes.ordinary:
+        yield None
+
+
+def _rates(shapes: Shapes, rate: float) -> list[float]:
+    """Of dropout: while training, and while predicting."""
+    return sorted({0.0, rate}) if shapes.trains else [0.0]
+
+
+def _attention(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    for heads, size in shapes.attention:
+        for lengths, rate in itertools.product(_sets_of_lengths(shapes), _rates(shapes, shapes.attention_dropout)):
+            yield attention_case(lengths, heads, size, shapes.dtype, device, rate=rate)
+
+
+def _first_tokens(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    lengths = lengths_up_to(shapes.longest, min(shapes.tokens, _MOST_TOKENS))
+    for (heads, size), rate in itertools.product(shapes.attention, _rates(shapes, shapes.attention_dropout)):
+        yield first_token_case(lengths, heads, size, shapes.dtype, device, rate=rate)
+
+
+def _gelu(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    for rows in _rows_or_none(shapes, device):
+        yield gelu_case(rows, _tokens(shapes), shapes.inner, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype)
+
+
+def _layer_norm(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    for rows, rate in itertools.product(_rows_or_none(shapes, device), _rates(shapes, shapes.hidden_dropout)):
+        yield layer_norm_case(
+            rows,
+            _tokens(shapes),
+            shapes.hidden,
+            shapes.dtype,
+            device,
+            rate=rate,
+            gradient_dtype=shapes.gradient_dtype,
+        )
+
+
+def _embedding(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    sizes = (min(shapes.words, _MOST_WORDS), shapes.positions, shapes.segments)
+    for rows, rate in itertools.product(_rows_or_none(shapes, device), _rates(shapes, shapes.hidden_dropout)):
+        yield embedding_case(
+            rows,
+            _tokens(shapes),
+            sizes,
+            shapes.hidden,
+            shapes.dtype,
+            device,
+            rate=rate,
+            gradient_dtype=shapes.gradient_dtype,
+        )
+
+
+def _products(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    hidden, inner = shapes.hidden, shapes.inner
+    options = {"gradient_dtype": shapes.gradient_dtype}
+    for rows in _token_rows(shapes, device):
+        for m, n in ((3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)):
+            yield products_case(rows, _tokens(shapes), m, n, shapes.dtype, device, **options)
+    # The pooler and the last layer have a row a sequence.
+    rows = rows_of(_counts(shapes.sequences, shapes.tasks), device)
+    yield products_case(rows, shapes.sequences, hidden, hidden, shapes.dtype, device, **options)
+
+
+def _sums(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    for rows in _token_rows(shapes, device):
+        yield sums_case(
+            rows, _tokens(shapes), 3 * shapes.hidden, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype
+        )
+    rows = rows_of(_counts(shapes.sequences, shapes.tasks), device)
+    yield sums_case(rows, shapes.sequences, shapes.hidden, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype)
+
+
+def _gather(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    yield gather_case(lengths_up_to(shapes.longest, 0) * (_CORPUS // 4), shapes.sequences, shapes.tasks, device)
+
+
+def _flat(shapes: Shapes, device: torch.device) -> Iterator[tuple[Any, str]]:
+    """The shared parameters of a shallow encoder, and private ones of heads."""
+    hidden, inner = shapes.hidden, shapes.inner
+    layer = [(3 * hidden, hidden), (3 * hidden,), (inner, hidden), (inner,), (hidden, inner), (hidden,)]
+    blocks = {"embeddings": [(min(shapes.words, _MOST_WORDS), hidden), (hidden,)], "layer": layer}
+    shared = flat_parameters(blocks, shapes.tasks, shapes.dtype, shapes.gradient_dtype, device)
+    yield shared, f"{shared.size} elements"
+    heads = {f"head {index}": [(5, hidden), (5,)] for index in range(shapes.heads)}
+    if heads:
+        private = flat_parameters(heads, 1, torch.float32, torch.float32, device)
+        yield private, f"{private.size} elements of heads"
+
+
+def _gram(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    for flat, words in _flat(shapes, device):
+        yield gram_case(flat, words)
+
+
+def _adamw(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    for flat, words in _flat(shapes, device):
+        yield adamw_case(flat, words)
+
+
+def _plan(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    known = {field.name for field in fields(SurgerySettings)}
+    settings = SurgerySettings(**{name: value for name, value in shapes.surgery.items() if name in known})
+    yield plan_case(settings, shapes.tasks, shapes.blocks, shapes.heads, device)
+
+
+def _vocabulary(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    masked = max(8, _tokens(shapes) * 3 // 20)
+    rows = rows_of([masked], device, accumulate=shapes.accumulates)
+    yield cross_entropy_case(
+        rows, masked, shapes.hidden, shapes.words, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype
+    )
+
+
+def _multi_tensor(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    sizes: Sequence[tuple[int, ...]] = [(3 * shapes.hidden, shapes.hidden), (shapes.inner,), (1,), (1023,)]
+    yield multi_tensor_case(sizes, shapes.tasks, shapes.gradient_dtype, device)
+
+
+_CASES: Mapping[str, Callable[[Shapes, torch.device], Iterator[Case]]] = {
+    "attention": _attention,
+    "first_token_attention": _first_tokens,
+    "bias_gelu": _gelu,
+    "add_layer_norm": _layer_norm,
+    "embedding": _embedding,
+    "task_sums": _sums,
+    "task_products": _products,
+    "linear_cross_entropy": _vocabulary,
+    "gather": _gather,
+    "gram_matrix": _gram,
+    "plan_update": _plan,
+    "combine_adamw": _adamw,
+    "multi_tensor": _multi_tensor,
+}
