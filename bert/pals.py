@@ -20,6 +20,11 @@ from kernels import DropoutStream, Sequences, TaskRows, attention, first_token_a
 _MOST_HEADS = 12
 
 
+def heads_of(size: int) -> int:
+    """The heads of projected attention of a size: 12, or as many below that as divide it."""
+    return next(heads for heads in range(_MOST_HEADS, 0, -1) if size % heads == 0)
+
+
 class TaskProjections(nn.Module):
     """One task's weights: encoder [size, hidden], decoder [hidden, size], and qkv [3 * size, size] of each layer."""
 
@@ -45,7 +50,7 @@ class ProjectedAttention(nn.ModuleDict):
     def __init__(self, config: BertConfig, tasks: Sequence[str], size: int) -> None:
         super().__init__({task: TaskProjections(config, size) for task in tasks})
         self._size = size
-        self._heads = next(heads for heads in range(_MOST_HEADS, 0, -1) if size % heads == 0)
+        self._heads = heads_of(size)
         self._dropout = config.attention_probs_dropout_prob
 
     @torch.no_grad()

@@ -99,10 +99,11 @@ def launches_triton(device: torch.device) -> bool:
 
 def uses_triton(op: str, tensor: Tensor) -> bool:
     """Whether `op`, a name in `OPS`, takes its kernels on `tensor`; never in fp64, which checks alone use."""
-    return tensor.dtype != torch.float64 and _takes_triton(op, tensor.device)
+    return tensor.dtype != torch.float64 and takes_triton(op, tensor.device)
 
 
-def _takes_triton(op: str, device: torch.device) -> bool:
+def takes_triton(op: str, device: torch.device) -> bool:
+    """Whether `op`, a name in `OPS`, takes its kernels on `device`; KeyError where the name is not known."""
     entry = OPS[op]
     if op in _choice.from_torch or not launches_triton(device):
         return False
@@ -115,12 +116,12 @@ def needs_host_lengths(device: torch.device) -> bool:
 
     Such batches are packed there; without them the host need not know where sequences and tasks begin.
     """
-    return any(entry.reads_lengths and not _takes_triton(op, device) for op, entry in OPS.items())
+    return any(entry.reads_lengths and not takes_triton(op, device) for op, entry in OPS.items())
 
 
 def all_from_triton(device: torch.device) -> bool:
     """Whether every op on `device` takes its kernels. References may read numbers on the host, kernels never do."""
-    return all(_takes_triton(op, device) for op in OPS)
+    return all(takes_triton(op, device) for op in OPS)
 
 
 def architecture(device: torch.device) -> str | int:

@@ -1,8 +1,7 @@
 """From a configuration to the model and the optimizer that it describes, new or as a run saved them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
@@ -10,34 +9,21 @@ from bert.config import BertConfig
 from bert.encoder import Encoder
 from bert.errors import InputError
 from bert.heads import SharedLayer, build_heads
-from bert.models import Model, load_model, load_tokenizer
+from bert.models import Model, load_model
 from bert.multitask import SHARED_LAYER, MultitaskModel
 from bert.pals import ProjectedAttention
-from bert.tokenizer import Tokenizer
-from bert.weights import WEIGHTS_FILE
 from kernels.coefficients import MOST_TASKS
 from train.config import RunConfig
 from train.objectives import head_specs
 from train.optimizer import SurgeryOptimizer
-from train.precision import Precision, choose_precision
-from train.tasks import Task, read_tasks
+from train.precision import Precision
+from train.tasks import Task
 from train.weightings import library_weighting, surgery_settings
 
 CONFIG_FILE, TASKS_FILE = "config.json", "tasks.json"
 BEST = "best"
 _RATE, _WIDTH = 2e-4, 384  # the rate that suits encoders of this width
 _HIGHEST_RATE = 5e-4
-
-
-@dataclass(frozen=True)
-class SavedRun:
-    """A run's best model, ready to answer."""
-
-    config: RunConfig
-    tasks: list[Task]
-    model: MultitaskModel
-    tokenizer: Tokenizer
-    precision: Precision
 
 
 def load_pretrained(config: RunConfig) -> Model:
@@ -63,8 +49,6 @@ def fit_model(config: RunConfig, model: BertConfig) -> RunConfig:
 
 def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision) -> MultitaskModel:
     """Put new heads on the encoder and lay all parameters out flat, on the run's device.
-
-    Task gradients are kept in the compute dtype, or in fp32 where several backwards of a step accumulate.
 
     Raises InputError where there are more tasks than surgery takes, the encoder knows no second segment for pairs in
     one sequence, or heads or losses do not fit the tasks.
@@ -95,17 +79,22 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
         pals = ProjectedAttention(encoder.config, [task.name for task in tasks], config.pals)
         pals.initialise(torch.Generator().manual_seed(config.seed))
         pals.to(precision.device)
-    several_backwards = config.accumulate > 1 or any(config.number_for_task("smart", task.name) for task in tasks)
     return MultitaskModel(
         encoder.to(precision.device),
         {name: head.to(precision.device) for name, head in heads.items()},
         compute_dtype=precision.compute_dtype,
-        gradient_dtype=torch.float32 if several_backwards else precision.compute_dtype,
+        gradient_dtype=gradient_dtype(config, precision),
         by_matrix=config.granularity == "matrix",
         mean_pooling=config.pooling == "mean",
         pals=pals,
         shared_layer=shared_layer,
     )
+
+
+def gradient_dtype(config: RunConfig, precision: Precision) -> torch.dtype:
+    """What task gradients are kept in: the compute dtype, or fp32 where several backwards of a step accumulate."""
+    several_backwards = config.accumulate > 1 or any(config.number_for_task("smart", task) for task in config.tasks)
+    return torch.float32 if several_backwards else precision.compute_dtype
 
 
 def build_optimizer(config: RunConfig, model: MultitaskModel, precision: Precision) -> SurgeryOptimizer:
@@ -134,21 +123,3 @@ def _shared_rate(config: RunConfig, block: str, layers: int) -> float:
         return 0.0 if config.pooling == "mean" else config.learning_rate
     layers_above = layers if part == "embeddings" else layers - 1 - int(number)
     return config.learning_rate * config.layer_decay**layers_above
-
-
-def load_run(directory: Path, device: str) -> SavedRun:
-    """The best model of the run in `directory`.
-
-    Raises InputError where the folder is not a run, or its best model is missing yet or damaged.
-    """
-    config = RunConfig.read(directory / CONFIG_FILE)
-    precision = choose_precision(device, config.amp)
-    best = directory / BEST
-    if not best.is_dir():
-        raise InputError(f"{directory}: the run has no best model yet, expected one that has been evaluated")
-    tasks = read_tasks(directory / TASKS_FILE)
-    encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
-    config = fit_model(config, encoder.config)
-    model = build_model(config, tasks, encoder, precision)
-    model.load(best / WEIGHTS_FILE)
-    return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision)

@@ -132,6 +132,12 @@ class RunConfig:
         "what computes: auto takes Triton for CUDA and torch otherwise; triton on a CPU needs TRITON_INTERPRET=1",
         choices=KERNEL_CHOICES,
     )
+    self_check: str = _option(
+        "auto",
+        "judge the kernels on the device before the first step, and take from torch what fails; once for a device and "
+        "its software: auto on CUDA, on also where they are interpreted",
+        choices=("auto", "on", "off"),
+    )
     cuda_graphs: str = _option(
         "auto",
         "replay each step as one CUDA graph: the same numbers, sooner; auto does so where it can",

@@ -83,7 +83,7 @@ class DeviceBatches:
             numbers += [own + first for own, first in zip(sequences, self._first_sequence, strict=False)]
             numbers += [own + first for own, first in zip(chosen, self._first_example, strict=False)]
             examples.append(tuple(len(own) for own in chosen))
-        sizes = round_tokens(tokens), smoothed_tokens and round_tokens(smoothed_tokens), _power_of_two(longest)
+        sizes = round_tokens(tokens), smoothed_tokens and round_tokens(smoothed_tokens), round_length(longest)
         shapes = [BatchShape(own, *sizes) for own in examples]
         return shapes, np.concatenate(numbers)
 
@@ -135,12 +135,12 @@ class DeviceBatches:
 
 def round_tokens(tokens: int) -> int:
     """`tokens` rounded up by an eighth at most, or to the next 64: few different sizes, little padding."""
-    multiple = max(_FEWEST_TOKENS, _power_of_two(tokens + 1) // 16)
+    multiple = max(_FEWEST_TOKENS, round_length(tokens + 1) // 16)
     return -(-tokens // multiple) * multiple
 
 
-def _power_of_two(number: int) -> int:
-    """The least power of two, 16 at least, that is not below `number`."""
+def round_length(number: int) -> int:
+    """The least power of two, 16 at least, that is not below `number`: few different greatest lengths."""
     return max(16, 1 << (number - 1).bit_length())
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from train.build import load_run
 from train.command import run_command
 from train.datasets import load_datasets
 from train.evaluation import evaluate
@@ -15,6 +14,7 @@ from train.flags import OneLineParser
 from train.metrics import overall
 from train.progress import reading_bar, say
 from train.report import score_line
+from train.saved_run import load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse(arguments)
     console = Console()
     directory = Path(given.run)
-    saved = load_run(directory, given.device)
+    saved = load_run(directory, given.device, lambda text: say(console, text))
 
     datasets = load_datasets(
         replace(
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data=given.data,
     )
     say(console, f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
+    say(console, f"kernels    {saved.kernels}")
     sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
     say(console, f"data       {given.data or saved.config.data}: {sizes} (dev examples)")
     with reading_bar(console) as reading:

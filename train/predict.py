@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 
 from bert.errors import InputError, did_you_mean
-from train.build import load_run
 from train.command import run_command
 from train.course import read_plain_input
 from train.datasets import tokenize
@@ -18,12 +17,13 @@ from train.evaluation import predict
 from train.flags import OneLineParser
 from train.predictions import write_predictions
 from train.progress import reading_bar
+from train.saved_run import load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one prediction a row of the input; raises InputError for bad input."""
     given = _parser().parse(arguments)
-    saved = load_run(Path(given.run), given.device)
+    saved = load_run(Path(given.run), given.device, print)
     tasks = {task.name: task for task in saved.tasks}
     if given.task not in tasks:
         raise InputError(

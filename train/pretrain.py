@@ -30,10 +30,12 @@ from train.command import run_command, stop_on_signal
 from train.config import RunConfig, flag_of
 from train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
 from train.folders import RunFolder
+from train.launched_shapes import shapes_of_pretraining
 from train.precision import Precision, choose_kernels, choose_precision
 from train.pretraining import Pretrainer, PretrainingStep
 from train.progress import RunConsole, say
 from train.report import METRICS_FILE, SUMMARY_FILE, MetricsLog, commit, versions
+from train.self_check import resolve_kernels
 from train.texts import encode_texts, read_texts
 
 SETTINGS_FILE = "pretrain.json"
@@ -50,7 +52,7 @@ _SETTINGS: dict[str, Any] = {
     "warmup": None,
     "weight_decay": None,
     "clip": None,
-    **dict.fromkeys(("amp", "kernels", "device", "seed", "log_every", "save_every")),
+    **dict.fromkeys(("amp", "kernels", "self_check", "device", "seed", "log_every", "save_every")),
 }
 _HEAD_RATE = RunConfig.head_learning_rate[0]  # a new head's: at the encoder's it would hold the encoder up
 _HELP = {
@@ -75,19 +77,26 @@ class Pretraining:
         self.precision = choose_precision(config.device, config.amp)
         self.say(f"device     {self.precision.device_name}")
         self.say(f"precision  {self.precision.name} ({self.precision.reason})")
-        self.kernels = choose_kernels(config.kernels, self.precision)
-        self.say(f"kernels    {self.kernels}")
+        choose_kernels(config.kernels, self.precision)  # so that what cannot be is said before anything is read
         self.base = load_pretrained(config)
         self.say(f"model      {self.base.origin}")
         self.config = fit_model(config, self.base.encoder.config)
         texts = read_texts(config, lambda text: self.say(f"warning: {text}"))
+        sequences = encode_texts(texts, self.base.tokenizer, self.config.max_length)
+        self.kernels = resolve_kernels(
+            config.kernels,
+            config.self_check,
+            self.precision,
+            lambda: shapes_of_pretraining(self.config, self.base.encoder, sequences, self.precision),
+            self.say,
+        )
+        self.say(f"kernels    {self.kernels}")
         self.model, loaded = build_language_model(self.config, self.base, self.precision)
         origin = "as it came with the model" if loaded else "new: the model has none that reads its word table"
         self.say(f"head       {origin}")
         head_rate = _head_rate(self.config, loaded)
         self.config = replace(self.config, head_learning_rate=(head_rate,))
         self.say(f"rates      encoder {self.config.learning_rate:.3g}, head {head_rate} at their peak")
-        sequences = encode_texts(texts, self.base.tokenizer, self.config.max_length)
         self.trainer = Pretrainer(self.config, self.model, self.base.tokenizer, sequences, self.precision)
         self.say(f"data       {config.data}: {len(self.trainer.texts)} texts, {len(self.trainer.held_out)} held out")
         self.digests = {"training": _digest(sequences)}

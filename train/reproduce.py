@@ -31,7 +31,7 @@ PRETRAINED = "pretrained"
 _FOR_PRETRAINING = ("model", "tasks", "data", "skip_bad_rows", "amp", "device", "seed")
 # What the results of a run do not depend on, where there are any.
 _WITHOUT_EFFECT = {
-    *("device", "kernels", "cuda_graphs"),
+    *("device", "kernels", "self_check", "cuda_graphs"),
     *("log_every", "save_every", "mistakes", "skip_test", "skip_bad_rows"),
 }
 

@@ -27,12 +27,14 @@ from train.flags import build_parser, check_resumable, config_from, new_folder, 
 from train.folders import RunFolder
 from train.graphs import choose_graphs
 from train.idle_settings import without_effect
+from train.launched_shapes import shapes_of_run
 from train.loop import Trainer
 from train.mistakes import write_mistakes
 from train.precision import Precision, choose_kernels, choose_precision
 from train.predictions import write_predictions
 from train.progress import ProgressDisplay, RunConsole, reading_bar, say
 from train.report import METRICS_FILE, LoggedStep, MetricsLog, dev_sum, score_line, write_summary
+from train.self_check import resolve_kernels
 from train.tasks import Task, read_tasks, write_tasks
 from train.tokenized import TokenizedSplit
 from train.weightings import describe_surgery
@@ -54,12 +56,8 @@ class Run:
         tasks: list[Task],
         console: Console,
         precision: Precision,
-        kernels: str,
-        *,
-        graphs: bool,
     ) -> None:
         self.directory, self.config, self.console, self.precision = folder.path, config, console, precision
-        self.kernels = kernels
         self.began = time.perf_counter()
         self.tasks = tasks
         pretrained = load_pretrained(config)
@@ -80,6 +78,23 @@ class Run:
             f"{task.name} {len(self.data.train[task.name])}/{len(self.data.dev[task.name])}" for task in self.tasks
         )
         self.say(f"data       {config.data}: {sizes} (train/dev examples)")
+        self.kernels = resolve_kernels(
+            config.kernels,
+            config.self_check,
+            precision,
+            lambda: shapes_of_run(
+                config,
+                pretrained.encoder,
+                self.data.train,
+                [*self.data.dev.values(), *self.data.test.values()],
+                precision,
+            ),
+            self.say,
+        )
+        self.say(f"kernels    {self.kernels}")
+        graphs, reason = choose_graphs(config, precision.device)
+        if precision.device.type == "cuda":
+            self.say(f"graphs     {reason}")
         self.model = build_model(config, self.tasks, pretrained.encoder, precision)
         self.optimizer = build_optimizer(config, self.model, precision)
         self.trainer = Trainer(
@@ -333,15 +348,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     say(console, f"device     {precision.device_name}")
     say(console, f"precision  {precision.name} ({precision.reason})")
-    kernels = choose_kernels(config.kernels, precision)
-    say(console, f"kernels    {kernels}")
+    choose_kernels(config.kernels, precision)  # so that what cannot be is said before anything is read
     say(console, f"surgery    {describe_surgery(config)}")
-    graphs, reason = choose_graphs(config, precision.device)
-    if precision.device.type == "cuda":
-        say(console, f"graphs     {reason}")
+    choose_graphs(config, precision.device)
     for text in without_effect(config, tasks):
         say(console, f"warning: {text}")
-    run = Run(folder, config, tasks, console, precision, kernels, graphs=graphs)
+    run = Run(folder, config, tasks, console, precision)
     if folder.resumed:
         say(console, f"resumed    after step {run.progress.steps} of {run.trainer.total_steps}")
     run.train()

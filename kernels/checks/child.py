@@ -1,7 +1,7 @@
 """Judge the cases of some ops in a process of its own: python -m kernels.checks.child, with a request on its input.
 
-The request is a JSON object: `shapes`, as `Shapes.as_json` gives them; `device`; `seed`; `ops`; `known`, the names of
-cases that need no verdict; `timed`, whether cases that pass are timed. The output has a JSON object a line: {"begins":
+The request is a JSON object: `shapes`, as `Shapes.as_json` gives them; `device`; `seed`; `ops`; and
+`timed`, whether cases that pass are timed. The output has a JSON object a line: {"begins":
 op} before an op's first case, then its verdicts, and {"ends": op}. A kernel that faults or hangs takes this process
 alone with it, and the line that is missing says which op that was.
 """
@@ -17,6 +17,7 @@ from kernels.checks.judging import Case, Verdict, judge, time_case
 from kernels.checks.shapes import Shapes, cases_of
 
 DEVICE_LOST = 3  # the exit code where the device takes no more work from this process
+OUT_OF_MEMORY = 4  # that where a case does not fit into the device's memory, which says nothing of its kernels
 
 
 def main() -> int:
@@ -27,9 +28,10 @@ def main() -> int:
         _tell({"begins": op})
         torch.manual_seed(request["seed"])
         for case in cases_of(op, shapes, device):
-            if case.name in request["known"]:
-                continue
-            verdict, lost = _judged(case, device)
+            try:
+                verdict, lost = _judged(case, device)
+            except torch.OutOfMemoryError:
+                return OUT_OF_MEMORY
             entry: dict[str, Any] = asdict(verdict)
             if request["timed"] and verdict.passed and case.timed:
                 entry |= _timed(case, device)
@@ -44,6 +46,8 @@ def _judged(case: Case, device: torch.device) -> tuple[Verdict, bool]:
     """The verdict, and whether the device is lost to this process."""
     try:
         verdict = judge(case)
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # whatever a kernel raises, or the compiler, is the verdict
         reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]
         verdict = Verdict(op=case.op, shapes=case.shapes, passed=False, reason=reason)

@@ -17,8 +17,8 @@ from kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check, poisoned  # noqa: F401
 
-SHORT, LONG, ONES = (3, 1, 17, 2, 2), (100, 7), (1,) * 19
-# Of a lone token the gradients of q and k are zero: an error would have nothing to be relative to.
+SHORT, LONG, ONES = (3, 1, 17, 2, 2), (100, 7), (*(1,) * 18, 2)
+# Of lone tokens alone the gradients of q and k are zero: an error would have nothing to be relative to.
 PAIR = (1, 2)
 # More sequences than a group of eight, in tiles of 32 and of 64 rows that hold one, several, and as many as just fit.
 SHARED, MIXED = (1, 1, 2, 31, 32, 5, 3, 24, 26, 7, 1), (33, 31, 2, 64, 5, 40, 17, 6, 1, 9)

@@ -59,6 +59,7 @@ FLAGS = [
     "--save-every",
     "--schedule",
     "--seed",
+    "--self-check",
     "--shared-layer",
     "--skip-bad-rows",
     "--skip-test",
