@@ -74,7 +74,9 @@ def resolve_kernels(
     if self_check == "off":
         return f"{taken}, unchecked as asked"
     try:
-        checked = check(shapes(), device, on_start=lambda: say("checking   the kernels on this device, once"))
+        checked = check(
+            shapes().on(device), device, on_start=lambda: say("checking   the kernels on this device, once")
+        )
     except CheckNotDone as error:
         if self_check == "on":
             raise InputError(f"--self-check on: {error}") from None

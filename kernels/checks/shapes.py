@@ -76,8 +76,10 @@ class Shapes:
         """The shapes that `as_json` gave, after a way through JSON; TypeError where a field is missing or unknown."""
         return cls(**{**content, "attention": tuple((heads, size) for heads, size in content["attention"])})
 
-    def for_the_interpreter(self) -> "Shapes":
-        """Smaller ones of the same kinds, since interpreted kernels are many thousand times slower."""
+    def on(self, device: torch.device) -> "Shapes":
+        """The same on a GPU; on a CPU smaller ones of the same kinds, since kernels are interpreted there."""
+        if device.type == "cuda":
+            return self
         heads, size = self.attention[0]
         return replace(
             self,
