@@ -43,13 +43,15 @@ def judge_ops(
     device: torch.device,
     *,
     timed: bool = False,
+    isolated: bool = False,
     jobs: int | None = None,
     on_verdict: OnVerdict = lambda entry: None,
 ) -> list[Entry]:
     """Judge the cases of `ops` in child processes: verdicts, in the order of the ops.
 
-    timed: whether cases are timed too; jobs: children at once, by default what the cores allow; on_verdict: is told of
-    each verdict as it comes, from several threads. Raises CheckNotDone where a child judges nothing at all.
+    timed: whether cases are timed too; isolated: whether each op has a child of its own; jobs: children at once, by
+    default what the cores allow; on_verdict: is told of each verdict as it comes, from several threads.
+    Raises CheckNotDone where a child judges nothing at all.
     """
     jobs = jobs or max(1, min(_JOBS, (os.cpu_count() or 1) // 2))
     request = {
@@ -58,8 +60,9 @@ def judge_ops(
         "seed": int.from_bytes(os.urandom(4), "little"),
         "timed": timed,
     }
-    groups = [list(ops[start::jobs]) for start in range(min(jobs, len(ops)))]
-    with ThreadPoolExecutor(max(1, len(groups))) as pool:
+    children = len(ops) if isolated else min(jobs, len(ops))
+    groups = [list(ops[start::children]) for start in range(children)]
+    with ThreadPoolExecutor(jobs) as pool:
         found = list(pool.map(lambda group: _judge_group(group, request, on_verdict), groups))
     by_op = {op: [entry for group in found for entry in group if entry["op"] == op] for op in ops}
     return [entry for entries in by_op.values() for entry in entries]

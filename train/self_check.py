@@ -84,7 +84,7 @@ def resolve_kernels(
         return f"{taken}, unchecked"
     say(f"checked    {checked.summary()}")
     failed = checked.failed()
-    described = "; ".join(f"{OPS[op].title} from torch: {_failure(verdict)}" for op, verdict in failed.items())
+    described = "; ".join(f"{OPS[op].title} from torch: {describe_failure(verdict)}" for op, verdict in failed.items())
     if not failed:
         return taken
     if kernels == "triton":
@@ -96,36 +96,27 @@ def resolve_kernels(
     return f"{taken}; {described}"
 
 
-def _failure(verdict: Entry) -> str:
+def describe_failure(verdict: Entry) -> str:
+    """Why an op is not trusted, in some words."""
     if verdict["error"] is not None:
         return f"its check failed here, error {verdict['error']:.2g}, allowed {verdict['allowed']:.2g}"
     return f"its check failed here, {verdict['reason'][:_MOST_REASON]}"
 
 
-def check(
-    shapes: Shapes,
-    device: torch.device,
-    *,
-    anew: bool = False,
-    ops: Sequence[str] | None = None,
-    on_start: Callable[[], None] = lambda: None,
-) -> Checked:
+def check(shapes: Shapes, device: torch.device, on_start: Callable[[], None] = lambda: None) -> Checked:
     """The verdicts on what a run of `shapes` launches on `device`: kept ones, or new ones, which then are kept.
 
-    anew: judge in any case; ops: these alone, of which nothing is kept; on_start: called before anything is judged.
-    Raises CheckNotDone where nothing can be judged.
+    on_start: called before anything is judged. Raises CheckNotDone where nothing can be judged.
     """
     environment = environment_of(device)
     path = verdict_path(environment, shapes)
-    if not anew and ops is None and (kept := _read(path, environment, shapes)):
+    if kept := _read(path, environment, shapes):
         return kept
     on_start()
     began = time.perf_counter()
-    chosen = ops if ops is not None else [op for op in ops_of(shapes) if takes_triton(op, device)]
-    verdicts = judge_ops(chosen, shapes, device)
+    verdicts = judge_ops([op for op in ops_of(shapes) if takes_triton(op, device)], shapes, device)
     checked = Checked(verdicts=verdicts, path=path, seconds=time.perf_counter() - began)
-    if ops is None:
-        _keep(checked, environment, shapes)
+    _keep(checked, environment, shapes)
     return checked
 
 
@@ -160,14 +151,15 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
+def verdict_folder() -> Path:
+    """Where verdicts are kept: concord/self-check in the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "concord" / "self-check"
+
+
 def verdict_path(environment: Mapping[str, str], shapes: Shapes) -> Path:
-    """Where verdicts are kept: in concord/self-check of the user's cache directory."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    parts = [
-        hashlib.sha256(json.dumps(one, sort_keys=True).encode()).hexdigest()[:16]
-        for one in (environment, shapes.as_json())
-    ]
-    return cache / "concord" / "self-check" / f"{'-'.join(parts)}.json"
+    """The file of the verdicts on `shapes` in an environment."""
+    both = (json.dumps(content, sort_keys=True).encode() for content in (environment, shapes.as_json()))
+    return verdict_folder() / f"{'-'.join(hashlib.sha256(one).hexdigest()[:16] for one in both)}.json"
 
 
 def _read(path: Path, environment: Mapping[str, str], shapes: Shapes) -> Checked | None:
@@ -179,7 +171,7 @@ def _read(path: Path, environment: Mapping[str, str], shapes: Shapes) -> Checked
         verdicts = content["verdicts"]
         known = all(entry["op"] in OPS and isinstance(entry["passed"], bool) for entry in verdicts)
         kept = Checked(verdicts=verdicts, path=path, seconds=content["seconds"], kept_since=content["found"])
-        kept.summary(), [_failure(verdict) for verdict in kept.failed().values()]
+        kept.summary(), [describe_failure(verdict) for verdict in kept.failed().values()]
         return kept if known and verdicts else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

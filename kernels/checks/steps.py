@@ -1,5 +1,6 @@
 """Cases of what stands around forward and backward: gathering, Gram matrices, the plan, and the optimizer's pass."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
@@ -221,4 +222,6 @@ def multi_tensor_case(
         compute=compute,
         exact=exact,
         repeats_torch=False,
+        timed=lambda: compute(dtype),
+        work=Work(dtype.itemsize * (2 * tasks + 1) * sum(math.prod(shape) for shape in shapes)),
     )

@@ -1,9 +1,12 @@
 """Fixtures of whole runs on small data."""
 
+import sys
+
 import pytest
 
+from tests.train.checked_runs import CHILD, FAILED, PASSED
 from tests.train.small_runs import write_course_data
-from train import run
+from train import judged, run
 
 
 @pytest.fixture
@@ -21,3 +24,31 @@ def without_pictures(request, monkeypatch):
 @pytest.fixture
 def pictures():
     """Asked for by a test that looks at them."""
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def children(tmp_path, monkeypatch):
+    """Gives the children faults; the calls that they get are in a file, a line each."""
+
+    def write(**faults):
+        path, calls = tmp_path / "child.py", tmp_path / "calls.txt"
+        path.write_text(CHILD.format(faults, PASSED, FAILED, str(calls)))
+        calls.write_text("")
+        monkeypatch.setattr(judged, "CHILD", (sys.executable, str(path)))
+        return calls
+
+    return write
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """The CPU runs Triton's kernels as a GPU does: by itself, where --kernels is auto."""
+    for module in ("kernels.dispatch", "train.self_check", "train.doctor"):
+        monkeypatch.setattr(f"{module}.launches_triton", lambda device: True)
+    monkeypatch.setattr("kernels.dispatch.describe_kernels", lambda device: "triton")
+    monkeypatch.setattr("train.precision.describe_kernels", lambda device: "triton")

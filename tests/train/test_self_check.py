@@ -20,62 +20,6 @@ from train.self_check import check, environment_of, resolve_kernels
 
 CPU = torch.device("cpu")
 FP32 = Precision(CPU, torch.float32, False, "")
-PASSED = {"shapes": "some", "passed": True, "error": 1e-7, "allowed": 1e-6, "result": "result", "reason": ""}
-FAILED = {**PASSED, "passed": False, "error": 0.312, "allowed": 0.03}
-
-# Answers as kernels.checks.child does, but for the ops that `faults` says something of.
-CHILD = """
-import json, os, sys, time
-request = json.load(sys.stdin)
-faults, passed, failed, calls = {!r}, {!r}, {!r}, {!r}
-with open(calls, "a") as file:
-    file.write(" ".join(request["ops"]) + chr(10))
-for op in request["ops"]:
-    fault = faults.get(op)
-    if fault == "no device":
-        sys.exit("RuntimeError: CUDA error: all devices are busy")
-    print(json.dumps(dict(begins=op)), flush=True)
-    if fault == "hang":
-        time.sleep(60)
-    if fault == "crash":
-        os.abort()
-    if fault == "exit":
-        sys.exit("RuntimeError: no such thing")
-    if fault == "memory":
-        sys.exit(4)
-    print(json.dumps(dict(failed if fault else passed, op=op)), flush=True)
-    if fault == "lost":
-        sys.exit(3)
-    print(json.dumps(dict(ends=op)), flush=True)
-"""
-
-
-@pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def children(tmp_path, monkeypatch):
-    """Gives the children faults; the calls that they get are in a file, a line each."""
-
-    def write(**faults):
-        path, calls = tmp_path / "child.py", tmp_path / "calls.txt"
-        path.write_text(CHILD.format(faults, PASSED, FAILED, str(calls)))
-        calls.write_text("")
-        monkeypatch.setattr(judged, "CHILD", (sys.executable, str(path)))
-        return calls
-
-    return write
-
-
-@pytest.fixture
-def on_cpu(monkeypatch):
-    """The CPU runs Triton's kernels as a GPU does: by itself, where --kernels is auto."""
-    for module in ("kernels.dispatch", "train.self_check"):
-        monkeypatch.setattr(f"{module}.launches_triton", lambda device: True)
-    monkeypatch.setattr("kernels.dispatch.describe_kernels", lambda device: "triton")
-    monkeypatch.setattr("train.precision.describe_kernels", lambda device: "triton")
 
 
 def resolved(kernels="auto", option="on"):
