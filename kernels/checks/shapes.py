@@ -146,20 +146,21 @@ def _counts(total: int, tasks: int) -> list[int]:
     return counts
 
 
-def _tokens(shapes: Shapes) -> int:
-    """Rows of a case: an odd number, near the batch's."""
-    return min(shapes.tokens, _MOST_TOKENS) // 2 * 2 + 1
+def _sizes(shapes: Shapes) -> tuple[int, int]:
+    """Tokens of a case: the batch's own, which the compiler may know to be a multiple of 16, and an odd number."""
+    tokens = min(shapes.tokens, _MOST_TOKENS)
+    return tokens, tokens // 2 * 2 + 1
 
 
-def _token_rows(shapes: Shapes, device: torch.device) -> Iterator[TaskRows]:
+def _token_rows(shapes: Shapes, tokens: int, device: torch.device) -> Iterator[TaskRows]:
     """The rows of each task, overwriting and, where micro-batches add up, adding."""
     for accumulate in (False, True)[: 1 + shapes.accumulates]:
-        yield rows_of(_counts(_tokens(shapes), shapes.tasks), device, accumulate=accumulate)
+        yield rows_of(_counts(tokens, shapes.tasks), device, accumulate=accumulate)
 
 
-def _rows_or_none(shapes: Shapes, device: torch.device) -> Iterator[TaskRows | None]:
+def _rows_or_none(shapes: Shapes, tokens: int, device: torch.device) -> Iterator[TaskRows | None]:
     """The same, and None where some gradients are ordinary ones."""
-    yield from _token_rows(shapes, device)
+    yield from _token_rows(shapes, tokens, device)
     if shapes.ordinary:
         yield None
 
@@ -167,6 +168,13 @@ def _rows_or_none(shapes: Shapes, device: torch.device) -> Iterator[TaskRows | N
 def _rates(shapes: Shapes, rate: float) -> list[float]:
     """Of dropout: while training, and while predicting."""
     return sorted({0.0, rate}) if shapes.trains else [0.0]
+
+
+def _sizes_and_rates(shapes: Shapes) -> Iterator[tuple[int, float]]:
+    """Tokens and dropout of hidden states: training has the batch's own size, predictions any."""
+    own, odd = _sizes(shapes)
+    yield own, shapes.hidden_dropout if shapes.trains else 0.0
+    yield odd, 0.0
 
 
 def _attention(shapes: Shapes, device: torch.device) -> Iterator[Case]:
@@ -182,56 +190,47 @@ def _first_tokens(shapes: Shapes, device: torch.device) -> Iterator[Case]:
 
 
 def _gelu(shapes: Shapes, device: torch.device) -> Iterator[Case]:
-    for rows in _rows_or_none(shapes, device):
-        yield gelu_case(rows, _tokens(shapes), shapes.inner, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype)
+    options = {"gradient_dtype": shapes.gradient_dtype}
+    for tokens in _sizes(shapes):
+        for rows in _rows_or_none(shapes, tokens, device):
+            yield gelu_case(rows, tokens, shapes.inner, shapes.dtype, device, **options)
 
 
 def _layer_norm(shapes: Shapes, device: torch.device) -> Iterator[Case]:
-    for rows, rate in itertools.product(_rows_or_none(shapes, device), _rates(shapes, shapes.hidden_dropout)):
-        yield layer_norm_case(
-            rows,
-            _tokens(shapes),
-            shapes.hidden,
-            shapes.dtype,
-            device,
-            rate=rate,
-            gradient_dtype=shapes.gradient_dtype,
-        )
+    for tokens, rate in _sizes_and_rates(shapes):
+        options = {"rate": rate, "gradient_dtype": shapes.gradient_dtype}
+        for rows in _rows_or_none(shapes, tokens, device):
+            yield layer_norm_case(rows, tokens, shapes.hidden, shapes.dtype, device, **options)
 
 
 def _embedding(shapes: Shapes, device: torch.device) -> Iterator[Case]:
     sizes = (min(shapes.words, _MOST_WORDS), shapes.positions, shapes.segments)
-    for rows, rate in itertools.product(_rows_or_none(shapes, device), _rates(shapes, shapes.hidden_dropout)):
-        yield embedding_case(
-            rows,
-            _tokens(shapes),
-            sizes,
-            shapes.hidden,
-            shapes.dtype,
-            device,
-            rate=rate,
-            gradient_dtype=shapes.gradient_dtype,
-        )
+    for tokens, rate in _sizes_and_rates(shapes):
+        options = {"rate": rate, "gradient_dtype": shapes.gradient_dtype}
+        for rows in _rows_or_none(shapes, tokens, device):
+            yield embedding_case(rows, tokens, sizes, shapes.hidden, shapes.dtype, device, **options)
 
 
 def _products(shapes: Shapes, device: torch.device) -> Iterator[Case]:
     hidden, inner = shapes.hidden, shapes.inner
     options = {"gradient_dtype": shapes.gradient_dtype}
-    for rows in _token_rows(shapes, device):
-        for m, n in ((3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)):
-            yield products_case(rows, _tokens(shapes), m, n, shapes.dtype, device, **options)
+    own, odd = _sizes(shapes)
+    weights = [(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)]
+    for tokens, (m, n) in [*((own, weight) for weight in weights), (odd, weights[0])]:
+        for rows in _token_rows(shapes, tokens, device):
+            yield products_case(rows, tokens, m, n, shapes.dtype, device, **options)
     # The pooler and the last layer have a row a sequence.
     rows = rows_of(_counts(shapes.sequences, shapes.tasks), device)
     yield products_case(rows, shapes.sequences, hidden, hidden, shapes.dtype, device, **options)
 
 
 def _sums(shapes: Shapes, device: torch.device) -> Iterator[Case]:
-    for rows in _token_rows(shapes, device):
-        yield sums_case(
-            rows, _tokens(shapes), 3 * shapes.hidden, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype
-        )
+    options = {"gradient_dtype": shapes.gradient_dtype}
+    for tokens in _sizes(shapes):
+        for rows in _token_rows(shapes, tokens, device):
+            yield sums_case(rows, tokens, 3 * shapes.hidden, shapes.dtype, device, **options)
     rows = rows_of(_counts(shapes.sequences, shapes.tasks), device)
-    yield sums_case(rows, shapes.sequences, shapes.hidden, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype)
+    yield sums_case(rows, shapes.sequences, shapes.hidden, shapes.dtype, device, **options)
 
 
 def _gather(shapes: Shapes, device: torch.device) -> Iterator[Case]:
@@ -268,7 +267,7 @@ def _plan(shapes: Shapes, device: torch.device) -> Iterator[Case]:
 
 
 def _vocabulary(shapes: Shapes, device: torch.device) -> Iterator[Case]:
-    masked = max(8, _tokens(shapes) * 3 // 20)
+    masked = max(8, shapes.tokens * 3 // 20)
     rows = rows_of([masked], device, accumulate=shapes.accumulates)
     yield cross_entropy_case(
         rows, masked, shapes.hidden, shapes.words, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype
