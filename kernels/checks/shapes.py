@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from kernels.checks.autograd import rows_of
 from kernels.checks.judging import Case
 from kernels.checks.ops import (
     attention_case,
@@ -16,7 +17,6 @@ from kernels.checks.ops import (
     gelu_case,
     layer_norm_case,
     products_case,
-    rows_of,
     sums_case,
 )
 from kernels.checks.steps import adamw_case, flat_parameters, gather_case, gram_case, multi_tensor_case, plan_case

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.adamw import combine_adamw_
+from kernels.checks.autograd import NAMES
 from kernels.checks.judging import Case
 from kernels.flat import FlatParameters
 from kernels.gather import Corpus, gather_tokens
@@ -16,7 +17,6 @@ from kernels.measure import Work
 from kernels.multi_tensor import combine_tensors, gram_of_tensors
 from kernels.surgery import Rates, SurgerySettings, new_surgery_state, plan_update
 
-_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _BETAS, _EPSILON = (0.9, 0.999), 1e-6
 _STEPS = 3  # that are planned; the last but one overflows
 
@@ -84,7 +84,7 @@ def gram_case(flat: FlatParameters, parameters: str) -> Case:
 
     return Case(
         op="gram_matrix",
-        shapes=f"{tasks} tasks, {parameters} in {_NAMES[gradients.dtype]}",
+        shapes=f"{tasks} tasks, {parameters} in {NAMES[gradients.dtype]}",
         dtype=torch.float32,
         compute=compute,
         exact=exact,
@@ -140,7 +140,7 @@ def adamw_case(flat: FlatParameters, parameters: str) -> Case:
     copied = 0 if flat.compute is flat.master else flat.compute.element_size()
     return Case(
         op="combine_adamw",
-        shapes=f"{tasks} tasks, {parameters}, {_NAMES[flat.compute.dtype]} from {_NAMES[flat.gradients.dtype]}",
+        shapes=f"{tasks} tasks, {parameters}, {NAMES[flat.compute.dtype]} from {NAMES[flat.gradients.dtype]}",
         dtype=torch.float32,
         compute=compute,
         exact=exact,
@@ -217,7 +217,7 @@ def multi_tensor_case(
 
     return Case(
         op="multi_tensor",
-        shapes=f"{tasks} tasks, {len(shapes)} parameters in {_NAMES[dtype]}",
+        shapes=f"{tasks} tasks, {len(shapes)} parameters in {NAMES[dtype]}",
         dtype=dtype,
         compute=compute,
         exact=exact,

@@ -7,7 +7,7 @@ import torch
 
 from kernels import TaskRows
 from kernels.checks import judging
-from kernels.checks.ops import rows_of
+from kernels.checks.autograd import rows_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"

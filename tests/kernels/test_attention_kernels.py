@@ -8,7 +8,8 @@ import triton.language as tl
 
 from kernels import HostSequences, attention, first_token_attention
 from kernels.attention_kernels import attention_backward, attention_forward
-from kernels.checks.ops import attention_case, first_token_case, new_dropout
+from kernels.checks.autograd import new_dropout
+from kernels.checks.ops import attention_case, first_token_case
 from kernels.dispatch import using_kernels
 from kernels.dropout import kernel_arguments
 from kernels.first_token_kernels import first_token_backward, first_token_forward

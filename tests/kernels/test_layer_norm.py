@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from kernels import Dropout, add_layer_norm
-from kernels.checks.ops import layer_norm_case, new_dropout
+from kernels.checks.autograd import new_dropout
+from kernels.checks.ops import layer_norm_case
 from kernels.dispatch import using_kernels
 from tests.kernels.parity import DEVICE, DTYPES, check, task_rows
 
