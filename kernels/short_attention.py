@@ -20,8 +20,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention_tiles import LN_2, clear_padding, load_rows, score_factor, store_rows, tile_width
-from kernels.dropout import dropout_bits
+from kernels.attention_tiles import (
+    LN_2,
+    clear_padding,
+    kept_bits,
+    kept_mask,
+    load_rows,
+    score_factor,
+    shortest_side,
+    store_rows,
+    tile_width,
+)
 
 _LEAST_TILE = 32  # rows, for tiny sequences to share
 _MOST_TILE = 64  # rows; the backward of 128 would spill
@@ -34,9 +43,10 @@ _GROUP = 8  # sequences that are filled into tiles one after the other; a power 
 def short_tile(qkv: Tensor, max_length: int) -> int:
     """The rows of a tile, which holds sequences of up to as many tokens and their gradients: what the longest sequence
     needs, or the most that there can be; 0 where heads are too large for any."""
-    width = tile_width(qkv.shape[-1])
+    width = tile_width(qkv)
     most = min(_MOST_TILE, _MOST_ELEMENTS[qkv.element_size()] // width)
-    return 0 if width > 64 else min(most, max(_LEAST_TILE, triton.next_power_of_2(max_length)))
+    least = max(_LEAST_TILE, shortest_side(qkv))
+    return 0 if width > 64 else min(most, max(least, triton.next_power_of_2(max_length)))
 
 
 @triton.jit
@@ -74,13 +84,7 @@ def _kept(seed, row, first, start, head, heads, site, threshold, TILE: tl.conste
     row, first: int32 [TILE], each query's packed row, and where its sequence begins. What a key of another sequence
     finds there means nothing.
     """
-    call = tl.arange(0, TILE // 8)[None, :]
-    low = (row * heads + head)[:, None] + call * 0
-    eighths = dropout_bits(tl.load(seed), low, low * 0 + call, site, threshold)
-    bits = tl.sum(eighths.to(tl.uint64) << (8 * call), 1) << (first - start)
-    # Not bits[:, None]: through it the layout of the products would reach the generator, and with that of a tile of 32
-    # every call is made by four threads.
-    return (tl.reshape(bits, [TILE, 1]) >> tl.arange(0, TILE)[None, :]) & 1 != 0
+    return kept_mask(kept_bits(seed, row, head, heads, 0, site, threshold, TILE) << (first - start), TILE)
 
 
 @triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
@@ -206,7 +210,7 @@ def _options(qkv: Tensor, tile: int, dropout: bool) -> dict[str, int | bool]:
         "GROUP": _GROUP,
         "TILE": tile,
         "D": size,
-        "WIDTH": tile_width(size),
+        "WIDTH": tile_width(qkv),
         "num_warps": _WARPS[qkv.element_size()][tile],
         "num_stages": 1,
     }

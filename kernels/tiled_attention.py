@@ -4,71 +4,22 @@ Forward and dq walk the keys for a tile of queries, dk and dv walk the queries f
 FlashAttention-2), each in programs of their own.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention_tiles import LN_2, clear_padding, load_rows, score_factor, store_rows, tile_width
-from kernels.dispatch import for_architecture
-from kernels.dropout import dropout_factors
-
-
-class _Tiles(NamedTuple):
-    """Queries and keys a tile, warps, and stages of the loop's loads."""
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
-
-
-class _Configuration(NamedTuple):
-    """Tiles of the three kernels."""
-
-    forward: _Tiles
-    query_gradients: _Tiles
-    key_gradients: _Tiles
-
-
-# For 16 bits: by architecture, then by head size up to which they serve. Compiled without spills for each; none was
-# timed yet.
-_HALF = {
-    "hip": {
-        64: _Configuration(_Tiles(64, 32, 4, 1), _Tiles(64, 32, 4, 1), _Tiles(32, 64, 4, 1)),
-        128: _Configuration(_Tiles(64, 32, 4, 1), _Tiles(32, 32, 4, 1), _Tiles(32, 32, 4, 1)),
-    },
-    8: {
-        64: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 32, 4, 2), _Tiles(32, 64, 4, 2)),
-        128: _Configuration(_Tiles(64, 32, 4, 2), _Tiles(32, 32, 4, 2), _Tiles(32, 32, 4, 2)),
-    },
-    9: {
-        64: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 64, 4, 2), _Tiles(32, 64, 4, 2)),
-        128: _Configuration(_Tiles(64, 64, 4, 2), _Tiles(64, 32, 4, 2), _Tiles(32, 64, 8, 2)),
-    },
-}
-# For fp32, on every architecture: the tiles above would spill kilobytes a thread.
-_SINGLE = {
-    32: _Configuration(_Tiles(64, 32, 8, 1), _Tiles(64, 32, 8, 1), _Tiles(64, 32, 8, 1)),
-    64: _Configuration(_Tiles(32, 32, 8, 1), _Tiles(32, 32, 8, 1), _Tiles(32, 32, 8, 1)),
-    128: _Configuration(_Tiles(16, 16, 8, 1), _Tiles(16, 16, 8, 1), _Tiles(32, 16, 8, 1)),
-}
-
-
-def _configuration(qkv: Tensor) -> _Configuration:
-    table = _SINGLE if qkv.element_size() == 4 else for_architecture(_HALF, qkv.device)
-    width = tile_width(qkv.shape[-1])
-    return table[min((limit for limit in table if limit >= width), default=max(table))]
-
-
-@triton.jit
-def _factors(seed, row, head, heads, key_start, site, threshold, scale, KEYS: tl.constexpr):
-    """`Dropout.attention_mask`: fp32 [queries, KEYS], for queries at packed `row`s, keys from `key_start` on."""
-    call = tl.arange(0, KEYS // 8)[None, :] + key_start // 8
-    low = (row * heads + head)[:, None] + call * 0
-    return dropout_factors(tl.load(seed), low, call + low * 0, site, threshold, scale)
+from kernels.attention_tiles import (
+    LN_2,
+    clear_padding,
+    kept_bits,
+    kept_mask,
+    load_rows,
+    score_factor,
+    store_rows,
+    tile_width,
+)
+from kernels.tiled_configurations import tiled_configuration
 
 
 @triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
@@ -111,6 +62,9 @@ def _forward_kernel(
             total = tl.zeros([QUERIES], tl.float32)
             result = tl.zeros([QUERIES, WIDTH], tl.float32)
             for first_key in range(0, length, KEYS):
+                # Before the products: drawing random numbers beside them would take more registers than there are.
+                if DROPOUT:
+                    bits = kept_bits(seed, start + row, head, heads, first_key, site, threshold, KEYS)
                 k = load_rows(k_base, first_key, length, stride, KEYS, D, WIDTH)
                 scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
                 scores = tl.where((first_key + key < length)[None, :], scores, float("-inf"))
@@ -119,11 +73,11 @@ def _forward_kernel(
                 shrink = tl.exp2(top - higher)
                 total = total * shrink + tl.sum(p, 1)
                 if DROPOUT:
-                    p *= _factors(seed, start + row, head, heads, first_key, site, threshold, scale, KEYS)
+                    p = tl.where(kept_mask(bits, KEYS), p, 0.0)
                 v = load_rows(v_base, first_key, length, stride, KEYS, D, WIDTH)
                 result = tl.dot(p.to(v.dtype), v, result * shrink[:, None], input_precision="ieee")
                 top = higher
-            result /= total[:, None]
+            result *= (scale / total)[:, None]
             store_rows(target, first_query, length, heads * D, result, QUERIES, D, WIDTH)
             tl.store(log_sums + head * tokens + start + row, top + tl.log2(total), mask=row < length)
 
@@ -175,13 +129,16 @@ def _query_gradients_kernel(
             d_q = tl.zeros([QUERIES, WIDTH], tl.float32)
             key = tl.arange(0, KEYS)
             for first_key in range(0, length, KEYS):
+                # Before the products: drawing random numbers beside them would take more registers than there are.
+                if DROPOUT:
+                    bits = kept_bits(seed, start + row, head, heads, first_key, site, threshold, KEYS)
                 k = load_rows(base + heads * D, first_key, length, stride, KEYS, D, WIDTH)
                 v = load_rows(base + 2 * heads * D, first_key, length, stride, KEYS, D, WIDTH)
                 scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
                 p = tl.where((first_key + key < length)[None, :], tl.exp2(scores - log_sum[:, None]), 0.0)
                 d_p = tl.dot(upstream, tl.trans(v), input_precision="ieee")
                 if DROPOUT:
-                    d_p *= _factors(seed, start + row, head, heads, first_key, site, threshold, scale, KEYS)
+                    d_p = tl.where(kept_mask(bits, KEYS), d_p * scale, 0.0)
                 d_scores = p * (d_p - delta[:, None])
                 d_q = tl.dot(d_scores.to(k.dtype), k, d_q, input_precision="ieee")
             d_q *= factor * LN_2
@@ -205,6 +162,8 @@ def _key_gradients_kernel(
     threshold,
     scale,
     DROPOUT: tl.constexpr,
+    OF_KEYS: tl.constexpr,
+    OF_VALUES: tl.constexpr,
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     D: tl.constexpr,
@@ -224,26 +183,35 @@ def _key_gradients_kernel(
         d_v = tl.zeros([KEYS, WIDTH], tl.float32)
         for first_query in range(0, length, QUERIES):
             row = first_query + tl.arange(0, QUERIES)
+            if DROPOUT:
+                bits = kept_bits(seed, start + row, head, heads, first_key, site, threshold, KEYS)
             q = load_rows(base, first_query, length, stride, QUERIES, D, WIDTH)
             upstream = load_rows(d_out + across, first_query, length, heads * D, QUERIES, D, WIDTH)
             # Queries beyond the end: a log-sum of infinity makes their probabilities zero.
             log_sum = tl.load(log_sums + head * tokens + start + row, mask=row < length, other=float("inf"))
-            delta = tl.load(deltas + head * tokens + start + row, mask=row < length, other=0.0)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee") * factor
             p = tl.exp2(scores - log_sum[:, None])
-            d_p = tl.dot(upstream, tl.trans(v), input_precision="ieee")
+            if OF_KEYS:
+                delta = tl.load(deltas + head * tokens + start + row, mask=row < length, other=0.0)
+                d_p = tl.dot(upstream, tl.trans(v), input_precision="ieee")
             dropped = p
             if DROPOUT:
-                mask = _factors(seed, start + row, head, heads, first_key, site, threshold, scale, KEYS)
-                dropped = p * mask
-                d_p *= mask
-            d_v = tl.dot(tl.trans(dropped.to(upstream.dtype)), upstream, d_v, input_precision="ieee")
-            d_scores = (p * (d_p - delta[:, None])).to(q.dtype)
-            d_k = tl.dot(tl.trans(d_scores), q, d_k, input_precision="ieee")
-        d_k *= factor * LN_2
+                kept = kept_mask(bits, KEYS)
+                dropped = tl.where(kept, p, 0.0)
+                if OF_KEYS:
+                    d_p = tl.where(kept, d_p * scale, 0.0)
+            if OF_VALUES:
+                d_v = tl.dot(tl.trans(dropped.to(upstream.dtype)), upstream, d_v, input_precision="ieee")
+            if OF_KEYS:
+                d_scores = (p * (d_p - delta[:, None])).to(q.dtype)
+                d_k = tl.dot(tl.trans(d_scores), q, d_k, input_precision="ieee")
         target = d_qkv + start.to(tl.int64) * stride + head * D
-        store_rows(target + heads * D, first_key, length, stride, d_k, KEYS, D, WIDTH)
-        store_rows(target + 2 * heads * D, first_key, length, stride, d_v, KEYS, D, WIDTH)
+        if OF_KEYS:
+            d_k *= factor * LN_2
+            store_rows(target + heads * D, first_key, length, stride, d_k, KEYS, D, WIDTH)
+        if OF_VALUES:
+            d_v *= scale
+            store_rows(target + 2 * heads * D, first_key, length, stride, d_v, KEYS, D, WIDTH)
 
 
 def tiled_forward(
@@ -262,7 +230,7 @@ def tiled_forward(
     """
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
-    tiles = _configuration(qkv).forward
+    tiles = tiled_configuration(qkv).forward
     _forward_kernel[(sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))](
         qkv,
         out,
@@ -278,7 +246,7 @@ def tiled_forward(
         QUERIES=tiles.queries,
         KEYS=tiles.keys,
         D=size,
-        WIDTH=tile_width(size),
+        WIDTH=tile_width(qkv),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )
@@ -303,8 +271,8 @@ def tiled_backward(
     sequences = len(cu_seqlens) - 1
     deltas = torch.empty_like(log_sums)
     sizes = (shorter, tokens, heads, score_factor(size), *dropout)
-    constants = {"DROPOUT": dropout[0] is not None, "D": size, "WIDTH": tile_width(size)}
-    _, tiles, key_tiles = _configuration(qkv)
+    constants = {"DROPOUT": dropout[0] is not None, "D": size, "WIDTH": tile_width(qkv)}
+    _, tiles, key_tiles, apart = tiled_configuration(qkv)
     _query_gradients_kernel[(sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))](
         qkv,
         out,
@@ -321,17 +289,20 @@ def tiled_backward(
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )
-    _key_gradients_kernel[(sequences, heads, max(1, triton.cdiv(max_length, key_tiles.keys)))](
-        qkv,
-        d_out,
-        log_sums,
-        deltas,
-        d_qkv,
-        cu_seqlens,
-        *sizes,
-        QUERIES=key_tiles.queries,
-        KEYS=key_tiles.keys,
-        **constants,
-        num_warps=key_tiles.warps,
-        num_stages=key_tiles.stages,
-    )
+    for of_keys, of_values in ((True, False), (False, True)) if apart else ((True, True),):
+        _key_gradients_kernel[(sequences, heads, max(1, triton.cdiv(max_length, key_tiles.keys)))](
+            qkv,
+            d_out,
+            log_sums,
+            deltas,
+            d_qkv,
+            cu_seqlens,
+            *sizes,
+            OF_KEYS=of_keys,
+            OF_VALUES=of_values,
+            QUERIES=key_tiles.queries,
+            KEYS=key_tiles.keys,
+            **constants,
+            num_warps=key_tiles.warps,
+            num_stages=key_tiles.stages,
+        )

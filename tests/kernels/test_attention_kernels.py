@@ -8,12 +8,14 @@ import triton.language as tl
 
 from kernels import HostSequences, attention, first_token_attention
 from kernels.attention_kernels import attention_backward, attention_forward
+from kernels.attention_tiles import tile_width
 from kernels.checks.autograd import new_dropout
 from kernels.checks.ops import attention_case, first_token_case
 from kernels.dispatch import using_kernels
 from kernels.dropout import kernel_arguments
 from kernels.first_token_kernels import first_token_backward, first_token_forward
 from kernels.short_attention import own_tile, short_tile
+from kernels.tiled_configurations import tiled_configuration
 from kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check, poisoned  # noqa: F401
@@ -46,6 +48,7 @@ def random(*shape):
         (LONG, 1, 64),
         (BOTH, 1, 32),
         (SHORT, 1, 128),
+        (LONG, 1, 128),
     ],
 )
 def test_the_kernels_are_as_accurate_as_torch(lengths, heads, size, rate, dtype):
@@ -98,17 +101,27 @@ def test_a_tile_holds_as_many_whole_sequences_of_a_group_as_fit(lengths, group, 
 @pytest.mark.parametrize(
     ("dtype", "size", "max_length", "expected"),
     [
-        (torch.bfloat16, 64, 1, 32),
-        (torch.bfloat16, 64, 33, 64),
+        (torch.bfloat16, 32, 1, 64),
         (torch.bfloat16, 64, 65, 64),
         (torch.bfloat16, 128, 5, 0),
+        (torch.float32, 32, 1, 32),
         (torch.float32, 32, 64, 64),
         (torch.float32, 64, 32, 32),
         (torch.float32, 64, 33, 32),
     ],
 )
-def test_the_tile_is_of_32_rows_or_what_the_longest_needs_and_fits(dtype, size, max_length, expected):
+def test_the_tile_is_of_what_the_longest_needs_and_fits_and_of_32_rows_or_of_64_where_shorter_sides_are_miscompiled(
+    dtype, size, max_length, expected
+):
     assert short_tile(torch.empty(1, 3, 1, size, dtype=dtype), max_length) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [8, 32, 64, 128])
+def test_on_sm_90_every_side_of_a_product_of_16_bits_is_of_64_at_least(size, dtype):
+    qkv = torch.empty(1, 3, 1, size, dtype=dtype)
+    *tiles, _ = tiled_configuration(qkv)
+    assert min(tile_width(qkv), *(min(own.queries, own.keys) for own in tiles)) >= 64
 
 
 @pytest.mark.parametrize("lengths", [SHORT, SHARED, MIXED, LONG])
