@@ -68,14 +68,14 @@ def judged(shapes, monkeypatch):
         (),
         ("--amp", "fp16", "--accumulate", "2", "--pair-encoding", "separate", "--surgery", "gradvac"),
         ("--pooling", "mean", "--granularity", "layer", "--tasks", "sst"),
-        ("--smart", "sts=1", "--pals", "12", "--shared-layer", "sst,sts"),
+        ("--smart", "sts=1", "--pals", "12", "--shared-layer", "sst,sts", "--tasks", "sst,sts", "--batch-size", "1"),
     ],
     ids=["default", "accumulated", "one task", "smart"],
 )
 def test_a_run_launches_nothing_that_was_not_judged(data, tmp_path, monkeypatch, more):
     given = shapes_given(monkeypatch, run)
     model = write_small_model(tmp_path / "model", WORDS)
-    own = ("--model", str(model), "--max-steps", "1", "--batch-size", "2", "--dev-examples", "2", "--skip-test")
+    own = ("--model", str(model), "--max-steps", "1", "--batch-size", "2", "--dev-examples", "1", "--skip-test")
     with recorded(monkeypatch) as launched:
         assert run_command(run.main, [*command(data, tmp_path / "run", *own), "--kernels", "triton", *more]) == 0
     assert len(launched) > 20
