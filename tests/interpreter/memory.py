@@ -32,27 +32,23 @@ class View:
         self.storage = tensor.untyped_storage().data_ptr()
         self.storage_size = tensor.untyped_storage().nbytes()
         self._described = f"`{name}`, {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-        self.extent = self.item if tensor.numel() else 0  # bytes from the first to the end of the last
-        self._steps: list[tuple[int, int]] = []  # (bytes apart, how many), the widest first
         dimensions = zip(tensor.stride(), tensor.shape, strict=True)
-        for stride, size in sorted((pair for pair in dimensions if pair[0] > 0 and pair[1] > 1), reverse=True):
-            step = stride * self.item
-            self.extent += step * (size - 1)
-            if self._steps and self._steps[-1][0] == step * size:
-                self._steps[-1] = (step, size * self._steps[-1][1])
+        dimensions = sorted((stride * self.item, size) for stride, size in dimensions if stride > 0 and size > 1)
+        self._run = self.item if tensor.numel() else 0  # bytes side by side
+        self._steps: list[tuple[int, int]] = []  # from one run to the next, (bytes apart, how many), the widest first
+        for step, size in dimensions:
+            if step == self._run and not self._steps:
+                self._run *= size
             else:
-                self._steps.append((step, size))
-        self._is_dense = self._steps in ([], [(self.item, self.extent // self.item)])
+                self._steps.insert(0, (step, size))
+        self.extent = self._run + sum(step * (size - 1) for step, size in self._steps)  # bytes from first to last
 
     def holds(self, offsets: np.ndarray, size: int) -> np.ndarray:
         """Whether `size` bytes at each of `offsets` (int64, from the start) belong to the tensor: bool like offsets."""
-        inside = (offsets >= 0) & (offsets + size <= self.extent)
-        if self._is_dense:
-            return inside
         rest = offsets
         for step, count in self._steps:
             rest = rest - np.minimum(rest // step, count - 1) * step
-        return inside & (rest + size <= self.item)
+        return (offsets >= 0) & (rest + size <= self._run)
 
     def describe(self, offset: int, size: int) -> str:
         """`size` bytes at `offset` from the start, in words."""
@@ -100,9 +96,8 @@ class Memory:
         """
         numbers = pointers >> np.uint64(_ADDRESS_BITS)
         addresses = addresses_of(pointers).astype(np.int64)
-        whole = np.arange(len(pointers))
-        for number in [numbers[0]] if (numbers == numbers[0]).all() else np.unique(numbers):
-            places = whole[numbers == number]
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
             if number == 0:
                 yield from self._find_named(addresses, places, size)
             elif number <= len(self._given):

@@ -32,11 +32,18 @@ def pytest_configure(config):
     from tests.interpreter.sanitizer import Sanitizer
 
     if config.option.sanitize_seed is None:
-        config.option.sanitize_seed = secrets.randbelow(1 << 32)  # pytest-xdist hands it to its workers
+        given = getattr(config, "workerinput", {})
+        config.option.sanitize_seed = given.get("sanitize_seed", secrets.randbelow(1 << 32))
     stack = ExitStack()
     config.add_cleanup(stack.close)
     sanitizer = Sanitizer(config.option.sanitize_order, config.option.sanitize_seed)
     config.stash[_SANITIZER] = stack.enter_context(sanitizer)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """pytest-xdist asks for what a worker is to be given."""
+    node.workerinput["sanitize_seed"] = node.config.option.sanitize_seed
 
 
 def _asked_for(config) -> str:
@@ -61,7 +68,7 @@ def _watched(item, phase):
         result = yield
     except BaseException as raised:
         error = raised
-    if found := "\n".join(map(str, sanitizer.take())):
+    if found := "\n".join(map(str, sanitizer.findings.take())):
         found += f"\n(pytest --sanitize {_asked_for(item.config)})"
         if error is None or isinstance(error, pytest.skip.Exception):
             pytest.fail(found, pytrace=False)

@@ -30,7 +30,10 @@ class Shadow:
         self.writer, self.phase, self.element, self.first_reader, self.last_reader = cells
 
     def cells(self, offsets: np.ndarray, size: int) -> np.ndarray:
-        """The cells of `size` bytes at each of `offsets` (int64 [n], from the storage's start): int64 [n * k]."""
+        """The cells of `size` bytes at each of `offsets` (int64 [n], from the storage's start): int64 [n * k].
+
+        They are places in the fields, which may be other arrays after the call.
+        """
         if size % self._unit or (self._unit > 1 and (offsets % self._unit).any()):
             self._refine()
         units = offsets // self._unit
