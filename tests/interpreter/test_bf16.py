@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from triton.runtime.errors import InterpreterError
 
+from kernels.tolerances import TOLERANCES
+from tests.assertions import assert_close
 from tests.interpreter.support import BF16_IS_TRUE
-from tests.tolerances import TOLERANCES, assert_close
 
 pytestmark = pytest.mark.skipif(not BF16_IS_TRUE, reason="needs the interpreter of Triton 3.7")
 
