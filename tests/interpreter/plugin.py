@@ -79,6 +79,15 @@ def _watched(item, phase):
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    sanitizer = item.config.stash.get(_SANITIZER, None)
+    if sanitizer is None or item.get_closest_marker("unwatched") is None:
+        return (yield)
+    with sanitizer.paused():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
     if sanitizer := item.config.stash.get(_SANITIZER, None):
         sanitizer.order.restart(item.nodeid)

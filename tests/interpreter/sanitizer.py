@@ -9,6 +9,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -70,6 +71,15 @@ class Sanitizer:
     def __exit__(self, *error: object) -> None:
         while self._undo:
             self._undo.pop()()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within this context launches are the interpreter's own again."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     # What stands in for the interpreter's own, in the order in which a launch comes to it.
 

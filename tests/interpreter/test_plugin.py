@@ -72,6 +72,15 @@ def test_order(number):
     print("passed on:", number, pass_on())
 
 
+@pytest.mark.unwatched
+def test_at_fault_in_a_whole_run():
+    assert pass_on() == [float(number) for number in range(9)]  # in the interpreter's own order
+
+
+def test_at_fault_after_a_whole_run():
+    pass_on()
+
+
 def test_clean_again():
     test_clean()
 """
@@ -106,7 +115,7 @@ def orders(printed):
 
 def test_a_test_fails_for_what_its_launches_did_and_no_other_one(tmp_path):
     printed, counts = run(tmp_path, "--sanitize", "-n", "2")
-    assert counts == {"passed": 2, "failed": 7, "error": 1}
+    assert counts == {"passed": 3, "failed": 8, "error": 1}
     seed = re.search(r"^kernels: sanitized, --sanitize-order shuffle --sanitize-seed (\d+)$", printed, re.MULTILINE)[1]
     report = printed.partition("_ test_at_fault _")[2].partition("\n_")[0]
     assert re.search(
@@ -126,7 +135,7 @@ def test_a_test_fails_for_what_its_launches_did_and_no_other_one(tmp_path):
 
 def test_without_the_option_nothing_is_watched(tmp_path):
     printed, counts = run(tmp_path)
-    assert counts == {"passed": 8, "failed": 1, "skipped": 1}
+    assert counts == {"passed": 10, "failed": 1, "skipped": 1}
     assert "kernels:" not in printed
     assert set(orders(printed).values()) == {str([float(number) for number in range(9)])}
 

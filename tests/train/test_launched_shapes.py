@@ -15,6 +15,7 @@ from train import pretrain, run
 from train.command import run_command
 
 pytestmark = [
+    pytest.mark.unwatched,
     pytest.mark.usefixtures("without_pictures"),
     pytest.mark.skipif(not INTERPRETED, reason="launches are recorded in the interpreter"),
 ]

@@ -83,6 +83,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_p
     assert not same_state(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.unwatched
 @pytest.mark.parametrize(
     "more",
     [  # the precision is named: --amp alone is bf16 on one processor, and fp32 on another
