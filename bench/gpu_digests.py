@@ -116,9 +116,13 @@ def _kernel(comparison: Comparison) -> str:
 
 
 def _ratios(comparison: Comparison) -> Iterator[str]:
-    for peer, row in comparison.peers.items():
-        refused = comparison.refused(peer)
-        yield f"{peer} {refused or f'{row.median / comparison.concord.median:.1f}x'}"
+    """The peers' ratios, and why others have none."""
+    refused = {peer: comparison.refused(peer) for peer in comparison.peers}
+    for peer, why in refused.items():
+        if not why:
+            yield f"{peer} {comparison.peers[peer].median / comparison.concord.median:.1f}x"
+    for reason in dict.fromkeys(filter(None, refused.values())):
+        yield f"{reason}: {', '.join(peer for peer, why in refused.items() if why == reason)}"
 
 
 def _filled(parts: list[str], head: str) -> Iterator[str]:
