@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         call.run(report.phases)
         report.stopped = call.stopped
         report.close()
-    return int(report.at_fault or report.stopped)
+    return int(report.at_fault or report.stopped or bool(report.unfinished))
 
 
 def check_environment(python: str, out: Path, end: float) -> str:
@@ -102,6 +102,14 @@ class Report:
         """Whether a stage that is required has failed, or any fell back."""
         return any(outcome.at_fault for outcome in self._outcomes.values())
 
+    @property
+    def unfinished(self) -> list[str]:
+        """Stages of which nothing is known yet."""
+        return [stage.name for stage in self._stages() if stage not in self._outcomes]
+
+    def _stages(self) -> list[Stage]:
+        return [stage for phase in self.phases for lane in phase.lanes for stage in lane]
+
     def add(self, outcome: Outcome) -> None:
         """Take an outcome in, and say that it is there."""
         self._outcomes[outcome.stage] = outcome
@@ -129,13 +137,11 @@ class Report:
     def _lines(self) -> list[str]:
         """The summary: in the order of the stages' value, not of their ends."""
         lines = [self._head()]
-        stages = [stage for phase in self.phases for lane in phase.lanes for stage in lane]
-        for outcome in (self._outcomes[stage] for stage in stages if stage in self._outcomes):
+        for outcome in (self._outcomes[stage] for stage in self._stages() if stage in self._outcomes):
             if outcome.stage.shown or outcome.fallbacks:
                 lines += [_headline(outcome), *[f"    {line.strip()}" for line in outcome.lines[1:]]]
                 lines += [f"    fell back: {line}" for line in outcome.fallbacks]
-        waiting = [stage.name for stage in stages if stage not in self._outcomes and stage.shown]
-        lines += [f"not yet: {', '.join(waiting)}"] if waiting else []
+        lines += [f"not yet: {', '.join(self.unfinished)}"] if self.unfinished else []
         verdict = "stopped" if self.stopped else "at fault" if self.at_fault else "no fault found"
         return [*lines, f"{self._name}: {verdict}, {time.monotonic() - self._began:.0f} s"]
 

@@ -53,7 +53,7 @@ class Place:
 
 def first_call(place: Place) -> list[Phase]:
     """What tells most about kernels that no GPU has seen yet: each judged apart, and whole steps taken to pieces."""
-    shares = {"bert-base": max(1, place.cores * 3 // 8), "minilm": max(1, place.cores // 4)}
+    shares = {"bert-base": max(1, place.cores // 2), "minilm": max(1, place.cores // 4)}
 
     def doctor(model: str, amp: str, seconds: float) -> Stage:
         name = f"doctor-{model}-{'fp32' if amp == 'off' else amp}"

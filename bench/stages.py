@@ -165,7 +165,7 @@ class Call:
             why=why,
             seconds=time.monotonic() - began,
             limit=limit,
-            lines=stage.digest(text),
+            lines=digested(stage, text),
             fallbacks=list(dict.fromkeys(lines))[:_MOST_FALLBACKS],
         )
 
@@ -190,6 +190,14 @@ def end_group(process: subprocess.Popen[bytes]) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.poll() is not None
+
+
+def digested(stage: Stage, log: str) -> list[str]:
+    """What the summary shows of a log; a digest that fails costs its own lines alone."""
+    try:
+        return stage.digest(log)
+    except Exception as error:  # whatever a log may hold
+        return [f"its log is not understood: {type(error).__name__}: {error}"]
 
 
 def read_ends(path: Path) -> str:

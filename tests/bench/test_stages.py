@@ -176,6 +176,13 @@ def test_fallbacks_are_found_in_the_logs_that_are_watched(run):
     assert not found["other"].at_fault
 
 
+def test_a_digest_that_fails_costs_its_own_lines_alone(run):
+    ill = Stage(name="ill", command=["echo", "one"], seconds=1, digest=lambda log: [log.split()[7]])
+    found = run(9, (1, [[ill, stage("next", "true")]]))
+    assert found["ill"].lines == ["its log is not understood: IndexError: list index out of range"]
+    assert [own.how for own in found.values()] == [PASSED, PASSED]
+
+
 def test_a_long_log_is_read_from_both_ends(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.stages._MOST_READ", 10)
     path = tmp_path / "log"
