@@ -2,7 +2,8 @@
 
 `.carry/minilm` holds the bundled weights in fp16, with configuration and tokenizer; `.carry/data` the first N lines of
 each file of the data set; `.carry/site` the small Python packages that the benchmarks import; `.carry/commit` names the
-commit, since a history need not travel. Together they are well under 64 MiB, and `bench/gpu.sh` finds them there.
+commit, since a history need not travel. With the checkout they are less than 64 MiB, and `bench/gpu.sh` finds them
+there.
 """
 
 import shutil

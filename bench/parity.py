@@ -23,17 +23,28 @@ ROOT = Path(__file__).resolve().parent.parent
 Counts = dict[str, int]
 """passed, failed, skipped -> how many tests."""
 
-# Between them the expressions take each test once, whatever its name. pytest numbers the dtypes of a parameter.
-_BY_DTYPE = ("dtype0", "dtype1 and not dtype0", "not dtype0 and not dtype1")
+
+def _each_of(*words: str) -> tuple[str, ...]:
+    """Expressions that take the tests with the first word, with the second and not the first, and so on, and the rest.
+
+    Between them they take each test once, whatever its name.
+    """
+    without = [f"not {word}" for word in words]
+    return tuple(" and ".join([*head, *without[:index]]) for index, head in enumerate([*([w] for w in words), []]))
+
+
+# pytest numbers the dtypes of a parameter, and the settings.
+_BY_DTYPE = _each_of("dtype0", "dtype1")
 _BY_MODE_AND_PRECISION = tuple(
     f"{mode} and {dtype}" for mode in ("default", "not default") for dtype in ("bf16", "not bf16")
 )
-_BY_METHOD = ("pcgrad", "gradvac and not pcgrad", "not pcgrad and not gradvac")
 _DIVIDED = {
     "tests/bench/test_compiled_peers.py": _BY_MODE_AND_PRECISION,
     "tests/kernels/test_attention_kernels.py": _BY_DTYPE,
-    "tests/kernels/test_surgery.py": _BY_METHOD,
+    "tests/kernels/test_embedding.py": _BY_DTYPE,
+    "tests/kernels/test_surgery.py": _each_of("pcgrad", "gradvac"),
     "tests/kernels/test_task_products.py": _BY_DTYPE,
+    "tests/train/test_graphs.py": _each_of("more0", "more1", "more2", "more3", "more4"),
 }
 # The longest first: what begins last should be over soon.
 MODULES = (

@@ -6,7 +6,7 @@ computes Concord's update, `tests/bench/test_torchjd_peer.py` of those that are 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count, cycle, islice
 from typing import Any
@@ -181,6 +181,15 @@ def build_concord(case: Case, splits: Splits, surgery: str = "none") -> tuple[Ru
     return config, build_model(config, [split.task for split in splits.values()], encoder, precision), precision
 
 
+def build_trainer(case: Case, splits: Splits, surgery: str, *, cuda_graphs: str = "auto") -> Trainer:
+    """Concord's trainer of that model; cuda_graphs: as the flag of the same name. InputError where that cannot be."""
+    config, model, precision = build_concord(case, splits, surgery)
+    config = replace(config, cuda_graphs=cuda_graphs)
+    optimizer = build_optimizer(config, model, precision)
+    graphs, _ = choose_graphs(config, precision.device)
+    return Trainer(config, model, optimizer, splits, precision.device, graphs=graphs)
+
+
 def build_padded(case: Case, splits: Splits, attention: str, device: torch.device) -> PaddedModel:
     """The peers' model with a head for each task, in fp32."""
     torch.manual_seed(1)
@@ -201,13 +210,10 @@ def build_step(case: Case, name: str, splits: Splits, device: torch.device, *, r
     tokens = float(np.mean(counts))
     forget_compiled()  # of the contestants before
     if name in CONCORD:
-        config, model, precision = build_concord(case, splits, CONCORD[name])
-        optimizer = build_optimizer(config, model, precision)
-        graphs, _ = choose_graphs(config, precision.device)
-        trainer = Trainer(config, model, optimizer, splits, precision.device, graphs=graphs)
+        trainer = build_trainer(case, splits, CONCORD[name])
         results = (result for epoch in count() for result in trainer.epoch(epoch))
         # Steps on the device's own batches have sizes of which there are few.
-        on_device = not needs_host_lengths(model.shared.master.device)
+        on_device = not needs_host_lengths(trainer.device)
         computed = float(np.mean([round_tokens(count) for count in counts])) if on_device else tokens
         return Step(lambda: next(results), tokens, computed)
     peer = (PEERS | TORCHJD | COMPILED)[name]

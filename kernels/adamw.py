@@ -28,7 +28,7 @@ _LATE = 1e7  # a step at which torch's own bias correction is 1: the step sizes 
 
 
 @triton.jit
-def _step_kernel(
+def _combine_adamw_kernel(
     gradients,
     touched,
     coefficients,
@@ -97,7 +97,7 @@ def _step(
     epsilon: float,
 ) -> None:
     """One launch over all chunks; `copy` is None where the forward reads the master itself."""
-    _step_kernel[(len(chunk_block),)](
+    _combine_adamw_kernel[(len(chunk_block),)](
         gradients,
         touched,
         coefficients,

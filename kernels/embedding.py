@@ -23,7 +23,7 @@ from kernels.task_sums import one_task
 
 
 @triton.jit(do_not_specialize=["tokens", "site"])
-def _forward_kernel(
+def _embedding_forward_kernel(
     ids,
     positions,
     segments,
@@ -97,7 +97,7 @@ def _forward(
     tokens, columns = len(ids), word_table.shape[1]
     results = _new_forward(ids, word_table)
     shape = tile_shape(columns)
-    _forward_kernel[(triton.cdiv(tokens, shape["STEP"]),)](
+    _embedding_forward_kernel[(triton.cdiv(tokens, shape["STEP"]),)](
         ids.contiguous(),
         positions.contiguous(),
         segments.contiguous(),

@@ -26,7 +26,7 @@ def _factors(seed, row, head, heads, first_key, site, threshold, scale, KEYS: tl
 
 
 @triton.jit(do_not_specialize=["heads", "site"])
-def _forward_kernel(
+def _first_token_forward_kernel(
     q,
     kv,
     out,
@@ -80,7 +80,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["tokens", "sequences", "heads", "site"])
-def _backward_kernel(
+def _first_token_backward_kernel(
     q,
     kv,
     exact,
@@ -157,7 +157,7 @@ def first_token_forward(
     sequences, heads, size = q.shape
     out, exact, log_sums = _new_forward(q)
     width = triton.next_power_of_2(size)
-    _forward_kernel[(sequences, heads)](
+    _first_token_forward_kernel[(sequences, heads)](
         q,
         kv,
         out,
@@ -197,7 +197,7 @@ def first_token_backward(
     sequences, heads, size = q.shape
     d_q, d_kv = torch.empty_like(q), torch.empty_like(kv)
     width = triton.next_power_of_2(size)
-    _backward_kernel[(sequences + 1, heads)](
+    _first_token_backward_kernel[(sequences + 1, heads)](
         q,
         kv,
         exact,

@@ -42,7 +42,7 @@ class GatheredTokens:
 
 
 @triton.jit(do_not_specialize=["sequences"])
-def _boundaries_kernel(chosen, corpus_cu_seqlens, cu_seqlens, first, sequences, BLOCK: tl.constexpr):
+def _gather_boundaries_kernel(chosen, corpus_cu_seqlens, cu_seqlens, first, sequences, BLOCK: tl.constexpr):
     total = 0
     tl.store(cu_seqlens, total)
     for start in range(0, sequences, BLOCK):
@@ -58,7 +58,7 @@ def _boundaries_kernel(chosen, corpus_cu_seqlens, cu_seqlens, first, sequences, 
 
 
 @triton.jit(do_not_specialize=["sequences", "tokens"])
-def _tokens_kernel(
+def _gather_tokens_kernel(
     chosen,
     corpus_ids,
     corpus_segments,
@@ -139,10 +139,10 @@ def _gather_triton(corpus: Corpus, chosen: Tensor, sequence_offsets: Tensor, tok
         first=torch.empty(sequences, dtype=torch.int64, device=device),
         token_offsets=torch.empty_like(sequence_offsets),
     )
-    _boundaries_kernel[(1,)](
+    _gather_boundaries_kernel[(1,)](
         chosen, corpus.cu_seqlens, gathered.cu_seqlens, gathered.first, sequences, BLOCK=_SEQUENCES
     )
-    _tokens_kernel[(sequences + 1,)](
+    _gather_tokens_kernel[(sequences + 1,)](
         chosen,
         corpus.ids,
         corpus.segments,

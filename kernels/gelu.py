@@ -20,7 +20,7 @@ _STEP, _COLUMNS = 4, 512  # rows at once, and columns a program
 
 
 @triton.jit
-def _forward_kernel(x, bias, z, y, rows, columns, STEP: tl.constexpr, COLUMNS: tl.constexpr):
+def _gelu_forward_kernel(x, bias, z, y, rows, columns, STEP: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0) * STEP + tl.arange(0, STEP)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     valid = (row < rows)[:, None] & (column < columns)[None, :]
@@ -34,7 +34,7 @@ def _forward_kernel(x, bias, z, y, rows, columns, STEP: tl.constexpr, COLUMNS: t
 
 
 @triton.jit
-def _backward_kernel(
+def _gelu_backward_kernel(
     dy, z, dz, partials, offsets, tasks, rows, columns, tile_rows, STEP: tl.constexpr, COLUMNS: tl.constexpr
 ):
     tile = tl.program_id(0)
@@ -67,7 +67,7 @@ def _forward(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
     z, y = torch.empty_like(x), torch.empty_like(x)
     grid = (triton.cdiv(rows, _STEP), triton.cdiv(columns, _COLUMNS))
-    _forward_kernel[grid](x, bias, z, y, rows, columns, STEP=_STEP, COLUMNS=_COLUMNS)
+    _gelu_forward_kernel[grid](x, bias, z, y, rows, columns, STEP=_STEP, COLUMNS=_COLUMNS)
     return z, y
 
 
@@ -79,7 +79,7 @@ def _backward(dy: Tensor, z: Tensor, bias_gradients: Tensor, offsets: Tensor, ad
     programs = triton.cdiv(columns, _COLUMNS)
     tile = tile_rows(rows, _STEP, programs)
     partials = new_partials(1, offsets, rows, tile, columns)
-    _backward_kernel[(triton.cdiv(rows, tile), programs)](
+    _gelu_backward_kernel[(triton.cdiv(rows, tile), programs)](
         dy, z, dz, partials, offsets, len(offsets) - 1, rows, columns, tile, STEP=_STEP, COLUMNS=_COLUMNS
     )
     collect(partials, (bias_gradients,), offsets, rows, tile, add)

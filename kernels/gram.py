@@ -20,7 +20,7 @@ _SPANS = 64  # read at once when the spans' products are added up
 
 
 @triton.jit
-def _products_kernel(
+def _gram_products_kernel(
     gradients, touched, spans, partials, stride, chunks, TASKS: tl.constexpr, CHUNK: tl.constexpr, COLUMNS: tl.constexpr
 ):
     span = tl.program_id(0)
@@ -40,7 +40,7 @@ def _products_kernel(
 
 
 @triton.jit
-def _blocks_kernel(partials, span_offsets, gram, PAIRS: tl.constexpr, WIDTH: tl.constexpr, SPANS: tl.constexpr):
+def _gram_blocks_kernel(partials, span_offsets, gram, PAIRS: tl.constexpr, WIDTH: tl.constexpr, SPANS: tl.constexpr):
     block = tl.program_id(0)
     start, stop = tl.load(span_offsets + block), tl.load(span_offsets + block + 1)
     pair = tl.arange(0, WIDTH)
@@ -65,7 +65,7 @@ def _gram(gradients: Tensor, touched: Tensor, spans: Tensor, span_offsets: Tenso
     partials = torch.empty(len(spans), tasks, tasks, dtype=torch.float32, device=gradients.device)
     gram = torch.empty(blocks, tasks, tasks, dtype=torch.float64, device=gradients.device)
     columns = columns_at_once(tasks, CHUNK)
-    _products_kernel[(len(spans),)](
+    _gram_products_kernel[(len(spans),)](
         gradients,
         touched,
         spans,
@@ -78,7 +78,7 @@ def _gram(gradients: Tensor, touched: Tensor, spans: Tensor, span_offsets: Tenso
         num_warps=4,
     )
     pairs = tasks * tasks
-    _blocks_kernel[(blocks,)](
+    _gram_blocks_kernel[(blocks,)](
         partials, span_offsets, gram, PAIRS=pairs, WIDTH=triton.next_power_of_2(pairs), SPANS=_SPANS, num_warps=4
     )
     return gram

@@ -40,7 +40,7 @@ def normalise_backward(dy, z, mean, inverse_std, gamma, valid, columns):
 
 
 @triton.jit(do_not_specialize=["rows", "site"])
-def _forward_kernel(
+def _layer_norm_forward_kernel(
     x,
     bias,
     residual,
@@ -83,7 +83,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["rows", "tile_rows", "slots", "site"])
-def _backward_kernel(
+def _layer_norm_backward_kernel(
     dy,
     z,
     mean,
@@ -179,7 +179,7 @@ def add_norm_forward(
     x, residual = x.contiguous(), residual.contiguous()
     y, z, mean, inverse_std = torch.empty_like(x), torch.empty_like(x), _statistics(rows, x), _statistics(rows, x)
     shape = tile_shape(columns)
-    _forward_kernel[(triton.cdiv(rows, shape["STEP"]),)](
+    _layer_norm_forward_kernel[(triton.cdiv(rows, shape["STEP"]),)](
         x,
         bias,
         residual,
@@ -239,7 +239,7 @@ def norm_backward(
     tile = tile_rows(rows, shape["STEP"])
     targets = (gamma_gradients, beta_gradients) + (() if bias_gradients is None else (bias_gradients,))
     partials = new_partials(len(targets), offsets, rows, tile, columns)
-    _backward_kernel[(triton.cdiv(rows, tile),)](
+    _layer_norm_backward_kernel[(triton.cdiv(rows, tile),)](
         dy.contiguous(),
         z,
         mean,

@@ -38,7 +38,7 @@ _BLOCK, _WARPS = 4096, 8  # of the vocabulary at once
 
 
 @triton.jit
-def _loss_kernel(
+def _cross_entropy_kernel(
     logits,
     bias,
     targets,
@@ -142,7 +142,7 @@ def _loss_and_gradients(
         stop = min(first + size, rows)
         logits = room[: stop - first]
         torch.mm(hidden[first:stop], weight.t(), out=logits[:, :vocab])
-        _loss_kernel[(stop - first,)](
+        _cross_entropy_kernel[(stop - first,)](
             logits,
             padded_bias,
             targets[first:],

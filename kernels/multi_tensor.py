@@ -79,7 +79,7 @@ def _span_products(
 
 
 @triton.jit
-def _products_kernel(
+def _tensor_products_kernel(
     addresses, spans, partials, count, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     span = tl.program_id(0)
@@ -92,7 +92,7 @@ def _products_kernel(
 
 
 @triton.jit
-def _pairs_kernel(partials, gram, count, PARTIALS: tl.constexpr):
+def _tensor_pairs_kernel(partials, gram, count, PARTIALS: tl.constexpr):
     pair = tl.program_id(0)
     total = tl.zeros([PARTIALS], tl.float64)
     for first in range(0, count, PARTIALS):
@@ -130,7 +130,9 @@ def _span_combination(
 
 
 @triton.jit
-def _combine_kernel(addresses, spans, coefficients, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr):
+def _tensor_combine_kernel(
+    addresses, spans, coefficients, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr
+):
     span = tl.program_id(0)
     parameter, start, stop = tl.load(spans + 3 * span), tl.load(spans + 3 * span + 1), tl.load(spans + 3 * span + 2)
     # The last address of a row is that of the result.
@@ -239,10 +241,10 @@ def gram_of_tensors(gradients: Gradients) -> Tensor:
         columns = columns_at_once(tasks, _COLUMNS)
         element = _ELEMENTS[dtype]
         with torch.cuda.device_of(total):
-            _products_kernel[(count,)](
+            _tensor_products_kernel[(count,)](
                 addresses, spans, partials, count, ELEMENT=element, TASKS=tasks, COLUMNS=columns, num_warps=4
             )
-            _pairs_kernel[(tasks * tasks,)](partials, total, count, PARTIALS=_PARTIALS, num_warps=4)
+            _tensor_pairs_kernel[(tasks * tasks,)](partials, total, count, PARTIALS=_PARTIALS, num_warps=4)
         gram += total
     return gram
 
@@ -273,7 +275,7 @@ def combine_tensors(gradients: Gradients, coefficients: Tensor) -> list[Tensor]:
         if uses_triton("multi_tensor", next(iter(examples.values()))):
             spans = _spans_of(examples, device)
             with torch.cuda.device_of(coefficients):
-                _combine_kernel[(len(spans),)](
+                _tensor_combine_kernel[(len(spans),)](
                     addresses,
                     spans,
                     coefficients,

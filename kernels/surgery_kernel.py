@@ -115,7 +115,7 @@ def _step_sizes(beta_powers, at, inside, rate, squares, finite, decay, beta1, be
 
 
 @triton.jit
-def _plan_kernel(
+def _surgery_plan_kernel(
     gram,
     private_squares,
     private_tasks,
@@ -334,7 +334,7 @@ def launch_plan(
     with torch.cuda.device_of(gram):
         # ptxas would rather spill than take all registers, which one program may.
         options = {} if architecture(gram.device) == "hip" else {"maxnreg": 255}
-        _plan_kernel[(1,)](
+        _surgery_plan_kernel[(1,)](
             *inputs,
             *state,
             *plan,

@@ -25,7 +25,7 @@ _CLEARED = 8  # chunks a program, when they become zero: most programs find noth
 
 
 @triton.jit
-def _clear_kernel(
+def _clear_tables_kernel(
     gradients, touched, chunks, elements, stride, touched_stride, GROUP: tl.constexpr, CHUNK: tl.constexpr
 ):
     chunk = tl.program_id(0) * GROUP + tl.arange(0, GROUP)
@@ -41,7 +41,9 @@ def _clear_kernel(
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _keys_kernel(ids, positions, segments, keys, offsets, tasks, tokens, words, places, kinds, BLOCK: tl.constexpr):
+def _table_keys_kernel(
+    ids, positions, segments, keys, offsets, tasks, tokens, words, places, kinds, BLOCK: tl.constexpr
+):
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = token < tokens
     owner = tl.zeros([BLOCK], tl.int32)
@@ -81,7 +83,7 @@ def _of_table(table, words, positions, segments):
 
 
 @triton.jit(do_not_specialize=["tokens"])
-def _pieces_kernel(
+def _table_pieces_kernel(
     values,
     keys,
     order,
@@ -202,7 +204,7 @@ def table_sums(
             _clear(table, flags)
     sizes = [table.shape[1] for table in tables]
     keys = torch.empty(3 * tokens, dtype=torch.int32, device=values.device)
-    _keys_kernel[(triton.cdiv(tokens, _KEYS),)](
+    _table_keys_kernel[(triton.cdiv(tokens, _KEYS),)](
         ids.contiguous(),
         positions.contiguous(),
         segments.contiguous(),
@@ -219,7 +221,7 @@ def table_sums(
     slots = torch.empty(2 * triton.cdiv(3 * tokens, _PIECE), columns, dtype=torch.float32, device=values.device)
     width = triton.next_power_of_2(columns)
     for second in (False, True):
-        _pieces_kernel[(3 * tokens,)](
+        _table_pieces_kernel[(3 * tokens,)](
             values.contiguous(),
             keys,
             order,
@@ -252,7 +254,7 @@ def _clear(gradients: Tensor, touched: Tensor | None) -> None:
         gradients.zero_()
         return
     tasks, chunks = touched.shape
-    _clear_kernel[(triton.cdiv(chunks, _CLEARED), tasks)](
+    _clear_tables_kernel[(triton.cdiv(chunks, _CLEARED), tasks)](
         gradients,
         touched,
         chunks,

@@ -85,7 +85,7 @@ def _plan(
 
 
 @triton.jit
-def _products_kernel(
+def _task_products_kernel(
     left,
     right,
     target,
@@ -136,7 +136,7 @@ def _products_kernel(
 
 
 @triton.jit
-def _add_kernel(
+def _add_task_products_kernel(
     partials, gradients, size, task_stride, division_stride, divisions, ADD: tl.constexpr, BLOCK: tl.constexpr
 ):
     task = tl.program_id(1).to(tl.int64)
@@ -202,7 +202,7 @@ def task_products(
     if divisions > 1:
         target = torch.empty(divisions, tasks, m, n, dtype=torch.float32, device=left.device)
         task_stride = m * n
-    _products_kernel[(triton.cdiv(m, tiles.m) * triton.cdiv(n, tiles.n), tasks, divisions)](
+    _task_products_kernel[(triton.cdiv(m, tiles.m) * triton.cdiv(n, tiles.n), tasks, divisions)](
         left,
         right,
         target,
@@ -224,6 +224,6 @@ def task_products(
         num_stages=tiles.stages,
     )
     if divisions > 1:
-        _add_kernel[(triton.cdiv(m * n, _ADDED), tasks)](
+        _add_task_products_kernel[(triton.cdiv(m * n, _ADDED), tasks)](
             target, gradients, m * n, gradients.stride(0), tasks * m * n, divisions, ADD=add, BLOCK=_ADDED
         )

@@ -67,7 +67,7 @@ def _column_sums_kernel(
 
 
 @triton.jit
-def _collect_kernel(
+def _collect_task_sums_kernel(
     partials,
     first_gradients,
     second_gradients,
@@ -116,7 +116,7 @@ def collect(partials: Tensor, gradients: tuple[Tensor, ...], offsets: Tensor, ro
     sums, slots, columns = partials.shape
     tasks = len(offsets) - 1
     first, second, third = (gradients + gradients[-1:] * 2)[:3]
-    _collect_kernel[(triton.cdiv(columns, _COLLECTED), tasks, sums)](
+    _collect_task_sums_kernel[(triton.cdiv(columns, _COLLECTED), tasks, sums)](
         partials,
         first,
         second,

@@ -54,11 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"shapes     {given.model}: {shapes.hidden} columns, {shapes.tasks} tasks, {shapes.tokens} tokens, sequences "
         f"up to {shapes.longest}, task gradients in {shapes.gradients}"
     )
+    options = {"seconds": given.seconds, "on_verdict": _print_case if given.cases else lambda entry: None}
     try:
-        verdicts = judge_ops(ops, shapes, device, isolated=True, jobs=given.jobs)
+        verdicts = judge_ops(ops, shapes, device, isolated=True, jobs=given.jobs, **options)
         failed = {entry["op"] for entry in verdicts if not entry["passed"]}
         if device.type == "cuda":  # alone on the device, and compiled by now
-            timed = judge_ops([op for op in ops if op not in failed], shapes, device, timed=True, jobs=1)
+            timed = judge_ops([op for op in ops if op not in failed], shapes, device, timed=True, jobs=1, **options)
             verdicts = [*timed, *(entry for entry in verdicts if entry["op"] in failed)]
             failed |= {entry["op"] for entry in timed if not entry["passed"]}
     except CheckNotDone as error:
@@ -67,9 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for op in ops:
         own = [entry for entry in verdicts if entry["op"] == op]
         print(f"{OPS[op].title:<36} {_judgement(own)}")
-        if given.cases:
-            for entry in own:
-                print(f"    {entry['shapes']:<72} {_judgement([entry])}")
     print(f"\n{len(ops) - len(failed)} of {len(ops)} ops passed, in {len(verdicts)} cases")
     return int(bool(failed))
 
@@ -129,6 +127,14 @@ def _shapes(model: BertConfig, tasks: int, longest: int, precision: Precision) -
     )
 
 
+def _print_case(entry: Entry) -> None:
+    """Print a verdict at once, for whoever reads the report of a check that was cut off."""
+    lines = [f"    {OPS[entry['op']].title}: {entry['shapes']:<72} {_judgement([entry])}"]
+    lines += [f"        {line}" for line in entry.get("output", "").splitlines()]
+    # In one piece: verdicts come from several threads.
+    print("\n".join(lines) + "\n", end="", flush=True)
+
+
 def _judgement(entries: Sequence[Entry]) -> str:
     """What came of an op's cases: of the worst of them, and the time of the longest."""
     bad = [entry for entry in entries if not entry["passed"]]
@@ -163,7 +169,8 @@ def _parser() -> OneLineParser:
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
     parser.add_argument("--ops", nargs="+", choices=list(OPS), help="judge these alone (default all)")
-    parser.add_argument("--cases", action="store_true", help="a line for each case too")
+    parser.add_argument("--cases", action="store_true", help="a line for each case too, as it is judged")
+    parser.add_argument("--seconds", type=float, help="that a case may take, compiling included (default 240)")
     parser.add_argument("--jobs", type=int, help="ops judged at once (default what the cores allow)")
     return parser
 

@@ -84,6 +84,11 @@ class DeviceSteps:
             self._pool = torch.cuda.graph_pool_handle()
             self._stream = torch.cuda.Stream(device)
 
+    @property
+    def captured(self) -> int:
+        """How many graphs there are: one for each shape that has recurred."""
+        return len(self._captured)
+
     def run(self, micro_batches: Sequence[MicroBatch], *, seed: int, rate_factor: float, epoch: int) -> StepOutput:
         """One step. What it returns holds until the next one: to keep it, copy it."""
         planned, numbers = self._batches.plan(micro_batches)

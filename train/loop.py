@@ -96,6 +96,11 @@ class Trainer:
                 fall_back=(lambda text: say(f"warning: {text}")) if config.cuda_graphs == "auto" else None,
             )
 
+    @property
+    def captured(self) -> int:
+        """How many CUDA graphs the steps so far have left."""
+        return self._device_steps.captured if self._device_steps else 0
+
     def epoch(self, epoch: int, start: int = 0, reading: Reading | None = None) -> Iterator[StepResult]:
         """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step.
 

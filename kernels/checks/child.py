@@ -3,11 +3,14 @@
 The request is a JSON object: `shapes`, as `Shapes.as_json` gives them; `device`; `seed`; `ops`; and
 `timed`, whether cases that pass are timed. The output has a JSON object a line: {"begins":
 op} before an op's first case, then its verdicts, and {"ends": op}. A kernel that faults or hangs takes this process
-alone with it, and the line that is missing says which op that was.
+alone with it, and the line that is missing says which op that was. What is raised goes to the error output whole,
+beside what the compiler writes there; a verdict that does not pass says where its case's part of that begins and ends.
 """
 
 import json
+import os
 import sys
+import traceback
 from dataclasses import asdict
 from typing import Any
 
@@ -28,11 +31,12 @@ def main() -> int:
         _tell({"begins": op})
         torch.manual_seed(request["seed"])
         for case in cases_of(op, shapes, device):
+            before = _said()
             try:
                 verdict, lost = _judged(case, device)
             except torch.OutOfMemoryError:
                 return OUT_OF_MEMORY
-            entry: dict[str, Any] = asdict(verdict)
+            entry: dict[str, Any] = asdict(verdict) | ({} if verdict.passed else {"said": [before, _said()]})
             if request["timed"] and verdict.passed and case.timed:
                 entry |= _timed(case, device)
             _tell(entry)
@@ -49,6 +53,7 @@ def _judged(case: Case, device: torch.device) -> tuple[Verdict, bool]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a kernel raises, or the compiler, is the verdict
+        traceback.print_exc()
         reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]
         verdict = Verdict(op=case.op, shapes=case.shapes, passed=False, reason=reason)
     if verdict.passed or device.type == "cpu":
@@ -66,6 +71,15 @@ def _timed(case: Case, device: torch.device) -> dict[str, Any]:
     except RuntimeError as error:  # that it cannot be timed says nothing of its results
         return {"not_timed": str(error).strip().splitlines()[0][:200]}
     return {"seconds": seconds, "share": share}
+
+
+def _said() -> int:
+    """Bytes on the error output so far, 0 where it is no file."""
+    sys.stderr.flush()
+    try:
+        return os.lseek(sys.stderr.fileno(), 0, os.SEEK_CUR)
+    except OSError:
+        return 0
 
 
 def _tell(entry: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def write(folder, rows, *, day=1, device="NVIDIA H200", **more):
         "parity": {},
         "rows": rows,
     } | more
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"202601{day:02}-123000-{device.lower().replace(' ', '-')}.json"
     path.write_text(json.dumps(content))
     return path

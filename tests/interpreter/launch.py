@@ -76,7 +76,11 @@ class Launch:
         for view, places, offsets in self._memory.find(pointers.reshape(-1)[active], size):
             inside = view.holds(offsets, size) if view else np.zeros(len(places), bool)
             if not inside.all():
-                where = view.describe(int(offsets[~inside][0]), size) if view else f"address {offsets[0]:#x}"
+                where = (
+                    view.describe(int(offsets[~inside][0]), size)
+                    if view
+                    else f"address {offsets[0]:#x}, in no tensor that a table may name"
+                )
                 self._report(outside, view, where, np.count_nonzero(~inside))
                 mask = np.array(mask)
                 mask.reshape(-1)[active[places[~inside]]] = False
@@ -99,28 +103,25 @@ class Launch:
             writer = shadow.writer[cells]
             self._check(Kind.READ_OF_WRITTEN, access, (writer != 0) & (writer != own), writer)
             self._check(Kind.LOAD_AFTER_STORE, access, (writer == own) & (shadow.phase[cells] == self._phase))
-        shadow.first_reader[cells[shadow.first_reader[cells] == 0]] = own
-        shadow.last_reader[cells] = own
+        shadow.reader[cells[shadow.reader[cells] == 0]] = own
 
     def _note_store(self, access: _Access, values: np.ndarray) -> None:
         shadow, cells = self._cells(access)
-        own, offsets = self._program, access.offsets
-        element = np.repeat(np.arange(len(offsets)), len(cells) // len(offsets))
+        own = self._program
+        element = np.repeat(np.arange(len(values)), len(cells) // len(values))
         shadow.element[cells] = element
         last = shadow.element[cells]
         if (last != element).any():
-            differs = (offsets[last] != offsets[element]) | _differs(values[last], values[element])
-            self._check(Kind.TWO_VALUES, access, differs)
+            self._check(Kind.TWO_VALUES, access, _differs(values[last], values[element]))
         if shadow.is_written:
             writer = shadow.writer[cells]
             other = (writer != 0) & (writer != own)
             before = (writer == own) & (shadow.phase[cells] == self._phase)
             if (other | before).any():
-                changes = _differs(values, _present(access.view.start + offsets, values.dtype))[element]
+                changes = _differs(values, _present(access.view.start + access.offsets, values.dtype))[element]
                 self._check(Kind.WRITE_OF_WRITTEN, access, other & changes, writer)
                 self._check(Kind.STORE_AFTER_STORE, access, before & changes)
-        first = shadow.first_reader[cells]
-        reader = np.where((first != 0) & (first != own), first, shadow.last_reader[cells])
+        reader = shadow.reader[cells]
         self._check(Kind.WRITE_OF_READ, access, (reader != 0) & (reader != own), reader)
         shadow.writer[cells], shadow.phase[cells] = own, self._phase
         shadow.is_written = True

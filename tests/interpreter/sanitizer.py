@@ -38,12 +38,14 @@ class Sanitizer:
         self.order = ProgramOrder(order, seed)
         self.findings = Findings()
         self._taken = TakenAddresses()
+        self._launch: Launch | None = None  # the one that is running
         self._undo: list[Callable[[], None]] = []
 
     def __enter__(self) -> Self:
         @functools.wraps(_data_ptr)
         def data_ptr(tensor: torch.Tensor) -> int:
-            self._taken.note(tensor)
+            if self._launch is None:  # what the interpreter asks for itself stands in no table
+                self._taken.note(tensor)
             return _data_ptr(tensor)
 
         def run_kernel(executor: GridExecutor, *arguments: Any, **options: Any) -> None:
@@ -95,7 +97,7 @@ class Sanitizer:
         try:
             _run_kernel(executor, *arguments, **options)
         finally:
-            del self._launch  # with what it knows of the memory
+            self._launch = None
 
     def _to_handle(self, argument: Any) -> Any:
         converted = _to_handle(argument)

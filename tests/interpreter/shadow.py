@@ -8,14 +8,15 @@ import numpy as np
 
 _PAGE_BITS = 12
 _PAGE = 1 << _PAGE_BITS  # cells
-_FIELDS = 5
+_FIELDS = 4
 
 
 class Shadow:
     """The cells of one storage in one launch. Programs are numbered from 1, and 0 is nobody.
 
     writer: the last program that wrote a cell; phase: between which barriers that was; element: which one of its store;
-    first_reader, last_reader: programs run one after another, so the two are equal where only one has read the cell.
+    reader: the first program that read the cell. Programs run one after another: where it is the one that is running,
+    no other has read it.
     """
 
     def __init__(self, size: int, unit: int) -> None:
@@ -27,7 +28,7 @@ class Shadow:
 
     def _hold(self, cells: np.ndarray) -> None:
         self._cells = cells
-        self.writer, self.phase, self.element, self.first_reader, self.last_reader = cells
+        self.writer, self.phase, self.element, self.reader = cells
 
     def cells(self, offsets: np.ndarray, size: int) -> np.ndarray:
         """The cells of `size` bytes at each of `offsets` (int64 [n], from the storage's start): int64 [n * k].
@@ -56,8 +57,8 @@ class Shadow:
 
     def _refine(self) -> None:
         """From a cell an element to a cell a byte, each as its element was."""
-        pages = self._page_of[:, None] * self._unit + np.arange(self._unit)
-        self._page_of = np.where(self._page_of[:, None] < 0, -1, pages).ravel()
+        # What is negative, for no page, stays so.
+        self._page_of = (self._page_of[:, None] * self._unit + np.arange(self._unit)).ravel()
         self._pages *= self._unit
         self._hold(np.repeat(self._cells, self._unit, axis=1))
         self._unit = 1

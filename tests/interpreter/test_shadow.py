@@ -21,11 +21,11 @@ def test_where_an_access_is_narrower_each_byte_is_as_its_element_was():
     elements = np.arange(0, 1 << 18, 24)
     cells = shadow.cells(elements, 8)
     shadow.writer[cells] = np.arange(len(elements)) + 1
-    shadow.last_reader[cells] = 5
+    shadow.reader[cells] = 5
     for byte in (0, 3, 7):
         cells = shadow.cells(elements + byte, 1)
         assert np.array_equal(shadow.writer[cells], np.arange(len(elements)) + 1)
-        assert (shadow.last_reader[cells] == 5).all()
+        assert (shadow.reader[cells] == 5).all()
     cells = shadow.cells(elements[:-1] + 8, 8)
     assert not shadow.writer[cells].any()
 

@@ -12,7 +12,7 @@ from tests.interpreter.support import BF16_IS_TRUE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"
-# What a GPU computes in, as far as this machine does.
+# bf16 where it is computed as on a GPU.
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (BF16_IS_TRUE or not INTERPRETED)
 
 

@@ -1,6 +1,7 @@
 """The check of a kernel on its device: what it passes, and each kind of fault that it must not pass."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -151,3 +152,31 @@ def test_the_child_judges_each_op_and_says_where_it_is():
     verdicts = [line for line in lines if "passed" in line]
     assert [verdict["op"] for verdict in verdicts] == ["gather", "plan_update"]
     assert all(verdict["passed"] and verdict["seconds"] > 0 for verdict in verdicts)
+
+
+def test_the_child_says_where_on_its_error_output_the_traceback_of_a_failed_case_lies(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import kernels.gather, sys\n"
+        "def fail(*arguments):\n"
+        "    raise RuntimeError('PassManager::run failed')\n"
+        "kernels.gather.triton.cdiv = fail\n"
+        "print('said before', file=sys.stderr)\n"
+    )
+    shapes = SHAPES.on(torch.device(DEVICE))
+    request = {"shapes": shapes.as_json(), "device": DEVICE, "seed": 3, "ops": ["bias_gelu"], "timed": False}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    with (tmp_path / "errors").open("w+b") as errors:
+        found = subprocess.run(
+            [sys.executable, "-m", "kernels.checks.child"],
+            input=json.dumps(request).encode(),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            check=True,
+        ).stdout
+    _, verdict, *_ = map(json.loads, found.splitlines())
+    start, stop = verdict["said"]
+    said = (tmp_path / "errors").read_bytes()[start:stop].decode()
+    assert said.startswith("Traceback (most recent call last)")
+    assert said.rstrip().endswith("RuntimeError: PassManager::run failed")
+    assert not verdict["passed"]

@@ -1,10 +1,12 @@
 """The report on a machine's kernels: a line an op, and an exit code that scripts can read."""
 
+import time
+
 import pytest
 
 from kernels.dispatch import OPS
 from tests.train.small_runs import refused
-from train import doctor
+from train import doctor, judged
 from train.command import run_command
 
 
@@ -30,7 +32,35 @@ def test_some_ops_alone_may_be_judged_case_by_case(children, capsys):
     printed = capsys.readouterr().out
     assert sorted(calls.read_text().split()) == ["attention", "gather"]
     assert printed.splitlines()[-1] == "2 of 2 ops passed, in 2 cases"
-    assert "    some " in printed
+    assert "    attention: some " in printed
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_cases_are_told_as_they_are_judged_and_a_failed_one_with_what_its_process_said(children, capsys):
+    children(bias_gelu="wrong", gather="hang", embedding="exit")
+    ops = ["attention", "bias_gelu", "gather", "embedding"]
+    began = time.monotonic()
+    assert run_command(doctor.main, ["--cases", "--seconds", "1.5", "--jobs", "4", "--ops", *ops]) == 1
+    assert time.monotonic() - began < 30  # where the hanging one would take 60
+    cases, _, report = capsys.readouterr().out.partition("\n\n")
+    assert "    GELU: some " in cases
+    assert "        words of the compiler on bias_gelu" in cases
+    assert "        words of the compiler on gather" in cases
+    assert "        RuntimeError: no such thing" in cases
+    assert "its check failed here, it did not end within 1.5 s" in report
+    assert "words" not in report
+
+
+def test_what_a_process_said_at_length_keeps_both_ends_and_the_place_where_it_goes_on(tmp_path):
+    with (tmp_path / "errors").open("w+b") as errors:
+        errors.write(b"earlier" + b"first" + b"." * 10_000 + b"last")
+        errors.flush()
+        said = judged._part(errors, 7, 7 + 5 + 10_000 + 4)
+        assert errors.tell() == errors.seek(0, 2)
+    assert said.startswith("first...")
+    assert said.endswith("...last")
+    assert "\n[...]\n" in said
+    assert len(said) < 5000
 
 
 def test_without_kernels_there_is_nothing_to_judge(children, capsys, monkeypatch):

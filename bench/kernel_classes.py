@@ -1,0 +1,67 @@
+"""Which class of op the time of a kernel counts to, by the name that a profiler gives it.
+
+Triton's kernels are told apart by their functions' names, which differ from module to module; those of torch by
+patterns, and on a CPU its operators.
+"""
+
+import functools
+import importlib
+import re
+from collections.abc import Mapping
+
+PRODUCTS, COPIES, OTHER = "matrix products by torch", "copies and casts", "other"
+ATTENTION = "attention"  # which is divided into forward and backward
+
+# Module of kernels -> the class of what it launches.
+CLASS_OF_MODULE: Mapping[str, str] = {
+    "adamw": "AdamW",
+    "embedding": "embedding",
+    "first_token_kernels": "first tokens' attention",
+    "gather": "gathering of batches",
+    "gelu": "GELU",
+    "gram": "Gram matrix",
+    "layer_norm_kernels": "LayerNorm",
+    "linear_cross_entropy": "linear + cross-entropy",
+    "multi_tensor": "tensors that lie apart",
+    "short_attention": ATTENTION,
+    "surgery_kernel": "plan",
+    "table_sums": "embedding",
+    "task_products": "weight gradients",
+    "task_sums": "sums over tasks' rows",
+    "tiled_attention": ATTENTION,
+}
+# cuBLAS's names tell the kind in one way or another; a CPU's operators have theirs.
+_TORCH = {
+    PRODUCTS: r"gemm|gemv|nvjet|cutlass|cublas|splitkreduce|xmma|^aten::(mm|addmm|bmm|baddbmm|mv|dot)$",
+    COPIES: r"^mem(cpy|set)|copy_kernel|copy_device|catarray|fillfunctor"
+    r"|^aten::(copy_|_to_copy|clone|contiguous|cat|fill_|zero_)$",
+}
+_WAITS = re.compile(r"^(Context|Stream|Event) (Sync|Wait)")
+
+
+@functools.cache
+def triton_classes() -> dict[str, str]:
+    """Name of each Triton kernel -> its class; ValueError where kernels of two classes share a name."""
+    found: dict[str, str] = {}
+    for module, own in CLASS_OF_MODULE.items():
+        for function in vars(importlib.import_module(f"kernels.{module}")).values():
+            # Compiled and interpreted functions both keep the Python function that they are made of.
+            name = getattr(getattr(function, "fn", None), "__name__", "")
+            if not name.endswith("_kernel") or function.fn.__module__ != f"kernels.{module}":
+                continue
+            label = f"{own} {'forward' if 'forward' in name else 'backward'}" if own == ATTENTION else own
+            if found.setdefault(name, label) != label:
+                raise ValueError(f"{name}: a kernel of {label} and one of {found[name]}, expected different names")
+    return found
+
+
+def class_of(name: str) -> str:
+    """The class of the kernel, the copy or the operator that is called `name`; `OTHER` for what the tables lack."""
+    if own := triton_classes().get(name):
+        return own
+    return next((label for label, pattern in _TORCH.items() if re.search(pattern, name.lower())), OTHER)
+
+
+def is_wait(name: str) -> bool:
+    """Whether a profiler's event of the device is no work, but somebody's wait for it."""
+    return bool(_WAITS.match(name))

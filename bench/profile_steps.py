@@ -1,0 +1,178 @@
+"""Where the time of a training step goes, by class of op: python -m bench.profile_steps --model BERT-base --out FILE.
+
+Three tasks with PCGrad at the lengths of the course data, in mixed precision on a GPU, are trained on the same steps
+over and over: first until each is the replay of a CUDA graph, then once by the clock alone, then under torch's
+profiler. Kernels' time is the profiler's; what the clock counts beyond their sum are gaps, in which the device has
+nothing to do. On a CPU torch's operators are what is profiled, and the time with the profiler is the whole, since it
+slows them down. The table is printed, and FILE has each kernel too.
+"""
+
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from bench.kernel_classes import OTHER, class_of, is_wait
+from bench.lengths import read_lengths, splits_of_lengths
+from bench.step_cases import MODELS, Case, build_trainer, step_precision
+from bert.errors import InputError
+from bert.files import replacing
+from kernels.dispatch import describe_kernels
+from train.command import run_command
+from train.flags import OneLineParser
+from train.loop import Trainer
+from train.report import commit, versions
+
+GAPS = "gaps"
+_LAUNCHES = "Launch"  # in the runtime's names of what the host launches: kernels, and graphs of them
+_SUMMED = ("seconds", "launches")  # of a class's kernels
+_MOST_OTHERS = 3  # kernels of no class that the table names
+
+Events = list[tuple[str, float]]
+"""Name and seconds of each kernel, copy or operator."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Profile, print the table and write the file. InputError for bad flags."""
+    given = _parser().parse(arguments)
+    for flag in ("steps", "batch"):
+        if getattr(given, flag) < 1:
+            raise InputError(f"--{flag} {getattr(given, flag)}: expected 1 or more")
+    trainer = build_trainer(
+        Case(given.model, batch=given.batch), splits_of_lengths(read_lengths()), "pcgrad", cuda_graphs=given.cuda_graphs
+    )
+    report = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "versions": versions(),
+        "device": step_precision().device_name,
+        "computed_by": describe_kernels(trainer.device),
+        "case": Case(given.model, batch=given.batch).described("course", step_precision().name),
+        **measure(trainer, given.steps, given.trace),
+    }
+    with replacing(given.out) as beside:
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(table(report)))
+
+
+def measure(trainer: Trainer, steps: int, trace: Path | None = None) -> dict[str, Any]:
+    """What one of the first `steps` steps takes, on average: seconds by the clock, and those of each kernel.
+
+    trace: where the profiler's own file goes, for a viewer. RuntimeError where the profiler has seen nothing.
+    """
+    on_gpu = trainer.device.type == "cuda"
+    activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
+    if on_gpu:
+        with profile(activities=activities):  # the driver's hooks are set before there are graphs
+            torch.cuda.synchronize()
+    # A shape is captured when it recurs: at the second pass at the latest.
+    for _ in range(2 if on_gpu else 1):
+        _run(trainer, steps)
+    seconds, tokens = _run(trainer, steps)
+    with profile(activities=activities) as profiler:
+        profiled_seconds, _ = _run(trainer, steps)
+    if trace:
+        profiler.export_chrome_trace(str(trace))
+    found = events_of(profiler, on_gpu)
+    if not found:
+        raise RuntimeError(f"the profiler has seen nothing of {steps} steps on {trainer.device}")
+    launches = [event.name for event in profiler.events() if event.device_type == DeviceType.CPU]
+    return {
+        "steps": steps,
+        "tokens": tokens / steps,
+        "graphs": trainer.captured,
+        "seconds": seconds / steps,
+        "profiled_seconds": profiled_seconds / steps,
+        "host_launches": sum(_LAUNCHES in name for name in launches) / steps if on_gpu else None,
+        **summarise_events(found, steps, seconds if on_gpu else profiled_seconds),
+    }
+
+
+def events_of(profiler: profile, on_gpu: bool) -> Events:
+    """What the device did: its kernels and copies, or on a CPU torch's operators, each without those within it."""
+    if on_gpu:
+        return [
+            (event.name, event.time_range.elapsed_us() * 1e-6)
+            for event in profiler.events()
+            if event.device_type == DeviceType.CUDA and not event.is_user_annotation and not is_wait(event.name)
+        ]
+    return [(event.name, event.self_cpu_time_total * 1e-6) for event in profiler.events()]
+
+
+def summarise_events(events: Events, steps: int, seconds: float) -> dict[str, Any]:
+    """Classes and kernels, the longest first, with seconds and launches a step; `seconds` are by the clock, of all."""
+    spent: dict[str, float] = defaultdict(float)
+    for name, own in events:
+        spent[name] += own
+    counts = Counter(name for name, _ in events)
+    kernels = [
+        {"name": name, "class": class_of(name), "seconds": own / steps, "launches": counts[name] / steps}
+        for name, own in sorted(spent.items(), key=lambda item: -item[1])
+    ]
+    classes = [
+        {"name": label, **{key: sum(own[key] for own in kernels if own["class"] == label) for key in _SUMMED}}
+        for label in {kernel["class"] for kernel in kernels}
+    ]
+    gaps = {"name": GAPS, "seconds": seconds / steps - sum(own["seconds"] for own in kernels), "launches": 0}
+    return {"classes": [*sorted(classes, key=lambda own: -own["seconds"]), gaps], "kernels": kernels}
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    """The report's lines: what was profiled, a line a class, and the sum."""
+    case, whole = report["case"], sum(own["seconds"] for own in report["classes"])
+    others = [own for own in report["kernels"] if own["class"] == OTHER]
+    lines = [
+        f"{case['model']}, {case['tasks']} tasks, {case['lengths']} lengths, batch {case['batch']}, {case['dtype']}, "
+        f"{report['device']}: {report['tokens']:.0f} tokens a step, {report['steps']} steps, {report['graphs']} graphs",
+        f"{'class':<26} {'ms a step':>10} {'share':>6} {'launches':>9}",
+    ]
+    for own in report["classes"]:
+        share = own["seconds"] / whole
+        lines.append(f"{own['name']:<26} {own['seconds'] * 1e3:>10.3f} {share:>6.1%} {own['launches']:>9.1f}")
+    launches = sum(own["launches"] for own in report["classes"])
+    by_host = "" if report["host_launches"] is None else f", {report['host_launches']:.1f} by the host"
+    lines.append(
+        f"{'all':<26} {whole * 1e3:>10.3f} {1:>6.0%} {launches:>9.1f}  (by the clock {report['seconds'] * 1e3:.3f} ms, "
+        f"under the profiler {report['profiled_seconds'] * 1e3:.3f} ms{by_host})"
+    )
+    for own in others[:_MOST_OTHERS]:
+        lines.append(f"  other: {own['seconds'] * 1e3:.3f} ms, {own['launches']:.1f} launches of {own['name'][:80]}")
+    return lines
+
+
+def _run(trainer: Trainer, steps: int) -> tuple[float, int]:
+    """The run's first steps, the same ones at every call: the seconds that they took, and their tokens."""
+    _synchronise(trainer)
+    began = time.perf_counter()
+    tokens = sum(result.tokens for result in islice(trainer.epoch(0), steps))
+    _synchronise(trainer)
+    return time.perf_counter() - began, tokens
+
+
+def _synchronise(trainer: Trainer) -> None:
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize(trainer.device)
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m bench.profile_steps", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=MODELS, default="MiniLM", help="default MiniLM")
+    parser.add_argument("--steps", type=int, default=10, help="that are profiled (default 10)")
+    parser.add_argument("--batch", type=int, default=32, help="examples a task (default 32)")
+    parser.add_argument("--cuda-graphs", choices=("auto", "on", "off"), default="auto", help="default auto")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the table and of each kernel")
+    parser.add_argument("--trace", type=Path, help="file of the profiler's events, for a viewer (.json.gz)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
