@@ -12,14 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from concord.bert.errors import InputError
+from concord.bert.models import minilm_directory
+from concord.bert.weights import WEIGHTS_FILE
+from concord.train.command import run_command
+from concord.train.flags import OneLineParser
+from concord.train.outputs.report import commit
 from safetensors.torch import load_file, save_file
-
-from bert.errors import InputError
-from bert.models import minilm_directory
-from bert.weights import WEIGHTS_FILE
-from train.command import run_command
-from train.flags import OneLineParser
-from train.report import commit
 
 FOLDER = Path(__file__).resolve().parent.parent / ".carry"
 _PACKAGES = ("torchjd", "rich", "markdown-it-py", "mdurl", "pygments", "nvidia-ml-py", "pytest-benchmark", "py-cpuinfo")

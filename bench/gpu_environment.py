@@ -16,9 +16,9 @@ _MODULES = (
     "bench.conftest",
     "bench.profile_steps",
     "bench.step_cases",
-    "kernels.checks.child",
-    "train.doctor",
-    "train.run",
+    "concord.kernels.checks.child",
+    "concord.train.doctor",
+    "concord.train.run",
 )
 
 
@@ -42,11 +42,11 @@ def main() -> int:
 def _record() -> dict[str, Any]:
     """What results are worth nothing without. ImportError where the bundled model is not there."""
     import torch
+    from concord.bert.errors import InputError
+    from concord.bert.models import minilm_directory
+    from concord.train.outputs.report import commit, versions
 
     from bench.measure import device_record
-    from bert.errors import InputError
-    from bert.models import minilm_directory
-    from train.report import commit, versions
 
     try:
         minilm_directory()

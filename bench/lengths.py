@@ -11,15 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
-from bert.files import replacing
-from bert.models import load_model
-from train.command import run_command
-from train.config import RunConfig
-from train.datasets import load_datasets, run_tasks
-from train.flags import OneLineParser
-from train.tasks import Task, select_tasks
-from train.tokenized import TokenizedSplit
+from concord.bert.files import replacing
+from concord.bert.models import load_model
+from concord.train.command import run_command
+from concord.train.data.datasets import load_datasets, run_tasks
+from concord.train.data.tasks import Task, select_tasks
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.flags import OneLineParser
+from concord.train.settings.config import RunConfig
 
 FILE = Path(__file__).parent / "lengths.json"
 TASKS = ("sst", "paraphrase", "sts")

@@ -6,10 +6,9 @@ from typing import Any
 
 import pynvml
 import torch
+from concord.kernels.measure import measure_limits
+from concord.train.steps.precision import choose_precision
 from torch._dynamo import config as dynamo_config
-
-from kernels.measure import measure_limits
-from train.precision import choose_precision
 
 
 def forget_compiled() -> None:

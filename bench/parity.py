@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.command import run_command
-from train.flags import OneLineParser
+from concord.train.command import run_command
+from concord.train.flags import OneLineParser
 
 ROOT = Path(__file__).resolve().parent.parent
 Counts = dict[str, int]

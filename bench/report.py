@@ -7,6 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from concord.bert.errors import InputError
+from concord.bert.files import replacing
+from concord.train.command import run_command
+from concord.train.flags import OneLineParser
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,10 +27,6 @@ from bench.result_files import (
     read_committed,
     read_results,
 )
-from bert.errors import InputError
-from bert.files import replacing
-from train.command import run_command
-from train.flags import OneLineParser
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

@@ -21,28 +21,25 @@ from typing import Any
 import numpy as np
 import torch
 import triton
+from concord.bert.batch import TaskTokens, pack
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.kernels.dispatch import interpreted, using_kernels
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.gather import Corpus, gather_tokens
+from concord.kernels.layout.flat import FlatParameters
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.linear_cross_entropy import linear_cross_entropy
+from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensors
+from concord.kernels.surgery.plan import SurgerySettings
+from concord.train.command import run_command
+from concord.train.flags import OneLineParser
+from concord.train.steps.optimizer import SurgeryOptimizer
 from torch import nn
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
-
-from bert.batch import TaskTokens, pack
-from bert.config import BertConfig
-from bert.encoder import Encoder
-from bert.errors import InputError
-from kernels import (
-    DropoutStream,
-    FlatParameters,
-    SurgerySettings,
-    TaskRows,
-    linear_cross_entropy,
-)
-from kernels.dispatch import interpreted, using_kernels
-from kernels.gather import Corpus, gather_tokens
-from kernels.multi_tensor import combine_tensors, gram_of_tensors
-from train.command import run_command
-from train.flags import OneLineParser
-from train.optimizer import SurgeryOptimizer
 
 _KIB = 1024
 
@@ -74,10 +71,10 @@ TARGETS = {
     )
 }
 _PRODUCT_MODULES = (
-    "kernels.short_attention",
-    "kernels.tiled_attention",
-    "kernels.task_products",
-    "kernels.linear_cross_entropy",
+    "concord.kernels.attention.short",
+    "concord.kernels.attention.tiled",
+    "concord.kernels.task_products",
+    "concord.kernels.linear_cross_entropy",
 )
 
 # Hidden size, heads, inner size. Two layers launch what twelve do: an inner one, and the last one's [CLS] form.

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bert.errors import InputError, did_you_mean
+from concord.bert.errors import InputError, did_you_mean
 
 GROUPS = ("kernels", "surgery", "step", "evaluation", "other")  # in the order of the tables
 CONCORD, CHANGED = "concord", "+changes"

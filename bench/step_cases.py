@@ -14,6 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.bert.multitask import MultitaskModel
+from concord.kernels.dispatch import needs_host_lengths
+from concord.train.data.device_batches import round_tokens
+from concord.train.data.sampler import JointSampler, MicroBatch
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.settings.config import RunConfig
+from concord.train.steps.build import build_model, build_optimizer, fit_model
+from concord.train.steps.graphs import choose_graphs
+from concord.train.steps.loop import Trainer
+from concord.train.steps.precision import Precision, choose_precision
 
 from bench.lengths import splits_of_one_length
 from bench.measure import forget_compiled
@@ -21,18 +33,6 @@ from bench.peers.faithful import FaithfulTrainer
 from bench.peers.padded import PaddedModel, pad
 from bench.peers.stock import StockTrainer
 from bench.peers.torchjd_trainer import TorchJDTrainer
-from bert.config import BertConfig
-from bert.encoder import Encoder
-from bert.multitask import MultitaskModel
-from kernels.dispatch import needs_host_lengths
-from train.build import build_model, build_optimizer, fit_model
-from train.config import RunConfig
-from train.device_batches import round_tokens
-from train.graphs import choose_graphs
-from train.loop import Trainer
-from train.precision import Precision, choose_precision
-from train.sampler import JointSampler, MicroBatch
-from train.tokenized import TokenizedSplit
 
 MODELS = {
     "MiniLM": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),

@@ -5,17 +5,17 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 import torch
+from concord.bert.models import load_model, minilm_directory
+from concord.kernels.dispatch import needs_host_lengths
+from concord.train.data.batches import gather
+from concord.train.data.demo_sets import demo_examples
+from concord.train.data.device_batches import DeviceBatches
+from concord.train.data.sampler import JointSampler
+from concord.train.data.tasks import select_tasks
+from concord.train.data.tokenized import tokenize_split
 from transformers import AutoTokenizer
 
 from bench.peers.padded import pad
-from bert.models import load_model, minilm_directory
-from kernels.dispatch import needs_host_lengths
-from train.batches import gather
-from train.demo import demo_examples
-from train.device_batches import DeviceBatches
-from train.sampler import JointSampler
-from train.tasks import select_tasks
-from train.tokenized import tokenize_split
 
 ROUNDS, WARM_UP = 8, 2
 BATCH = 32  # examples a task

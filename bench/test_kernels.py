@@ -11,24 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from concord.kernels.attention.op import attention
+from concord.kernels.dropout import Dropout
+from concord.kernels.embedding import embedding
+from concord.kernels.gelu import bias_gelu
+from concord.kernels.layer_norm import add_layer_norm
+from concord.kernels.layout.flat import CHUNK
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.layout.sequences import HostSequences
+from concord.kernels.linear import linear
+from concord.kernels.linear_cross_entropy import linear_cross_entropy
+from concord.kernels.measure import Work, captured
 from torch import Tensor
 from torch._functorch import config as functorch_config
 from torch.nn import functional
 
 from bench.measure import forget_compiled
-from kernels import (
-    Dropout,
-    HostSequences,
-    TaskRows,
-    add_layer_norm,
-    attention,
-    bias_gelu,
-    embedding,
-    linear,
-    linear_cross_entropy,
-)
-from kernels.flat import CHUNK
-from kernels.measure import Work, captured
 
 ON_GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32

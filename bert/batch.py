@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.layout.sequences import HostSequences, Sequences
 from torch import Tensor
-
-from kernels import HostSequences, Sequences, TaskRows
 
 
 @dataclass(frozen=True, kw_only=True)

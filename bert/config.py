@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from bert.errors import InputError
-from bert.files import read_json_object
-from kernels.dropout import HIGHEST_RATE
+from concord.bert.errors import InputError
+from concord.bert.files import read_json_object
+from concord.kernels.dropout import HIGHEST_RATE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,24 +3,19 @@
 from dataclasses import dataclass
 
 import torch
+from concord.bert.batch import PackedBatch
+from concord.bert.config import BertConfig
+from concord.bert.pals import ProjectedAttention
+from concord.bert.pooling import mean_of_sequences
+from concord.kernels.attention.op import attention, first_token_attention
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.embedding import embedding
+from concord.kernels.gelu import bias_gelu
+from concord.kernels.layer_norm import add_layer_norm
+from concord.kernels.layout.rows import TaskRows, part
+from concord.kernels.layout.sequences import Sequences
+from concord.kernels.linear import linear
 from torch import Tensor, nn
-
-from bert.batch import PackedBatch
-from bert.config import BertConfig
-from bert.pals import ProjectedAttention
-from bert.pooling import mean_of_sequences
-from kernels import (
-    DropoutStream,
-    Sequences,
-    TaskRows,
-    add_layer_norm,
-    attention,
-    bias_gelu,
-    embedding,
-    first_token_attention,
-    linear,
-    part,
-)
 
 
 class Weights(nn.Module):

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from concord.bert.errors import InputError
 from safetensors import SafetensorError
-
-from bert.errors import InputError
 
 
 @contextmanager

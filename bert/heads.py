@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.linear import linear
 from torch import Tensor, nn
 from torch.nn import functional
-
-from kernels import DropoutStream, TaskRows, linear
 
 Link = Literal["softmax", "sigmoid", "identity"]
 Kind = Literal["linear", "hidden", "cosine", "mapped-cosine"]

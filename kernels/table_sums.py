@@ -13,11 +13,10 @@ since flags say which chunks they lie in (`FlatParameters.touched`).
 import torch
 import triton
 import triton.language as tl
+from concord.kernels.dispatch import launcher
+from concord.kernels.layout.flat import CHUNK
+from concord.kernels.task_sums import task_span
 from torch import Tensor
-
-from kernels.dispatch import launcher
-from kernels.flat import CHUNK
-from kernels.task_sums import task_span
 
 _PIECE = 32
 _KEYS = 256  # tokens a program, when keys are made

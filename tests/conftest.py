@@ -33,7 +33,7 @@ def _same_numbers_every_time():
 @pytest.fixture(autouse=True)
 def _default_kernels():
     """A command that a test runs chooses kernels for the whole process: the next test starts from the default."""
-    from kernels.dispatch import using_kernels
+    from concord.kernels.dispatch import using_kernels
 
     with using_kernels("auto"):
         yield

@@ -5,7 +5,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-import kernels
+from concord import kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,8 +47,6 @@ def test_the_room_kernels_does_not_pass_for_another_package_of_that_name():
 
 
 def test_training_imports_neither_transformers_nor_sentence_transformers():
-    code = (
-        "import sys, train.run, train.evaluate, train.predict; print([m for m in sys.modules if 'transformers' in m])"
-    )
+    code = "import sys, concord.train.run, concord.train.evaluate, concord.train.predict; print([m for m in sys.modules if 'transformers' in m])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import torch
-
-from bert.errors import InputError
+from concord.bert.errors import InputError
 
 BAD_INPUT, INTERRUPTED = 2, 130
 

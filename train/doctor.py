@@ -12,20 +12,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-
-from bert.config import BertConfig
-from bert.errors import InputError
-from kernels.checks.shapes import DTYPES, Shapes, ops_of
-from kernels.dispatch import OPS, interpreted, launches_triton, takes_triton
-from kernels.surgery import SurgerySettings
-from train.build import CONFIG_FILE
-from train.command import run_command
-from train.config import AMP_CHOICES
-from train.flags import OneLineParser
-from train.judged import CheckNotDone, Entry, judge_ops
-from train.precision import Precision, choose_kernels, choose_precision
-from train.report import commit, versions
-from train.self_check import describe_failure, driver_version, verdict_folder
+from concord.bert.config import BertConfig
+from concord.bert.errors import InputError
+from concord.kernels.checks.shapes import DTYPES, Shapes, ops_of
+from concord.kernels.dispatch import OPS, interpreted, launches_triton, takes_triton
+from concord.kernels.surgery.plan import SurgerySettings
+from concord.train.checks.children import CheckNotDone, Entry, judge_ops
+from concord.train.checks.self_check import describe_failure, driver_version, verdict_folder
+from concord.train.command import run_command
+from concord.train.flags import OneLineParser
+from concord.train.outputs.report import commit, versions
+from concord.train.settings.config import AMP_CHOICES
+from concord.train.steps.build import CONFIG_FILE
+from concord.train.steps.precision import Precision, choose_kernels, choose_precision
 
 MODELS = {
     "minilm": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from concord.train.command import run_command
+from concord.train.data.datasets import load_datasets
+from concord.train.flags import OneLineParser
+from concord.train.objectives.metrics import overall
+from concord.train.outputs.progress import reading_bar, say
+from concord.train.outputs.report import score_line
+from concord.train.outputs.saved_run import load_run
+from concord.train.steps.evaluation import evaluate
 from rich.console import Console
-
-from train.command import run_command
-from train.datasets import load_datasets
-from train.evaluation import evaluate
-from train.flags import OneLineParser
-from train.metrics import overall
-from train.progress import reading_bar, say
-from train.report import score_line
-from train.saved_run import load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

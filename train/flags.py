@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bert.errors import InputError, did_you_mean
-from train.checkpoint import STATE_FILE
-from train.config import GROUPS, RunConfig, flag_of, setting_text
-from train.folders import RunFolder
-from train.recipes import read_recipe, recipes
+from concord.bert.errors import InputError, did_you_mean
+from concord.train.outputs.checkpoint import STATE_FILE
+from concord.train.outputs.folders import RunFolder
+from concord.train.settings.config import GROUPS, RunConfig, flag_of, setting_text
+from concord.train.settings.recipes import read_recipe, recipes
 
 
 class OneLineParser(argparse.ArgumentParser):

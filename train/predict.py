@@ -7,17 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from concord.bert.errors import InputError, did_you_mean
+from concord.train.command import run_command
+from concord.train.data.course import read_plain_input
+from concord.train.data.datasets import tokenize
+from concord.train.flags import OneLineParser
+from concord.train.outputs.predictions import write_predictions
+from concord.train.outputs.progress import reading_bar
+from concord.train.outputs.saved_run import load_run
+from concord.train.steps.evaluation import predict
 from rich.console import Console
-
-from bert.errors import InputError, did_you_mean
-from train.command import run_command
-from train.course import read_plain_input
-from train.datasets import tokenize
-from train.evaluation import predict
-from train.flags import OneLineParser
-from train.predictions import write_predictions
-from train.progress import reading_bar
-from train.saved_run import load_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

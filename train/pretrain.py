@@ -17,26 +17,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from concord.bert.errors import InputError
+from concord.bert.files import replacing
+from concord.bert.language_model import LanguageModelHead, MaskedLanguageModel
+from concord.bert.models import Model
+from concord.bert.weights import WEIGHTS_FILE, read_safetensors
+from concord.train.checks.self_check import resolve_kernels
+from concord.train.checks.shapes import shapes_of_pretraining
+from concord.train.command import run_command, stop_on_signal
+from concord.train.data.texts import encode_texts, read_texts
+from concord.train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
+from concord.train.outputs.checkpoint import STATE_FILE, Progress, load_state, save_state
+from concord.train.outputs.folders import RunFolder
+from concord.train.outputs.progress import RunConsole, say
+from concord.train.outputs.report import METRICS_FILE, SUMMARY_FILE, MetricsLog, commit, versions
+from concord.train.settings.config import RunConfig, flag_of
+from concord.train.steps.build import CONFIG_FILE, fit_model, load_pretrained
+from concord.train.steps.precision import Precision, choose_kernels, choose_precision
+from concord.train.steps.pretraining import Pretrainer, PretrainingStep
 from rich.console import Console
-
-from bert.errors import InputError
-from bert.files import replacing
-from bert.language_model import LanguageModelHead, MaskedLanguageModel
-from bert.models import Model
-from bert.weights import WEIGHTS_FILE, read_safetensors
-from train.build import CONFIG_FILE, fit_model, load_pretrained
-from train.checkpoint import STATE_FILE, Progress, load_state, save_state
-from train.command import run_command, stop_on_signal
-from train.config import RunConfig, flag_of
-from train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
-from train.folders import RunFolder
-from train.launched_shapes import shapes_of_pretraining
-from train.precision import Precision, choose_kernels, choose_precision
-from train.pretraining import Pretrainer, PretrainingStep
-from train.progress import RunConsole, say
-from train.report import METRICS_FILE, SUMMARY_FILE, MetricsLog, commit, versions
-from train.self_check import resolve_kernels
-from train.texts import encode_texts, read_texts
 
 SETTINGS_FILE = "pretrain.json"
 FILES_BEFORE_STATE = (SETTINGS_FILE, METRICS_FILE, STATE_FILE)  # what a run may have written when it has saved no state

@@ -14,18 +14,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
-from bert.errors import InputError
-from bert.files import read_json_object
-from train import pretrain, run
-from train.build import CONFIG_FILE
-from train.checkpoint import STATE_FILE
-from train.command import run_command
-from train.config import RunConfig, flag_of, setting_text
-from train.flags import OneLineParser, config_from, contradiction
-from train.folders import clear_folder
-from train.recipes import Paper, Recipe, papers, read_paper, read_recipe
-from train.report import SUMMARY_FILE
-from train.reproduced_tables import write_tables
+from concord.bert.errors import InputError
+from concord.bert.files import read_json_object
+from concord.train import pretrain, run
+from concord.train.command import run_command
+from concord.train.flags import OneLineParser, config_from, contradiction
+from concord.train.outputs.checkpoint import STATE_FILE
+from concord.train.outputs.folders import clear_folder
+from concord.train.outputs.report import SUMMARY_FILE
+from concord.train.papers.tables import write_tables
+from concord.train.settings.config import RunConfig, flag_of, setting_text
+from concord.train.settings.recipes import Paper, Recipe, papers, read_paper, read_recipe
+from concord.train.steps.build import CONFIG_FILE
 
 PRETRAINED = "pretrained"
 _FOR_PRETRAINING = ("model", "tasks", "data", "skip_bad_rows", "amp", "device", "seed")

@@ -11,33 +11,40 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from concord.bert.errors import InputError
+from concord.bert.files import replacing
+from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer
+from concord.bert.weights import WEIGHTS_FILE
+from concord.train.checks.self_check import resolve_kernels
+from concord.train.checks.shapes import shapes_of_run
+from concord.train.command import StopRequest, run_command, stop_on_signal
+from concord.train.data.datasets import Datasets, load_datasets, run_tasks
+from concord.train.data.tasks import Task, read_tasks, write_tasks
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
+from concord.train.outputs.checkpoint import STATE_FILE, Progress, load_state, save_state
+from concord.train.outputs.folders import RunFolder
+from concord.train.outputs.mistakes import write_mistakes
+from concord.train.outputs.predictions import write_predictions
+from concord.train.outputs.progress import ProgressDisplay, RunConsole, reading_bar, say
+from concord.train.outputs.report import METRICS_FILE, LoggedStep, MetricsLog, dev_sum, score_line, write_summary
+from concord.train.settings.config import RunConfig
+from concord.train.settings.idle import without_effect
+from concord.train.steps.build import (
+    BEST,
+    CONFIG_FILE,
+    TASKS_FILE,
+    build_model,
+    build_optimizer,
+    fit_model,
+    load_pretrained,
+)
+from concord.train.steps.evaluation import OnRead, Reading, evaluate, predict
+from concord.train.steps.graphs import choose_graphs
+from concord.train.steps.loop import Trainer
+from concord.train.steps.precision import Precision, choose_kernels, choose_precision
+from concord.train.steps.weightings import describe_surgery
 from rich.console import Console
-
-from bert.errors import InputError
-from bert.files import replacing
-from bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer
-from bert.weights import WEIGHTS_FILE
-from train.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, build_optimizer, fit_model, load_pretrained
-from train.checkpoint import STATE_FILE, Progress, load_state, save_state
-from train.command import StopRequest, run_command, stop_on_signal
-from train.config import RunConfig
-from train.datasets import Datasets, load_datasets, run_tasks
-from train.evaluation import OnRead, Reading, evaluate, predict
-from train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
-from train.folders import RunFolder
-from train.graphs import choose_graphs
-from train.idle_settings import without_effect
-from train.launched_shapes import shapes_of_run
-from train.loop import Trainer
-from train.mistakes import write_mistakes
-from train.precision import Precision, choose_kernels, choose_precision
-from train.predictions import write_predictions
-from train.progress import ProgressDisplay, RunConsole, reading_bar, say
-from train.report import METRICS_FILE, LoggedStep, MetricsLog, dev_sum, score_line, write_summary
-from train.self_check import resolve_kernels
-from train.tasks import Task, read_tasks, write_tasks
-from train.tokenized import TokenizedSplit
-from train.weightings import describe_surgery
 
 CACHE = "token-cache"
 
@@ -291,7 +298,7 @@ class Run:
 
     def _draw(self) -> None:
         try:
-            from train.plots import plot_conflicts, plot_curves
+            from concord.train.outputs.plots import plot_conflicts, plot_curves
         except ImportError as error:  # a machine that only computes may lack it
             self.say(f"warning: no pictures are drawn ({error})")
             return

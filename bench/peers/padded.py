@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from concord.train.data.tokenized import TokenizedSplit
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
-
-from train.tokenized import TokenizedSplit
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from concord.kernels.checks.judging import Case
+from concord.kernels.dropout import Dropout
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.measure import Work
 from torch import Tensor
-
-from kernels.checks.judging import Case
-from kernels.dropout import Dropout
-from kernels.measure import Work
-from kernels.rows import TaskRows
 
 # Takes activations and parameters, the rows of each task or None, and the dtype of what is computed.
 Function = Callable[[Sequence[Tensor], Sequence[Tensor], TaskRows | None, torch.dtype], Tensor]

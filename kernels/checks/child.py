@@ -15,9 +15,8 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-
-from kernels.checks.judging import Case, Verdict, judge, time_case
-from kernels.checks.shapes import Shapes, cases_of
+from concord.kernels.checks.judging import Case, Verdict, judge, time_case
+from concord.kernels.checks.shapes import Shapes, cases_of
 
 DEVICE_LOST = 3  # the exit code where the device takes no more work from this process
 OUT_OF_MEMORY = 4  # that where a case does not fit into the device's memory, which says nothing of its kernels

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.measure import Work, captured, measure_limits, time_rounds
+from concord.kernels.tolerances import TOLERANCES, allowed_error, relative_error
 from torch import Tensor
-
-from kernels.dispatch import using_kernels
-from kernels.measure import Work, captured, measure_limits, time_rounds
-from kernels.tolerances import TOLERANCES, allowed_error, relative_error
 
 Results = Mapping[str, Tensor]
 _ROUNDS = 20  # of a timing

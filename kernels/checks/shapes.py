@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
-
-from kernels.checks.autograd import rows_of
-from kernels.checks.judging import Case
-from kernels.checks.ops import (
+from concord.kernels.checks.autograd import rows_of
+from concord.kernels.checks.judging import Case
+from concord.kernels.checks.ops import (
     attention_case,
     cross_entropy_case,
     embedding_case,
@@ -19,9 +18,16 @@ from kernels.checks.ops import (
     products_case,
     sums_case,
 )
-from kernels.checks.steps import adamw_case, flat_parameters, gather_case, gram_case, multi_tensor_case, plan_case
-from kernels.rows import TaskRows
-from kernels.surgery import SurgerySettings
+from concord.kernels.checks.steps import (
+    adamw_case,
+    flat_parameters,
+    gather_case,
+    gram_case,
+    multi_tensor_case,
+    plan_case,
+)
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.surgery.plan import SurgerySettings
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SHORT_TILES = (32, 64)  # tokens up to which sequences share tiles, of either size

@@ -1,9 +1,9 @@
 """What the proofs of all peers share."""
 
 import pytest
+from concord.train.data.tokenized import TokenizedSplit
 
 from tests.bench.peer_updates import peer_splits
-from train.tokenized import TokenizedSplit
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from concord.bert.errors import InputError
 
 from bench import captured_steps
 from bench.captured_steps import Trained, differences, main, train
-from bert.errors import InputError
 from tests.bench.peer_updates import peer_splits
 
 SAME = Trained(torch.tensor([[1.0, 2.0], [0.5, 0.25]]), {"shared": torch.ones(5), "heads": torch.zeros(3)}, 2)
@@ -57,7 +57,7 @@ def test_without_a_cuda_device_it_is_bad_input(monkeypatch):
 def test_two_trainings_are_compared_step_by_step(monkeypatch, capsys, other_seed):
     def twice(case, splits, steps, cuda_graphs):
         monkeypatch.setattr(
-            "train.loop.Trainer._seed_of", lambda self, step: step + (other_seed and cuda_graphs == "on")
+            "concord.train.steps.loop.Trainer._seed_of", lambda self, step: step + (other_seed and cuda_graphs == "on")
         )
         return replace(train(case, splits, steps, "off"), captured=1)
 

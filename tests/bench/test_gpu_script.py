@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from concord.train import doctor
+from concord.train.flags import build_parser
 
 from bench import profile_steps as profile
 from bench.gpu_stages import CALLS, HEADS_OF_32, Place
 from bench.result_files import parse_results
-from train import doctor
-from train.flags import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "bench" / "gpu.sh"
@@ -117,7 +117,11 @@ def test_the_modules_that_it_runs_exist():
 
 
 def test_the_flags_that_it_gives_are_known():
-    parsers = {"train.run": build_parser(), "train.doctor": doctor._parser(), "bench.profile_steps": profile._parser()}
+    parsers = {
+        "train.run": build_parser(),
+        "train.doctor": doctor._parser(),
+        "bench.profile_steps": profile._parser(),
+    }
     for stage in [*named_stages("first"), *named_stages("all")]:
         module, *arguments = stage.command[stage.command.index("-m") + 1 :]
         if module in parsers:

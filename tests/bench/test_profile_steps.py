@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from concord.bert.errors import InputError
 from torch.autograd import DeviceType
 
 from bench import kernel_classes, profile_steps
 from bench.kernel_classes import COPIES, OTHER, PRODUCTS, class_of, triton_classes
 from bench.profile_steps import events_of, main, summarise_events, table
-from bert.errors import InputError
 
 KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels"
 
@@ -39,9 +39,11 @@ def test_one_name_in_two_classes_is_refused(monkeypatch):
     def _gelu_forward_kernel():
         pass
 
-    _gelu_forward_kernel.__module__ = "kernels.adamw"
+    _gelu_forward_kernel.__module__ = "concord.kernels.surgery.adamw"
     triton_classes.cache_clear()
-    monkeypatch.setattr("kernels.adamw.planted", SimpleNamespace(fn=_gelu_forward_kernel), raising=False)
+    monkeypatch.setattr(
+        "concord.kernels.surgery.adamw.planted", SimpleNamespace(fn=_gelu_forward_kernel), raising=False
+    )
     with pytest.raises(ValueError, match="_gelu_forward_kernel: a kernel of GELU and one of AdamW"):
         triton_classes()
 

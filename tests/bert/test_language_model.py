@@ -7,16 +7,16 @@ import sys
 import numpy as np
 import pytest
 import torch
+from concord.bert.batch import TaskTokens, pack
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.bert.language_model import LanguageModelHead, MaskedLanguageModel
+from concord.bert.weights import load_weights
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.dropout import DropoutStream
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from bert.batch import TaskTokens, pack
-from bert.encoder import Encoder
-from bert.errors import InputError
-from bert.language_model import LanguageModelHead, MaskedLanguageModel
-from bert.weights import load_weights
-from kernels import DropoutStream
-from kernels.dispatch import using_kernels
 from tests.assertions import assert_close
 from tests.samples import SMALL, random_tokens, small_encoder
 
@@ -112,7 +112,7 @@ def test_in_low_precision_matrices_are_read_from_the_copy():
 
 
 def test_scores_are_the_summed_loss_and_the_right_answers(monkeypatch):
-    monkeypatch.setattr("bert.language_model._SCORED_AT_ONCE", 3)
+    monkeypatch.setattr("concord.bert.language_model._SCORED_AT_ONCE", 3)
     batch, positions, targets = masked_batch(4, masked=5)
     model = MaskedLanguageModel(small_encoder(), new_head())
     loss, correct = model.score(batch, positions, targets)

@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.bert.models import load_model, minilm_directory
+from concord.bert.weights import copy_from_hugging_face, load_weights, to_hugging_face
 from safetensors.torch import load_file, save_file
 
-from bert.config import BertConfig
-from bert.encoder import Encoder
-from bert.errors import InputError
-from bert.models import load_model, minilm_directory
-from bert.weights import copy_from_hugging_face, load_weights, to_hugging_face
 from tests.samples import SMALL, random_batch, small_encoder, write_small_model
 
 
@@ -45,7 +45,7 @@ def test_the_bundled_model_is_minilm():
 
 
 def test_altered_bundled_weights_are_refused(monkeypatch):
-    monkeypatch.setattr("bert.models.MINILM_SHA256", "0" * 64)
+    monkeypatch.setattr("concord.bert.models.MINILM_SHA256", "0" * 64)
     with pytest.raises(InputError, match="sha256"):
         load_model("minilm", seed=0)
 

@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
+from concord.bert.batch import pack
+from concord.bert.errors import InputError
+from concord.bert.heads import Head
+from concord.bert.multitask import MultitaskModel
+from concord.bert.pals import ProjectedAttention
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.dropout import DropoutStream
 from torch.nn import functional
 
-from bert.batch import pack
-from bert.errors import InputError
-from bert.heads import Head
-from bert.multitask import MultitaskModel
-from bert.pals import ProjectedAttention
-from kernels import DropoutStream
-from kernels.dispatch import using_kernels
 from tests.assertions import assert_close
 from tests.samples import SMALL, random_batch, random_tokens, small_encoder
 

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from concord.bert.batch import PackedBatch, pack
+from concord.bert.heads import Head
+from concord.bert.multitask import MultitaskModel
+from concord.bert.pooling import mean_of_sequences
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.layout.rows import TaskRows
+from concord.kernels.layout.sequences import Sequences
 from torch.nn import functional
 
-from bert.batch import PackedBatch, pack
-from bert.heads import Head
-from bert.multitask import MultitaskModel
-from bert.pooling import mean_of_sequences
-from kernels import Sequences, TaskRows
-from kernels.dispatch import using_kernels
 from tests.assertions import assert_close
 from tests.samples import random_batch, random_tokens, small_encoder
 

@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-
-from bert.errors import InputError
-from bert.tokenizer import Tokenizer
+from concord.bert.errors import InputError
+from concord.bert.tokenizer import Tokenizer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["a", "fine", "##st", "film", "##s", "!", "e"]

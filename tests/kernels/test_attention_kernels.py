@@ -5,18 +5,20 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from concord.kernels.attention import op as attention
+from concord.kernels.attention.configurations import tiled_configuration
+from concord.kernels.attention.first_token import first_token_backward, first_token_forward
+from concord.kernels.attention.launch import attention_backward, attention_forward
+from concord.kernels.attention.op import first_token_attention
+from concord.kernels.attention.short import own_tile, short_tile
+from concord.kernels.attention.tiles import tile_width
+from concord.kernels.checks.autograd import new_dropout
+from concord.kernels.checks.ops import attention_case, first_token_case
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.dropout import kernel_arguments
+from concord.kernels.layout.sequences import HostSequences
+from concord.kernels.tolerances import TOLERANCES
 
-from kernels import HostSequences, attention, first_token_attention
-from kernels.attention_kernels import attention_backward, attention_forward
-from kernels.attention_tiles import tile_width
-from kernels.checks.autograd import new_dropout
-from kernels.checks.ops import attention_case, first_token_case
-from kernels.dispatch import using_kernels
-from kernels.dropout import kernel_arguments
-from kernels.first_token_kernels import first_token_backward, first_token_forward
-from kernels.short_attention import own_tile, short_tile
-from kernels.tiled_configurations import tiled_configuration
-from kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check, poisoned  # noqa: F401
 

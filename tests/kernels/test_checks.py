@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from concord.kernels.checks.judging import Case, judge, time_case
+from concord.kernels.checks.shapes import Shapes, cases_of, lengths_up_to, ops_of
+from concord.kernels.dispatch import OPS, uses_triton
+from concord.kernels.tolerances import TOLERANCES
 
-from kernels.checks.judging import Case, judge, time_case
-from kernels.checks.shapes import Shapes, cases_of, lengths_up_to, ops_of
-from kernels.dispatch import OPS, uses_triton
-from kernels.tolerances import TOLERANCES
 from tests.kernels.parity import DEVICE
 
 SHAPES = Shapes(
@@ -140,7 +140,7 @@ def test_lengths_hold_the_longest_a_lone_token_and_odd_ones():
 def test_the_child_judges_each_op_and_says_where_it_is():
     shapes = SHAPES.on(torch.device(DEVICE))
     request = {"shapes": shapes.as_json(), "device": DEVICE, "seed": 3, "ops": ["gather", "plan_update"], "timed": True}
-    child = [sys.executable, "-m", "kernels.checks.child"]
+    child = [sys.executable, "-m", "concord.kernels.checks.child"]
     found = subprocess.run(child, input=json.dumps(request), capture_output=True, text=True, check=True).stdout
     lines = [json.loads(line) for line in found.splitlines()]
     assert [line for line in lines if "passed" not in line] == [
@@ -167,7 +167,7 @@ def test_the_child_says_where_on_its_error_output_the_traceback_of_a_failed_case
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     with (tmp_path / "errors").open("w+b") as errors:
         found = subprocess.run(
-            [sys.executable, "-m", "kernels.checks.child"],
+            [sys.executable, "-m", "concord.kernels.checks.child"],
             input=json.dumps(request).encode(),
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -4,9 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from torch import Tensor
-
-from kernels.dispatch import (
+from concord.kernels.dispatch import (
     OPS,
     all_from_triton,
     describe_kernels,
@@ -16,7 +14,8 @@ from kernels.dispatch import (
     uses_triton,
     using_kernels,
 )
-from kernels.multi_tensor import combine_tensors, gram_of_tensors
+from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensors
+from torch import Tensor
 
 
 def test_auto_takes_torch_for_cpu_tensors():

@@ -4,9 +4,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from concord.kernels.dropout import Dropout, DropoutStream, dropout_bits, philox
 
-from kernels import Dropout, DropoutStream
-from kernels.dropout import dropout_bits, philox
 from tests.kernels.parity import DEVICE
 
 

@@ -3,17 +3,13 @@
 import numpy as np
 import pytest
 import torch
-
-from kernels import (
-    Dropout,
-    HostSequences,
-    add_layer_norm,
-    attention,
-    bias_gelu,
-    embedding,
-    first_token_attention,
-    linear,
-)
+from concord.kernels.attention.op import attention, first_token_attention
+from concord.kernels.dropout import Dropout
+from concord.kernels.embedding import embedding
+from concord.kernels.gelu import bias_gelu
+from concord.kernels.layer_norm import add_layer_norm
+from concord.kernels.layout.sequences import HostSequences
+from concord.kernels.linear import linear
 
 
 def random(*shape):

@@ -4,16 +4,16 @@ import sys
 
 import pytest
 import torch
+from concord.kernels.checks.ops import cross_entropy_case
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.linear_cross_entropy import linear_cross_entropy
+from concord.kernels.tolerances import TOLERANCES
 from torch.nn import functional
 
-from kernels.checks.ops import cross_entropy_case
-from kernels.dispatch import using_kernels
-from kernels.linear_cross_entropy import linear_cross_entropy
-from kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, check, poisoned, task_rows  # noqa: F401
 
-module = sys.modules["kernels.linear_cross_entropy"]  # the package exports the function by the same name
+module = sys.modules["concord.kernels.linear_cross_entropy"]  # the package exports the function by the same name
 
 
 @pytest.fixture

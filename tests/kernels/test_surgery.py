@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.surgery.plan import Rates, SurgerySettings, new_surgery_state, plan_update
+from concord.kernels.tolerances import TOLERANCES
 
-from kernels.dispatch import using_kernels
-from kernels.surgery import Rates, SurgerySettings, new_surgery_state, plan_update
-from kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 
@@ -213,7 +213,7 @@ def test_an_overflow_halves_the_loss_scale_and_leaves_the_rest_of_the_state(valu
 
 @pytest.mark.usefixtures("kernels")
 def test_the_loss_scale_grows_after_its_interval_and_cancels_out(monkeypatch):
-    monkeypatch.setattr("kernels.surgery._GROWTH_INTERVAL", 3)
+    monkeypatch.setattr("concord.kernels.surgery.plan._GROWTH_INTERVAL", 3)
     scaled, plain = replace(SETTINGS, scaling=True), SETTINGS
     states = [new_surgery_state(settings, 3, 2, 3, DEVICE) for settings in (scaled, plain)]
     scales = []

@@ -3,10 +3,11 @@
 import sys
 
 import pytest
+from concord.train import run
+from concord.train.checks import children as judged
 
 from tests.train.checked_runs import CHILD, FAILED, PASSED
 from tests.train.small_runs import write_course_data
-from train import judged, run
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def children(tmp_path, monkeypatch):
 @pytest.fixture
 def on_cpu(monkeypatch):
     """The CPU runs Triton's kernels as a GPU does: by itself, where --kernels is auto."""
-    for module in ("kernels.dispatch", "train.self_check", "train.doctor"):
+    for module in ("concord.kernels.dispatch", "concord.train.checks.self_check", "concord.train.doctor"):
         monkeypatch.setattr(f"{module}.launches_triton", lambda device: True)
-    monkeypatch.setattr("kernels.dispatch.describe_kernels", lambda device: "triton")
-    monkeypatch.setattr("train.precision.describe_kernels", lambda device: "triton")
+    monkeypatch.setattr("concord.kernels.dispatch.describe_kernels", lambda device: "triton")
+    monkeypatch.setattr("concord.train.steps.precision.describe_kernels", lambda device: "triton")

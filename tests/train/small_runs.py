@@ -6,7 +6,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
-from train.command import run_command
+from concord.train.command import run_command
 
 ADJECTIVES = ["awful", "poor", "plain", "good", "superb"]
 THINGS = ["film", "meal", "song", "hotel", "garden", "lamp"]

@@ -5,10 +5,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
-from bert.errors import InputError
-from train.batching import AnnealedSampler, build_sampler, divide_in_proportion
-from train.config import RunConfig
+from concord.bert.errors import InputError
+from concord.train.data.batching import AnnealedSampler, build_sampler, divide_in_proportion
+from concord.train.settings.config import RunConfig
 
 SIZES = {"middle": 11, "large": 23, "small": 5}
 MODES = [

@@ -4,19 +4,19 @@ import json
 
 import pytest
 import torch
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.train import run
+from concord.train.command import run_command
+from concord.train.data.tasks import select_tasks
+from concord.train.outputs.saved_run import load_run
+from concord.train.settings.config import RunConfig
+from concord.train.steps.build import build_model, build_optimizer, load_pretrained
+from concord.train.steps.precision import choose_precision
 
-from bert.config import BertConfig
-from bert.encoder import Encoder
-from bert.errors import InputError
 from tests.samples import SMALL, random_batch, small_encoder
 from tests.train.small_runs import write_course_data
-from train import run
-from train.build import build_model, build_optimizer, load_pretrained
-from train.command import run_command
-from train.config import RunConfig
-from train.precision import choose_precision
-from train.saved_run import load_run
-from train.tasks import select_tasks
 
 
 def trained(tmp_path, name, *more):

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 import torch
-
-from bert.errors import InputError
-from train.command import run_command
+from concord.bert.errors import InputError
+from concord.train.command import run_command
 
 
 def raising(error):

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from concord.bert.errors import InputError
+from concord.kernels.dropout import HIGHEST_RATE, Dropout
+from concord.train.flags import build_parser, check_resumable, config_from
+from concord.train.settings.config import RunConfig
+from concord.train.steps.build import fit_model
 
-from bert.errors import InputError
-from kernels.dropout import HIGHEST_RATE, Dropout
 from tests.samples import SMALL
-from train.build import fit_model
-from train.config import RunConfig
-from train.flags import build_parser, check_resumable, config_from
 
 FLAGS = [
     "--accumulate",

@@ -1,10 +1,9 @@
 """Reading the course's layout: what is kept, what is a bad row, and what stops a run."""
 
 import pytest
-
-from bert.errors import InputError
-from train.course import read_plain_input, read_split
-from train.tasks import select_tasks
+from concord.bert.errors import InputError
+from concord.train.data.course import read_plain_input, read_split
+from concord.train.data.tasks import select_tasks
 
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 SINGLE = "\tid\tsentence\tsentiment"

@@ -8,16 +8,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
-from bert.errors import InputError
-from train.command import run_command
-from train.demo import DEMO_SIZES, DEMO_TASKS, demo_examples
-from train.demo.__main__ import main
-from train.demo.grammar import as_sentence, expand, split_of
-from train.demo.questions import question_pairs
-from train.demo.sentiment import dampen, negate, sentiment_sentences, strengthen
-from train.demo.sentiment_words import ADJECTIVES
-from train.demo.similarity import similarity_pairs
+from concord.bert.errors import InputError
+from concord.train.command import run_command
+from concord.train.data.demo_sets import DEMO_SIZES, DEMO_TASKS, demo_examples
+from concord.train.data.demo_sets.grammar import as_sentence, expand, split_of
+from concord.train.data.demo_sets.questions import question_pairs
+from concord.train.data.demo_sets.sentiment import dampen, negate, sentiment_sentences, strengthen
+from concord.train.data.demo_sets.sentiment_words import ADJECTIVES
+from concord.train.data.demo_sets.similarity import similarity_pairs
+from concord.train.demo import main
 
 SHA256 = "14477c93721372c2e5ff6fe2f2c81636bee5d356f99f69127a90facb07337ae4"
 

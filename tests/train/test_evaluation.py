@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from concord.bert.batch import TaskTokens, pack
+from concord.bert.heads import Head
+from concord.bert.multitask import MultitaskModel
+from concord.train.data.batches import gather
+from concord.train.data.tasks import select_tasks
+from concord.train.objectives.losses import binary_scores, link_of, task_predictions
+from concord.train.steps.evaluation import evaluate, predict
+from concord.train.steps.frozen import KeptOutputs
 
-from bert.batch import TaskTokens, pack
-from bert.heads import Head
-from bert.multitask import MultitaskModel
 from tests.samples import random_split, small_encoder
-from train.batches import gather
-from train.evaluation import evaluate, predict
-from train.frozen import KeptOutputs
-from train.losses import binary_scores, link_of, task_predictions
-from train.tasks import select_tasks
 
 CPU = torch.device("cpu")
 TASKS = select_tasks(["sst", "sts"], None)
@@ -30,7 +30,7 @@ def make_model(pair):
 
 @pytest.mark.parametrize("per_example", [1, 2])
 def test_predictions_are_those_of_each_example_alone_in_the_sets_order(per_example, monkeypatch):
-    monkeypatch.setattr("train.evaluation._TOKENS_A_BATCH", {"cpu": 60})
+    monkeypatch.setattr("concord.train.steps.evaluation._TOKENS_A_BATCH", {"cpu": 60})
     split, model = random_split(TASKS[1], 17, per_example), make_model(pair=per_example == 2)
     predictions = predict(model, split, CPU)
     for index in range(17):
@@ -120,7 +120,7 @@ def encoder_runs(monkeypatch):
 
 
 def test_kept_outputs_give_the_same_answers_without_the_encoder_until_its_weights_change(encoder_runs, monkeypatch):
-    monkeypatch.setattr("train.evaluation._TOKENS_A_BATCH", {"cpu": 60})
+    monkeypatch.setattr("concord.train.steps.evaluation._TOKENS_A_BATCH", {"cpu": 60})
     splits = {"sst": random_split(TASKS[0], 11, 1, seed=1), "sts": random_split(TASKS[1], 17, 2, seed=2)}
     splits["sst"].labels[:] %= 5
     model, kept = make_model(pair=True), KeptOutputs()

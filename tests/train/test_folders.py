@@ -1,10 +1,10 @@
 """Folders of runs: that no two runs share one, and what is cleared away of a killed one."""
 
 import pytest
+from concord.bert.errors import InputError
+from concord.train.outputs.folders import RunFolder, clear_folder
 
-from bert.errors import InputError
 from tests.train.small_runs import run_in_another_process
-from train.folders import RunFolder, clear_folder
 
 
 def test_runs_that_begin_in_the_same_second_get_folders_of_their_own(tmp_path):

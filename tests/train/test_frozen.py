@@ -6,19 +6,20 @@ import signal
 import numpy as np
 import pytest
 import torch
+from concord.bert.errors import InputError
+from concord.train import run
+from concord.train.command import INTERRUPTED, run_command
+from concord.train.data.batches import gather
+from concord.train.data.tasks import select_tasks
+from concord.train.settings.config import RunConfig
+from concord.train.steps import frozen
+from concord.train.steps.build import build_model, build_optimizer
+from concord.train.steps.frozen import FrozenBatches
+from concord.train.steps.loop import Trainer
+from concord.train.steps.precision import choose_precision
 
-from bert.errors import InputError
 from tests.samples import random_split, small_encoder
 from tests.train.small_runs import command
-from train import frozen, run
-from train.batches import gather
-from train.build import build_model, build_optimizer
-from train.command import INTERRUPTED, run_command
-from train.config import RunConfig
-from train.frozen import FrozenBatches
-from train.loop import Trainer
-from train.precision import choose_precision
-from train.tasks import select_tasks
 
 CPU = torch.device("cpu")
 TASKS = select_tasks(["sst", "paraphrase", "sts"], None)

@@ -7,24 +7,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.bert.heads import Head
+from concord.bert.multitask import MultitaskModel
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.graphs import capture
+from concord.kernels.surgery.plan import SurgerySettings
+from concord.train.data.device_batches import DeviceBatches
+from concord.train.data.tasks import select_tasks
+from concord.train.settings.config import RunConfig
+from concord.train.steps.graphs import DeviceSteps, choose_graphs
+from concord.train.steps.loop import Trainer
+from concord.train.steps.optimizer import SurgeryOptimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bert.config import BertConfig
-from bert.encoder import Encoder
-from bert.errors import InputError
-from bert.heads import Head
-from bert.multitask import MultitaskModel
-from kernels import SurgerySettings
-from kernels.dispatch import using_kernels
-from kernels.graphs import capture
 from tests.kernels.parity import DEVICE
 from tests.samples import random_split
-from train.config import RunConfig
-from train.device_batches import DeviceBatches
-from train.graphs import DeviceSteps, choose_graphs
-from train.loop import Trainer
-from train.optimizer import SurgeryOptimizer
-from train.tasks import select_tasks
 
 TASKS = {task.name: task for task in select_tasks(["sst", "paraphrase", "sts"], None)}
 NEEDS_CUDA = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
@@ -124,7 +124,7 @@ def test_a_shape_that_recurs_asks_the_host_for_nothing(monkeypatch):
         trainer, _ = make_trainer(surgery="gradvac", smart=("sst=1",))
         batch = next(trainer.sampler.epoch(0))
         trainer._device_steps.run(batch, seed=1, rate_factor=1.0, epoch=0)
-        monkeypatch.setattr("train.graphs.DeviceSteps._compute", watched)
+        monkeypatch.setattr("concord.train.steps.graphs.DeviceSteps._compute", watched)
         trainer._device_steps.run(batch, seed=2, rate_factor=0.5, epoch=1)
     assert mode.found == []
 
@@ -161,12 +161,12 @@ def test_where_a_capture_fails_training_goes_on_without_and_says_so(monkeypatch)
     if DEVICE == "cpu":
         monkeypatch.setattr("torch.cuda.graph_pool_handle", lambda: None)
         monkeypatch.setattr("torch.cuda.Stream", lambda device: None)
-    monkeypatch.setattr("train.graphs.DeviceSteps._on_side_stream", lambda self, *inputs: self._compute(*inputs))
+    monkeypatch.setattr(DeviceSteps, "_on_side_stream", lambda self, *inputs: self._compute(*inputs))
 
     def fail(self, shapes, inputs):
         raise RuntimeError("not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr("train.graphs.DeviceSteps._capture", fail)
+    monkeypatch.setattr("concord.train.steps.graphs.DeviceSteps._capture", fail)
     said, done = [], []
     steps = make_steps(lambda batches, examples, *, seed, rate_factor, epoch: done.append(seed.item()), graphs=True)
     batch = [dict.fromkeys(TASKS, np.array([1]))]

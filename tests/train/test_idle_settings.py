@@ -1,10 +1,9 @@
 """Settings without effect: which are told, and of which nothing is."""
 
 import pytest
-
-from train.config import RunConfig
-from train.idle_settings import without_effect
-from train.tasks import select_tasks
+from concord.train.data.tasks import select_tasks
+from concord.train.settings.config import RunConfig
+from concord.train.settings.idle import without_effect
 
 
 @pytest.mark.parametrize(

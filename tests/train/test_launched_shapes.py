@@ -5,14 +5,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from concord.kernels.checks.shapes import cases_of, ops_of
+from concord.kernels.dispatch import using_kernels
+from concord.train import pretrain, run
+from concord.train.command import run_command
 
-from kernels.checks.shapes import cases_of, ops_of
-from kernels.dispatch import using_kernels
 from tests.kernels.parity import INTERPRETED
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command
-from train import pretrain, run
-from train.command import run_command
 
 pytestmark = [
     pytest.mark.unwatched,

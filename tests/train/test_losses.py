@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
-from train.losses import link_of, outputs_of, task_loss, task_predictions
-from train.tasks import select_tasks
+from concord.train.data.tasks import select_tasks
+from concord.train.objectives.losses import link_of, outputs_of, task_loss, task_predictions
 
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 

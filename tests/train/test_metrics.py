@@ -2,9 +2,17 @@
 
 import numpy as np
 import pytest
-
-from train.metrics import accuracy, best_threshold, f1, main_metric, overall, pearson, spearman, task_metrics
-from train.tasks import select_tasks
+from concord.train.data.tasks import select_tasks
+from concord.train.objectives.metrics import (
+    accuracy,
+    best_threshold,
+    f1,
+    main_metric,
+    overall,
+    pearson,
+    spearman,
+    task_metrics,
+)
 
 SST, PARAPHRASE, STS, CFIMDB = select_tasks(["sst", "paraphrase", "sts", "cfimdb"], None)
 

@@ -4,11 +4,10 @@ import csv
 
 import numpy as np
 import torch
-
-from train.evaluation import Answers
-from train.losses import task_errors
-from train.mistakes import write_mistakes
-from train.tasks import Example, select_tasks
+from concord.train.data.tasks import Example, select_tasks
+from concord.train.objectives.losses import task_errors
+from concord.train.outputs.mistakes import write_mistakes
+from concord.train.steps.evaluation import Answers
 
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 

@@ -3,22 +3,22 @@
 import numpy as np
 import pytest
 import torch
+from concord.bert.errors import InputError
+from concord.bert.multitask import TaskOutput
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.dropout import DropoutStream
+from concord.train.data.batches import gather
+from concord.train.data.tasks import Task, select_tasks
+from concord.train.objectives.losses import task_loss
+from concord.train.objectives.objectives import build_objectives, head_specs
+from concord.train.objectives.pairs import EMBEDDING_LOSSES, cosine_embedding, multiple_negatives_by_label
+from concord.train.settings.config import RunConfig
+from concord.train.steps.build import build_model, build_optimizer
+from concord.train.steps.precision import choose_precision
+from concord.train.steps.step import TrainingStep
 
-from bert.errors import InputError
-from bert.multitask import TaskOutput
-from kernels import DropoutStream
-from kernels.dispatch import using_kernels
 from tests.samples import random_split, small_encoder
 from tests.train.test_graphs import AsksTheHost
-from train.batches import gather
-from train.build import build_model, build_optimizer
-from train.config import RunConfig
-from train.losses import task_loss
-from train.objectives import build_objectives, head_specs
-from train.precision import choose_precision
-from train.ranking import EMBEDDING_LOSSES, cosine_embedding, multiple_negatives_by_label
-from train.step import TrainingStep
-from train.tasks import Task, select_tasks
 
 TASKS = select_tasks(["sst", "paraphrase", "sts"], None)
 SST, PARAPHRASE, STS = TASKS

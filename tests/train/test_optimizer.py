@@ -6,17 +6,17 @@ On a GPU the step is of the kernels there; the reference stays on the CPU.
 import numpy as np
 import pytest
 import torch
+from concord.bert.batch import TaskTokens, pack
+from concord.bert.heads import Head
+from concord.bert.multitask import MultitaskModel
+from concord.kernels.surgery.plan import SurgerySettings
+from concord.kernels.surgery.rules import random_orders
+from concord.train.steps.optimizer import SurgeryOptimizer
 
-from bert.batch import TaskTokens, pack
-from bert.heads import Head
-from bert.multitask import MultitaskModel
-from kernels import SurgerySettings
-from kernels.coefficients import random_orders
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.kernels.test_coefficients import literal_pcgrad
 from tests.samples import random_batch, random_tokens, small_encoder
-from train.optimizer import SurgeryOptimizer
 
 TASKS = {"one": 3, "two": 1}
 RATE, HEAD_RATE = 1e-3, 1e-2
@@ -325,7 +325,7 @@ def test_an_overflow_skips_the_step_and_halves_the_loss_scale():
 
 
 def test_the_loss_scale_grows_after_its_interval(monkeypatch):
-    monkeypatch.setattr("kernels.surgery._GROWTH_INTERVAL", 3)
+    monkeypatch.setattr("concord.kernels.surgery.plan._GROWTH_INTERVAL", 3)
     model = make_model()
     optimizer = make_optimizer(model, scaling=True)
     scales = []

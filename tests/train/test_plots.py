@@ -4,8 +4,7 @@ import json
 
 import numpy as np
 import pytest
-
-from train import plots
+from concord.train.outputs import plots
 
 
 def entry(step, sums, met=None):

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-
-from bert.errors import InputError
-from train.precision import choose_kernels, choose_precision
+from concord.bert.errors import InputError
+from concord.train.steps.precision import choose_kernels, choose_precision
 
 
 def pretend_cpu(monkeypatch, *, bf16):
@@ -60,7 +59,7 @@ def test_a_cpu_whose_bf16_products_are_hidden_from_onednn_does_not_take_bf16(mon
 
 
 def test_triton_on_a_cpu_that_does_not_interpret_is_bad_input(monkeypatch):
-    monkeypatch.setattr("train.precision.interpreted", lambda: False)
+    monkeypatch.setattr("concord.train.steps.precision.interpreted", lambda: False)
     with pytest.raises(InputError, match="TRITON_INTERPRET=1"):
         choose_kernels("triton", choose_precision("cpu", "off"))
 
@@ -68,7 +67,7 @@ def test_triton_on_a_cpu_that_does_not_interpret_is_bad_input(monkeypatch):
 @pytest.mark.parametrize("amp", ["auto", "bf16"])
 def test_bf16_in_tritons_interpreter_is_refused_with_what_to_use_instead(monkeypatch, amp):
     pretend_cpu(monkeypatch, bf16=True)
-    monkeypatch.setattr("train.precision.interpreted", lambda: True)
+    monkeypatch.setattr("concord.train.steps.precision.interpreted", lambda: True)
     with pytest.raises(InputError, match=r"wrong products in bf16.* use --amp off or --amp fp16"):
         choose_kernels("triton", choose_precision("cpu", amp))
     assert "interpreted" in choose_kernels("triton", choose_precision("cpu", "fp16"))

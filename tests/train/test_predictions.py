@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from train.predictions import write_predictions
-from train.tasks import select_tasks
+from concord.train.data.tasks import select_tasks
+from concord.train.outputs.predictions import write_predictions
 
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 

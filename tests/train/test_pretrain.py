@@ -6,21 +6,21 @@ import random
 import numpy as np
 import pytest
 import torch
+from concord.bert.language_model import MaskedLanguageModel
+from concord.bert.models import load_model
+from concord.train import pretrain, run
+from concord.train.command import run_command
+from concord.train.data.masking import MaskedTokens
+from concord.train.data.texts import encode_texts, read_texts
+from concord.train.pretrain import build_language_model
+from concord.train.settings.config import RunConfig
+from concord.train.steps.build import load_pretrained
+from concord.train.steps.precision import choose_precision
+from concord.train.steps.pretraining import Pretrainer
 from safetensors.torch import load_file
 
-from bert.language_model import MaskedLanguageModel
-from bert.models import load_model
 from tests.samples import write_small_model
 from tests.train.small_runs import write_course_data
-from train import pretrain, run
-from train.build import load_pretrained
-from train.command import run_command
-from train.config import RunConfig
-from train.masking import MaskedTokens
-from train.precision import choose_precision
-from train.pretrain import build_language_model
-from train.pretraining import Pretrainer
-from train.texts import encode_texts, read_texts
 
 SUBJECTS = ["cat", "dog", "bird", "horse"]
 VERBS = {"cat": "meows", "dog": "barks", "bird": "sings", "horse": "neighs"}

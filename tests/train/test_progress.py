@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from concord.train.command import INTERRUPTED
+from concord.train.outputs.progress import ProgressDisplay
 from rich.console import Console
 
 from tests.train.small_runs import command
-from train.command import INTERRUPTED
-from train.progress import ProgressDisplay
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-
-from kernels import Dropout, DropoutStream
-from train.ranking import (
+from concord.kernels.dropout import Dropout, DropoutStream
+from concord.train.objectives.pairs import (
     EMBEDDING_LOSSES,
     cosine_embedding,
     embedding_loss,

@@ -3,14 +3,13 @@
 from dataclasses import fields
 
 import pytest
-
-from bert.errors import InputError
-from train.config import RunConfig
-from train.flags import build_parser, config_from
-from train.idle_settings import without_effect
-from train.metrics import course_score
-from train.recipes import FOLDER, papers, read_paper, read_recipe, recipes
-from train.tasks import select_tasks
+from concord.bert.errors import InputError
+from concord.train.data.tasks import select_tasks
+from concord.train.flags import build_parser, config_from
+from concord.train.objectives.metrics import course_score
+from concord.train.settings.config import RunConfig
+from concord.train.settings.idle import without_effect
+from concord.train.settings.recipes import FOLDER, papers, read_paper, read_recipe, recipes
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -74,7 +73,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name():
 
 
 def test_a_recipe_with_what_is_no_setting_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.recipes.FOLDER", tmp_path)
+    monkeypatch.setattr("concord.train.settings.recipes.FOLDER", tmp_path)
     (tmp_path / "own").mkdir()
     path = tmp_path / "own" / "system.toml"
     for text, reason in (

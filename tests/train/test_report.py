@@ -3,10 +3,10 @@
 import subprocess
 
 import pytest
+from concord.bert.errors import InputError
+from concord.train.outputs.report import METRICS_FILE, MetricsLog, commit
 
-from bert.errors import InputError
 from tests.full_disk import full_disk
-from train.report import METRICS_FILE, MetricsLog, commit
 
 
 def test_a_log_that_is_cut_off_counts_only_what_it_keeps(tmp_path):

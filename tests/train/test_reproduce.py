@@ -6,16 +6,16 @@ import signal
 from dataclasses import replace
 
 import pytest
+from concord.bert.errors import InputError
+from concord.train import pretrain, reproduce, run
+from concord.train.command import run_command
+from concord.train.papers.tables import row_scores, write_tables
+from concord.train.reproduce import BUDGETS, budgeted
+from concord.train.settings.config import RunConfig
+from concord.train.settings.recipes import papers, read_paper, read_recipe, recipes
+from concord.train.steps.pretraining import Pretrainer
 
-from bert.errors import InputError
 from tests.train.small_runs import refused
-from train import pretrain, reproduce, run
-from train.command import run_command
-from train.config import RunConfig
-from train.pretraining import Pretrainer
-from train.recipes import papers, read_paper, read_recipe, recipes
-from train.reproduce import BUDGETS, budgeted
-from train.reproduced_tables import row_scores, write_tables
 
 FLAGS = ("--device", "cpu")
 
@@ -45,7 +45,7 @@ def test_a_short_budget_keeps_the_stages_in_proportion():
 
 @pytest.mark.parametrize("paper", papers())
 def test_every_system_of_a_paper_runs_and_its_tables_are_written(paper, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("train.run.Run._draw", lambda self: None)  # most of the time of so short a run
+    monkeypatch.setattr("concord.train.run.Run._draw", lambda self: None)  # most of the time of so short a run
     assert run_command(reproduce.main, [paper, "--budget", "smoke", "--out", str(tmp_path / "out"), *FLAGS]) == 0
     for number, table in enumerate(read_paper(paper).tables, start=1):
         text = (tmp_path / "out" / f"table-{number}.md").read_text()
@@ -118,8 +118,8 @@ class Interrupted(Exception):
 @pytest.fixture
 def two_systems(monkeypatch):
     """A paper of which but two systems are left, one of them pre-trained further; no picture is drawn."""
-    monkeypatch.setattr("train.run.Run._draw", lambda self: None)
-    monkeypatch.setattr("train.reproduced_tables._plot", lambda *arguments: None)
+    monkeypatch.setattr("concord.train.run.Run._draw", lambda self: None)
+    monkeypatch.setattr("concord.train.papers.tables._plot", lambda *arguments: None)
     paper = read_paper("mtl-surgery-mlm")
     rows = [row for row in paper.tables[0].rows if row.systems in (("fine-tuned",), ("mlm",))]
     assert len(rows) == 2

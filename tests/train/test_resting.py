@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from concord.kernels.surgery.plan import plan_update
 
-from kernels import plan_update
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.samples import random_batch
@@ -71,7 +71,7 @@ def test_freezing_changes_the_rates_where_they_lie_so_that_captured_steps_see_th
         found.append((rates.shared.data_ptr(), rates.shared.tolist()))
         return plan_update(gram, squares, tasks, rates, *more)
 
-    monkeypatch.setattr("train.optimizer.plan_update", watched)
+    monkeypatch.setattr("concord.train.steps.optimizer.plan_update", watched)
     model = make_model()
     optimizer = make_optimizer(model)
     blocks = model.shared.block_names

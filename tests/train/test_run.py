@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from concord.kernels.tolerances import TOLERANCES
+from concord.train import evaluate, predict, run
+from concord.train.command import run_command
+from concord.train.steps import evaluation
 from safetensors.torch import load_file
 
-from kernels.tolerances import TOLERANCES
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command, refused, write_table
-from train import evaluate, predict, run
-from train.command import run_command
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -227,7 +228,7 @@ def test_runs_that_begin_in_the_same_second_leave_two_folders(data, tmp_path, mo
             return cls(2026, 1, 2, 3, 4, 5)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("train.flags.datetime", Clock)
+    monkeypatch.setattr("concord.train.flags.datetime", Clock)
     arguments = command(data, "", "--tasks", "sst", "--max-steps", "1")
     for _ in range(2):
         assert run_command(run.main, arguments) == 0
@@ -320,7 +321,7 @@ def test_conflicts_are_shares_of_the_steps_in_which_two_tasks_met(data, tmp_path
 
 
 def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("train.evaluation.best_threshold", lambda scores, labels: float(np.median(scores)))
+    monkeypatch.setattr(evaluation, "best_threshold", lambda scores, labels: float(np.median(scores)))
     out = tmp_path / "run"
     run_command(run.main, command(data, out, "--threshold", "dev"))
     summary = json.loads((out / "summary.json").read_text())

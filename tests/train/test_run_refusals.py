@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from concord.train import evaluate, run
+from concord.train.command import run_command
+from concord.train.data.datasets import load_datasets
+from concord.train.objectives.metrics import main_metric
+from concord.train.steps import evaluation
 
 from tests.full_disk import full_disk
 from tests.train.small_runs import command, refused, run_in_another_process
-from train import evaluate, run
-from train.command import run_command
-from train.datasets import load_datasets
-from train.metrics import main_metric
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,7 +194,7 @@ def test_a_log_that_lost_its_end_is_refused_before_the_run_goes_on(data, tmp_pat
 
 
 def test_a_run_whose_evaluations_were_never_finite_says_so(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("train.evaluation.task_metrics", lambda task, *answers: {main_metric(task): float("nan")})
+    monkeypatch.setattr(evaluation, "task_metrics", lambda task, *answers: {main_metric(task): float("nan")})
     message = refused(capsys, run.main, command(data, tmp_path / "run", "--max-steps", "1"))
     assert "no evaluation gave finite metrics" in message
     assert (tmp_path / "run" / "last.safetensors").exists()

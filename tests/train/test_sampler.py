@@ -5,9 +5,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
-from bert.errors import InputError
-from train.sampler import JointSampler
+from concord.bert.errors import InputError
+from concord.train.data.sampler import JointSampler
 
 SIZES = {"small": 5, "large": 23, "middle": 11}
 

@@ -1,10 +1,9 @@
 """Learning rates over a run."""
 
 import pytest
-
-from bert.errors import InputError
-from train.config import RunConfig
-from train.schedule import Schedule
+from concord.bert.errors import InputError
+from concord.train.settings.config import RunConfig
+from concord.train.steps.schedule import Schedule
 
 
 def factors(total=20, steps_per_epoch=4, **settings):

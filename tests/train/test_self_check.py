@@ -6,17 +6,19 @@ import sys
 
 import pytest
 import torch
+from concord.bert.errors import InputError
+from concord.kernels.dispatch import OPS, takes_triton
+from concord.kernels.tolerances import TOLERANCES
+from concord.train import run
+from concord.train.checks import children as judged
+from concord.train.checks import self_check
+from concord.train.checks.self_check import check, environment_of, resolve_kernels
+from concord.train.command import run_command
+from concord.train.steps.precision import Precision
 
-from bert.errors import InputError
-from kernels.dispatch import OPS, takes_triton
-from kernels.tolerances import TOLERANCES
 from tests.kernels.test_checks import SHAPES
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command
-from train import judged, run, self_check
-from train.command import run_command
-from train.precision import Precision
-from train.self_check import check, environment_of, resolve_kernels
 
 CPU = torch.device("cpu")
 FP32 = Precision(CPU, torch.float32, False, "")
@@ -146,7 +148,7 @@ def test_the_digest_of_the_source_changes_with_any_file_of_the_kernels(tmp_path,
 
 # What the kernel of GELU gives is a little too large, in the run as in the child that judges it.
 PLANTED = """
-from kernels import gelu
+from concord.kernels import gelu
 
 right = gelu._forward
 
@@ -180,7 +182,7 @@ def test_a_run_with_a_wrong_kernel_has_the_losses_of_torch_and_says_why(data, tm
         return all(own[task] == pytest.approx(other[task], rel=tolerance) for own, other in pairs for task in own)
 
     with monkeypatch.context() as torch_alone:
-        for module in ("kernels.dispatch", "train.self_check"):
+        for module in ("concord.kernels.dispatch", "concord.train.checks.self_check"):
             torch_alone.setattr(f"{module}.launches_triton", lambda device: False)
         expected = losses("torch", "--kernels", "torch")
     exec(PLANTED, {})
@@ -188,7 +190,7 @@ def test_a_run_with_a_wrong_kernel_has_the_losses_of_torch_and_says_why(data, tm
         found = losses("checked", "--self-check", "on")
         unchecked = losses("unchecked", "--self-check", "off")
     finally:
-        from kernels import gelu
+        from concord.kernels import gelu
 
         gelu._forward = gelu._forward.__globals__["right"]
     assert close(found, expected)

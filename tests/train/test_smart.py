@@ -3,23 +3,23 @@
 import numpy as np
 import pytest
 import torch
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.tolerances import relative_error
+from concord.train.data.batches import gather
+from concord.train.data.tasks import select_tasks
+from concord.train.objectives import smart
+from concord.train.objectives.losses import task_loss
+from concord.train.objectives.objectives import build_objectives
+from concord.train.objectives.smart import ascend, divergences, normal_numbers
+from concord.train.settings.config import RunConfig
+from concord.train.steps.build import build_model
+from concord.train.steps.precision import choose_precision
+from concord.train.steps.step import TrainingStep
 
-from bert.config import BertConfig
-from bert.encoder import Encoder
-from kernels import DropoutStream
-from kernels.tolerances import relative_error
 from tests.assertions import assert_close
 from tests.samples import SMALL, random_split
-from train import smart
-from train.batches import gather
-from train.build import build_model
-from train.config import RunConfig
-from train.losses import task_loss
-from train.objectives import build_objectives
-from train.precision import choose_precision
-from train.smart import ascend, divergences, normal_numbers
-from train.step import TrainingStep
-from train.tasks import select_tasks
 
 TASKS = select_tasks(["sst", "paraphrase", "sts"], None)
 SST, PARAPHRASE, STS = TASKS

@@ -5,14 +5,14 @@ import doctest
 
 import pytest
 import torch
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.surgery.rules import random_orders
+from concord.kernels.tolerances import TOLERANCES
+from concord.train.surgery import GradVac, PCGrad
 from torch import nn
 
-from kernels.coefficients import random_orders
-from kernels.dispatch import using_kernels
-from kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
-from train.surgery import GradVac, PCGrad
 
 SEED, BETA = 5, 0.1
 OPTIMIZERS = {

@@ -4,9 +4,8 @@ import json
 import re
 
 import pytest
-
-from bert.errors import InputError
-from train.tasks import BUILT_IN_TASKS, Task, read_tasks, select_tasks, write_tasks
+from concord.bert.errors import InputError
+from concord.train.data.tasks import BUILT_IN_TASKS, Task, read_tasks, select_tasks, write_tasks
 
 STARS = """
 [stars]

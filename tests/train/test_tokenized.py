@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from concord.bert.tokenizer import Tokenizer
+from concord.train.data.tasks import Example, select_tasks
+from concord.train.data.tokenized import TokenCache, tokenize_split
 from safetensors import SafetensorError
-
-from bert.tokenizer import Tokenizer
-from train.tasks import Example, select_tasks
-from train.tokenized import TokenCache, tokenize_split
 
 SST, STS = select_tasks(["sst", "sts"], None)
 WORDS = [f"w{number}" for number in range(40)]
@@ -256,7 +255,7 @@ def test_a_cache_that_cannot_be_written_is_no_cache_and_one_warning_says_so(tmp_
         def refuse(*arguments):
             raise SafetensorError("I/O error: No space left on device")
 
-        monkeypatch.setattr("train.tokenized.save_file", refuse)
+        monkeypatch.setattr("concord.train.data.tokenized.save_file", refuse)
     warnings = []
     cache = TokenCache(folder, warnings.append)
     for text in ("w0", "w1", "w1"):

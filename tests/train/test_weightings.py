@@ -4,11 +4,11 @@ import sys
 
 import pytest
 import torch
+from concord.bert.errors import InputError
+from concord.train.settings.config import LIBRARY_RULES, RunConfig
+from concord.train.steps.weightings import describe_surgery, library_weighting, surgery_settings
 
-from bert.errors import InputError
 from tests.assertions import assert_close
-from train.config import LIBRARY_RULES, RunConfig
-from train.weightings import describe_surgery, library_weighting, surgery_settings
 
 
 def gradients_of(tasks, seed):

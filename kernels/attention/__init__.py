@@ -1,0 +1,1 @@
+"""Attention over packed sequences: the op, its launcher, and kernels for short, long and first-token attention."""

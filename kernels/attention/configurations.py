@@ -1,0 +1,58 @@
+"""How the kernels of `kernels.attention.tiled` are cut into tiles and run, by dtype, architecture and head size."""
+
+from typing import NamedTuple
+
+from concord.kernels.attention.tiles import tile_width
+from concord.kernels.dispatch import for_architecture
+from torch import Tensor
+
+
+class Tiles(NamedTuple):
+    """Queries and keys a tile, warps, and stages of the loop's loads."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+class Configuration(NamedTuple):
+    """Tiles of the three kernels; apart: whether keys and values get their gradients in programs of their own, where
+    the registers do not hold both."""
+
+    forward: Tiles
+    query_gradients: Tiles
+    key_gradients: Tiles
+    apart: bool = False
+
+
+# For 16 bits: by architecture, then by head size up to which they serve. Compiled without spills for each; none was
+# timed yet. On sm_90 no side is shorter than `shortest_side`, and there are four warps, which multiply together: of
+# several such groups, Triton 3.6 and 3.7 let one write what another still multiplies (triton-lang/triton issue 11047).
+_HALF = {
+    "hip": {
+        64: Configuration(Tiles(64, 32, 4, 1), Tiles(64, 32, 4, 1), Tiles(32, 64, 4, 1)),
+        128: Configuration(Tiles(64, 32, 4, 1), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1)),
+    },
+    8: {
+        64: Configuration(Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
+        128: Configuration(Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
+    },
+    9: {
+        64: Configuration(Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2)),
+        128: Configuration(Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), apart=True),
+    },
+}
+# For fp32, on every architecture: the tiles above would spill kilobytes a thread.
+_SINGLE = {
+    32: Configuration(Tiles(64, 32, 8, 1), Tiles(64, 32, 8, 1), Tiles(64, 32, 8, 1)),
+    64: Configuration(Tiles(32, 32, 8, 1), Tiles(32, 32, 8, 1), Tiles(32, 32, 8, 1)),
+    128: Configuration(Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1), Tiles(32, 16, 8, 1)),
+}
+
+
+def tiled_configuration(qkv: Tensor) -> Configuration:
+    """The tiles for the heads and the dtype of `qkv` [tokens, 3, heads, head size], on its device."""
+    table = _SINGLE if qkv.element_size() == 4 else for_architecture(_HALF, qkv.device)
+    width = tile_width(qkv)
+    return table[min((limit for limit in table if limit >= width), default=max(table))]

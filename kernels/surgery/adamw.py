@@ -1,0 +1,199 @@
+"""Combine + clip + AdamW + low-precision copy: the optimizer's pass over the flat buffers.
+
+The merged gradient `coefficients @ gradients` is never stored. AdamW is the form with efficient bias correction
+(Kingma and Ba, 2015, end of section 2) and decoupled weight decay (Loshchilov and Hutter, 2019):
+
+    m <- beta1 m + (1 - beta1) g,   v <- beta2 v + (1 - beta2) g^2
+    w <- w - rate * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + epsilon),   then   w <- w - rate * decay * w
+
+Coefficients, rates and whether to step at all are read from device memory: `kernels.surgery.plan` puts them there. A
+block whose step size is 0 rests: neither its weights nor its moments change.
+
+Each of T * P gradients is read once, but of embedding tables only what a step touched, each of 3 P state values read
+and written once, and the copy written once: with three bf16 gradients and a bf16 copy at most 32 bytes a parameter,
+0.81 ms for BERT-base at 4.3 TB/s.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from concord.kernels.dispatch import launcher, uses_triton
+from concord.kernels.layout.flat import CHUNK, FlatParameters
+from torch import Tensor
+from torch.optim.adamw import adamw
+
+_SLICE = 1 << 18  # elements: few enough for a processor's cache, and enough to outweigh the calls
+_LATE = 1e7  # a step at which torch's own bias correction is 1: the step sizes hold it already
+
+
+@triton.jit
+def _combine_adamw_kernel(
+    gradients,
+    touched,
+    coefficients,
+    momentum,
+    variance,
+    master,
+    copy,
+    chunk_block,
+    chunk_decays,
+    factor,
+    step_sizes,
+    shrinks,
+    apply,
+    stride,
+    rest1,
+    rest2,
+    epsilon,
+    TASKS: tl.constexpr,
+    COPY: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    chunk = tl.program_id(0)
+    block = tl.load(chunk_block + chunk)
+    step_size = tl.load(step_sizes + block)
+    if tl.load(apply) & (step_size != 0):
+        column = tl.arange(0, CHUNK)
+        at = chunk.to(tl.int64) * CHUNK + column
+        gradient = tl.zeros([CHUNK], tl.float32)
+        for task in tl.static_range(TASKS):
+            coefficient = tl.load(coefficients + block * TASKS + task) * tl.load(factor)
+            # No columns of a chunk that holds zeros only.
+            count = tl.where(tl.load(touched + task * tl.num_programs(0) + chunk) != 0, CHUNK, 0)
+            value = tl.load(gradients + task * stride.to(tl.int64) + at, mask=column < count, other=0.0)
+            gradient += coefficient * value.to(tl.float32)
+        first = tl.load(momentum + at)
+        first += (gradient - first) * rest1
+        second = tl.load(variance + at)
+        second += (gradient * gradient - second) * rest2
+        weight = tl.load(master + at)
+        weight -= step_size * first / (tl.sqrt(second) + epsilon)
+        weight *= tl.where(tl.load(chunk_decays + chunk), tl.load(shrinks + block), 1.0)
+        tl.store(momentum + at, first)
+        tl.store(variance + at, second)
+        tl.store(master + at, weight)
+        if COPY:
+            tl.store(copy + at, weight)
+
+
+@launcher(lambda *arguments: None, mutates=("momentum", "variance", "master", "copy"))
+def _step(
+    gradients: Tensor,
+    touched: Tensor,
+    coefficients: Tensor,
+    momentum: Tensor,
+    variance: Tensor,
+    master: Tensor,
+    copy: Tensor | None,
+    chunk_block: Tensor,
+    chunk_decays: Tensor,
+    factor: Tensor,
+    step_sizes: Tensor,
+    shrinks: Tensor,
+    apply: Tensor,
+    rest1: float,
+    rest2: float,
+    epsilon: float,
+) -> None:
+    """One launch over all chunks; `copy` is None where the forward reads the master itself."""
+    _combine_adamw_kernel[(len(chunk_block),)](
+        gradients,
+        touched,
+        coefficients,
+        momentum,
+        variance,
+        master,
+        copy,
+        chunk_block,
+        chunk_decays,
+        factor,
+        step_sizes,
+        shrinks,
+        apply,
+        gradients.stride(0),
+        rest1,
+        rest2,
+        epsilon,
+        TASKS=gradients.shape[0],
+        COPY=copy is not None,
+        CHUNK=CHUNK,
+        num_warps=4,
+    )
+
+
+def combine_adamw_(
+    parameters: FlatParameters,
+    coefficients: Tensor,
+    *,
+    factor: Tensor,
+    step_sizes: Tensor,
+    shrinks: Tensor,
+    apply: Tensor,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-6,
+) -> None:
+    """One optimizer step on the merged gradient, in place.
+
+    coefficients: fp32 [blocks, T], a row for each block; factor: fp32 scalar that they are multiplied by; step_sizes,
+    shrinks: fp32 [blocks], the rate with its bias correction, and 1 - rate * decay; a block with a step size of 0 is
+    left as it is, moments and all; apply: bool scalar, False leaves
+    weights and moments untouched, bit for bit, whatever the gradients hold (an overflow); epsilon: is added to the
+    root. All tensors are on the device, and the kernel's launch reads none of them on the host.
+    """
+    if parameters.size == 0:
+        return
+    copy = None if parameters.compute is parameters.master else parameters.compute
+    if uses_triton("combine_adamw", parameters.master):
+        _step(
+            parameters.gradients,
+            parameters.touched,
+            coefficients,
+            parameters.momentum,
+            parameters.variance,
+            parameters.master,
+            copy,
+            parameters.chunk_block,
+            parameters.chunk_decays,
+            factor,
+            step_sizes,
+            shrinks,
+            apply,
+            1 - beta1,
+            1 - beta2,
+            epsilon,
+        )
+        return
+    if not apply:  # the reference may ask: on a CPU nothing waits for the answer
+        return
+    rows = coefficients * factor
+    sizes, kept = step_sizes.tolist(), shrinks.tolist()
+    late = torch.tensor(_LATE, device=coefficients.device)
+    for run in parameters.runs:
+        if sizes[run.block] == 0:
+            continue
+        # torch's weights decay first, by 1 - rate * decay: the step after it is made smaller by as much.
+        shrink = kept[run.block] if run.decays else 1.0
+        rate = sizes[run.block] * shrink
+        decay = (1 - shrink) / rate
+        for start in range(run.start, run.stop, _SLICE):
+            span = slice(start, min(start + _SLICE, run.stop))
+            gradient = rows[run.block] @ parameters.gradients[:, span].float()
+            adamw(
+                [parameters.master[span]],
+                [gradient],
+                [parameters.momentum[span]],
+                [parameters.variance[span]],
+                [],
+                [late],
+                fused=True,
+                amsgrad=False,
+                beta1=beta1,
+                beta2=beta2,
+                lr=rate,
+                weight_decay=decay,
+                eps=epsilon,
+                maximize=False,
+            )
+            if copy is not None:
+                copy[span] = parameters.master[span]

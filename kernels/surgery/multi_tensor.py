@@ -1,0 +1,295 @@
+"""Gram matrix and combination of task gradients that lie apart in memory, as any model's autograd leaves them.
+
+    G[i, j] = sum_p g_pi . g_pj        merged_p = sum_t c[p, t] g_pt
+
+A table holds every gradient's address, 0 where a task does not reach a parameter, and a second table cuts the
+parameters into spans, one a program, so that one launch walks all parameters of a dtype, whatever their number.
+
+The Gram matrix reads T * P elements once: at bf16 and 4.3 TB/s, 0.15 ms for three gradients of BERT-base. The
+combination reads them once more and writes P elements: 0.20 ms.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from concord.kernels.dispatch import uses_triton
+from concord.kernels.layout.rows import wide
+from concord.kernels.surgery.pair_products import add_products, columns_at_once, no_products, store_products
+from concord.kernels.surgery.rules import MOST_TASKS
+from torch import Tensor
+
+Gradients = Sequence[Sequence[Tensor | None]]
+
+_SPAN = 1 << 14  # elements a program: fp32 sums stay short, and a model of any size fills a GPU
+_COLUMNS = 1024  # elements at once
+_PARTIALS = 512  # read at once when the spans' products are added up
+_SLICE = 1 << 16  # elements a task: T slices stay in a core's cache while all pairs of them are multiplied
+_ELEMENTS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+@triton.jit
+def _row(addresses, TASKS: tl.constexpr):
+    """The addresses of a parameter's gradients, and whether each of them is a multiple of 16 bytes."""
+    found = ()
+    aligned = True
+    for task in tl.static_range(TASKS):
+        address = tl.load(addresses + task)
+        found = found + (address,)
+        aligned = aligned & (address % 16 == 0)
+    return found, aligned
+
+
+@triton.jit
+def _read(address, first, stop, column, ELEMENT: tl.constexpr, WHOLE: tl.constexpr):
+    """Elements first + column of the gradient at `address`, in fp32; zeros where there is none."""
+    pointers = address.to(tl.pointer_type(ELEMENT)) + first + column
+    # The columns that there are, and none of a gradient that there is not.
+    last = tl.where(address != 0, stop - first, 0)
+    if WHOLE:
+        pointers, last = tl.multiple_of(pointers, 16), tl.multiple_of(last, 16)
+    values = tl.load(pointers, mask=column < last, other=0.0)
+    return values.to(tl.float32)
+
+
+@triton.jit
+def _span_products(
+    own,
+    partials,
+    start,
+    stop,
+    count,
+    ELEMENT: tl.constexpr,
+    TASKS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
+    """One span's products, written to `partials` at a distance of `count` from pair to pair."""
+    column = tl.arange(0, COLUMNS)
+    totals = no_products(TASKS, COLUMNS)
+    for first in range(start, stop, COLUMNS):
+        values = ()
+        for task in tl.static_range(TASKS):
+            values = values + (_read(own[task], first, stop, column, ELEMENT, WHOLE),)
+        totals = add_products(totals, values, TASKS)
+    store_products(totals, partials, count, TASKS)
+
+
+@triton.jit
+def _tensor_products_kernel(
+    addresses, spans, partials, count, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    span = tl.program_id(0)
+    parameter, start, stop = tl.load(spans + 3 * span), tl.load(spans + 3 * span + 1), tl.load(spans + 3 * span + 2)
+    own, aligned = _row(addresses + parameter * TASKS, TASKS)
+    if aligned & ((stop - start) % COLUMNS == 0):
+        _span_products(own, partials + span, start, stop, count, ELEMENT, TASKS, COLUMNS, WHOLE=True)
+    else:
+        _span_products(own, partials + span, start, stop, count, ELEMENT, TASKS, COLUMNS, WHOLE=False)
+
+
+@triton.jit
+def _tensor_pairs_kernel(partials, gram, count, PARTIALS: tl.constexpr):
+    pair = tl.program_id(0)
+    total = tl.zeros([PARTIALS], tl.float64)
+    for first in range(0, count, PARTIALS):
+        span = first + tl.arange(0, PARTIALS)
+        total += tl.load(partials + pair.to(tl.int64) * count + span, mask=span < count, other=0.0).to(tl.float64)
+    tl.store(gram + pair, tl.sum(total, 0))
+
+
+@triton.jit
+def _span_combination(
+    own,
+    coefficients,
+    start,
+    stop,
+    ELEMENT: tl.constexpr,
+    TASKS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
+    column = tl.arange(0, COLUMNS)
+    factors = ()
+    for task in tl.static_range(TASKS):
+        # A task without a gradient adds nothing, even where its coefficient is not finite.
+        factor = tl.where(own[task] != 0, tl.load(coefficients + task), 0.0)
+        factors = factors + (factor.to(tl.float32),)
+    for first in range(start, stop, COLUMNS):
+        total = tl.zeros([COLUMNS], tl.float32)
+        for task in tl.static_range(TASKS):
+            total += factors[task] * _read(own[task], first, stop, column, ELEMENT, WHOLE)
+        pointers = own[TASKS].to(tl.pointer_type(ELEMENT)) + first + column
+        if WHOLE:
+            tl.store(tl.multiple_of(pointers, 16), total)
+        else:
+            tl.store(pointers, total, mask=first + column < stop)
+
+
+@triton.jit
+def _tensor_combine_kernel(
+    addresses, spans, coefficients, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    span = tl.program_id(0)
+    parameter, start, stop = tl.load(spans + 3 * span), tl.load(spans + 3 * span + 1), tl.load(spans + 3 * span + 2)
+    # The last address of a row is that of the result.
+    own, aligned = _row(addresses + parameter * (TASKS + 1), TASKS + 1)
+    factors = coefficients + parameter * TASKS
+    if aligned & ((stop - start) % COLUMNS == 0):
+        _span_combination(own, factors, start, stop, ELEMENT, TASKS, COLUMNS, WHOLE=True)
+    else:
+        _span_combination(own, factors, start, stop, ELEMENT, TASKS, COLUMNS, WHOLE=False)
+
+
+def _to_device(values: Tensor, device: torch.device) -> Tensor:
+    """The same on `device`, without waiting for the copy."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _spans(parameters: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 [spans, 3]: parameter, its first element of the span, and the one after the last."""
+    table = [
+        (parameter, start, min(start + _SPAN, size))
+        for parameter, size in zip(parameters, sizes, strict=True)
+        for start in range(0, size, _SPAN)
+    ]
+    return _to_device(torch.tensor(table, dtype=torch.int64, device="cpu").view(-1, 3), device)
+
+
+def _addresses(gradients: Gradients, device: torch.device) -> Tensor:
+    """int64 [P, T], 0 where there is no gradient."""
+    rows = [[0 if gradient is None else gradient.data_ptr() for gradient in own] for own in gradients]
+    return _to_device(torch.tensor(rows, device="cpu"), device)
+
+
+def _checked(gradients: Gradients) -> tuple[dict[torch.dtype, dict[int, Tensor]], torch.device, int]:
+    """What each dtype's parameters are, by their place, with an example of their gradients; the device; the tasks."""
+    tasks = len(gradients[0]) if gradients else 0
+    if not 1 <= tasks <= MOST_TASKS:
+        raise ValueError(f"gradients of {tasks} tasks: expected 1 to {MOST_TASKS}")
+    device = None
+    groups: dict[torch.dtype, dict[int, Tensor]] = {}
+    for parameter, own in enumerate(gradients):
+        if len(own) != tasks:
+            raise ValueError(f"parameter {parameter} has {len(own)} gradients, others have {tasks}")
+        given = [gradient for gradient in own if gradient is not None]
+        for gradient in given:
+            device = device or gradient.device
+            if gradient.layout != torch.strided or gradient.dtype not in (*_ELEMENTS, torch.float64):
+                raise ValueError(
+                    f"parameter {parameter} has a gradient of {gradient.layout} {gradient.dtype}: expected a dense one "
+                    f"of fp32, fp16, bf16 or fp64"
+                )
+            if (gradient.shape, gradient.dtype, gradient.device) != (given[0].shape, given[0].dtype, device):
+                raise ValueError(f"the gradients of parameter {parameter} differ in shape, dtype or device")
+        if given:
+            groups.setdefault(given[0].dtype, {})[parameter] = given[0]
+    if device is None:
+        raise ValueError("no task has a gradient")
+    return groups, device, tasks
+
+
+def _contiguous(gradients: Gradients) -> list[list[Tensor | None]]:
+    """The same, copied where the elements do not lie one after another."""
+    return [[None if gradient is None else gradient.contiguous() for gradient in own] for own in gradients]
+
+
+def _spans_of(examples: dict[int, Tensor], device: torch.device) -> Tensor:
+    """The spans of one dtype's parameters; made once for a model."""
+    return _spans(tuple(examples), tuple(example.numel() for example in examples.values()), device)
+
+
+def _gram_reference(own: Sequence[Tensor | None], example: Tensor, gram: Tensor) -> None:
+    """Add one parameter's products to `gram`."""
+    rows = [example.new_zeros(example.numel()) if gradient is None else gradient.view(-1) for gradient in own]
+    task, other = torch.tril_indices(len(rows), len(rows), device=gram.device)
+    for start in range(0, example.numel(), _SLICE):
+        # A slice of each row stays in the cache while every pair of them is multiplied.
+        pieces = [row[start : start + _SLICE].to(wide(example.dtype)) for row in rows]
+        products = torch.stack([torch.dot(left, right) for i, left in enumerate(pieces) for right in pieces[: i + 1]])
+        gram[task, other] += products
+        gram[other, task] = gram[task, other]
+
+
+@torch.no_grad()
+def gram_of_tensors(gradients: Gradients) -> Tensor:
+    """The Gram matrix of the task gradients over all parameters, fp64 [T, T].
+
+    gradients: [P][T], parameter p's gradient for task t, None where the task does not reach it, which means zeros. The
+    gradients of a parameter share shape and dtype (fp32, fp16, bf16; fp64 takes the reference), all share the device.
+
+    Products are fp32 sums over at most 65,536 elements, added up in fp64 in a fixed order. A non-finite gradient makes
+    its task's diagonal non-finite. ValueError where gradients do not fit together, or tasks are none or above 16.
+    """
+    groups, device, tasks = _checked(gradients)
+    gradients = _contiguous(gradients)  # kept until the kernels are launched: their addresses must stay in use
+    addresses = _addresses(gradients, device)
+    gram = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
+    for dtype, examples in groups.items():
+        if not uses_triton("multi_tensor", next(iter(examples.values()))):
+            for parameter, example in examples.items():
+                _gram_reference(gradients[parameter], example, gram)
+            continue
+        spans = _spans_of(examples, device)
+        count = len(spans)
+        partials = torch.empty(tasks * tasks, count, dtype=torch.float32, device=device)
+        total = torch.empty_like(gram)
+        columns = columns_at_once(tasks, _COLUMNS)
+        element = _ELEMENTS[dtype]
+        with torch.cuda.device_of(total):
+            _tensor_products_kernel[(count,)](
+                addresses, spans, partials, count, ELEMENT=element, TASKS=tasks, COLUMNS=columns, num_warps=4
+            )
+            _tensor_pairs_kernel[(tasks * tasks,)](partials, total, count, PARTIALS=_PARTIALS, num_warps=4)
+        gram += total
+    return gram
+
+
+@torch.no_grad()
+def combine_tensors(gradients: Gradients, coefficients: Tensor) -> list[Tensor]:
+    """The merged gradient of each parameter, sum_t coefficients[p, t] * gradients[p][t], in its dtype and shape.
+
+    gradients: see `gram_of_tensors`; coefficients: fp32 or fp64 [P, T] on the gradients' device, a row for each
+    parameter. Sums are kept in fp32, and in fp64 for fp64. ValueError as there, where the coefficients' shape does not
+    fit, or where no task reaches a parameter.
+    """
+    groups, device, tasks = _checked(gradients)
+    if coefficients.shape != (len(gradients), tasks):
+        raise ValueError(f"coefficients {list(coefficients.shape)}: expected [{len(gradients)}, {tasks}]")
+    examples = {parameter: example for own in groups.values() for parameter, example in own.items()}
+    if len(examples) != len(gradients):
+        unreached = next(parameter for parameter in range(len(gradients)) if parameter not in examples)
+        raise ValueError(f"no task has a gradient for parameter {unreached}")
+    gradients = _contiguous(gradients)  # kept until the kernels are launched: their addresses must stay in use
+    coefficients = coefficients.contiguous()
+    merged = [
+        torch.empty(examples[parameter].shape, dtype=examples[parameter].dtype, device=device)
+        for parameter in range(len(gradients))
+    ]
+    addresses = _addresses([[*own, result] for own, result in zip(gradients, merged, strict=True)], device)
+    for dtype, examples in groups.items():
+        if uses_triton("multi_tensor", next(iter(examples.values()))):
+            spans = _spans_of(examples, device)
+            with torch.cuda.device_of(coefficients):
+                _tensor_combine_kernel[(len(spans),)](
+                    addresses,
+                    spans,
+                    coefficients,
+                    ELEMENT=_ELEMENTS[dtype],
+                    TASKS=tasks,
+                    COLUMNS=_COLUMNS if tasks <= 4 else _COLUMNS // 2,
+                    num_warps=4,
+                )
+            continue
+        for parameter, example in examples.items():
+            weights = coefficients[parameter].to(wide(dtype))
+            reached = [task for task, gradient in enumerate(gradients[parameter]) if gradient is not None]
+            total = merged[parameter] if wide(dtype) == dtype else torch.empty_like(example, dtype=wide(dtype))
+            torch.mul(gradients[parameter][reached[0]].to(total.dtype), weights[reached[0]], out=total)
+            for task in reached[1:]:
+                total.addcmul_(gradients[parameter][task].to(total.dtype), weights[task])
+            merged[parameter].copy_(total)
+    return merged

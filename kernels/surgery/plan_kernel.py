@@ -1,0 +1,356 @@
+"""The Triton kernel of `kernels.surgery.plan.plan_update`: one program that plans a whole step.
+
+It reads some hundred numbers, and its time is the latency of its instructions. What one thread tells another stays in
+registers and never goes through global memory. What several threads read and one of them writes anew is written behind
+a barrier.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from concord.kernels.dispatch import architecture
+from concord.kernels.surgery.rules import MOST_TASKS, ORDERS_SITE
+from torch import Tensor
+
+_ELEMENTS = 512  # blocks * T^3 at once
+
+
+@triton.jit
+def _ranks(seed, SITE: tl.constexpr, MOST: tl.constexpr, TASKS: tl.constexpr, WIDTH: tl.constexpr):
+    """`random_orders`, as the place of task j in row i's order: int32 [WIDTH, WIDTH]."""
+    i, j = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
+    counter = (i * MOST + j).to(tl.uint32)
+    zero = counter * 0
+    drawn, _, _, _ = tl.philox(seed, counter, zero, zero + SITE, zero, n_rounds=7)
+    other = tl.arange(0, WIDTH)[None, None, :]
+    place = tl.arange(0, WIDTH)[None, :, None]
+    before = (drawn[:, None, :] < drawn[:, :, None]) | ((drawn[:, None, :] == drawn[:, :, None]) & (other < place))
+    return tl.sum((before & (other < TASKS)).to(tl.int32), 2)
+
+
+@triton.jit
+def _coefficients(
+    gram,
+    squares,
+    targets,
+    beta,
+    ranks,
+    GRADVAC: tl.constexpr,
+    TASKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    GROUPS: tl.constexpr,
+):
+    """`surgery_coefficients` of a tile of groups: fp64 [GROUPS, WIDTH], and the new targets [GROUPS, WIDTH, WIDTH].
+
+    gram: fp64 [GROUPS, WIDTH, WIDTH]; squares: its diagonal [GROUPS, WIDTH]; targets: like gram.
+    """
+    i, j = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
+    start = ((i == j) & (i < TASKS)).to(tl.float64)
+    running = tl.zeros([GROUPS, WIDTH, WIDTH], tl.float64) + start[None, :, :]
+    length = squares
+    for place in range(TASKS):
+        # Each row meets one task; its column of the matrix is taken by a product with zeros and a one.
+        meets = (ranks == place) & (i < TASKS) & (j < TASKS)
+        chosen = meets.to(tl.float64)
+        other = tl.sum((meets & (i != j)).to(tl.int32), 1)[None, :] > 0
+        column = tl.sum(gram[:, None, :, :] * chosen[None, :, None, :], 3)
+        dot = tl.sum(running * column, 2)
+        square = tl.sum(squares[:, None, :] * chosen[None, :, :], 2)
+        if GRADVAC:
+            product = tl.sqrt(length * square)
+            pair = (product > 0) & other
+            phi = tl.where(pair, dot / tl.where(pair, product, 1.0), 0.0)
+            phi = tl.minimum(tl.maximum(phi, -1.0), 1.0)
+            target = tl.sum(targets * chosen[None, :, :], 2)
+            root = tl.sqrt(tl.maximum(1 - target * target, 1e-12))
+            grown = tl.sqrt(length / tl.where(pair, square, 1.0)) * (target * tl.sqrt(1 - phi * phi) / root - phi)
+            change = tl.where(pair & (phi < target), grown, 0.0)
+            length = tl.maximum(length + 2 * change * dot + change * change * square, 0.0)
+            targets += tl.where(pair, beta * (phi - target), 0.0)[:, :, None] * chosen[None, :, :]
+        else:
+            conflict = (dot < 0) & (square > 0) & other
+            change = tl.where(conflict, -dot / tl.where(conflict, square, 1.0), 0.0)
+        running += change[:, :, None] * chosen[None, :, :]
+    return tl.sum(running, 1), targets
+
+
+@triton.jit
+def _squared_norms(gram, weights):
+    """|weights @ gradients|^2 of a tile of blocks: fp64 [BLOCKS]; rounding can leave a tiny negative number."""
+    rows = tl.sum(gram * weights[:, None, :], 2)
+    return tl.maximum(tl.sum(rows * weights, 1), 0.0)
+
+
+@triton.jit
+def _add(sums, values, mask):
+    tl.store(sums, tl.load(sums, mask=mask, other=0.0) + values, mask=mask)
+
+
+@triton.jit
+def _add_statistics(meetings, conflicts, cosines, norms, gram, squares, pair_at, task_at, pair_mask, task_mask):
+    """Take a tile of Gram matrices into the sums that begin at the four pointers."""
+    roots = tl.sqrt(squares)
+    products = roots[:, :, None] * roots[:, None, :]
+    _add(meetings + pair_at, (products > 0).to(tl.float64), pair_mask)
+    _add(conflicts + pair_at, (gram < 0).to(tl.float64), pair_mask)
+    cosine = tl.where(products > 0, gram / tl.where(products > 0, products, 1.0), 0.0)
+    _add(cosines + pair_at, cosine, pair_mask)
+    _add(norms + task_at, roots, task_mask)
+
+
+@triton.jit
+def _step_sizes(beta_powers, at, inside, rate, squares, finite, decay, beta1, beta2):
+    """`adamw_steps` of a tile of blocks, the rows `at` of the powers: step sizes and shrinks, fp64 like `rate`."""
+    power1 = tl.load(beta_powers + 2 * at, mask=inside, other=1.0)
+    power2 = tl.load(beta_powers + 2 * at + 1, mask=inside, other=1.0)
+    tl.debug_barrier()
+    live = (rate != 0) & (squares > 0)
+    power1 *= tl.where(live, tl.where(finite, beta1, 1.0), 1.0)
+    power2 *= tl.where(live, tl.where(finite, beta2, 1.0), 1.0)
+    tl.store(beta_powers + 2 * at, power1, mask=inside)
+    tl.store(beta_powers + 2 * at + 1, power2, mask=inside)
+    correction = tl.sqrt(1 - power2) / tl.maximum(1 - power1, 1e-12)
+    return tl.where(live, rate * correction, 0.0), tl.where(live, 1 - rate * decay, 1.0)
+
+
+@triton.jit
+def _surgery_plan_kernel(
+    gram,
+    private_squares,
+    private_tasks,
+    rates,
+    private_rates,
+    rate_factor,
+    seed,
+    given,
+    constants,
+    loss_scale,
+    steps_since_overflow,
+    applied_steps,
+    skipped_steps,
+    beta_powers,
+    targets,
+    meetings,
+    conflicts,
+    cosines,
+    norms,
+    changes,
+    coefficients,
+    private_coefficients,
+    factor,
+    step_sizes,
+    shrinks,
+    private_step_sizes,
+    private_shrinks,
+    apply,
+    total_gram,
+    merged_norm,
+    blocks,
+    heads,
+    growth_interval,
+    METHOD: tl.constexpr,
+    BY_BLOCK: tl.constexpr,
+    PRIVATE_NORMS: tl.constexpr,
+    CLIP: tl.constexpr,
+    SCALING: tl.constexpr,
+    SITE: tl.constexpr,
+    MOST: tl.constexpr,
+    TASKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    HEADS: tl.constexpr,
+):
+    beta1, beta2 = tl.load(constants), tl.load(constants + 1)
+    decay, target_rate, max_norm = tl.load(constants + 2), tl.load(constants + 3), tl.load(constants + 4)
+    plain = tl.load(constants + 5)  # the weight of each gradient in the plain sum or mean
+    inverse = 1.0 / tl.load(loss_scale).to(tl.float64)
+    row, column = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
+    task = tl.arange(0, WIDTH)
+    pair_mask = (row < TASKS) & (column < TASKS)
+    pair_at = row * TASKS + column
+    diagonal = row == column
+
+    total = tl.zeros([WIDTH, WIDTH], tl.float64)
+    for first in range(0, blocks, BLOCKS):
+        block = first + tl.arange(0, BLOCKS)
+        mask = (block < blocks)[:, None, None] & pair_mask[None, :, :]
+        values = tl.load(gram + (block * TASKS * TASKS)[:, None, None] + pair_at[None, :, :], mask=mask, other=0.0)
+        total += tl.sum(values, 0)
+    total *= inverse * inverse
+    tl.store(total_gram + pair_at, total, mask=pair_mask)
+    total_squares = tl.sum(tl.where(diagonal, total, 0.0), 1)
+
+    head = tl.arange(0, HEADS)
+    private = tl.load(private_squares + head, mask=head < heads, other=0.0) * inverse * inverse
+    owner = tl.load(private_tasks + head, mask=head < heads, other=0)
+    owns = (owner[:, None] == task[None, :]) & (head < heads)[:, None]
+    # Squares: an infinity cannot cancel. NaN compares false.
+    finite = (tl.sum(total_squares, 0) + tl.sum(private, 0)) < float("inf")
+    tl.store(apply, finite)
+    # What a step that is not applied must leave alone is masked by these.
+    live_tasks, live_blocks = tl.where(finite, TASKS, 0), tl.where(finite, blocks, 0)
+    live_pairs = (row < live_tasks) & (column < live_tasks)
+
+    ranks = _ranks(tl.load(seed), SITE, MOST, TASKS, WIDTH)
+    rows = tl.full([BLOCKS, WIDTH], 1.0, tl.float64)
+    private_rows = tl.full([HEADS], 1.0, tl.float64)
+    if METHOD == "given" and not BY_BLOCK:
+        own = tl.load(given + task, mask=task < TASKS, other=0.0)
+        rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own[None, :]
+    elif (METHOD == "pcgrad" or METHOD == "gradvac") and not BY_BLOCK:
+        solved, lengths = total, total_squares
+        if PRIVATE_NORMS:
+            lengths += tl.sum(tl.where(owns, private[:, None], 0.0), 0)
+            solved = tl.where(diagonal, lengths[None, :], total)
+        old = tl.load(targets + pair_at, mask=pair_mask, other=0.0)
+        tl.debug_barrier()
+        own, new = _coefficients(
+            solved[None, :, :],
+            lengths[None, :],
+            old[None, :, :],
+            target_rate,
+            ranks,
+            METHOD == "gradvac",
+            TASKS,
+            WIDTH,
+            1,
+        )
+        if METHOD == "gradvac":
+            tl.store(targets + pair_at[None, :, :], new, mask=live_pairs[None, :, :])
+        rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own
+    if PRIVATE_NORMS:
+        own = tl.sum(rows, 0) / BLOCKS
+        private_rows = tl.sum(tl.where(owns, own[None, :], 0.0), 1)
+
+    schedule = tl.load(rate_factor).to(tl.float64)
+
+    merged = tl.sum(private_rows * private_rows * private, 0)
+    changed, unchanged = merged * 0, merged * 0
+    for first in range(0, blocks, BLOCKS):
+        block = first + tl.arange(0, BLOCKS)
+        inside = block < blocks
+        mask = inside[:, None, None] & pair_mask[None, :, :]
+        at = (block * TASKS * TASKS)[:, None, None] + pair_at[None, :, :]
+        values = tl.load(gram + at, mask=mask, other=0.0) * (inverse * inverse)
+        squares = tl.sum(tl.where(diagonal[None, :, :], values, 0.0), 2)
+        task_at = (block * TASKS)[:, None] + task[None, :]
+        task_mask = inside[:, None] & (task < TASKS)[None, :]
+        if METHOD == "given" and BY_BLOCK:
+            rows = tl.load(given + task_at, mask=task_mask, other=0.0)
+        elif (METHOD == "pcgrad" or METHOD == "gradvac") and BY_BLOCK:
+            old = tl.load(targets + at, mask=mask, other=0.0)
+            tl.debug_barrier()
+            rows, new = _coefficients(
+                values, squares, old, target_rate, ranks, METHOD == "gradvac", TASKS, WIDTH, BLOCKS
+            )
+            if METHOD == "gradvac":
+                tl.store(targets + at, new, mask=mask & live_pairs[None, :, :])
+        weights = rows * plain
+        tl.store(coefficients + task_at, weights, mask=task_mask)
+        merged += tl.sum(_squared_norms(values, weights), 0)
+        difference = _squared_norms(values, weights - plain)
+        whole = _squared_norms(values, weights * 0 + plain)
+        changed += tl.sum(difference, 0)
+        unchanged += tl.sum(whole, 0)
+        share = tl.where(whole > 0, tl.sqrt(difference / tl.where(whole > 0, whole, 1.0)), 0.0)
+        _add(changes + block, share, block < live_blocks)
+        _add_statistics(
+            meetings,
+            conflicts,
+            cosines,
+            norms,
+            values,
+            squares,
+            at,
+            task_at,
+            mask & live_pairs[None, :, :],
+            task_mask & (task < live_tasks)[None, :],
+        )
+        rate = tl.load(rates + block, mask=inside, other=0.0).to(tl.float64) * schedule
+        of_block = tl.sum(squares, 1)
+        size, shrink = _step_sizes(beta_powers, block, inside, rate, of_block, finite, decay, beta1, beta2)
+        tl.store(step_sizes + block, size, mask=inside)
+        tl.store(shrinks + block, shrink, mask=inside)
+
+    if finite:
+        share = tl.where(unchanged > 0, tl.sqrt(changed / tl.where(unchanged > 0, unchanged, 1.0)), 0.0)
+        tl.store(changes + blocks, tl.load(changes + blocks) + share)
+    last = blocks * TASKS
+    _add_statistics(
+        meetings,
+        conflicts,
+        cosines,
+        norms,
+        total[None, :, :],
+        total_squares[None, :],
+        last * TASKS + pair_at[None, :, :],
+        last + task[None, :],
+        live_pairs[None, :, :],
+        (task < live_tasks)[None, :],
+    )
+    norm = tl.sqrt(merged)
+    tl.store(merged_norm, norm)
+    scale = inverse
+    if CLIP:
+        scale *= tl.minimum(max_norm / tl.maximum(norm, 1e-12), 1.0)
+    tl.store(factor, scale)
+
+    inside = head < heads
+    rate = tl.load(private_rates + head, mask=inside, other=0.0).to(tl.float64) * schedule
+    size, shrink = _step_sizes(beta_powers, blocks + head, inside, rate, private, finite, decay, beta1, beta2)
+    tl.store(private_coefficients + head, private_rows, mask=inside)
+    tl.store(private_step_sizes + head, size, mask=inside)
+    tl.store(private_shrinks + head, shrink, mask=inside)
+
+    counted = finite.to(tl.int64)
+    tl.store(applied_steps, tl.load(applied_steps) + counted)
+    tl.store(skipped_steps, tl.load(skipped_steps) + (1 - counted))
+    if SCALING:
+        since = tl.where(finite, tl.load(steps_since_overflow) + 1, 0)
+        grows = since >= growth_interval
+        tl.store(loss_scale, tl.load(loss_scale) * tl.where(finite, tl.where(grows, 2.0, 1.0), 0.5))
+        tl.store(steps_since_overflow, tl.where(grows, 0, since))
+
+
+def launch_plan(
+    inputs: tuple[Tensor | None, ...],
+    state: tuple[Tensor, ...],
+    plan: tuple[Tensor, ...],
+    *,
+    method: str,
+    by_block: bool,
+    private_norms: bool,
+    clip: bool,
+    scaling: bool,
+    growth_interval: int,
+) -> None:
+    """Launch the kernel: `inputs`, `state` and `plan` are its pointers, in its order."""
+    gram, private_squares = inputs[:2]
+    blocks, tasks, _ = gram.shape
+    heads = len(private_squares)
+    width = max(2, triton.next_power_of_2(tasks))
+    tile = max(1, _ELEMENTS // width**3) if by_block else max(1, _ELEMENTS // width**2)
+    with torch.cuda.device_of(gram):
+        # ptxas would rather spill than take all registers, which one program may.
+        options = {} if architecture(gram.device) == "hip" else {"maxnreg": 255}
+        _surgery_plan_kernel[(1,)](
+            *inputs,
+            *state,
+            *plan,
+            blocks,
+            heads,
+            growth_interval,
+            METHOD=method,
+            BY_BLOCK=by_block,
+            PRIVATE_NORMS=private_norms,
+            CLIP=clip,
+            SCALING=scaling,
+            SITE=ORDERS_SITE,
+            MOST=MOST_TASKS,
+            TASKS=tasks,
+            WIDTH=width,
+            BLOCKS=min(tile, triton.next_power_of_2(blocks)),
+            HEADS=triton.next_power_of_2(max(2, heads)),
+            num_warps=4,
+            **options,
+        )

@@ -1,0 +1,1 @@
+"""The kernels judged on this device before a run trusts them."""

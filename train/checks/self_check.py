@@ -1,0 +1,193 @@
+"""The self-check before a first step: every op that a run launches, judged on its device before it is trusted.
+
+The verdicts are kept in the user's cache directory, by device, driver, versions, the kernels' source and the shapes:
+each is paid once.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import triton
+from concord.bert.errors import InputError
+from concord.bert.files import replacing
+from concord.kernels.checks.shapes import Shapes, ops_of
+from concord.kernels.dispatch import OPS, interpreted, launches_triton, set_kernels, takes_triton
+from concord.train.checks.children import CheckNotDone, Entry, judge_ops
+from concord.train.steps.precision import Precision, choose_kernels
+
+from concord import kernels
+
+_SOURCE = Path(kernels.__file__).parent
+_MOST_REASON = 160  # characters of a reason in the banner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What a self-check found.
+
+    verdicts: in the order of the ops; path: where they are kept; seconds: that they took; kept_since: when they were
+    found, "" where that was just now.
+    """
+
+    verdicts: Sequence[Entry]
+    path: Path
+    seconds: float
+    kept_since: str = ""
+
+    def failed(self) -> dict[str, Entry]:
+        """Op -> its first verdict against it."""
+        found: dict[str, Entry] = {}
+        for verdict in self.verdicts:
+            if not verdict["passed"]:
+                found.setdefault(verdict["op"], verdict)
+        return found
+
+    def summary(self) -> str:
+        """One line."""
+        ops = len({verdict["op"] for verdict in self.verdicts})
+        failures = sum(not verdict["passed"] for verdict in self.verdicts)
+        outcome = f"{failures} failed" if failures else "all passed"
+        when = f"on {self.kept_since[:10]}, kept in {self.path}" if self.kept_since else f"in {self.seconds:.0f} s"
+        return f"{len(self.verdicts)} cases of {ops} ops, {outcome} ({when})"
+
+
+def resolve_kernels(
+    kernels: str, self_check: str, precision: Precision, shapes: Callable[[], Shapes], say: Callable[[str], None]
+) -> str:
+    """Resolve the flags --kernels and --self-check for the whole process; in words, what ops take from now on.
+
+    self_check: auto checks Triton's kernels on CUDA, on also interpreted ones, off none; shapes: gives what will be
+    launched, where that is needed; say: receives the lines `checked ...` and `warning: ...`.
+    Raises InputError as `choose_kernels` does, where an op fails and --kernels triton asked for all of them, and where
+    --self-check on cannot be done.
+    """
+    device, taken = precision.device, choose_kernels(kernels, precision)
+    if not launches_triton(device) or (self_check == "auto" and device.type == "cpu"):
+        return taken
+    if self_check == "off":
+        return f"{taken}, unchecked as asked"
+    try:
+        checked = check(
+            shapes().on(device), device, on_start=lambda: say("checking   the kernels on this device, once")
+        )
+    except CheckNotDone as error:
+        if self_check == "on":
+            raise InputError(f"--self-check on: {error}") from None
+        say(f"warning: the kernels are not checked on this device: {error}")
+        return f"{taken}, unchecked"
+    say(f"checked    {checked.summary()}")
+    failed = checked.failed()
+    described = "; ".join(f"{OPS[op].title} from torch: {describe_failure(verdict)}" for op, verdict in failed.items())
+    if not failed:
+        return taken
+    if kernels == "triton":
+        raise InputError(
+            f"--kernels triton: {described.replace(' from torch:', ':')}; --kernels auto takes it from torch, "
+            "--self-check off trusts it all the same"
+        )
+    set_kernels(kernels, from_torch=failed)
+    return f"{taken}; {described}"
+
+
+def describe_failure(verdict: Entry) -> str:
+    """Why an op is not trusted, in some words."""
+    if verdict["error"] is not None:
+        return f"its check failed here, error {verdict['error']:.2g}, allowed {verdict['allowed']:.2g}"
+    return f"its check failed here, {verdict['reason'][:_MOST_REASON]}"
+
+
+def check(shapes: Shapes, device: torch.device, on_start: Callable[[], None] = lambda: None) -> Checked:
+    """The verdicts on what a run of `shapes` launches on `device`: kept ones, or new ones, which then are kept.
+
+    on_start: called before anything is judged. Raises CheckNotDone where nothing can be judged.
+    """
+    environment = environment_of(device)
+    path = verdict_path(environment, shapes)
+    if kept := _read(path, environment, shapes):
+        return kept
+    on_start()
+    began = time.perf_counter()
+    verdicts = judge_ops([op for op in ops_of(shapes) if takes_triton(op, device)], shapes, device)
+    checked = Checked(verdicts=verdicts, path=path, seconds=time.perf_counter() - began)
+    _keep(checked, environment, shapes)
+    return checked
+
+
+def environment_of(device: torch.device) -> dict[str, str]:
+    """What verdicts hold for, and nothing else: device, capability, driver, versions, and the kernels' source.
+
+    Asks the device without opening a context on it.
+    """
+    found = {"torch": torch.__version__, "triton": triton.__version__, "kernels": source_digest()}
+    if device.type == "cpu":
+        return found | {"device": "interpreter" if interpreted() else "cpu"}
+    major, minor = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    return found | {"device": name, "capability": f"{major}.{minor}", "driver": driver_version()}
+
+
+def driver_version() -> str:
+    """The NVIDIA driver's version as the kernel module tells it, and the newest CUDA that it serves."""
+    serves = torch._C._cuda_getDriverVersion() if torch.version.cuda else 0
+    try:
+        own = Path("/sys/module/nvidia/version").read_text(encoding="utf-8").strip()
+    except OSError:
+        own = "version unknown"
+    return f"{own}, CUDA {serves // 1000}.{serves % 1000 // 10}"
+
+
+def source_digest() -> str:
+    """sha256 (hex) of the source of the kernels and of their checks."""
+    digest = hashlib.sha256()
+    for path in sorted(_SOURCE.rglob("*.py")):
+        digest.update(f"{path.relative_to(_SOURCE)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def verdict_folder() -> Path:
+    """Where verdicts are kept: concord/self-check in the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "concord" / "self-check"
+
+
+def verdict_path(environment: Mapping[str, str], shapes: Shapes) -> Path:
+    """The file of the verdicts on `shapes` in an environment."""
+    both = (json.dumps(content, sort_keys=True).encode() for content in (environment, shapes.as_json()))
+    return verdict_folder() / f"{'-'.join(hashlib.sha256(one).hexdigest()[:16] for one in both)}.json"
+
+
+def _read(path: Path, environment: Mapping[str, str], shapes: Shapes) -> Checked | None:
+    """What is kept, None where that is nothing, or damaged: it is found anew then."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["environment"] != environment or Shapes.from_json(content["shapes"]) != shapes:
+            return None
+        verdicts = content["verdicts"]
+        known = all(entry["op"] in OPS and isinstance(entry["passed"], bool) for entry in verdicts)
+        kept = Checked(verdicts=verdicts, path=path, seconds=content["seconds"], kept_since=content["found"])
+        kept.summary(), [describe_failure(verdict) for verdict in kept.failed().values()]
+        return kept if known and verdicts else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _keep(checked: Checked, environment: Mapping[str, str], shapes: Shapes) -> None:
+    content = {
+        "environment": environment,
+        "shapes": shapes.as_json(),
+        "verdicts": list(checked.verdicts),
+        "seconds": checked.seconds,
+        "found": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        checked.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(checked.path) as beside:
+            beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except OSError:  # a cache that cannot be written costs the next run its time, and this one nothing
+        return

@@ -1,0 +1,191 @@
+"""Reads data sets in the layout of the course: tab-delimited files with a header, one example a line."""
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from concord.bert.errors import InputError
+from concord.train.data.tasks import Example, Task
+
+_SHOWN = 5  # bad rows that a message names one by one
+_LONGEST_SHOWN = 80  # characters of a header's cell
+
+
+@dataclass(frozen=True)
+class Split:
+    """The examples of one file, and one line for each row that could not be used."""
+
+    examples: list[Example] = field(default_factory=list)
+    bad_rows: list[str] = field(default_factory=list)
+
+
+def check_folder(directory: Path) -> None:
+    """Raise InputError where the folder that --data names does not exist."""
+    if not directory.is_dir():
+        raise InputError(f"--data {directory}: no such folder, expected one in the course layout, or demo")
+
+
+def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) -> Split | None:
+    """Read the train, dev or test split of a task.
+
+    A test file has no labels; None where there is no test file. Sentences are stripped of spaces around them. A row is
+    one line, even where a quote stays open. It is bad where it has a wrong number of columns, a stray quote, an empty
+    sentence, no id, or a label that is missing or not one of the task's.
+
+    Raises InputError for a file that is missing, unreadable, has another header or no usable row, and for bad rows
+    unless `skip_bad_rows`, naming the first few by file and line.
+    """
+    check_folder(directory)
+    if split == "test":
+        path = directory / f"{task.stem}-test-student.csv"
+        if not path.exists():
+            return None
+        headers = [["", "id", *task.text_columns], ["0", "", "id", *task.text_columns]]
+    else:
+        path = directory / f"{task.stem}-{split}.csv"
+        headers = [["", "id", *task.text_columns, task.label_column]]
+    rows = _rows(path)
+    header = _header(path, rows)
+    if header not in headers:
+        expected = " or ".join(_tabs(allowed) for allowed in headers)
+        raise InputError(f"{path}:1: header is {_tabs(header)}{_one_column(header)}, expected {expected}")
+    found = Split()
+    labelled = split != "test"
+    for line, cells in rows:
+        try:
+            found.examples.append(_example(task, path, line, header, cells, labelled))
+        except _BadRow as problem:
+            found.bad_rows.append(f"{path}:{line}: {problem}")
+    if found.bad_rows and not skip_bad_rows:
+        raise InputError(f"{name_bad_rows(found.bad_rows, _SHOWN)} (--skip-bad-rows leaves such rows out)")
+    if not found.examples:
+        kind = {"train": "training", "dev": "dev", "test": "test"}[split]
+        raise InputError(f"{path}: task {task.name} with no {kind} rows, expected at least one below the header")
+    return found
+
+
+def read_plain_input(task: Task, path: Path) -> list[Example]:
+    """Read sentences to predict: a tab-delimited file whose header names at least the task's text columns.
+
+    Further columns are ignored, but for `id`; without one, an example's id is its row's number, from 1. No row is left
+    out, so that there is an answer for each.
+    Raises InputError for a file or a row that cannot be used.
+    """
+    rows = _rows(path)
+    header = _header(path, rows)
+    if any(header.count(column) != 1 for column in task.text_columns) or header.count("id") > 1:
+        raise InputError(
+            f"{path}:1: header is {_tabs(header)}{_one_column(header)}, expected task {task.name}'s columns "
+            f"{_tabs(task.text_columns)}, each once"
+        )
+    examples = []
+    for number, (line, cells) in enumerate(rows, 1):
+        try:
+            examples.append(_example(task, path, line, header, cells, labelled=False, number=number))
+        except _BadRow as problem:
+            raise InputError(f"{path}:{line}: {problem}") from None
+    if not examples:
+        raise InputError(f"{path}: no rows, expected sentences to predict")
+    return examples
+
+
+class _BadRow(Exception):
+    """Why a row cannot be used."""
+
+
+def _header(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    for line, cells in rows:
+        if line == 1:
+            return cells
+        break
+    raise InputError(f"{path}: starts with no header, expected a tab-delimited file with one in its first line")
+
+
+def name_bad_rows(bad_rows: list[str], shown: int) -> str:
+    """How many rows are bad, and what is wrong with the first `shown` of them."""
+    more = len(bad_rows) - shown
+    count = "1 bad row" if len(bad_rows) == 1 else f"{len(bad_rows)} bad rows"
+    return f"{count}: {'; '.join(bad_rows[:shown])}" + (f"; and {more} more" if more > 0 else "")
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The number and the cells of each line that is not empty; no cells where its quotes are stray.
+
+    Lines are parsed one by one, so that a stray quote costs its own row and not those that follow.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a tab-delimited file") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{line}: not UTF-8 (byte {content[error.start]:#04x}), expected UTF-8") from None
+    csv.field_size_limit(2**31 - 1)  # a long text is none of a row's faults
+    # Not splitlines: sentences may hold U+2028 and other signs that it takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.removesuffix("\r")
+        if '"' not in line:
+            if line:
+                yield number, line.split("\t")
+            continue
+        try:
+            yield number, next(csv.reader([line], delimiter="\t", strict=True))
+        except csv.Error:
+            yield number, []
+
+
+def _example(
+    task: Task,
+    path: Path,
+    line: int,
+    header: Sequence[str],
+    cells: Sequence[str],
+    labelled: bool,
+    number: int | None = None,
+) -> Example:
+    if not cells:
+        raise _BadRow("a stray quote, expected quotes in pairs around a column")
+    if len(cells) != len(header):
+        raise _BadRow(f"{len(cells)} columns, expected {len(header)}")
+    row = dict(zip(header, cells, strict=True))
+    sentences = [row[column].strip() for column in task.text_columns]
+    if row.get("id") == "":
+        raise _BadRow("id is empty, expected one")
+    for column, sentence in zip(task.text_columns, sentences, strict=True):
+        if not sentence:
+            raise _BadRow(f"{column} is empty, expected a sentence")
+    return Example(
+        id=row.get("id", str(number)),
+        first=sentences[0],
+        second=sentences[1] if task.pair else None,
+        label=_label(task, row[task.label_column]) if labelled else None,
+        source=f"{path}:{line}",
+    )
+
+
+def _label(task: Task, text: str) -> float:
+    whole = task.kind != "regression"
+    try:
+        label = float(text) if "_" not in text else math.nan  # which Python reads as 1_000
+    except ValueError:
+        label = math.nan
+    # NaN is in no range.
+    if not task.low <= label <= task.high or (whole and not label.is_integer()):
+        kind = "a whole number" if whole else "a number"
+        raise _BadRow(f"{task.label_column} is {text!r}, expected {kind} from {task.low:g} to {task.high:g}")
+    return label
+
+
+def _tabs(cells: Sequence[str]) -> str:
+    """Cells as a message shows them."""
+    shown = (cell if len(cell) <= _LONGEST_SHOWN else f"{cell[:_LONGEST_SHOWN]}..." for cell in cells)
+    return "[" + ", ".join(cell.replace("\r", " ") or "(unnamed)" for cell in shown) + "]"
+
+
+def _one_column(header: Sequence[str]) -> str:
+    """What a header that commas or other signs divide looks like to whoever expects tabs."""
+    return " (one column, with no tab in it)" if len(header) == 1 else ""

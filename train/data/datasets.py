@@ -1,0 +1,113 @@
+"""The data sets of a run: read or generated, checked, tokenised and cached."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from concord.bert.errors import InputError
+from concord.bert.tokenizer import Tokenizer
+from concord.train.data.course import check_folder, name_bad_rows, read_split
+from concord.train.data.demo_sets import DEMO_TASKS, demo_examples
+from concord.train.data.tasks import Example, Task, select_tasks
+from concord.train.data.tokenized import TokenCache, TokenizedSplit, tokenize_split
+from concord.train.settings.config import RunConfig
+
+SPLITS = ("train", "dev", "test")
+DEMO = "demo"
+_SHOWN = 20  # bad rows that the warning names one by one
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Task -> tokenised set, for each split, in the order of the run's tasks; test may lack some tasks. dev_examples:
+    task -> what the dev set was made of."""
+
+    train: dict[str, TokenizedSplit]
+    dev: dict[str, TokenizedSplit]
+    test: dict[str, TokenizedSplit]
+    dev_examples: dict[str, list[Example]]
+
+    def digests(self) -> dict[str, str]:
+        """What the training and the choice of the best model depend on: a set's task and split -> its digest."""
+        sets = {"train": self.train, "dev": self.dev}
+        return {f"{task} {name}": split.digest for name, own in sets.items() for task, split in own.items()}
+
+
+def run_tasks(config: RunConfig) -> list[Task]:
+    """The tasks that a configuration names; InputError for an unknown one, or data that is no folder."""
+    if config.data != DEMO:
+        # Before the tasks: of one that the folder defines it would be said that there is none of the name.
+        check_folder(Path(config.data))
+        return select_tasks(list(config.tasks), Path(config.data))
+    tasks = select_tasks(list(config.tasks), None)
+    for task in tasks:
+        if task.name not in DEMO_TASKS:
+            raise InputError(f"--tasks {task.name}: the demo data has {', '.join(DEMO_TASKS)}; give --data DIR")
+    return tasks
+
+
+def load_datasets(
+    config: RunConfig,
+    tasks: Sequence[Task],
+    tokenizer: Tokenizer,
+    cache: Path | None,
+    say: Callable[[str], None],
+    *,
+    splits: Sequence[str] = SPLITS,
+    data: str | None = None,
+) -> Datasets:
+    """Read and tokenise the wanted splits of every task.
+
+    cache: folder of tokenised sets, None for no cache (nor is a folder that cannot be written one); say:
+    receives one line a warning; data: replaces the configuration's directory.
+    Raises InputError as `train.data.course.read_split` does.
+    """
+    data = data or config.data
+    read: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
+    bad_rows: list[str] = []
+    for task in tasks:
+        for split in splits:
+            if split == "test" and config.skip_test:
+                continue
+            if data == DEMO:
+                read[split][task.name] = demo_examples(task.name, split)
+                continue
+            found = read_split(task, Path(data), split, skip_bad_rows=config.skip_bad_rows)
+            if found is not None:
+                read[split][task.name] = found.examples
+                bad_rows += found.bad_rows
+        if config.dev_examples and task.name in read["dev"]:
+            read["dev"][task.name] = evenly_spaced(read["dev"][task.name], config.dev_examples)
+    if bad_rows:
+        say(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
+    tokenized: dict[str, dict[str, TokenizedSplit]] = {split: {} for split in SPLITS}
+    kept = TokenCache(cache, say) if cache else None
+    for split in splits:
+        for task in tasks:
+            if task.name in read[split]:
+                tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, kept)
+                cut = tokenized[split][task.name].truncated
+                if cut:
+                    say(f"{task.name} {split}: {cut} examples were longer than {config.max_length} wordpieces and cut")
+    return Datasets(**tokenized, dev_examples=read["dev"])
+
+
+def evenly_spaced(examples: list[Example], count: int) -> list[Example]:
+    """`count` of the examples, evenly spaced and in their order; all of them where there are no more."""
+    if len(examples) <= count:
+        return examples
+    return [examples[index * len(examples) // count] for index in range(count)]
+
+
+def tokenize(
+    config: RunConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: TokenCache | None
+) -> TokenizedSplit:
+    """Tokenise examples as the run does."""
+    return tokenize_split(
+        task,
+        examples,
+        tokenizer,
+        pair_encoding=config.for_task("pair_encoding", task.name),
+        max_length=config.max_length,
+        cache=cache,
+    )

@@ -1,0 +1,254 @@
+"""The tasks that can be trained: the course's four, and those that a data directory defines in its tasks.toml."""
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from concord.bert.errors import InputError, did_you_mean
+from concord.bert.files import read_json
+from concord.bert.pals import ProjectedAttention
+from torch import nn
+
+TASKS_FILE = "tasks.toml"
+Kind = Literal["classification", "binary", "regression"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a data set.
+
+    second: the second sentence of a pair, else None. label: class index or score, None where unlabelled.
+    source: "file:line" of the row, for messages.
+    """
+
+    id: str
+    first: str
+    second: str | None
+    label: float | None
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a task's data looks like and what its head answers.
+
+    Attributes:
+        name: one word, used in file names, parameter names and options, and no attribute of the modules that keep
+            what belongs to each task under its name.
+        kind: classification into `classes` classes, a binary decision from one logit, or a score from one logit.
+        pair: whether an example is two sentences.
+        classes: the number of logits; 1 for binary and regression.
+        low: the smallest label.
+        high: the largest label.
+        stem: of the files f"{stem}-train.csv", f"{stem}-dev.csv" and f"{stem}-test-student.csv".
+        text_columns: the header's names of the one or two sentences.
+        label_column: the header's name of the label.
+        prediction_column: the name of the answers in prediction files.
+    """
+
+    name: str
+    kind: Kind
+    pair: bool
+    classes: int
+    low: float
+    high: float
+    stem: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    prediction_column: str
+
+    def __post_init__(self) -> None:
+        for problem in self._problems():
+            raise InputError(f"task {self.name}: {problem}")
+
+    def _problems(self) -> list[str]:
+        """What contradicts itself, in one phrase each."""
+        classification = self.kind == "classification"
+        columns = ["id", *self.text_columns, self.label_column]
+        sentences = 2 if self.pair else 1
+        checks = {
+            f"name is {self.name!r}, expected a letter, then letters, digits and underscores": (
+                re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name)
+            ),
+            f"name is {self.name!r}, which torch's modules use themselves, expected another": not (
+                hasattr(nn.ModuleDict(), self.name) or hasattr(ProjectedAttention, self.name)
+            ),
+            f"text_columns has {len(self.text_columns)} names, expected {sentences} where pair is {self.pair}": (
+                len(self.text_columns) == sentences
+            ),
+            f"the columns {', '.join(columns)} repeat a name, expected different ones": (
+                len(set(columns)) == len(columns)
+            ),
+            f"classes is {self.classes}, expected {'2 or more' if classification else f'1 for kind {self.kind}'}": (
+                self.classes >= 2 if classification else self.classes == 1
+            ),
+            f"low {self.low} and high {self.high} span no range": (
+                math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+            ),
+        }
+        if self.kind != "regression":
+            high = max(1, self.classes - 1)
+            checks[f"low and high are {self.low} and {self.high}, expected 0 and {high} for kind {self.kind}"] = (
+                self.low == 0 and self.high == high
+            )
+        return [problem for problem, holds in checks.items() if not holds]
+
+
+_SENTENCE = ("sentence",)
+_SENTENCES = ("sentence1", "sentence2")
+BUILT_IN_TASKS = (
+    Task(
+        name="sst",
+        kind="classification",
+        pair=False,
+        classes=5,
+        low=0,
+        high=4,
+        stem="ids-sst",
+        text_columns=_SENTENCE,
+        label_column="sentiment",
+        prediction_column="Predicted_Sentiment",
+    ),
+    Task(
+        name="paraphrase",
+        kind="binary",
+        pair=True,
+        classes=1,
+        low=0,
+        high=1,
+        stem="quora",
+        text_columns=_SENTENCES,
+        label_column="is_duplicate",
+        prediction_column="Predicted_Is_Duplicate",
+    ),
+    Task(
+        name="sts",
+        kind="regression",
+        pair=True,
+        classes=1,
+        low=0,
+        high=5,
+        stem="sts",
+        text_columns=_SENTENCES,
+        label_column="similarity",
+        # The course's own spelling, which its graders read.
+        prediction_column="Predicted_Similiary",
+    ),
+    Task(
+        name="cfimdb",
+        kind="classification",
+        pair=False,
+        classes=2,
+        low=0,
+        high=1,
+        stem="ids-cfimdb",
+        text_columns=_SENTENCE,
+        label_column="sentiment",
+        prediction_column="Predicted_Sentiment",
+    ),
+)
+
+
+def select_tasks(names: list[str], directory: Path | None) -> list[Task]:
+    """The tasks called `names`, in that order, among the built-in ones and those of `directory`'s tasks.toml.
+
+    Raises InputError for an unknown name, a name given twice, no name at all, and a wrong tasks.toml.
+    """
+    known = {task.name: task for task in BUILT_IN_TASKS}
+    if directory is not None and (directory / TASKS_FILE).exists():
+        known |= _read_tasks(directory / TASKS_FILE)
+    if not names:
+        raise InputError(f"no task is given, {did_you_mean('', known)}")
+    for position, name in enumerate(names):
+        if name not in known:
+            raise InputError(f"unknown task {name!r}, {did_you_mean(name, known)}")
+        if name in names[:position]:
+            raise InputError(f"task {name!r} is given twice, expected each task once")
+    return [known[name] for name in names]
+
+
+def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
+    """Write the definitions of a run's tasks as JSON, so that its model answers without the data it was trained on."""
+    path.write_text(json.dumps([asdict(task) for task in tasks], indent=2) + "\n", encoding="utf-8")
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """The tasks that `write_tasks` wrote; InputError where the file is missing or damaged."""
+    content = read_json(path, "the tasks of a run")
+    if not (isinstance(content, list) and content and all(isinstance(table, dict) for table in content)):
+        raise InputError(f"{path}: not the tasks of a run, expected a list of them")
+    try:
+        return [_task(str(table.pop("name", "")), table) for table in content]
+    except InputError as error:
+        raise InputError(f"{path}: not the tasks of a run ({error})") from None
+
+
+def _read_tasks(path: Path) -> dict[str, Task]:
+    """The tasks of a tasks.toml: one table for each, named as the task."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}), expected task definitions") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not TOML ({error})") from None
+    tasks = {}
+    for name, table in content.items():
+        if any(name == task.name for task in BUILT_IN_TASKS):
+            raise InputError(f"{path}: task {name} is built in, expected another name")
+        if not isinstance(table, dict):
+            raise InputError(f"{path}: {name} is {table!r}, expected a table [{name}] that defines a task")
+        try:
+            tasks[name] = _task(name, table)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    return tasks
+
+
+def _task(name: str, table: Mapping[str, Any]) -> Task:
+    """One task from its table; what follows from the kind and the columns may be left out."""
+    types = {field.name: field.type for field in fields(Task) if field.name != "name"}
+    for key in table:
+        if key not in types:
+            raise InputError(f"task {name}: unknown key {key!r}, {did_you_mean(key, types)}")
+    values = {key: _typed(name, key, value, types[key]) for key, value in table.items()}
+    kind = values.get("kind")
+    values.setdefault("pair", len(values.get("text_columns", ())) > 1)
+    if kind != "classification":
+        values.setdefault("classes", 1)
+    if kind != "regression":
+        values = {"low": 0.0, "high": max(1.0, values.get("classes", 2) - 1.0)} | values
+    for key in types:
+        if key not in values:
+            raise InputError(f"task {name}: {key} is missing")
+    return Task(name=name, **values)
+
+
+def _typed(name: str, key: str, value: object, expected: object) -> object:
+    """The value as the field's type, or InputError."""
+    if expected in (bool, int) and type(value) is expected:
+        return value
+    if expected is float and type(value) in (int, float):
+        return float(value)
+    if expected is str and isinstance(value, str) and value:
+        return value
+    if expected is Kind and value in get_args(Kind):
+        return value
+    if (
+        expected == tuple[str, ...]
+        and isinstance(value, list)
+        and all(isinstance(text, str) and text for text in value)
+    ):
+        return tuple(value)
+    words = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        Kind: f"one of {', '.join(get_args(Kind))}",
+    }
+    raise InputError(f"task {name}: {key} is {value!r}, expected {words.get(expected, 'a list of column names')}")

@@ -1,0 +1,65 @@
+"""Raw text to train a language model on: the lines of a file, or the sentences of the tasks' training sets."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from concord.bert.errors import InputError
+from concord.bert.tokenizer import Tokenizer
+from concord.train.data.course import name_bad_rows, read_split
+from concord.train.data.datasets import DEMO, run_tasks
+from concord.train.data.demo_sets import demo_examples
+from concord.train.settings.config import RunConfig
+
+_SHOWN = 20  # bad rows that the warning names one by one
+
+
+def read_texts(config: RunConfig, warn: Callable[[str], None]) -> list[str]:
+    """The different texts of `config.data`, in order: a UTF-8 file with one on each line, or the training sets of
+    `config.tasks` in a folder in the course layout, or in the demo data.
+
+    warn: is told of rows that were skipped. Raises InputError where there is nothing to read, or a row is bad and
+    bad rows are not to be skipped.
+    """
+    path = Path(config.data)
+    if path.is_file():
+        texts = _lines(path)
+    elif config.data == DEMO or path.is_dir():
+        texts = _sentences(config, warn)
+    else:
+        raise InputError(f"--data {config.data}: expected a text file, a folder in the course layout, or {DEMO}")
+    texts = list(dict.fromkeys(text for text in (text.strip() for text in texts) if text))
+    if len(texts) < 2:
+        raise InputError(f"{config.data}: {len(texts)} texts, expected two at least, one of them to be held out")
+    return texts
+
+
+def encode_texts(texts: list[str], tokenizer: Tokenizer, max_length: int) -> list[np.ndarray]:
+    """Each text as [CLS] wordpieces [SEP], int32, cut to `max_length`."""
+    cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
+    return [np.concatenate([cls, pieces[: max_length - 2], sep]) for pieces in tokenizer.encode(texts)]
+
+
+def _lines(path: Path) -> list[str]:
+    texts = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            texts.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}:{number}: not UTF-8 ({error.reason}), expected one text a line") from None
+    return texts
+
+
+def _sentences(config: RunConfig, warn: Callable[[str], None]) -> list[str]:
+    examples, bad_rows = [], []
+    for task in run_tasks(config):
+        if config.data == DEMO:
+            examples += demo_examples(task.name, "train")
+            continue
+        split = read_split(task, Path(config.data), "train", skip_bad_rows=config.skip_bad_rows)
+        if split is not None:
+            examples += split.examples
+            bad_rows += split.bad_rows
+    if bad_rows:
+        warn(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
+    return [text for example in examples for text in (example.first, example.second or "")]

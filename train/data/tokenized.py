@@ -1,0 +1,180 @@
+"""Tokenised data sets: composed into sequences once, and cached by the hash of what decides them."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from concord.bert.files import replacing
+from concord.bert.tokenizer import Tokenizer
+from concord.train.data.tasks import Example, Task
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+_FORMAT = "1"  # a new number makes every cached file stale
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """One split of one task as the encoder reads it.
+
+    ids: int32 [tokens], special tokens included; segments: uint8 [tokens]; cu_seqlens: int64 [sequences + 1];
+    sequences_per_example: 1, or 2 for pairs encoded one by one, whose sequences follow each other;
+    labels: fp32 [examples], NaN where there is none; truncated: how many examples were cut to the maximum length;
+    digest: sha256 (hex) of texts, labels and what decides the sequences, in which two sets that train alike agree.
+    """
+
+    task: Task
+    example_ids: list[str]
+    ids: np.ndarray
+    segments: np.ndarray
+    cu_seqlens: np.ndarray
+    sequences_per_example: int
+    labels: np.ndarray
+    truncated: int
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sequences_of(self, examples: np.ndarray) -> np.ndarray:
+        """The numbers of the sequences of `examples`, int64 [n]: int64 [n * sequences_per_example], in their order."""
+        count = self.sequences_per_example
+        return (examples[:, None] * count + np.arange(count)).reshape(-1)
+
+    def tokens_of(self, examples: np.ndarray) -> int:
+        """How many tokens `examples`, int64 [n], have together."""
+        first = examples * self.sequences_per_example
+        return int((self.cu_seqlens[first + self.sequences_per_example] - self.cu_seqlens[first]).sum())
+
+
+def tokenize_split(
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    *,
+    pair_encoding: str,
+    max_length: int,
+    cache: "TokenCache | None",
+) -> TokenizedSplit:
+    """Tokenise examples and add the special tokens.
+
+    A single sentence becomes [CLS] a [SEP]. A pair becomes [CLS] a [SEP] b [SEP] with segments 0 and 1 (pair_encoding
+    "joint"), or two sequences ("separate"). Sequences longer than max_length wordpieces are cut at the longer sentence
+    first. cache: where the result is kept under the hash of the texts and all settings, and looked for.
+    """
+    joint = task.pair and pair_encoding == "joint"
+    per_example = 2 if task.pair and not joint else 1
+    content = _content_hash(task, examples, tokenizer, joint, max_length)
+    arrays = cache.read(content, len(examples) * per_example) if cache else None
+    if arrays is None:
+        arrays = _compose(task, examples, tokenizer, joint, max_length)
+        if cache:
+            cache.write(content, arrays)
+    labels = np.array([np.nan if example.label is None else example.label for example in examples], dtype=np.float32)
+    return TokenizedSplit(
+        task=task,
+        example_ids=[example.id for example in examples],
+        ids=arrays["ids"],
+        segments=arrays["segments"],
+        cu_seqlens=arrays["cu_seqlens"],
+        sequences_per_example=per_example,
+        labels=labels,
+        truncated=int(arrays["truncated"][0]),
+        digest=hashlib.sha256(content.encode() + labels.tobytes()).hexdigest(),
+    )
+
+
+class TokenCache:
+    """Tokenised splits in files, which are made anew where they are damaged.
+
+    A folder that cannot be written is no cache: one line says so, and nothing more is kept.
+
+    Args:
+        folder: of the files, made where it is missing.
+        warn: receives that line.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
+        self._folder, self._warn = folder, warn
+        self._writable = True
+
+    def read(self, content: str, sequences: int) -> dict[str, np.ndarray] | None:
+        """The arrays of the split whose hash is `content`; None where there are none, or not of `sequences`."""
+        try:
+            arrays = load_file(self._path(content))
+        except (OSError, SafetensorError):
+            return None
+        if arrays.keys() != {"ids", "segments", "cu_seqlens", "truncated"}:
+            return None
+        tokens = arrays["ids"].shape
+        sound = arrays["cu_seqlens"].shape == (sequences + 1,) and arrays["segments"].shape == tokens
+        return arrays if sound and tokens == (arrays["cu_seqlens"][-1],) else None
+
+    def write(self, content: str, arrays: dict[str, np.ndarray]) -> None:
+        """Keep the arrays of the split whose hash is `content`."""
+        if not self._writable:
+            return
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with replacing(self._path(content)) as beside:
+                save_file(arrays, beside)
+        except OSError as error:
+            self._writable = False
+            self._warn(f"{error.filename}: {error.strerror}; the tokenised data are not kept for the next run")
+
+    def _path(self, content: str) -> Path:
+        return self._folder / f"{content}.safetensors"
+
+
+def _compose(
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int
+) -> dict[str, np.ndarray]:
+    """The arrays of a split, as they are cached."""
+    texts = [text for example in examples for text in _texts(task, example)]
+    pieces = tokenizer.encode(texts)
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
+    kept = _joint_lengths(lengths, max_length) if joint else np.minimum(lengths, max_length - 2)
+    cut = kept < lengths
+    cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
+    parts: list[np.ndarray] = []
+    for index, piece in enumerate(pieces):
+        if not (joint and index % 2):
+            parts.append(cls)
+        parts += [piece[: kept[index]], sep]
+    # A sentence's share of its sequence: itself, its [SEP], and [CLS] where it comes first.
+    shares = kept + (np.arange(len(kept)) % 2 == 0) + 1 if joint else kept + 2
+    segments = np.repeat(np.arange(len(kept)) % 2 if joint else np.zeros(len(kept)), shares)
+    sequence_lengths = shares.reshape(-1, 2).sum(1) if joint else shares
+    return {
+        "ids": np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32),
+        "segments": segments.astype(np.uint8),
+        "cu_seqlens": np.concatenate([[0], np.cumsum(sequence_lengths)]).astype(np.int64),
+        "truncated": np.array([cut.reshape(-1, 2 if task.pair else 1).any(1).sum()]),
+    }
+
+
+def _joint_lengths(lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """How much of each sentence is kept so that a pair fits: the longer one is cut until both are even."""
+    first, second = lengths[0::2], lengths[1::2]
+    room = max_length - 3
+    half = room // 2
+    over = first + second > room
+    kept_first = np.where(over, np.minimum(first, np.maximum(room - half, room - second)), first)
+    kept_second = np.where(over, np.minimum(second, room - kept_first), second)
+    return np.stack([kept_first, kept_second], axis=1).reshape(-1)
+
+
+def _texts(task: Task, example: Example) -> tuple[str, ...]:
+    return (example.first, example.second or "") if task.pair else (example.first,)
+
+
+def _content_hash(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int) -> str:
+    content = hashlib.sha256(f"{_FORMAT} {tokenizer.digest} {task.pair} {joint} {max_length}".encode())
+    for example in examples:
+        for text in _texts(task, example):
+            encoded = text.encode("utf-8", "surrogatepass")
+            # The length in front keeps two texts from running together.
+            content.update(f"\n{len(encoded)} ".encode() + encoded)
+    return content.hexdigest()

@@ -1,0 +1,154 @@
+"""Each task's objective: its losses and their weight, built from the configuration and checked against the task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from concord.bert.errors import InputError, did_you_mean
+from concord.bert.heads import HeadSpec
+from concord.bert.multitask import TaskOutput
+from concord.kernels.dropout import DropoutStream
+from concord.train.data.tasks import Task
+from concord.train.objectives.losses import LOSSES_OF, SQUARED_ERRORS, link_of, outputs_of, shares_of_range, task_loss
+from concord.train.objectives.pairs import EMBEDDING_LOSSES, embedding_loss
+from concord.train.settings.config import RunConfig
+from torch import Tensor
+
+_INVERSE_SHARE, _UNCERTAINTY = "inverse-share", "uncertainty"
+_COSINE_HEADS = ("cosine", "mapped-cosine")
+_FOR_COSINES = ("mse", "huber")  # the losses that a share of the range in [-1, 1] can have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is minimised for one task.
+
+    main: the loss of its logits, or None; added: the losses of its embeddings; weight: of their sum, where it is not
+    learned; smoothness: of SMART's regulariser beside the losses, 0 for none; margin: of the cosine-embedding loss.
+    """
+
+    task: Task
+    main: str | None
+    added: tuple[str, ...]
+    weight: float
+    smoothness: float
+    margin: float
+
+    def loss(
+        self,
+        output: TaskOutput,
+        labels: Tensor,
+        examples: int,
+        *,
+        epoch: Tensor,
+        dropouts: DropoutStream,
+        log_variance: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Of a micro-batch: what is to be minimised, and the unweighted loss, to be logged; fp32 scalars.
+
+        Over the micro-batches of a step both add up to the step's: the main loss to the mean over its examples, the
+        others to the mean over its micro-batches by their share of the examples.
+
+        labels: fp32 [n]; examples: of the task in the whole step; epoch: fp32 scalar, from 0; dropouts: where random
+        numbers come from; log_variance: s = log sigma^2, fp32 [1], where the weight is learned (Kendall et al., 2018).
+        What is minimised then is loss / (2 sigma^2) + log sigma for squared errors, which stand for a Gaussian's
+        likelihood, and loss / sigma^2 + log sigma for all others; log sigma counts once a step.
+        """
+        share = len(labels) / examples
+        parts = [task_loss(self.task, output.logits, labels, examples, self.main)] if self.main else []
+        for name in self.added:
+            shares = shares_of_range(self.task, labels)
+            part = embedding_loss(name, output.embeddings, shares, margin=self.margin, epoch=epoch, dropouts=dropouts)
+            parts.append(part * share)
+        total = sum(parts[1:], parts[0])
+        if log_variance is None:
+            return self.weight * total, total
+        precision = (0.5 if self.main in SQUARED_ERRORS else 1.0) * (-log_variance[0]).exp()
+        return precision * total + 0.5 * share * log_variance[0], total
+
+
+def build_objectives(config: RunConfig, tasks: Sequence[Task], sizes: Mapping[str, int]) -> dict[str, Objective]:
+    """Task -> its objective, in the order of `tasks`.
+
+    sizes: examples of each training set. The weight "inverse-share" of task t is (N / T) / N_t, of N examples in T
+    tasks, divided by the mean of these numbers.
+
+    Raises InputError, in one line, where the configuration asks for what does not fit the task or contradicts itself.
+    """
+    mean = sum(1 / sizes[task.name] for task in tasks) / len(tasks)
+    return {task.name: _objective(config, task, inverse_share=1 / sizes[task.name] / mean) for task in tasks}
+
+
+def head_specs(config: RunConfig, tasks: Sequence[Task]) -> dict[str, HeadSpec]:
+    """Task -> the head that its losses ask for, in the order of `tasks`; InputError as `build_objectives`."""
+    for name in config.shared_layer:
+        if name not in config.tasks:
+            raise InputError(f"--shared-layer {name}: {did_you_mean(name, config.tasks)}")
+    return {task.name: _head_spec(config, task) for task in tasks}
+
+
+def _objective(config: RunConfig, task: Task, inverse_share: float) -> Objective:
+    main, added = _losses(config, task)
+    weight = config.for_task("loss_weights", task.name)
+    numbers = {_INVERSE_SHARE: inverse_share, _UNCERTAINTY: 1.0}
+    return Objective(
+        task=task,
+        main=main,
+        added=added,
+        weight=numbers[weight] if weight in numbers else config.number_for_task("loss_weights", task.name, numbers),
+        smoothness=config.number_for_task("smart", task.name),
+        margin=config.margin,
+    )
+
+
+def _head_spec(config: RunConfig, task: Task) -> HeadSpec:
+    kind = config.for_task("heads", task.name)
+    main, _ = _losses(config, task)
+    link = link_of(main) if main else "identity"
+    return HeadSpec(
+        kind=kind,
+        outputs=outputs_of(task, main) if main else 1,
+        pair=_separate(config, task),
+        link=link,
+        centre=0.5 if link == "identity" else 0.0,
+        learns_variance=config.for_task("loss_weights", task.name) == _UNCERTAINTY,
+        has_threshold=task.kind == "binary" and config.threshold == "dev",
+    )
+
+
+def _losses(config: RunConfig, task: Task) -> tuple[str | None, tuple[str, ...]]:
+    """The loss of the task's logits, or None, and those of its embeddings; InputError where they do not fit."""
+    head, given = (config.for_task(name, task.name) for name in ("heads", "losses"))
+    compared = _separate(config, task) and task.kind != "classification"
+    fitting = LOSSES_OF[task.kind]
+    if head in _COSINE_HEADS:
+        fitting = _FOR_COSINES
+        if not compared:
+            raise InputError(f"--heads {task.name}={head}: {_cannot_compare(task)}")
+    names = given.split("+")
+    main = [fitting[0] if name == "auto" else name for name in names if name not in EMBEDDING_LOSSES]
+    added = tuple(name for name in names if name in EMBEDDING_LOSSES)
+    flag = f"--losses {task.name}={given}"
+    if added and not compared:
+        raise InputError(f"{flag}: {_cannot_compare(task)}")
+    if len(main) > 1 or len(set(added)) < len(added):
+        raise InputError(f"{flag}: expected one loss of the logits at most, and each other one once")
+    if main and main[0] not in fitting:
+        raise InputError(f"{flag}: with a {head} head, {task.name} ({task.kind}) takes {', '.join(fitting)}")
+    if not main and head != "cosine":
+        raise InputError(
+            f"{flag}: nothing trains the {head} head; add one of {', '.join(fitting)}, or take --heads cosine"
+        )
+    return (main[0] if main else None), added
+
+
+def _cannot_compare(task: Task) -> str:
+    """Why the embeddings of a task's pairs cannot be compared."""
+    if not task.pair:
+        return f"{task.name} is no task of pairs"
+    if task.kind == "classification":
+        return f"{task.name} has classes, expected a score or a yes or no"
+    return f"expected pairs as two sequences, --pair-encoding {task.name}=separate"
+
+
+def _separate(config: RunConfig, task: Task) -> bool:
+    return task.pair and config.for_task("pair_encoding", task.name) == "separate"

@@ -1,0 +1,53 @@
+"""A run's best model, read again to answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.bert.models import load_tokenizer
+from concord.bert.multitask import MultitaskModel
+from concord.bert.tokenizer import Tokenizer
+from concord.bert.weights import WEIGHTS_FILE
+from concord.train.checks.self_check import resolve_kernels
+from concord.train.checks.shapes import shapes_of_prediction
+from concord.train.data.tasks import Task, read_tasks
+from concord.train.settings.config import RunConfig
+from concord.train.steps.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, fit_model
+from concord.train.steps.precision import Precision, choose_precision
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run's best model, ready to answer; kernels: what its ops take, in words."""
+
+    config: RunConfig
+    tasks: list[Task]
+    model: MultitaskModel
+    tokenizer: Tokenizer
+    precision: Precision
+    kernels: str
+
+
+def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedRun:
+    """The best model of the run in `directory`, on `device`, whose kernels are checked before they are trusted.
+
+    say: receives the lines of that check. Raises InputError where the folder is not a run, or its best model is missing
+    yet or damaged.
+    """
+    config = RunConfig.read(directory / CONFIG_FILE)
+    precision = choose_precision(device, config.amp)
+    best = directory / BEST
+    if not best.is_dir():
+        raise InputError(f"{directory}: the run has no best model yet, expected one that has been evaluated")
+    tasks = read_tasks(directory / TASKS_FILE)
+    encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
+    config = fit_model(config, encoder.config)
+    kernels = resolve_kernels(
+        "auto", config.self_check, precision, lambda: shapes_of_prediction(config, encoder.config, precision), say
+    )
+    model = build_model(config, tasks, encoder, precision)
+    model.load(best / WEIGHTS_FILE)
+    return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision, kernels)

@@ -1,0 +1,145 @@
+"""Named recipes: the systems of five papers as readable files, one a system, and the papers' tables.
+
+PAPER/paper.toml holds what all systems of a paper share, and its tables with the figures that it reports; each other
+file of the folder is one system: a line that describes it, and a handful of settings, by the names of the flags.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from concord.bert.errors import InputError, did_you_mean
+from concord.train.settings.config import RunConfig
+
+FOLDER = Path(__file__).parent
+_PAPER_FILE = "paper.toml"
+_OWN_KEYS = ("description", "pretrain")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One system: its name PAPER/SYSTEM, a line about it, settings over the defaults of RunConfig, and whether the
+    encoder is pre-trained further on the tasks' sentences before."""
+
+    name: str
+    description: str
+    settings: dict[str, Any]
+    pretrain: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a paper's table. Where several systems make it, each brings the scores of its own tasks.
+
+    figures, test: what the paper reports on dev and test, by task or as `overall`.
+    """
+
+    name: str
+    systems: tuple[str, ...]
+    figures: dict[str, float]
+    test: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper, and what is to be known of its figures."""
+
+    title: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper: its short name and title, its tables, and how it pre-trains.
+
+    overall: what it calls so: "course", the course's score, in which Pearson counts as (r + 1) / 2, or the "mean".
+    """
+
+    name: str
+    title: str
+    tables: tuple[Table, ...]
+    pretraining: dict[str, Any]
+    overall: Literal["course", "mean"]
+
+
+def papers() -> list[str]:
+    """The papers' short names."""
+    return sorted(path.parent.name for path in FOLDER.glob(f"*/{_PAPER_FILE}"))
+
+
+def read_paper(name: str) -> Paper:
+    """A paper and its tables; InputError where there is none of that name."""
+    if name not in papers():
+        raise InputError(f"paper {name}: {did_you_mean(name, papers())}")
+    content = _read(FOLDER / name / _PAPER_FILE)
+    tables = [
+        Table(
+            table["title"],
+            tuple(
+                Row(row["name"], tuple(row["systems"]), row.get("figures", {}), row.get("test", {}))
+                for row in table["rows"]
+            ),
+            tuple(table.get("notes", ())),
+        )
+        for table in content.get("tables", ())
+    ]
+    return Paper(
+        name,
+        content["title"],
+        tuple(tables),
+        content.get("pretraining", {}),
+        content.get("overall", "course"),
+    )
+
+
+def recipes() -> list[str]:
+    """The names of all recipes, PAPER/SYSTEM."""
+    found = (path.relative_to(FOLDER) for path in FOLDER.glob("*/*.toml") if path.name != _PAPER_FILE)
+    return sorted(path.with_suffix("").as_posix() for path in found)
+
+
+def read_recipe(name: str) -> Recipe:
+    """The recipe PAPER/SYSTEM; InputError where there is none, or its file holds what is no setting."""
+    if name not in recipes():
+        nearest = difflib.get_close_matches(name, recipes(), n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise InputError(f"--recipe {name}: there is none of that name; {hint}--recipes lists them")
+    path = FOLDER / f"{name}.toml"
+    own = _read(path)
+    shared = path.parent / _PAPER_FILE
+    settings = (_read(shared).get("settings", {}) if shared.exists() else {}) | own
+    kept = {key: settings.pop(key, None) for key in _OWN_KEYS}
+    return Recipe(name, kept["description"], checked_settings(settings, str(path)), bool(kept["pretrain"]))
+
+
+def checked_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings as RunConfig takes them: lists, which TOML files write as text with commas, become tuples.
+
+    InputError naming `where` if a name or a type is not a setting's.
+    """
+    options = {option.name: option for option in fields(RunConfig)}
+    found = {}
+    for name, value in settings.items():
+        if name not in options:
+            raise InputError(f"{where}: {name} is no setting; {did_you_mean(name, list(options))}")
+        default = options[name].default
+        if isinstance(default, tuple):
+            value = tuple(item.strip() for item in str(value).split(",") if item.strip())
+        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not type(default):
+            expected = type(default).__name__
+            raise InputError(f"{where}: {name} is a {type(value).__name__}, expected a {expected}")
+        found[name] = value
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a recipe ({error})") from None

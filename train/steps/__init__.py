@@ -1,0 +1,1 @@
+"""From a configuration to steps: model, optimizer, loop, CUDA graphs, evaluation."""

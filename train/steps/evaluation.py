@@ -1,0 +1,157 @@
+"""Predictions and metrics of a model on whole data sets."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from concord.bert.batch import PackedBatch, PooledBatch
+from concord.bert.multitask import MultitaskModel
+from concord.train.data.batches import LabelledBatch, gather
+from concord.train.data.sampler import MicroBatch
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.objectives.losses import binary_scores, task_errors, task_predictions
+from concord.train.objectives.metrics import best_threshold, task_metrics
+from torch import Tensor
+
+GatherKept = Callable[[MicroBatch], LabelledBatch]
+OnRead = Callable[[int], None]  # is told how many examples each batch had, once the model has read it
+Reading = Callable[[str, int], OnRead]  # whom to tell, where so many examples of what it names are to be read
+_TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """predictions: float64 [examples], in the set's order; errors: float64 [examples], how wrong each is, in [0, 1]."""
+
+    predictions: np.ndarray
+    errors: np.ndarray
+
+
+def predict(
+    model: MultitaskModel, split: TokenizedSplit, device: torch.device, on_read: OnRead | None = None
+) -> np.ndarray:
+    """What the model answers for each example of a task's set, float64 [examples], in the set's order.
+
+    Batches hold examples of similar length and a fixed number of tokens.
+    """
+    return _answer(model, split, device, judged=False, on_read=on_read).predictions
+
+
+@torch.no_grad()
+def _answer(
+    model: MultitaskModel,
+    split: TokenizedSplit,
+    device: torch.device,
+    *,
+    judged: bool,
+    choose_threshold: bool = False,
+    gather_kept: GatherKept | None = None,
+    on_read: OnRead | None = None,
+) -> Answers:
+    task, head = split.task, model.heads[split.task.name]
+    predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
+    for examples, batch in _batches(model, split, np.arange(len(split)), device, on_read, gather_kept):
+        logits = model(batch)[task.name].logits
+        if head.threshold is None:
+            predictions[examples] = task_predictions(task, logits, head.link)
+        else:
+            predictions[examples] = binary_scores(logits, head.link)
+        if judged:
+            errors[examples] = task_errors(task, logits, split.labels[examples], head.link)
+    if head.threshold is not None:
+        if choose_threshold:
+            head.threshold.fill_(best_threshold(predictions, split.labels))
+        predictions = (predictions > head.threshold.item()).astype(np.float64)
+    return Answers(predictions, errors)
+
+
+@torch.no_grad()
+def encode(
+    model: MultitaskModel,
+    split: TokenizedSplit,
+    examples: np.ndarray,
+    device: torch.device,
+    on_read: OnRead | None = None,
+) -> Tensor:
+    """The pooled output of each sequence of some examples of a task's set, [sequences, hidden], without dropout.
+
+    examples: int64 indices, rising; the sequences are in their order.
+    """
+    like = model.encoder.pooler.weight
+    pooled = like.new_empty(len(examples) * split.sequences_per_example, len(like))
+    for own, packed in _batches(model, split, examples, device, on_read):
+        sequences = split.sequences_of(np.searchsorted(examples, own))
+        pooled[torch.from_numpy(sequences).to(device)] = model.pool(packed)
+    return pooled
+
+
+def _batches(
+    model: MultitaskModel,
+    split: TokenizedSplit,
+    examples: np.ndarray,
+    device: torch.device,
+    on_read: OnRead | None = None,
+    gather_kept: GatherKept | None = None,
+) -> Iterator[tuple[np.ndarray, PackedBatch | PooledBatch]]:
+    """Examples of a set in batches of similar length: their indices, and what the model reads; gather_kept: see
+    `evaluate`."""
+    lengths = np.diff(split.cu_seqlens[:: split.sequences_per_example])
+    order = examples[np.argsort(lengths[examples], kind="stable")]
+    empty = {name: np.zeros(0, dtype=np.int64) for name in model.tasks}
+    splits = dict.fromkeys(model.tasks, split)
+    for own in np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type])):
+        if len(own):
+            micro_batch = {**empty, split.task.name: own}
+            yield own, (gather_kept(micro_batch) if gather_kept else gather(splits, micro_batch, device)).packed
+            if on_read:
+                on_read(len(own))
+
+
+def evaluate(
+    model: MultitaskModel,
+    splits: Mapping[str, TokenizedSplit],
+    device: torch.device,
+    *,
+    choose_thresholds: bool = False,
+    gather_kept: GatherKept | None = None,
+    on_read: OnRead | None = None,
+) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
+    """Each task's metrics on its labelled set, and the answers that they judge.
+
+    A task with a score that is not finite has metrics of NaN: the class of the greatest one would say nothing.
+    choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
+    gather_kept: a batch of these sets' examples with outputs of the encoder that have been computed before; None to
+    run it.
+    """
+    answers = {
+        name: _answer(
+            model,
+            split,
+            device,
+            judged=True,
+            choose_threshold=choose_thresholds,
+            gather_kept=gather_kept,
+            on_read=on_read,
+        )
+        for name, split in splits.items()
+    }
+    metrics = {
+        name: task_metrics(split.task, answers[name].predictions, split.labels) for name, split in splits.items()
+    }
+    for name, own in answers.items():
+        if not np.isfinite(own.errors).all():
+            metrics[name] = dict.fromkeys(metrics[name], math.nan)
+    return metrics, answers
+
+
+def _cuts(lengths: np.ndarray, tokens: int) -> list[int]:
+    """Where to cut sorted examples so that no part exceeds `tokens`, unless one example does."""
+    cuts, used = [], 0
+    for index, length in enumerate(lengths):
+        if used and used + length > tokens:
+            cuts.append(index)
+            used = 0
+        used += int(length)
+    return cuts

@@ -1,0 +1,191 @@
+"""The training loop: which examples, seed and rates each step gets, and where its batches are gathered."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from concord.bert.multitask import SHARED_LAYER, MultitaskModel
+from concord.kernels.dispatch import needs_host_lengths
+from concord.kernels.surgery.plan import SurgeryPlan
+from concord.train.data.batches import gather
+from concord.train.data.batching import build_sampler
+from concord.train.data.device_batches import DeviceBatches
+from concord.train.data.sampler import MicroBatch
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.objectives.objectives import build_objectives
+from concord.train.settings.config import RunConfig
+from concord.train.steps.evaluation import Reading
+from concord.train.steps.frozen import FrozenBatches, KeptOutputs
+from concord.train.steps.graphs import DeviceSteps
+from concord.train.steps.optimizer import SurgeryOptimizer
+from concord.train.steps.schedule import Schedule
+from concord.train.steps.step import StepOutput, TrainingStep
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step did. Numbers that came from the device are still there until the next step: reading them waits.
+
+    step: steps done so far in the run, this one included; epoch: from 0; losses: task -> fp32 scalar, the mean over the
+    step's examples; present: the tasks that it held; plan: what surgery and optimizer did; learning_rate: the
+    encoder's; examples, tokens: of this step alone.
+    """
+
+    step: int
+    epoch: int
+    losses: dict[str, Tensor]
+    present: frozenset[str]
+    plan: SurgeryPlan
+    learning_rate: float
+    examples: int
+    tokens: int
+
+
+class Trainer:
+    """Steps of training; what a step does depends on its number and the state of model and optimizer alone.
+
+    The torch references take batches that the host has packed; the kernels take those of the device, and with `graphs`
+    whole steps as CUDA graphs; `say` is given a line where that fails, and where a frozen encoder runs.
+
+    Attributes:
+        kept: for evaluations while the encoder is frozen, which then need not run it again; None while it is trained.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: MultitaskModel,
+        optimizer: SurgeryOptimizer,
+        splits: Mapping[str, TokenizedSplit],
+        device: torch.device,
+        *,
+        graphs: bool = False,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.config, self.model, self.optimizer = config, model, optimizer
+        self.splits, self.device, self._say = splits, device, say
+        self._stage = "all"
+        self._frozen: FrozenBatches | None = None
+        self.kept: KeptOutputs | None = None
+        self.sampler = build_sampler(config, {task: len(split) for task, split in splits.items()})
+        self.total_steps = config.epochs * self.sampler.steps_per_epoch
+        if config.max_steps:
+            self.total_steps = min(self.total_steps, config.max_steps)
+        self._schedule = Schedule(config, total_steps=self.total_steps, steps_per_epoch=self.sampler.steps_per_epoch)
+        average_steps = round(self.total_steps * config.average)
+        if average_steps:
+            optimizer.keep_average(average_steps)
+        sizes = {name: len(split) for name, split in splits.items()}
+        objectives = build_objectives(config, [split.task for split in splits.values()], sizes)
+        self._step = TrainingStep(model, optimizer, objectives)
+        self._smoothed = [task for task, objective in objectives.items() if objective.smoothness]
+        self._device_steps: DeviceSteps | None = None
+        if not needs_host_lengths(device) and not model.needs_host_lengths:
+            batches = DeviceBatches(splits, device, smoothed=self._smoothed)
+            self._device_steps = DeviceSteps(
+                self._step,
+                batches,
+                list(splits),
+                device,
+                graphs=graphs,
+                fall_back=(lambda text: say(f"warning: {text}")) if config.cuda_graphs == "auto" else None,
+            )
+
+    @property
+    def captured(self) -> int:
+        """How many CUDA graphs the steps so far have left."""
+        return self._device_steps.captured if self._device_steps else 0
+
+    def epoch(self, epoch: int, start: int = 0, reading: Reading | None = None) -> Iterator[StepResult]:
+        """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step.
+
+        reading: is asked whom to tell while a frozen encoder reads the stage's examples, before its first step.
+        """
+        self._enter(epoch, reading)
+        first = epoch * self.sampler.steps_per_epoch
+        for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
+            if index >= self.total_steps:
+                return
+            factor = self._schedule.factor(index)
+            counts = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
+            output = self._run(micro_batches, counts, self._seed_of(index), factor, epoch)
+            self.optimizer.average(index + 1)
+            yield StepResult(
+                step=index + 1,
+                epoch=epoch,
+                losses=output.losses,
+                present=frozenset(task for task, count in counts.items() if count),
+                plan=output.plan,
+                learning_rate=self.config.learning_rate * factor,
+                examples=sum(counts.values()),
+                tokens=sum(self.splits[task].tokens_of(own) for batch in micro_batches for task, own in batch.items()),
+            )
+
+    def _enter(self, epoch: int, reading: Reading | None) -> None:
+        """Freeze the encoder where the heads alone are trained, run before over what they read, or let it go again."""
+        stage = self.config.stage_of(epoch)
+        if stage == self._stage:
+            return
+        self._frozen = self.kept = None
+        if stage == "heads":
+            examples = self._examples_of_stage(epoch)
+            count = sum(len(own) * self.splits[task].sequences_per_example for task, own in examples.items())
+            self._say(f"frozen     the encoder runs once over the {count} sequences that the heads will read")
+            on_read = reading("frozen encoder", sum(map(len, examples.values()))) if reading else None
+            self._frozen = FrozenBatches(self.model, self.splits, examples, self.device, on_read)
+            self.kept = KeptOutputs()
+        encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
+        self.optimizer.freeze(encoder if stage == "heads" else ())
+        self._stage = stage
+
+    def _examples_of_stage(self, epoch: int) -> dict[str, np.ndarray]:
+        """Which examples of each set are read while what `epoch` trains is trained: int64 indices, rising.
+
+        They are those of the whole stage, wherever in it a resumed run begins, so that it computes the same.
+        """
+        stages = [self.config.stage_of(number) for number in range(self.config.epochs)]
+        first, last = epoch, epoch + 1
+        while first and stages[first - 1] == stages[epoch]:
+            first -= 1
+        while last < len(stages) and stages[last] == stages[epoch]:
+            last += 1
+        read = {task: np.zeros(len(split), dtype=bool) for task, split in self.splits.items()}
+        steps = (step for number in range(first, last) for step in self.sampler.epoch(number))
+        for micro_batches in islice(steps, self.total_steps - first * self.sampler.steps_per_epoch):
+            for micro_batch in micro_batches:
+                for task, examples in micro_batch.items():
+                    read[task][examples] = True
+        return {task: np.flatnonzero(mask) for task, mask in read.items()}
+
+    def _run(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        examples: Mapping[str, int],
+        seed: int,
+        rate_factor: float,
+        epoch: int,
+    ) -> StepOutput:
+        if self._device_steps is not None and self._frozen is None:
+            return self._device_steps.run(micro_batches, seed=seed, rate_factor=rate_factor, epoch=epoch)
+        batches = (
+            self._frozen.gather(micro_batch, accumulate=number > 0)
+            if self._frozen
+            else gather(self.splits, micro_batch, self.device, accumulate=number > 0, smoothed=self._smoothed)
+            for number, micro_batch in enumerate(micro_batches)
+        )
+        return self._step(
+            batches,
+            examples,
+            seed=torch.tensor(seed).to(self.device),
+            rate_factor=torch.tensor(rate_factor).to(self.device),
+            epoch=torch.tensor(float(epoch)).to(self.device),
+        )
+
+    def _seed_of(self, step: int) -> int:
+        """A 63-bit seed for one step of this run: of its dropouts and of surgery's random orders."""
+        digest = hashlib.blake2b(f"{self.config.seed} {step}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1

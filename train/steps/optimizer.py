@@ -1,0 +1,192 @@
+"""One optimizer step: Gram matrices -> plan -> combine + AdamW, with nothing read on the host."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from concord.kernels.layout.flat import FlatParameters
+from concord.kernels.surgery.adamw import combine_adamw_
+from concord.kernels.surgery.gram import gram_matrix
+from concord.kernels.surgery.plan import Rates, SurgeryPlan, SurgerySettings, new_surgery_state, plan_update
+from torch import Tensor
+
+_TIMES = 10  # that weights are taken into their average over its span
+_BUFFERS = ("master", "momentum", "variance")
+
+Weighting = Callable[[Tensor], Tensor]  # fp64 [groups, T, T] Gram matrices -> fp64 [groups, T] coefficients
+
+
+class SurgeryOptimizer:
+    """AdamW on the gradients that surgery merges, for the shared and the private parameters.
+
+    Args:
+        shared: parameters with one gradient a task.
+        private: parameters with one gradient, in blocks named by the task that uses them.
+        tasks: the tasks' names, in the order of the task gradients.
+        settings: of surgery, clipping, loss scale and AdamW.
+        shared_rates, private_rates: peak learning rate of each block of the shared and of the private parameters, or
+            one for all.
+        weighting: gives the coefficients where the method is "given"; its result is taken as it is. A tensor in its
+            attribute `carried`, which it changes from step to step, is a part of what is saved.
+
+    Attributes:
+        state: counters, loss scale and statistics, see `SurgeryState`.
+    """
+
+    def __init__(
+        self,
+        shared: FlatParameters,
+        private: FlatParameters,
+        tasks: Sequence[str],
+        *,
+        settings: SurgerySettings,
+        shared_rates: Sequence[float] | float,
+        private_rates: Sequence[float] | float,
+        weighting: Weighting | None = None,
+    ) -> None:
+        self.shared, self.private = shared, private
+        self.settings, self.weighting = settings, weighting
+        device = shared.master.device
+        blocks, heads = len(shared.block_names), len(private.block_names)
+        self.state = new_surgery_state(settings, len(tasks), blocks, heads, device)
+        owners = [list(tasks).index(name) for name in private.block_names]
+        self._private_tasks = torch.tensor(owners, dtype=torch.int32, device=device)
+        self._shared_rates, private = (
+            torch.zeros(count, device=device) + torch.tensor(rates, device=device)
+            for count, rates in ((blocks, shared_rates), (heads, private_rates))
+        )
+        # The tensors stay where they are: captured steps read them.
+        self._rates = (self._shared_rates.clone(), private)
+        self._all_frozen = False
+        self._no_gram = torch.zeros(blocks, len(tasks), len(tasks), dtype=torch.float64, device=device)
+        self._average_steps = 0
+        self._averages: list[Tensor] = []
+
+    def freeze(self, blocks: Collection[str]) -> None:
+        """From now on leave these blocks of the shared parameters as they are: their gradients are cleared, and the
+        caller sees to it that none are deposited. Blocks that are not named are trained (again)."""
+        frozen = torch.tensor([name in blocks for name in self.shared.block_names], device=self._rates[0].device)
+        self._rates[0].copy_(self._shared_rates.masked_fill(frozen, 0.0))
+        self._all_frozen = bool(frozen.all())
+        self.shared.gradients.zero_()
+
+    @property
+    def loss_scale(self) -> Tensor:
+        """What losses are to be multiplied by before the backward: fp32 scalar on the device."""
+        return self.state.loss_scale
+
+    def zero_private_gradients(self) -> None:
+        """Clear what autograd adds to; the task gradients are overwritten by the first micro-batch instead."""
+        self.private.gradients.zero_()
+
+    @torch.no_grad()
+    def step(self, *, seed: Tensor, rate_factor: Tensor) -> SurgeryPlan:
+        """Merge the gradients and update all parameters, or skip both where a gradient is not finite.
+
+        seed: int64 scalar, of the tasks' random orders in this step; rate_factor: fp32 scalar, by which both learning
+        rates are multiplied. Returns what was done.
+        """
+        gram = self._no_gram if self._all_frozen else gram_matrix(self.shared)
+        private_squares = gram_matrix(self.private)[:, 0, 0]
+        given = None
+        if self.weighting is not None:
+            given = self._weights(gram, private_squares)
+        plan = plan_update(
+            gram,
+            private_squares,
+            self._private_tasks,
+            Rates(*self._rates, rate_factor),
+            seed,
+            self.settings,
+            self.state,
+            given,
+        )
+        for parameters, coefficients, step_sizes, shrinks in (
+            (self.shared, plan.coefficients, plan.step_sizes, plan.shrinks),
+            (self.private, plan.private_coefficients, plan.private_step_sizes, plan.private_shrinks),
+        ):
+            if parameters is self.shared and self._all_frozen:
+                continue
+            combine_adamw_(
+                parameters,
+                coefficients,
+                factor=plan.factor,
+                step_sizes=step_sizes,
+                shrinks=shrinks,
+                apply=plan.apply,
+                beta1=self.settings.beta1,
+                beta2=self.settings.beta2,
+                epsilon=self.settings.epsilon,
+            )
+        return plan
+
+    def _weights(self, gram: Tensor, private_squares: Tensor) -> Tensor:
+        """What `weighting` makes of the groups' Gram matrices, free of the loss scale; fp64 [groups, T].
+
+        The plan multiplies by 1 / T where the settings ask for the mean, which statistics are measured against.
+        """
+        groups = gram if self.settings.by_block else gram.sum(0, keepdim=True)
+        groups = groups / self.loss_scale.double() ** 2
+        if self.settings.private_norms:
+            squares = private_squares / self.loss_scale.double() ** 2
+            groups = groups + torch.zeros_like(groups[0, 0]).index_add(0, self._private_tasks, squares).diag()
+        weights = self.weighting(groups)
+        return weights * gram.shape[1] if self.settings.mean else weights
+
+    def keep_average(self, steps: int) -> None:
+        """Keep a moving average of all weights over about the last `steps` steps, from the first step on."""
+        self._average_steps = steps
+        self._averages = [parameters.master.clone() for parameters in (self.shared, self.private)]
+
+    @torch.no_grad()
+    def average(self, step: int) -> None:
+        """Take the weights after `step` steps of the run into their average, if it is kept.
+
+        That is done ten times within its span, and so costs next to nothing, with a weight of a tenth; at first with
+        one of 1 / n, so that the average is that of the n times so far. Before the first time it is the weights
+        themselves.
+        """
+        if not self._averages:
+            return
+        interval = max(1, self._average_steps // _TIMES)
+        if step < interval or step % interval == 0:
+            weight = 1 / max(1, min(step // interval, self._average_steps // interval))
+            for average, parameters in zip(self._averages, (self.shared, self.private), strict=True):
+                average.lerp_(parameters.master, weight)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within this context the model has its averaged weights, if they are kept."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for average, parameters in zip(self._averages, (self.shared, self.private), strict=False):
+            weights = parameters.master.clone()
+            parameters.master.copy_(average)
+            average.copy_(weights)
+            parameters.refresh_compute()
+
+    def saved(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, weights included: name -> tensor."""
+        tensors = self.state.tensors()
+        for prefix, parameters in (("shared", self.shared), ("private", self.private)):
+            for name in _BUFFERS:
+                tensors[f"{prefix}.{name}"] = getattr(parameters, name)
+        for prefix, average in zip(("shared", "private"), self._averages, strict=False):
+            tensors[f"{prefix}.average"] = average
+        carried = getattr(self.weighting, "carried", None)
+        if carried is not None:
+            tensors["weighting.carried"] = carried
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `saved` gave. The caller has checked names and shapes against `saved()`."""
+        for name, target in self.saved().items():
+            target.copy_(tensors[name])
+        self.shared.refresh_compute()

@@ -1,0 +1,99 @@
+"""Which device, which number format and which kernels a run uses, and why."""
+
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+from concord.bert.errors import InputError
+from concord.kernels.dispatch import describe_kernels, interpreted, set_kernels
+
+# The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
+_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """device: to run on; compute_dtype: of matrices and activations; scaling: dynamic loss scaling; reason: a line."""
+
+    device: torch.device
+    compute_dtype: torch.dtype
+    scaling: bool
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """bf16, fp16 or fp32."""
+        return {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}[self.compute_dtype]
+
+    @property
+    def device_name(self) -> str:
+        """The device as people know it."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"CPU ({_processor()}, {torch.get_num_threads()} threads)"
+
+
+def choose_precision(device: str, amp: str) -> Precision:
+    """Resolve the flags --device and --amp.
+
+    device: auto, cpu or cuda; amp: off, auto, bf16 or fp16. `auto` means bf16 where the device multiplies it in
+    hardware, else fp16; a CPU with neither stays in fp32, since emulated products are several times slower.
+    Raises InputError where CUDA is asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is available to this PyTorch; use --device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
+    if amp == "off":
+        return Precision(place, torch.float32, False, "--amp not given")
+    if amp == "bf16":
+        return Precision(place, torch.bfloat16, False, "--amp bf16")
+    if amp == "fp16":
+        return Precision(place, torch.float16, True, "--amp fp16, dynamic loss scaling")
+    if place.type == "cuda":
+        if torch.cuda.get_device_capability(place) >= (8, 0):
+            return Precision(place, torch.bfloat16, False, "--amp: the GPU multiplies bf16 in hardware")
+        return Precision(place, torch.float16, True, "--amp: the GPU has no bf16, so fp16 with dynamic loss scaling")
+    if cpu_multiplies_bf16():
+        return Precision(place, torch.bfloat16, False, "--amp: the CPU multiplies bf16 in hardware")
+    return Precision(
+        place, torch.float32, False, "--amp: this CPU multiplies neither bf16 nor fp16 in hardware, so nothing to gain"
+    )
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether torch multiplies bf16 in hardware here: the processor can, and ONEDNN_MAX_CPU_ISA does not forbid it."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BF16:
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def choose_kernels(kernels: str, precision: Precision) -> str:
+    """Resolve the flag --kernels for the whole process; what ops on the run's device take from now on, in words.
+
+    Raises InputError where Triton is asked for and can neither run nor be interpreted, and where its interpreter would
+    have to compute in bf16, whose bits it takes for whole numbers in products.
+    """
+    if kernels == "triton" and precision.device.type == "cpu":
+        if not interpreted():
+            raise InputError(
+                "--kernels triton: needs a CUDA device, or TRITON_INTERPRET=1 to be interpreted on the CPU"
+            )
+        if precision.compute_dtype == torch.bfloat16:
+            raise InputError(
+                f"--kernels triton: Triton's interpreter gives wrong products in bf16, which this run would compute in "
+                f"({precision.reason}); use --amp off or --amp fp16"
+            )
+    set_kernels(kernels)
+    return describe_kernels(precision.device)
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = (line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+            return next(names, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()

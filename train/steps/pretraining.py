@@ -1,0 +1,155 @@
+"""The steps of further pre-training: which texts, masks, seed and rates each gets, and the held-out score."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from concord.bert.language_model import TASK, MaskedLanguageModel
+from concord.bert.tokenizer import Tokenizer
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.surgery.plan import SurgeryPlan, SurgerySettings
+from concord.train.data.masking import MaskedTokens, mask_sequences
+from concord.train.settings.config import RunConfig
+from concord.train.steps.optimizer import SurgeryOptimizer
+from concord.train.steps.precision import Precision
+from concord.train.steps.schedule import Schedule
+from torch import Tensor
+
+_HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 2000
+_EVALUATED_AT_ONCE = 32  # texts
+# What random numbers are for: each purpose has generators of its own, so that a resumed run draws the same.
+_SPLIT, _ORDER, _MASKS, _HELD_OUT_MASKS, _STEP = range(5)
+
+
+@dataclass(frozen=True)
+class PretrainingStep:
+    """What one step did; tensors are on the device, and reading them waits.
+
+    step: steps done so far, this one included; epoch: from 0; loss: fp32 scalar, the mean over the masked wordpieces;
+    texts, tokens, masked: of this step alone.
+    """
+
+    step: int
+    epoch: int
+    loss: Tensor
+    plan: SurgeryPlan
+    learning_rate: float
+    texts: int
+    tokens: int
+    masked: int
+
+    def entry(self) -> dict[str, Any]:
+        """The step as it stands in metrics.jsonl; waits for the numbers."""
+        return {
+            "event": "step",
+            "step": self.step,
+            "epoch": self.epoch,
+            "loss": self.loss.item(),
+            "gradient_norm": self.plan.merged_norm.item(),
+            "applied": bool(self.plan.apply.item()),
+            "learning_rate": self.learning_rate,
+            "tokens": self.tokens,
+            "masked": self.masked,
+        }
+
+
+class Pretrainer:
+    """Steps of further pre-training; what a step does depends on its number and the weights' state alone.
+
+    Args:
+        config: of the run.
+        model: on the precision's device.
+        tokenizer: the model's.
+        texts: int32 [tokens] each, with their special tokens; a part of them is held out.
+        precision: of the run.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: MaskedLanguageModel,
+        tokenizer: Tokenizer,
+        texts: Sequence[np.ndarray],
+        precision: Precision,
+    ) -> None:
+        self._config, self._model, self._tokenizer, self._device = config, model, tokenizer, precision.device
+        held_out = max(1, min(_MOST_HELD_OUT, round(len(texts) * _HELD_OUT_SHARE)))
+        order = self._random(_SPLIT).permutation(len(texts))
+        self.held_out = [texts[index] for index in order[:held_out]]
+        self.texts = [texts[index] for index in order[held_out:]]
+        self.steps_per_epoch = -(-len(self.texts) // (config.batch_size * config.accumulate))
+        self.total_steps = config.epochs * self.steps_per_epoch
+        if config.max_steps:
+            self.total_steps = min(self.total_steps, config.max_steps)
+        self._schedule = Schedule(config, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
+        self.optimizer = SurgeryOptimizer(
+            model.shared,
+            model.private,
+            [TASK],
+            settings=SurgerySettings(max_norm=config.clip, scaling=precision.scaling, weight_decay=config.weight_decay),
+            shared_rates=config.learning_rate,
+            private_rates=config.number_for_task("head_learning_rate", TASK),
+        )
+
+    def steps(self, start: int) -> Iterator[PretrainingStep]:
+        """Train from step `start` of the run to its end."""
+        for index in range(start, self.total_steps):
+            yield self._step(index)
+
+    def micro_batches(self, index: int) -> list[MaskedTokens]:
+        """The masked texts of step `index` (from 0): in an order, and with masks, that every epoch draws anew."""
+        epoch, place = divmod(index, self.steps_per_epoch)
+        size = self._config.batch_size
+        order = self._random(_ORDER, epoch).permutation(len(self.texts))
+        chosen = order[place * size * self._config.accumulate :][: size * self._config.accumulate]
+        random = self._random(_MASKS, index)
+        return [
+            mask_sequences([self.texts[text] for text in chosen[first : first + size]], self._tokenizer, random)
+            for first in range(0, len(chosen), size)
+        ]
+
+    def _step(self, index: int) -> PretrainingStep:
+        micro_batches = self.micro_batches(index)
+        masked = sum(len(batch.positions) for batch in micro_batches)
+        seed = torch.tensor(self._random(_STEP, index).integers(1 << 63)).to(self._device)
+        loss = torch.zeros((), device=self._device)
+        self.optimizer.zero_private_gradients()
+        for number, batch in enumerate(micro_batches):
+            inputs = batch.to_device(self._device, accumulate=number > 0)
+            # The model's loss is a mean: weighted so, the micro-batches' add up to that of one large batch.
+            part = self._model(*inputs, DropoutStream(seed, number)) * (len(batch.positions) / max(1, masked))
+            (part * self.optimizer.loss_scale).backward()
+            loss += part.detach()
+        factor = self._schedule.factor(index)
+        plan = self.optimizer.step(seed=seed, rate_factor=torch.tensor(factor).to(self._device))
+        return PretrainingStep(
+            index + 1,
+            index // self.steps_per_epoch,
+            loss,
+            plan,
+            self._config.learning_rate * factor,
+            sum(len(batch.lengths) for batch in micro_batches),
+            sum(len(batch.ids) for batch in micro_batches),
+            masked,
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss, perplexity and share of masked wordpieces that are named right, on the held-out texts, whose masks
+        never change; nan where no wordpiece of them is masked."""
+        random = self._random(_HELD_OUT_MASKS)
+        total, right, masked = 0.0, 0, 0
+        for first in range(0, len(self.held_out), _EVALUATED_AT_ONCE):
+            batch = mask_sequences(self.held_out[first : first + _EVALUATED_AT_ONCE], self._tokenizer, random)
+            loss, correct = self._model.score(*batch.to_device(self._device))
+            total, right, masked = total + loss.item(), right + int(correct.item()), masked + len(batch.positions)
+        count = masked or math.nan  # of nothing there is no mean
+        mean = total / count
+        # A perplexity that no double holds is infinite.
+        perplexity = math.inf if mean >= 700 else math.exp(mean)
+        return {"loss": mean, "perplexity": perplexity, "accuracy": right / count, "masked": masked}
+
+    def _random(self, purpose: int, number: int = 0) -> np.random.Generator:
+        return np.random.default_rng((self._config.seed, purpose, number))

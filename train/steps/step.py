@@ -1,0 +1,78 @@
+"""One training step on one screen: packed batches -> losses -> one backward -> surgery -> optimizer."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from concord.bert.multitask import MultitaskModel
+from concord.kernels.dropout import DropoutStream
+from concord.kernels.surgery.plan import SurgeryPlan
+from concord.train.data.batches import LabelledBatch
+from concord.train.objectives.objectives import Objective
+from concord.train.objectives.smart import Smoothness
+from concord.train.steps.optimizer import SurgeryOptimizer
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """losses: task -> fp32 scalar, the unweighted mean over the step's examples; plan: what surgery and optimizer did.
+    All of it is on the device: reading it waits for it."""
+
+    losses: dict[str, Tensor]
+    plan: SurgeryPlan
+
+
+class TrainingStep:
+    """What a step computes. It asks the device for nothing, so that a CUDA graph can hold it.
+
+    objectives: task -> what is minimised for it, SMART's regulariser where batches have sequences for it.
+    """
+
+    def __init__(
+        self,
+        model: MultitaskModel,
+        optimizer: SurgeryOptimizer,
+        objectives: Mapping[str, Objective],
+    ) -> None:
+        self._model, self._optimizer, self._objectives = model, optimizer, objectives
+        self._smoothness = Smoothness(model, objectives)
+        self._device = model.shared.master.device
+
+    def __call__(
+        self,
+        batches: Iterable[LabelledBatch],
+        examples: Mapping[str, int],
+        *,
+        seed: Tensor,
+        rate_factor: Tensor,
+        epoch: Tensor,
+    ) -> StepOutput:
+        """Accumulate the task gradients of `batches`, merge them, and update all parameters.
+
+        examples: task -> how many the batches hold together; seed: int64 scalar, of dropout and of surgery's orders;
+        rate_factor: fp32 scalar, by which the learning rates are multiplied; epoch: fp32 scalar, from 0.
+        """
+        losses = {task: torch.zeros((), device=self._device) for task in self._objectives}
+        self._optimizer.zero_private_gradients()
+        for number, batch in enumerate(batches):
+            dropouts = DropoutStream(seed, number)
+            outputs = self._model(batch.packed, dropouts)
+            minimised = []
+            for task, labels in batch.labels.items():
+                objective, log_variance = self._objectives[task], self._model.heads[task].log_variance
+                loss, logged = objective.loss(
+                    outputs[task], labels, examples[task], epoch=epoch, dropouts=dropouts, log_variance=log_variance
+                )
+                minimised.append(loss)
+                losses[task] += logged.detach()
+            # One backward of the sum: each task's own gradient is in its own rows.
+            totals = [torch.stack(minimised).sum()]
+            if batch.smoothed is not None:
+                scale = self._optimizer.loss_scale
+                through_clean, through_moved = self._smoothness(batch.smoothed, outputs, examples, dropouts, scale)
+                totals = [totals[0] + through_clean, through_moved]
+            for total in totals:
+                if total.requires_grad:  # a head without parameters on a frozen encoder has nothing to train
+                    (total * self._optimizer.loss_scale).backward()
+        return StepOutput(losses, self._optimizer.step(seed=seed, rate_factor=rate_factor))
