@@ -1,5 +1,6 @@
 """Packaging: python -m pip install -e '.[test]'."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
@@ -7,17 +8,26 @@ from setuptools import setup
 # pytest bench/ --benchmark-only: what measures, and the peers
 BENCH = ["pytest", "pytest-benchmark", "nvidia-ml-py", "transformers", "torchjd[full]"]
 
+ROOT = Path(__file__).parent
+# Package -> its folder. What is installed has one name, and the rooms, which lie beside it here, lie in it there.
+PACKAGES = {"concord": "concord"} | {
+    ".".join(("concord", *folder.relative_to(ROOT).parts)): folder.relative_to(ROOT).as_posix()
+    for room in ("kernels", "bert", "train")
+    for folder in sorted(path.parent for path in (ROOT / room).rglob("__init__.py"))
+}
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "concord/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+
 setup(
     name="concord-bert",
-    # By year: transformers takes a distribution of version 0.x that provides a package `kernels` for one of its own.
-    version="2026.11.0",
+    version=VERSION,
     description="Fine-tunes one BERT on several tasks at once, with gradient surgery at next to no cost",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    # Named one by one: a flat repository holds folders that are no packages.
-    packages=["kernels", "kernels.checks", "bert", "train", "train.demo", "train.recipes"],
-    package_data={"train.recipes": ["*/*.toml"]},
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={"concord": ["py.typed"], "concord.train.settings.recipes": ["*/*.toml"]},
+    entry_points={"console_scripts": ["concord = concord.cli:main"]},
     install_requires=[
         "torch>=2.11",
         "triton>=3.6",

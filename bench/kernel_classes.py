@@ -14,21 +14,21 @@ ATTENTION = "attention"  # which is divided into forward and backward
 
 # Module of kernels -> the class of what it launches.
 CLASS_OF_MODULE: Mapping[str, str] = {
-    "adamw": "AdamW",
+    "attention.first_token": "first tokens' attention",
+    "attention.short": ATTENTION,
+    "attention.tiled": ATTENTION,
     "embedding": "embedding",
-    "first_token_kernels": "first tokens' attention",
     "gather": "gathering of batches",
     "gelu": "GELU",
-    "gram": "Gram matrix",
     "layer_norm_kernels": "LayerNorm",
     "linear_cross_entropy": "linear + cross-entropy",
-    "multi_tensor": "tensors that lie apart",
-    "short_attention": ATTENTION,
-    "surgery_kernel": "plan",
+    "surgery.adamw": "AdamW",
+    "surgery.gram": "Gram matrix",
+    "surgery.multi_tensor": "tensors that lie apart",
+    "surgery.plan_kernel": "plan",
     "table_sums": "embedding",
     "task_products": "weight gradients",
     "task_sums": "sums over tasks' rows",
-    "tiled_attention": ATTENTION,
 }
 # cuBLAS's names tell the kind in one way or another; a CPU's operators have theirs.
 _TORCH = {
@@ -44,10 +44,10 @@ def triton_classes() -> dict[str, str]:
     """Name of each Triton kernel -> its class; ValueError where kernels of two classes share a name."""
     found: dict[str, str] = {}
     for module, own in CLASS_OF_MODULE.items():
-        for function in vars(importlib.import_module(f"kernels.{module}")).values():
+        for function in vars(importlib.import_module(f"concord.kernels.{module}")).values():
             # Compiled and interpreted functions both keep the Python function that they are made of.
             name = getattr(getattr(function, "fn", None), "__name__", "")
-            if not name.endswith("_kernel") or function.fn.__module__ != f"kernels.{module}":
+            if not name.endswith("_kernel") or function.fn.__module__ != f"concord.kernels.{module}":
                 continue
             label = f"{own} {'forward' if 'forward' in name else 'backward'}" if own == ATTENTION else own
             if found.setdefault(name, label) != label:

@@ -5,12 +5,13 @@ import sys
 import zipfile
 from pathlib import Path
 
-from concord import kernels
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("run", "evaluate", "predict", "pretrain", "reproduce", "doctor", "demo")
 
 
-def test_the_wheel_holds_the_three_rooms_and_nothing_else(tmp_path):
+def test_the_wheel_holds_the_three_rooms_under_one_name_and_nothing_else(tmp_path):
     # An isolated build would need a package registry; setuptools is here already.
     command = [
         sys.executable,
@@ -35,18 +36,30 @@ def test_the_wheel_holds_the_three_rooms_and_nothing_else(tmp_path):
     (wheel,) = (tmp_path / "dist").glob("concord_bert-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
-    assert {name.split("/")[0] for name in names} == {"kernels", "bert", "train"}
-    for pattern in ("kernels/*.py", "bert/*.py", "train/**/*.py", "train/**/*.toml"):
+    assert {name.split("/")[0] for name in names} == {"concord"}
+    assert "concord/py.typed" in names
+    for pattern in ("concord/*.py", "kernels/**/*.py", "bert/**/*.py", "train/**/*.py", "train/**/*.toml"):
         for source in ROOT.glob(pattern):
-            assert source.relative_to(ROOT).as_posix() in names
-    assert not wheel.name.startswith("concord_bert-0"), "transformers would take the package kernels for its own"
-
-
-def test_the_room_kernels_does_not_pass_for_another_package_of_that_name():
-    assert not hasattr(kernels, "__version__")
+            name = source.relative_to(ROOT).as_posix()
+            assert name in names or f"concord/{name}" in names, name
 
 
 def test_training_imports_neither_transformers_nor_sentence_transformers():
-    code = "import sys, concord.train.run, concord.train.evaluate, concord.train.predict; print([m for m in sys.modules if 'transformers' in m])"
+    commands = ", ".join(f"concord.train.{name}" for name in COMMANDS)
+    code = f"import sys, {commands}; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert not [name for name in result.stdout.split() if "transformers" in name]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_typed_in_a_checkout_imports_no_second_copy_of_a_room(command):
+    code = (
+        f"import runpy, sys; sys.argv = ['{command}', '--help']\n"
+        f"try: runpy.run_module('train.{command}', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print('modules:', *sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    modules = found.splitlines()[-1].removeprefix("modules:").split()
+    assert {name for name in modules if name.split(".")[0] in ("kernels", "bert", "train", "bench")} == {"train"}
+    assert "concord.train.command" in modules

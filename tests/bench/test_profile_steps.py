@@ -20,10 +20,10 @@ KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels"
 def launched():
     """Name of each Triton kernel in the source -> the modules that have one of that name."""
     found = defaultdict(set)
-    for path in KERNELS.glob("*.py"):
+    for path in KERNELS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef) and node.name.endswith("_kernel") and node.decorator_list:
-                found[node.name].add(path.stem)
+                found[node.name].add(".".join(path.relative_to(KERNELS).with_suffix("").parts))
     return found
 
 
@@ -44,7 +44,7 @@ def test_one_name_in_two_classes_is_refused(monkeypatch):
     monkeypatch.setattr(
         "concord.kernels.surgery.adamw.planted", SimpleNamespace(fn=_gelu_forward_kernel), raising=False
     )
-    with pytest.raises(ValueError, match="_gelu_forward_kernel: a kernel of GELU and one of AdamW"):
+    with pytest.raises(ValueError, match="_gelu_forward_kernel: a kernel of AdamW and one of GELU"):
         triton_classes()
 
 
