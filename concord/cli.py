@@ -1,4 +1,4 @@
-"""The command `concord`: what is typed as `python -m train.run` in a checkout, and its siblings, wherever it is installed."""
+"""The command `concord`: wherever it is installed, what is typed as `python -m train.run` and the like in a checkout."""
 
 import sys
 from collections.abc import Sequence
