@@ -8,6 +8,9 @@ products, which run at that speed; the gradients of each task are `kernels.task_
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional
+
 from concord.kernels.layout.rows import (
     TaskRows,
     deposit_product,
@@ -17,8 +20,6 @@ from concord.kernels.layout.rows import (
     task_gradients_of,
     wide,
 )
-from torch import Tensor
-from torch.nn import functional
 
 
 class _Linear(torch.autograd.Function):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer
@@ -44,7 +46,6 @@ from concord.train.steps.graphs import choose_graphs
 from concord.train.steps.loop import Trainer
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision
 from concord.train.steps.weightings import describe_surgery
-from rich.console import Console
 
 CACHE = "token-cache"
 

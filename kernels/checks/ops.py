@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.kernels.attention.op import attention, first_token_attention
 from concord.kernels.checks.autograd import NAMES, autograd_case, lowered, new_dropout, new_task_gradients
 from concord.kernels.checks.judging import Case
@@ -16,7 +18,6 @@ from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.linear import linear
 from concord.kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
 from concord.kernels.measure import Work
-from torch import Tensor
 
 _EPSILON = 1e-12
 

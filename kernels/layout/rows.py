@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.task_products import task_products
 from concord.kernels.task_sums import task_sums
-from torch import Tensor
 
 _deposits = True
 

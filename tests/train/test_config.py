@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.kernels.dropout import HIGHEST_RATE, Dropout
 from concord.train.flags import build_parser, check_resumable, config_from
 from concord.train.settings.config import RunConfig
 from concord.train.steps.build import fit_model
-
 from tests.samples import SMALL
 
 FLAGS = [

@@ -1,6 +1,7 @@
 """Settings without effect: which are told, and of which nothing is."""
 
 import pytest
+
 from concord.train.data.tasks import select_tasks
 from concord.train.settings.config import RunConfig
 from concord.train.settings.idle import without_effect

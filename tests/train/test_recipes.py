@@ -3,6 +3,7 @@
 from dataclasses import fields
 
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.data.tasks import select_tasks
 from concord.train.flags import build_parser, config_from

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from itertools import accumulate as running_sums
 
 import numpy as np
+
 from concord.bert.errors import InputError
 from concord.train.data.sampler import JointSampler, Sampler
 from concord.train.settings.config import RunConfig

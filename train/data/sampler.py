@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+
 from concord.bert.errors import InputError
 
 MicroBatch = dict[str, np.ndarray]

@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
-from concord.bert.heads import Link
-from concord.train.data.tasks import Task
 from torch import Tensor
 from torch.nn import functional
+
+from concord.bert.heads import Link
+from concord.train.data.tasks import Task
 
 # The losses that fit each kind of task; the first is what "auto" stands for.
 LOSSES_OF = {

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.heads import HeadSpec
 from concord.bert.multitask import TaskOutput
@@ -11,7 +13,6 @@ from concord.train.data.tasks import Task
 from concord.train.objectives.losses import LOSSES_OF, SQUARED_ERRORS, link_of, outputs_of, shares_of_range, task_loss
 from concord.train.objectives.pairs import EMBEDDING_LOSSES, embedding_loss
 from concord.train.settings.config import RunConfig
-from torch import Tensor
 
 _INVERSE_SHARE, _UNCERTAINTY = "inverse-share", "uncertainty"
 _COSINE_HEADS = ("cosine", "mapped-cosine")

@@ -6,9 +6,10 @@ nothing. The losses read nothing on the host, and no gradient is a sum in an ord
 """
 
 import torch
-from concord.kernels.dropout import Dropout, DropoutStream, philox
 from torch import Tensor
 from torch.nn import functional
+
+from concord.kernels.dropout import Dropout, DropoutStream, philox
 
 EMBEDDING_LOSSES = ("cosine-embedding", "mnrl-label", "mnrl-cosine", "mnrl-single", "triplet")
 

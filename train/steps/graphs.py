@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.errors import InputError
 from concord.kernels.dispatch import all_from_triton, needs_host_lengths
 from concord.kernels.graphs import capture
@@ -16,7 +18,6 @@ from concord.train.data.device_batches import BatchShape, DeviceBatches
 from concord.train.data.sampler import MicroBatch
 from concord.train.settings.config import LIBRARY_RULES, RunConfig
 from concord.train.steps.step import StepOutput, TrainingStep
-from torch import Tensor
 
 _AHEAD = 8  # steps that the host may be ahead of the device
 _HEADER = 4  # seed, rate factor, epoch and nothing, before the examples' numbers, which kernels like aligned

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from concord.bert.multitask import MultitaskModel
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.surgery.plan import SurgeryPlan
@@ -11,7 +13,6 @@ from concord.train.data.batches import LabelledBatch
 from concord.train.objectives.objectives import Objective
 from concord.train.objectives.smart import Smoothness
 from concord.train.steps.optimizer import SurgeryOptimizer
-from torch import Tensor
 
 
 @dataclass(frozen=True)

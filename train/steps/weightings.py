@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from concord.bert.errors import InputError
 from concord.kernels.surgery.plan import SurgerySettings
 from concord.train.settings.config import LIBRARY_RULES, RunConfig
 from concord.train.steps.optimizer import Weighting
-from torch import Tensor
 
 
 def surgery_settings(config: RunConfig, *, scaling: bool) -> SurgerySettings:
