@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from concord.kernels.layout.rows import (
-    TaskRows,
-    deposit_product,
-    deposit_sum,
-    first_row_of,
-    require_rows,
-    task_gradients_of,
-    wide,
-)
+from concord.kernels.deposits import deposit_product, deposit_sum
+from concord.kernels.layout.rows import TaskRows, first_row_of, require_rows, task_gradients_of, wide
 
 
 class _Linear(torch.autograd.Function):

@@ -359,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choose_kernels(config.kernels, precision)  # so that what cannot be is said before anything is read
     say(console, f"surgery    {describe_surgery(config)}")
     choose_graphs(config, precision.device)
-    for text in without_effect(config, tasks):
+    for text in without_effect(config, [task.kind for task in tasks]):
         say(console, f"warning: {text}")
     run = Run(folder, config, tasks, console, precision)
     if folder.resumed:
