@@ -1,4 +1,4 @@
-"""The house: each room imports from the rooms below it alone, nothing in a circle, and files and functions are short."""
+"""The house: each room imports from those below it alone, nothing in a circle, and files and functions are short."""
 
 import ast
 from collections import defaultdict
