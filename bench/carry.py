@@ -19,7 +19,7 @@ from concord.bert.models import minilm_directory
 from concord.bert.weights import WEIGHTS_FILE
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
-from concord.train.outputs.report import commit
+from concord.train.outputs.provenance import commit
 
 FOLDER = Path(__file__).resolve().parent.parent / ".carry"
 _PACKAGES = ("torchjd", "rich", "markdown-it-py", "mdurl", "pygments", "nvidia-ml-py", "pytest-benchmark", "py-cpuinfo")

@@ -22,7 +22,7 @@ from bench.parity import read_parity
 from concord.bert.files import replacing
 from concord.kernels.measure import FLUSH_BYTES, EventTimer, Timing, Work, measure_limits, summarise
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.outputs.report import commit, versions
+from concord.train.outputs.provenance import commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 _rows: list[dict[str, Any]] = []

@@ -46,7 +46,7 @@ def _record() -> dict[str, Any]:
     from bench.measure import device_record
     from concord.bert.errors import InputError
     from concord.bert.models import minilm_directory
-    from concord.train.outputs.report import commit, versions
+    from concord.train.outputs.provenance import commit, versions
 
     try:
         minilm_directory()

@@ -29,7 +29,7 @@ from concord.bert.files import replacing
 from concord.kernels.dispatch import describe_kernels
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
-from concord.train.outputs.report import commit, versions
+from concord.train.outputs.provenance import commit, versions
 from concord.train.steps.loop import Trainer
 
 GAPS = "gaps"

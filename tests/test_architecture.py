@@ -21,6 +21,7 @@ ROOMS = (
     "train.steps",
     "train.checks",
     "train.outputs",
+    "train.runs",
     "train.papers",
     "train",
     "bench",

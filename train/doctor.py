@@ -22,9 +22,9 @@ from concord.train.checks.children import CheckNotDone, Entry, judge_ops
 from concord.train.checks.self_check import describe_failure, driver_version, verdict_folder
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
-from concord.train.outputs.report import commit, versions
+from concord.train.outputs.names import CONFIG_FILE
+from concord.train.outputs.provenance import commit, versions
 from concord.train.settings.config import AMP_CHOICES
-from concord.train.steps.build import CONFIG_FILE
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision
 
 MODELS = {

@@ -12,8 +12,8 @@ from concord.train.data.datasets import load_datasets
 from concord.train.flags import OneLineParser
 from concord.train.objectives.metrics import overall
 from concord.train.outputs.progress import reading_bar, say
-from concord.train.outputs.report import score_line
 from concord.train.outputs.saved_run import load_run
+from concord.train.outputs.summary import score_line
 from concord.train.steps.evaluation import evaluate
 
 

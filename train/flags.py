@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from concord.bert.errors import InputError
-from concord.train.outputs.checkpoint import STATE_FILE
 from concord.train.outputs.folders import RunFolder
+from concord.train.outputs.names import STATE_FILE
 from concord.train.settings.config import GROUPS, RunConfig, flag_of, setting_text
 from concord.train.settings.recipes import read_recipe, recipes
 

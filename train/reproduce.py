@@ -19,13 +19,18 @@ from concord.bert.files import read_json_object
 from concord.train import pretrain, run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, config_from, contradiction
-from concord.train.outputs.checkpoint import STATE_FILE
 from concord.train.outputs.folders import clear_folder
-from concord.train.outputs.report import SUMMARY_FILE
+from concord.train.outputs.names import (
+    CONFIG_FILE,
+    PRETRAINING_FILE,
+    STATE_FILE,
+    SUMMARY_FILE,
+    files_before_state,
+    pretraining_files_before_state,
+)
 from concord.train.papers.tables import write_tables
 from concord.train.settings.config import RunConfig, flag_of, setting_text
 from concord.train.settings.recipes import Paper, Recipe, papers, read_paper, read_recipe
-from concord.train.steps.build import CONFIG_FILE
 
 PRETRAINED = "pretrained"
 _FOR_PRETRAINING = ("model", "tasks", "data", "skip_bad_rows", "amp", "device", "seed")
@@ -231,7 +236,7 @@ class _PlannedRun:
         return RunConfig.read(self.directory / CONFIG_FILE)
 
     def _files(self) -> Iterable[str]:
-        return run.files_before_state(self._wanted().tasks)
+        return files_before_state(self._wanted().tasks)
 
 
 class _PlannedPretraining(_PlannedRun):
@@ -243,10 +248,10 @@ class _PlannedPretraining(_PlannedRun):
         return pretrain.config_from(pretrain.build_parser().parse(self.arguments))
 
     def _kept(self) -> RunConfig:
-        return pretrain.read_settings(self.directory / pretrain.SETTINGS_FILE)
+        return pretrain.read_settings(self.directory / PRETRAINING_FILE)
 
     def _files(self) -> Iterable[str]:
-        return pretrain.FILES_BEFORE_STATE
+        return pretraining_files_before_state()
 
 
 def _same(name: str, value: Any, other: Any) -> bool:

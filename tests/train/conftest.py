@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from concord.train import run
 from concord.train.checks import children as judged
+from concord.train.runs.fine_tuning import FineTuning
 from tests.train.checked_runs import CHILD, FAILED, PASSED
 from tests.train.small_runs import write_course_data
 
@@ -19,7 +19,7 @@ def data(tmp_path):
 def without_pictures(request, monkeypatch):
     """Leaves out what takes more time than the small runs themselves."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(run.Run, "_draw", lambda self: None)
+        monkeypatch.setattr(FineTuning, "_draw", lambda self: None)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from concord.kernels.checks.shapes import cases_of, ops_of
 from concord.kernels.dispatch import using_kernels
 from concord.train import pretrain, run
 from concord.train.command import run_command
+from concord.train.runs import session
 from tests.kernels.parity import INTERPRETED
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command
@@ -42,15 +43,15 @@ def recorded(monkeypatch):
         yield found
 
 
-def shapes_given(monkeypatch, module):
+def shapes_given(monkeypatch):
     """Filled with the shapes that a command hands to its self-check."""
-    resolve, given = module.resolve_kernels, []
+    resolve, given = session.resolve_kernels, []
 
     def spy(kernels, self_check, precision, shapes, say):
         given.append(shapes())
         return resolve(kernels, "off", precision, shapes, say)
 
-    monkeypatch.setattr(module, "resolve_kernels", spy)
+    monkeypatch.setattr(session, "resolve_kernels", spy)
     return given
 
 
@@ -74,7 +75,7 @@ def judged(shapes, monkeypatch):
     ids=["default", "accumulated", "one task", "smart"],
 )
 def test_a_run_launches_nothing_that_was_not_judged(data, tmp_path, monkeypatch, more):
-    given = shapes_given(monkeypatch, run)
+    given = shapes_given(monkeypatch)
     model = write_small_model(tmp_path / "model", WORDS)
     own = ("--model", str(model), "--max-steps", "1", "--batch-size", "2", "--dev-examples", "1", "--skip-test")
     with recorded(monkeypatch) as launched:
@@ -85,7 +86,7 @@ def test_a_run_launches_nothing_that_was_not_judged(data, tmp_path, monkeypatch,
 
 
 def test_a_pre_training_launches_nothing_that_was_not_judged(tmp_path, monkeypatch):
-    given = shapes_given(monkeypatch, pretrain)
+    given = shapes_given(monkeypatch)
     model, texts = write_small_model(tmp_path / "model", WORDS), tmp_path / "texts.txt"
     texts.write_text("".join(f"the {thing} was {word} .\n" for thing in THINGS for word in ADJECTIVES))
     flags = ("--data", texts, "--model", model, "--out", tmp_path / "run", "--max-steps", "1", "--batch-size", "3")

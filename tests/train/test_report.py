@@ -5,7 +5,9 @@ import subprocess
 import pytest
 
 from concord.bert.errors import InputError
-from concord.train.outputs.report import METRICS_FILE, MetricsLog, commit
+from concord.train.outputs.log import MetricsLog
+from concord.train.outputs.names import METRICS_FILE
+from concord.train.outputs.provenance import commit
 from tests.full_disk import full_disk
 
 

@@ -12,6 +12,7 @@ from concord.train import pretrain, reproduce, run
 from concord.train.command import run_command
 from concord.train.papers.tables import row_scores, write_tables
 from concord.train.reproduce import BUDGETS, budgeted
+from concord.train.runs import fine_tuning
 from concord.train.settings.config import RunConfig
 from concord.train.settings.recipes import papers, read_paper, read_recipe, recipes
 from concord.train.steps.pretraining import Pretrainer
@@ -45,7 +46,9 @@ def test_a_short_budget_keeps_the_stages_in_proportion():
 
 @pytest.mark.parametrize("paper", papers())
 def test_every_system_of_a_paper_runs_and_its_tables_are_written(paper, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("concord.train.run.Run._draw", lambda self: None)  # most of the time of so short a run
+    monkeypatch.setattr(
+        "concord.train.runs.fine_tuning.FineTuning._draw", lambda self: None
+    )  # most of the time of so short a run
     assert run_command(reproduce.main, [paper, "--budget", "smoke", "--out", str(tmp_path / "out"), *FLAGS]) == 0
     for number, table in enumerate(read_paper(paper).tables, start=1):
         text = (tmp_path / "out" / f"table-{number}.md").read_text()
@@ -118,7 +121,7 @@ class Interrupted(Exception):
 @pytest.fixture
 def two_systems(monkeypatch):
     """A paper of which but two systems are left, one of them pre-trained further; no picture is drawn."""
-    monkeypatch.setattr("concord.train.run.Run._draw", lambda self: None)
+    monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self: None)
     monkeypatch.setattr("concord.train.papers.tables._plot", lambda *arguments: None)
     paper = read_paper("mtl-surgery-mlm")
     rows = [row for row in paper.tables[0].rows if row.systems in (("fine-tuned",), ("mlm",))]
@@ -191,7 +194,7 @@ def test_finished_systems_need_no_pretrained_model(tmp_path, data, capsys):
 def test_ctrl_c_in_any_run_is_gone_on_from_by_the_same_command(tmp_path, data, capsys, monkeypatch, stop):
     """Pre-training, and a system's run: the state is saved, and the same command resumes it."""
     monkeypatch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], pretraining_steps=2))
-    stopped = (Pretrainer, "_step") if stop == "pretrained" else (run.ProgressDisplay, "advance")
+    stopped = (Pretrainer, "_step") if stop == "pretrained" else (fine_tuning.ProgressDisplay, "advance")
     step = getattr(*stopped)
 
     def press_ctrl_c(self, *arguments):

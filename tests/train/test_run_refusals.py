@@ -11,6 +11,9 @@ from concord.train import evaluate, run
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets
 from concord.train.objectives.metrics import main_metric
+from concord.train.runs.fine_tuning import FineTuning
+from concord.train.runs.session import Session
+from concord.train.settings.config import RunConfig
 from concord.train.steps import evaluation
 from tests.full_disk import full_disk
 from tests.train.small_runs import command, refused, run_in_another_process
@@ -223,9 +226,9 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused_and_left_alone(data
 @pytest.mark.parametrize(
     ("file", "writer", "limit"),
     [
-        ("config.json", (run.RunConfig, "write"), 1000),
-        ("best/model.safetensors", (run.Run, "_evaluate"), 100_000),
-        ("last.safetensors", (run.Run, "_save"), 100_000),
+        ("config.json", (RunConfig, "write"), 1000),
+        ("best/model.safetensors", (FineTuning, "_evaluate"), 100_000),
+        ("last.safetensors", (Session, "save"), 100_000),
     ],
 )
 def test_a_full_disk_is_one_line_that_names_the_file(data, tmp_path, capsys, monkeypatch, file, writer, limit):

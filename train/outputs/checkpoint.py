@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.bert.weights import read_safetensors
+from concord.train.outputs.names import STATE_FILE
 from concord.train.steps.optimizer import SurgeryOptimizer
-
-STATE_FILE = "last.safetensors"
 
 
 @dataclass

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from concord.bert.errors import InputError
 from concord.bert.files import parts_of
-from concord.train.outputs.report import METRICS_FILE, MetricsLog
+from concord.train.outputs.log import MetricsLog
+from concord.train.outputs.names import METRICS_FILE
 
 _TEMPORARY = ".tmp" + 6 * "[0-9A-Za-z]"  # what safetensors calls a file that it is writing
 

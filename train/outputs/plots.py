@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from concord.bert.files import replacing
-from concord.train.outputs.report import METRICS_FILE
+from concord.train.outputs.names import METRICS_FILE
 
 CURVES_FILE, CONFLICTS_FILE = "curves.png", "conflicts.png"
 _COLUMNS = 60  # of the map of conflicts, over the whole run

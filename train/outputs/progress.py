@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from concord.train.outputs.report import conflict_shares, score_line
+from concord.train.outputs.log import conflict_shares
+from concord.train.outputs.summary import score_line
 from concord.train.steps.evaluation import OnRead, Reading
 
 

@@ -14,8 +14,9 @@ from concord.bert.weights import WEIGHTS_FILE
 from concord.train.checks.self_check import resolve_kernels
 from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
+from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
 from concord.train.settings.config import RunConfig
-from concord.train.steps.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, fit_model
+from concord.train.steps.build import build_model, fit_model
 from concord.train.steps.precision import Precision, choose_precision
 
 

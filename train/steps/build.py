@@ -20,8 +20,6 @@ from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
 from concord.train.steps.weightings import library_weighting, surgery_settings
 
-CONFIG_FILE, TASKS_FILE = "config.json", "tasks.json"
-BEST = "best"
 _RATE, _WIDTH = 2e-4, 384  # the rate that suits encoders of this width
 _HIGHEST_RATE = 5e-4
 

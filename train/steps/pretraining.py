@@ -76,7 +76,7 @@ class Pretrainer:
         texts: Sequence[np.ndarray],
         precision: Precision,
     ) -> None:
-        self._config, self._model, self._tokenizer, self._device = config, model, tokenizer, precision.device
+        self._config, self.model, self._tokenizer, self._device = config, model, tokenizer, precision.device
         held_out = max(1, min(_MOST_HELD_OUT, round(len(texts) * _HELD_OUT_SHARE)))
         order = self._random(_SPLIT).permutation(len(texts))
         self.held_out = [texts[index] for index in order[:held_out]]
@@ -121,7 +121,7 @@ class Pretrainer:
         for number, batch in enumerate(micro_batches):
             inputs = batch.to_device(self._device, accumulate=number > 0)
             # The model's loss is a mean: weighted so, the micro-batches' add up to that of one large batch.
-            part = self._model(*inputs, DropoutStream(seed, number)) * (len(batch.positions) / max(1, masked))
+            part = self.model(*inputs, DropoutStream(seed, number)) * (len(batch.positions) / max(1, masked))
             (part * self.optimizer.loss_scale).backward()
             loss += part.detach()
         factor = self._schedule.factor(index)
@@ -144,7 +144,7 @@ class Pretrainer:
         total, right, masked = 0.0, 0, 0
         for first in range(0, len(self.held_out), _EVALUATED_AT_ONCE):
             batch = mask_sequences(self.held_out[first : first + _EVALUATED_AT_ONCE], self._tokenizer, random)
-            loss, correct = self._model.score(*batch.to_device(self._device))
+            loss, correct = self.model.score(*batch.to_device(self._device))
             total, right, masked = total + loss.item(), right + int(correct.item()), masked + len(batch.positions)
         count = masked or math.nan  # of nothing there is no mean
         mean = total / count

@@ -1,0 +1,34 @@
+"""The name of every file that a run leaves in its folder."""
+
+from collections.abc import Iterable
+
+from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
+from concord.bert.weights import WEIGHTS_FILE
+
+CONFIG_FILE, TASKS_FILE, PRETRAINING_FILE = "config.json", "tasks.json", "pretrain.json"
+METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
+STATE_FILE = "last.safetensors"
+BEST = "best"  # a folder, in the layout of Hugging Face
+CACHE = "token-cache"  # a folder beside the runs, which share it
+
+
+def predictions_file(task: str, split: str) -> str:
+    """Of a task's answers to a split, dev or test."""
+    return f"{task}-{split}-predictions.csv"
+
+
+def mistakes_file(task: str) -> str:
+    """Of a task's worst mistakes on its dev set."""
+    return f"{task}-dev-mistakes.csv"
+
+
+def files_before_state(tasks: Iterable[str]) -> list[str]:
+    """What a run on `tasks` may have written when it has not saved a state yet: paths within its folder."""
+    best = [f"{BEST}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)]
+    answers = [name for task in tasks for name in (predictions_file(task, "dev"), mistakes_file(task))]
+    return [CONFIG_FILE, TASKS_FILE, METRICS_FILE, STATE_FILE, *best, *answers]
+
+
+def pretraining_files_before_state() -> list[str]:
+    """The same of a pre-training."""
+    return [PRETRAINING_FILE, METRICS_FILE, STATE_FILE]

@@ -1,0 +1,241 @@
+"""One fine-tuning run: trains, evaluates, keeps the best model, and answers with it."""
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from concord.bert.errors import InputError
+from concord.bert.files import replacing
+from concord.bert.tokenizer import Tokenizer
+from concord.bert.weights import WEIGHTS_FILE
+from concord.train.command import StopRequest
+from concord.train.data.datasets import Datasets
+from concord.train.data.tasks import Task
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.objectives.metrics import overall
+from concord.train.outputs.log import LoggedStep
+from concord.train.outputs.mistakes import write_mistakes
+from concord.train.outputs.names import BEST, CONFIG_FILE, mistakes_file, predictions_file
+from concord.train.outputs.predictions import write_predictions
+from concord.train.outputs.progress import ProgressDisplay, reading_bar
+from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
+from concord.train.runs.session import Session
+from concord.train.settings.config import RunConfig
+from concord.train.steps.evaluation import OnRead, Reading, evaluate, predict
+from concord.train.steps.loop import Trainer
+
+
+class _StoppedReading(Exception):
+    """A stop was asked for while a frozen encoder read what its heads will learn from: nothing is lost by it."""
+
+
+class FineTuning:
+    """A run that `train.runs.begin` has begun.
+
+    Args:
+        session: the run's life in its folder, which is open.
+        config, tasks: of the run.
+        tokenizer: of the model.
+        data: its sets.
+        trainer: with the model and the optimizer.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        config: RunConfig,
+        tasks: list[Task],
+        tokenizer: Tokenizer,
+        data: Datasets,
+        trainer: Trainer,
+    ) -> None:
+        self.session, self.config, self.tasks = session, config, tasks
+        self.tokenizer, self.data, self.trainer = tokenizer, data, trainer
+        self.model, self.optimizer = trainer.model, trainer.optimizer
+        self._logged: tuple[LoggedStep, float] | None = None  # with the examples a second at that time
+
+    def train(self) -> None:
+        """Train from where the run stands to its end, then write what it leaves."""
+        trainer, session = self.trainer, self.session
+        display = ProgressDisplay(
+            session.console,
+            epochs=-(-trainer.total_steps // trainer.sampler.steps_per_epoch),
+            steps_per_epoch=trainer.sampler.steps_per_epoch,
+            total_steps=trainer.total_steps,
+        )
+        with session.training(trainer.total_steps) as stop:
+            while session.progress.steps < trainer.total_steps and not stop.made:
+                epoch, done = divmod(session.progress.steps, trainer.sampler.steps_per_epoch)
+                display.begin_epoch(epoch, done)
+                try:
+                    self._train_epoch(epoch, done, display, stop)
+                    if self._epoch_is_over():
+                        display.show_scores(self._evaluate(epoch, display.reading))
+                except _StoppedReading:
+                    pass
+                finally:
+                    display.stop()
+                session.save()
+        session.log.close()
+        self._finish()
+
+    def _epoch_is_over(self) -> bool:
+        steps = self.session.progress.steps
+        return steps == self.trainer.total_steps or steps % self.trainer.sampler.steps_per_epoch == 0
+
+    def _train_epoch(self, epoch: int, done: int, display: ProgressDisplay, stop: StopRequest) -> None:
+        progress, config = self.session.progress, self.config
+        began, examples = time.perf_counter(), 0
+        for result in self.trainer.epoch(epoch, done, _stoppable(display.reading, stop)):
+            progress.steps = result.step
+            progress.examples += result.examples
+            progress.tokens += result.tokens
+            examples += result.examples
+            display.advance()
+            # Each epoch ends with a logged step, from which the summary has its seconds and conflicts.
+            if result.step % config.log_every == 0 or self._epoch_is_over():
+                self._show_logged(display)
+                seconds = time.perf_counter() - began
+                logged = LoggedStep(result, self.optimizer, progress.training_seconds + seconds)
+                self._logged = logged, examples / seconds
+            if self._logged and self._logged[0].ready():
+                self._show_logged(display)
+            # The end of an epoch is evaluated and saved by the caller. An evaluation is followed by a saved state, so
+            # that a resumed run neither misses nor repeats it, and a stop waits for both.
+            evaluates = config.evaluate_every and result.step % config.evaluate_every == 0
+            if (evaluates or result.step % config.save_every == 0) and not self._epoch_is_over():
+                self._show_logged(display)
+                self._add_training_time(began)
+                if evaluates:
+                    display.show_scores(self._evaluate(epoch, display.reading))
+                self.session.save()
+                began, examples = time.perf_counter(), 0
+            if stop.made:
+                break
+        self._show_logged(display)
+        self._add_training_time(began)
+
+    def _show_logged(self, display: ProgressDisplay) -> None:
+        """Write and show the logged step whose numbers were still on their way."""
+        if self._logged:
+            entry = self._logged[0].entry()
+            self.session.log.write(entry)
+            display.show(entry, self._logged[1])
+            self._logged = None
+
+    def _add_training_time(self, began: float) -> None:
+        if self.session.precision.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.session.progress.training_seconds += time.perf_counter() - began
+
+    def _evaluate(self, epoch: int, reading: Reading) -> dict[str, dict[str, float]]:
+        """Dev metrics of the averaged weights, which are kept where their sum is the best so far."""
+        with self.optimizer.averaged():
+            return self._evaluate_model(epoch, reading)
+
+    def _evaluate_model(self, epoch: int, reading: Reading) -> dict[str, dict[str, float]]:
+        device, kept, progress = self.session.precision.device, self.trainer.kept, self.session.progress
+        on_read = reading("dev sets", sum(map(len, self.data.dev.values())))
+        metrics, answers = evaluate(
+            self.model,
+            self.data.dev,
+            device,
+            choose_thresholds=True,
+            gather_kept=kept.of(self.model, self.data.dev, device, on_read).gather if kept else None,
+            on_read=None if kept else on_read,
+        )
+        thresholds = self.model.thresholds()
+        entry = {"event": "evaluation", "step": progress.steps, "epoch": epoch, "dev": metrics}
+        self.session.log.write(entry | ({"thresholds": thresholds} if thresholds else {}))
+        total = dev_sum(metrics, self.tasks)
+        if total > progress.best_sum:
+            progress.best_sum, progress.best_step, progress.best_dev = total, progress.steps, metrics
+            self._keep_best()
+            self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
+            for name, examples in self.data.dev_examples.items():
+                path = self.session.directory / mistakes_file(name)
+                write_mistakes(path, self.data.dev[name].task, examples, answers[name], self.config.mistakes)
+        return metrics
+
+    def _keep_best(self) -> None:
+        """Write the model as it is now, as a directory that Hugging Face's library reads."""
+        best = self.session.directory / BEST
+        best.mkdir(exist_ok=True)
+        self.model.save(best / WEIGHTS_FILE)
+        with replacing(best / CONFIG_FILE) as beside:
+            self.model.encoder.config.write(beside)
+        self.tokenizer.save(best)
+
+    def _write_predictions(
+        self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
+    ) -> None:
+        for name, examples in sets.items():
+            path = self.session.directory / predictions_file(name, split)
+            write_predictions(path, examples.task, examples.example_ids, answers[name])
+
+    def _finish(self) -> None:
+        """Answer the test sets with the best model; write predictions, summary and pictures.
+
+        InputError where no model is the best, since every evaluation met numbers that are not finite.
+        """
+        session, progress = self.session, self.session.progress
+        if not progress.best_dev:
+            raise InputError(
+                f"{session.directory}: no evaluation gave finite metrics, so that no model is the best; expected a run "
+                "that stays finite, as with a lower --learning-rate"
+            )
+        self.model.load(session.directory / BEST / WEIGHTS_FILE)
+        with reading_bar(session.console) as reading:
+            on_read = reading("test sets", sum(map(len, self.data.test.values())))
+            answers = {
+                name: predict(self.model, split, session.precision.device, on_read)
+                for name, split in self.data.test.items()
+            }
+        self._write_predictions("test", self.data.test, answers)
+        self._sum_up()
+        self._draw()
+        session.say(f"written    {session.directory}")
+
+    def _sum_up(self) -> None:
+        session, progress = self.session, self.session.progress
+        score, mean = overall(progress.best_dev, self.tasks)
+        before = {"dev": progress.best_dev, "overall": score, "mean": mean}
+        before |= {"thresholds": dict(self.model.thresholds()), "best_step": progress.best_step}
+        surgery = surgery_summary(self.optimizer, [task.name for task in self.tasks])
+        after = {"epochs": epoch_summary(session.directory), "surgery": surgery}
+        summary = session.write_summary(before, "examples", after)
+        session.say(f"best       step {progress.best_step}: {score_line(progress.best_dev)}")
+        session.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
+        session.say(
+            f"speed      {summary['examples_per_second']:.0f} examples/s, {summary['tokens_per_second']:.0f} tokens/s; "
+            f"{progress.seconds:.0f} s in all"
+        )
+        if summary["skipped_steps"]:
+            session.say(f"skipped    {summary['skipped_steps']} of {progress.steps} steps: gradients were not finite")
+
+    def _draw(self) -> None:
+        try:
+            from concord.train.outputs.plots import plot_conflicts, plot_curves
+        except ImportError as error:  # a machine that only computes may lack it
+            self.session.warn(f"no pictures are drawn ({error})")
+            return
+        plot_curves(self.session.directory)
+        plot_conflicts(self.session.directory)
+
+
+def _stoppable(reading: Reading, stop: StopRequest) -> Reading:
+    """The same, but that a stop does not wait for the end: on a CPU a frozen encoder reads for minutes."""
+
+    def stoppable(what: str, total: int) -> OnRead:
+        show = reading(what, total)
+
+        def on_read(count: int) -> None:
+            show(count)
+            if stop.made:
+                raise _StoppedReading
+
+        return on_read
+
+    return stoppable

@@ -1,0 +1,124 @@
+"""The life of a run in its folder: begun or gone on with, logged, saved, stopped, and summed up at its end."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from concord.bert.files import replacing
+from concord.kernels.checks.shapes import Shapes
+from concord.train.checks.self_check import resolve_kernels
+from concord.train.command import StopRequest, stop_on_signal
+from concord.train.outputs.checkpoint import Progress, load_state, save_state
+from concord.train.outputs.folders import RunFolder
+from concord.train.outputs.log import MetricsLog
+from concord.train.outputs.names import SUMMARY_FILE
+from concord.train.outputs.progress import say
+from concord.train.outputs.provenance import commit, versions
+from concord.train.steps.optimizer import SurgeryOptimizer
+from concord.train.steps.precision import Precision
+
+
+class Session:
+    """What fine-tuning and pre-training have in common. Nothing is read or written before `open`.
+
+    Args:
+        folder: where the run begins or goes on.
+        console: where it tells what it does.
+        precision: its device and number format.
+
+    Attributes:
+        directory: of the run; progress: how far it has come; log: its metrics.jsonl; kernels: what its ops take, in
+            words.
+    """
+
+    def __init__(self, folder: RunFolder, console: Console, precision: Precision) -> None:
+        self.folder, self.console, self.precision = folder, console, precision
+        self.directory, self.progress, self.kernels = folder.path, Progress(), ""
+        self._began, self._earlier_seconds = time.perf_counter(), 0.0
+
+    def say(self, text: str) -> None:
+        """Print one plain line."""
+        say(self.console, text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.say(f"warning: {text}")
+
+    def resolve_kernels(self, kernels: str, self_check: str, shapes: Callable[[], Shapes]) -> None:
+        """Have the kernels checked on the device, and say which are taken; see `train.checks.self_check`."""
+        self.kernels = resolve_kernels(kernels, self_check, self.precision, shapes, self.say)
+        self.say(f"kernels    {self.kernels}")
+
+    def open(
+        self,
+        optimizer: SurgeryOptimizer,
+        digests: Mapping[str, str],
+        settings: Mapping[str, Callable[[Path], None]],
+    ) -> None:
+        """Go on from the state that is saved, or claim the folder of a new run and write its settings.
+
+        optimizer: whose state is saved; digests: of the data that the run reads, by name; settings: the name of a file
+        -> what writes it. InputError as `load_state` and `RunFolder.claim` raise it.
+        """
+        self._optimizer, self._digests = optimizer, digests
+        if self.folder.resumed:
+            self.progress = load_state(self.directory, optimizer, digests)
+        else:
+            self.directory = self.folder.claim()
+            for name, write in settings.items():
+                with replacing(self.directory / name) as beside:
+                    write(beside)
+        self._earlier_seconds = self.progress.seconds
+        self.log = MetricsLog(self.directory, keep=self.progress.log_bytes)
+
+    @contextmanager
+    def training(self, total_steps: int) -> Iterator[StopRequest]:
+        """Within this context signals ask for a stop; where steps are left at its end, KeyboardInterrupt says so."""
+        with stop_on_signal() as stop:
+            yield stop
+        if self.progress.steps < total_steps:
+            self.log.close()
+            self.say(f"stopped    after step {self.progress.steps}; go on with: --resume {self.directory}")
+            raise KeyboardInterrupt
+
+    def save(self) -> None:
+        """Write the state that --resume goes on from."""
+        self._count_seconds()
+        self.progress.log_bytes = self.log.length
+        save_state(self.directory, self._optimizer, self.progress, self._digests)
+
+    def write_summary(self, before: Mapping[str, Any], unit: str, after: Mapping[str, Any]) -> dict[str, Any]:
+        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content.
+
+        unit: what examples are called here.
+        """
+        self._count_seconds()
+        progress, seconds = self.progress, max(self.progress.training_seconds, 1e-9)
+        summary = {
+            **before,
+            "steps": progress.steps,
+            "skipped_steps": int(self._optimizer.state.skipped_steps.item()),
+            "seconds": progress.seconds,
+            "training_seconds": progress.training_seconds,
+            f"{unit}_per_second": progress.examples / seconds,
+            "tokens_per_second": progress.tokens / seconds,
+            "device": self.precision.device_name,
+            "precision": self.precision.name,
+            "kernels": self.kernels,
+            **after,
+            "versions": versions(),
+            "commit": commit(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        with replacing(self.directory / SUMMARY_FILE) as beside:
+            beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        return summary
+
+    def _count_seconds(self) -> None:
+        self.progress.seconds = self._earlier_seconds + time.perf_counter() - self._began
