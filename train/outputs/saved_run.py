@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from concord.bert.config import BertConfig
-from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.models import load_tokenizer
+from concord.bert.models import load_tokenizer, read_encoder
 from concord.bert.multitask import MultitaskModel
 from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import WEIGHTS_FILE
@@ -43,7 +41,7 @@ def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedR
     if not best.is_dir():
         raise InputError(f"{directory}: the run has no best model yet, expected one that has been evaluated")
     tasks = read_tasks(directory / TASKS_FILE)
-    encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
+    encoder = read_encoder(best / CONFIG_FILE)
     config = fit_model(config, encoder.config)
     kernels = resolve_kernels(
         "auto", config.self_check, precision, lambda: shapes_of_prediction(config, encoder.config, precision), say
