@@ -57,7 +57,7 @@ class Table(Generic[E]):
         return tuple(self._entries)
 
     def entry(self, name: str) -> E:
-        """The member called `name`, or one for MODULE:FUNCTION, which is not imported; InputError for any other name."""
+        """The member called `name`, or one that stands for MODULE:FUNCTION; InputError for any other name."""
         if is_own(name):
             return self._kind(name=name, help="of your own", target=name)
         if name not in self._entries:

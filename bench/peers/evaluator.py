@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.objectives.losses import task_predictions
+from concord.train.objectives.answers import task_predictions
 
 from bench.peers.padded import PaddedBatch, PaddedModel, pad
 

@@ -20,7 +20,7 @@ from concord.bert.multitask import MultitaskModel, TaskOutput
 from concord.kernels.dropout import DropoutStream, philox
 from concord.kernels.layout.rows import without_deposits
 from concord.train.data.tasks import Task
-from concord.train.objectives.losses import answers_as_shares
+from concord.train.objectives.answers import answers_as_shares
 from concord.train.objectives.objectives import Objective
 from torch import Tensor, nn
 from torch.nn import functional

@@ -13,8 +13,11 @@ from concord.train.checks.self_check import resolve_kernels
 from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
 from concord.train.settings.config import RunConfig
+from concord.train.settings.own import check_trusted, own_names
 from concord.train.steps.build import BEST, CONFIG_FILE, TASKS_FILE, build_model, fit_model
 from concord.train.steps.precision import Precision, choose_precision
+
+_ANSWER_WITH = ("data", "heads", "losses")  # the settings whose code answers need; a loss says what they are made with
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,11 @@ class SavedRun:
 def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedRun:
     """The best model of the run in `directory`, on `device`, whose kernels are checked before they are trusted.
 
-    say: receives the lines of that check. Raises InputError where the folder is not a run, or its best model is missing
-    yet or damaged.
+    say: receives the lines of that check. Raises InputError where the folder is not a run, its best model is missing
+    yet or damaged, or it names code that is not trusted.
     """
     config = RunConfig.read(directory / CONFIG_FILE)
+    check_trusted(own_names(vars(config), _ANSWER_WITH), (), directory)
     precision = choose_precision(device, config.amp)
     best = directory / BEST
     if not best.is_dir():
