@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from concord.bert.errors import InputError
-from concord.train.command import run_command
-from concord.train.flags import OneLineParser
 from torch import Tensor
 
 from bench.lengths import read_lengths, splits_of_lengths
 from bench.step_cases import MODELS, Case, Splits, build_trainer
+from concord.bert.errors import InputError
+from concord.train.command import run_command
+from concord.train.flags import OneLineParser
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
 from concord.bert.errors import InputError
 from concord.bert.models import minilm_directory
 from concord.bert.weights import WEIGHTS_FILE
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.outputs.report import commit
-from safetensors.torch import load_file, save_file
 
 FOLDER = Path(__file__).resolve().parent.parent / ".carry"
 _PACKAGES = ("torchjd", "rich", "markdown-it-py", "mdurl", "pygments", "nvidia-ml-py", "pytest-benchmark", "py-cpuinfo")

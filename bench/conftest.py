@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 import torch
-from concord.bert.files import replacing
-from concord.kernels.measure import FLUSH_BYTES, EventTimer, Timing, Work, measure_limits, summarise
-from concord.train.data.tokenized import TokenizedSplit
-from concord.train.outputs.report import commit, versions
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.lengths import load_splits, read_lengths, splits_of_lengths
 from bench.measure import device_record
 from bench.parity import read_parity
+from concord.bert.files import replacing
+from concord.kernels.measure import FLUSH_BYTES, EventTimer, Timing, Work, measure_limits, summarise
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.outputs.report import commit, versions
 
 RESULTS = Path(__file__).parent / "results"
 _rows: list[dict[str, Any]] = []

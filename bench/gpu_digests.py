@@ -5,10 +5,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from concord.bert.errors import InputError
-
 from bench.result_files import Comparison, newest_comparisons, read_results
 from bench.stages import Digest
+from concord.bert.errors import InputError
 
 _MOST_FAULTS = 6
 _WIDE = 150  # characters of a line that many kernels share

@@ -42,11 +42,11 @@ def main() -> int:
 def _record() -> dict[str, Any]:
     """What results are worth nothing without. ImportError where the bundled model is not there."""
     import torch
+
+    from bench.measure import device_record
     from concord.bert.errors import InputError
     from concord.bert.models import minilm_directory
     from concord.train.outputs.report import commit, versions
-
-    from bench.measure import device_record
 
     try:
         minilm_directory()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from concord.bert.files import replacing
 from concord.bert.models import load_model
 from concord.train.command import run_command

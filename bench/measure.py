@@ -6,9 +6,10 @@ from typing import Any
 
 import pynvml
 import torch
+from torch._dynamo import config as dynamo_config
+
 from concord.kernels.measure import measure_limits
 from concord.train.steps.precision import choose_precision
-from torch._dynamo import config as dynamo_config
 
 
 def forget_compiled() -> None:

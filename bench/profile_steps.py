@@ -18,6 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from bench.kernel_classes import OTHER, class_of, is_wait
+from bench.lengths import read_lengths, splits_of_lengths
+from bench.step_cases import MODELS, Case, build_trainer, step_precision
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.kernels.dispatch import describe_kernels
@@ -25,12 +31,6 @@ from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.outputs.report import commit, versions
 from concord.train.steps.loop import Trainer
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
-
-from bench.kernel_classes import OTHER, class_of, is_wait
-from bench.lengths import read_lengths, splits_of_lengths
-from bench.step_cases import MODELS, Case, build_trainer, step_precision
 
 GAPS = "gaps"
 _LAUNCHES = "Launch"  # in the runtime's names of what the host launches: kernels, and graphs of them

@@ -7,10 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from concord.bert.errors import InputError
-from concord.bert.files import replacing
-from concord.train.command import run_command
-from concord.train.flags import OneLineParser
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +23,10 @@ from bench.result_files import (
     read_committed,
     read_results,
 )
+from concord.bert.errors import InputError
+from concord.bert.files import replacing
+from concord.train.command import run_command
+from concord.train.flags import OneLineParser
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

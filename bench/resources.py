@@ -21,6 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 import triton
+from torch import nn
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
 from concord.bert.batch import TaskTokens, pack
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
@@ -36,10 +41,6 @@ from concord.kernels.surgery.plan import SurgerySettings
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.steps.optimizer import SurgeryOptimizer
-from torch import nn
-from triton.backends.compiler import GPUTarget
-from triton.runtime.driver import driver
-from triton.runtime.jit import JITFunction
 
 _KIB = 1024
 

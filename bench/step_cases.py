@@ -14,6 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+
+from bench.lengths import splits_of_one_length
+from bench.measure import forget_compiled
+from bench.peers.faithful import FaithfulTrainer
+from bench.peers.padded import PaddedModel, pad
+from bench.peers.stock import StockTrainer
+from bench.peers.torchjd_trainer import TorchJDTrainer
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.multitask import MultitaskModel
@@ -26,13 +33,6 @@ from concord.train.steps.build import build_model, build_optimizer, fit_model
 from concord.train.steps.graphs import choose_graphs
 from concord.train.steps.loop import Trainer
 from concord.train.steps.precision import Precision, choose_precision
-
-from bench.lengths import splits_of_one_length
-from bench.measure import forget_compiled
-from bench.peers.faithful import FaithfulTrainer
-from bench.peers.padded import PaddedModel, pad
-from bench.peers.stock import StockTrainer
-from bench.peers.torchjd_trainer import TorchJDTrainer
 
 MODELS = {
     "MiniLM": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),

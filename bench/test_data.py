@@ -5,6 +5,9 @@ from itertools import cycle, islice
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
+
+from bench.peers.padded import pad
 from concord.bert.models import load_model, minilm_directory
 from concord.kernels.dispatch import needs_host_lengths
 from concord.train.data.batches import gather
@@ -13,9 +16,6 @@ from concord.train.data.device_batches import DeviceBatches
 from concord.train.data.sampler import JointSampler
 from concord.train.data.tasks import select_tasks
 from concord.train.data.tokenized import tokenize_split
-from transformers import AutoTokenizer
-
-from bench.peers.padded import pad
 
 ROUNDS, WARM_UP = 8, 2
 BATCH = 32  # examples a task

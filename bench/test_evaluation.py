@@ -6,11 +6,11 @@ Concord packs a set into batches of a fixed number of tokens; the peer's batches
 import numpy as np
 import pytest
 import torch
-from concord.train.steps.evaluation import predict
 
 from bench.lengths import first_examples, load_splits, read_lengths, splits_of_lengths
 from bench.peers.evaluator import PaddedEvaluator
 from bench.step_cases import Case, build_concord, build_padded, step_precision
+from concord.train.steps.evaluation import predict
 
 ON_GPU = torch.cuda.is_available()
 MODELS = ["BERT-base", "MiniLM"] if ON_GPU else ["MiniLM"]

@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch._functorch import config as functorch_config
+from torch.nn import functional
+
+from bench.measure import forget_compiled
 from concord.kernels.attention.op import attention
 from concord.kernels.dropout import Dropout
 from concord.kernels.embedding import embedding
@@ -22,11 +27,6 @@ from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.linear import linear
 from concord.kernels.linear_cross_entropy import linear_cross_entropy
 from concord.kernels.measure import Work, captured
-from torch import Tensor
-from torch._functorch import config as functorch_config
-from torch.nn import functional
-
-from bench.measure import forget_compiled
 
 ON_GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32

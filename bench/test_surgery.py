@@ -8,15 +8,15 @@ and their names say so.
 
 import pytest
 import torch
-from concord.kernels.layout.flat import FlatParameters
-from concord.kernels.measure import Work, captured
-from concord.kernels.surgery.plan import SurgerySettings
-from concord.train.steps.optimizer import SurgeryOptimizer
 from torch import nn
 from torchjd.aggregation import PCGrad
 
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.stock import StockTrainer
+from concord.kernels.layout.flat import FlatParameters
+from concord.kernels.measure import Work, captured
+from concord.kernels.surgery.plan import SurgerySettings
+from concord.train.steps.optimizer import SurgeryOptimizer
 
 ON_GPU = torch.cuda.is_available()
 SIZES = {"MiniLM": 22_700_000, "BERT-base": 109_500_000, "BERT-large": 335_000_000}

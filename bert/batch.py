@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.layout.sequences import HostSequences, Sequences
-from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from concord.bert.batch import PackedBatch
 from concord.bert.config import BertConfig
 from concord.bert.pals import ProjectedAttention
@@ -16,7 +18,6 @@ from concord.kernels.layer_norm import add_layer_norm
 from concord.kernels.layout.rows import TaskRows, part
 from concord.kernels.layout.sequences import Sequences
 from concord.kernels.linear import linear
-from torch import Tensor, nn
 
 
 class Weights(nn.Module):

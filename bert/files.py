@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from concord.bert.errors import InputError
 from safetensors import SafetensorError
+
+from concord.bert.errors import InputError
 
 
 @contextmanager

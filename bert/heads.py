@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.linear import linear
-from torch import Tensor, nn
-from torch.nn import functional
 
 Link = Literal["softmax", "sigmoid", "identity"]
 _WIDTHS = {"concatenation": 2, "difference": 3, "product": 4}  # of the features of a pair, in the encoder's

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from concord.bert.batch import PackedBatch
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder, Norm, Weights
@@ -18,8 +21,6 @@ from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.linear_cross_entropy import linear_cross_entropy
-from torch import Tensor, nn
-from torch.nn import functional
 
 TASK = "language_model"  # the one task of a language model's gradients
 _ENCODER, _HEAD = "bert.", "cls.predictions."

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from concord.bert.batch import PackedBatch, PooledBatch
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
@@ -14,7 +16,6 @@ from concord.bert.weights import copy_from_hugging_face, read_safetensors, to_hu
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows, wide
-from torch import Tensor, nn
 
 SHARED_LAYER = "shared_layer"
 _HEADS, _PALS = "heads.", "pals."

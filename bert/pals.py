@@ -11,14 +11,15 @@ with query, key and value maps [size, size] of the layer's own, and without an o
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from concord.bert.config import BertConfig
 from concord.kernels.attention import op as attention
 from concord.kernels.attention.op import first_token_attention
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.layout.sequences import Sequences
-from torch import Tensor, nn
-from torch.nn import functional
 
 _MOST_HEADS = 12
 

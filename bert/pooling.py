@@ -1,8 +1,9 @@
 """Mean pooling: one vector a sequence, the mean of its tokens' hidden states."""
 
 import torch
-from concord.kernels.layout.sequences import Sequences
 from torch import Tensor
+
+from concord.kernels.layout.sequences import Sequences
 
 
 def mean_of_sequences(hidden: Tensor, sequences: Sequences) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
+
 from concord.bert.errors import InputError
 from concord.bert.files import read_json_object, replacing
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from concord.bert.encoder import Encoder
-from concord.bert.errors import InputError
-from concord.bert.files import replacing
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from concord.bert.encoder import Encoder
+from concord.bert.errors import InputError
+from concord.bert.files import replacing
 
 WEIGHTS_FILE = "model.safetensors"
 POOLER = "pooler."

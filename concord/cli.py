@@ -1,4 +1,4 @@
-"""The command `concord`: wherever it is installed, what is typed as `python -m train.run` and the like in a checkout."""
+"""The command `concord`: what is typed as `python -m train.run` and its siblings in a checkout, wherever installed."""
 
 import sys
 from collections.abc import Sequence

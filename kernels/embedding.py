@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.dispatch import launcher, uses_triton
 from concord.kernels.dropout import Dropout, kernel_arguments, row_dropout_factors
 from concord.kernels.layer_norm import layer_norm_backward, layer_norm_forward
@@ -18,7 +20,6 @@ from concord.kernels.layout.flat import CHUNK
 from concord.kernels.layout.rows import TaskRows, require_rows, task_gradients_of
 from concord.kernels.table_sums import table_sums
 from concord.kernels.task_sums import one_task
-from torch import Tensor
 
 
 @triton.jit(do_not_specialize=["tokens", "site"])

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
-from concord.kernels.dispatch import uses_triton
 from torch import Tensor
+
+from concord.kernels.dispatch import uses_triton
 
 _SEQUENCES, _TOKENS = 512, 128  # read at once
 

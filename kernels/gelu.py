@@ -9,11 +9,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from concord.kernels.dispatch import launcher, uses_triton
-from concord.kernels.layout.rows import TaskRows, deposit_sum, require_rows, task_gradients_of, wide
-from concord.kernels.task_sums import collect, new_partials, one_task, task_span, tile_rows
 from torch import Tensor
 from torch.nn import functional
+
+from concord.kernels.deposits import deposit_sum
+from concord.kernels.dispatch import launcher, uses_triton
+from concord.kernels.layout.rows import TaskRows, require_rows, task_gradients_of, wide
+from concord.kernels.task_sums import collect, new_partials, one_task, task_span, tile_rows
 
 _STEP, _COLUMNS = 4, 512  # rows at once, and columns a program
 

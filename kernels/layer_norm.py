@@ -9,12 +9,14 @@ TB/s, 1.9 ns a row of 1,024.
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from concord.kernels.deposits import deposit, deposit_sum
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layer_norm_kernels import add_norm_forward, norm_backward
-from concord.kernels.layout.rows import TaskRows, deposit, deposit_sum, require_rows, task_gradients_of, wide
+from concord.kernels.layout.rows import TaskRows, require_rows, task_gradients_of, wide
 from concord.kernels.task_sums import one_task
-from torch import Tensor
 
 
 def layer_norm_forward(z: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:

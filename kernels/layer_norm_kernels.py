@@ -3,10 +3,11 @@
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.dispatch import launcher
 from concord.kernels.dropout import row_dropout_factors
 from concord.kernels.task_sums import collect, new_partials, task_span, tile_rows
-from torch import Tensor
 
 
 def tile_shape(columns: int) -> dict[str, int]:

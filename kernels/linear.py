@@ -8,17 +8,11 @@ products, which run at that speed; the gradients of each task are `kernels.task_
 from typing import Any
 
 import torch
-from concord.kernels.layout.rows import (
-    TaskRows,
-    deposit_product,
-    deposit_sum,
-    first_row_of,
-    require_rows,
-    task_gradients_of,
-    wide,
-)
 from torch import Tensor
 from torch.nn import functional
+
+from concord.kernels.deposits import deposit_product, deposit_sum
+from concord.kernels.layout.rows import TaskRows, first_row_of, require_rows, task_gradients_of, wide
 
 
 class _Linear(torch.autograd.Function):

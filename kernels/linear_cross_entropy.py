@@ -21,13 +21,15 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+from torch.nn import functional
+
+from concord.kernels.deposits import deposit
 from concord.kernels.dispatch import launcher, uses_triton
-from concord.kernels.layout.rows import TaskRows, deposit, require_rows, task_gradients_of, wide
+from concord.kernels.layout.rows import TaskRows, require_rows, task_gradients_of, wide
 from concord.kernels.linear import linear
 from concord.kernels.task_products import task_products
 from concord.kernels.task_sums import one_task, task_sums
-from torch import Tensor
-from torch.nn import functional
 
 IGNORED = -100  # the target of a row that does not count
 _CHUNK_BYTES = 64 << 20  # of logits; less would read and write the weight gradients more often

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from concord.kernels.graphs import capture
 
 FLUSH_BYTES = 256 << 20  # more than any L2 cache

@@ -13,10 +13,11 @@ since flags say which chunks they lie in (`FlatParameters.touched`).
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.dispatch import launcher
 from concord.kernels.layout.flat import CHUNK
 from concord.kernels.task_sums import task_span
-from torch import Tensor
 
 _PIECE = 32
 _KEYS = 256  # tokens a program, when keys are made

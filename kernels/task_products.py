@@ -18,9 +18,10 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from concord.kernels.dispatch import architecture, for_architecture, launcher
 from torch import Tensor
 from torch.nn import functional
+
+from concord.kernels.dispatch import architecture, for_architecture, launcher
 
 
 class _Tiles(NamedTuple):

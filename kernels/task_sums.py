@@ -12,8 +12,9 @@ it reads rows * n elements once and writes T * n.
 import torch
 import triton
 import triton.language as tl
-from concord.kernels.dispatch import launcher
 from torch import Tensor
+
+from concord.kernels.dispatch import launcher
 
 _PROGRAMS = 512  # of stage one, to aim at: about four for each multiprocessor of a large GPU
 _STEP, _COLUMNS = 16, 128  # stage one of the plain sum: rows read at once, and columns a program

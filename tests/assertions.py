@@ -1,8 +1,9 @@
 """Assertions on the errors of tensors, by the one table of `kernels.tolerances`."""
 
 import torch
-from concord.kernels.tolerances import allowed_error, relative_error
 from torch import Tensor
+
+from concord.kernels.tolerances import allowed_error, relative_error
 
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float) -> None:

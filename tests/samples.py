@@ -2,14 +2,15 @@
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
+from torch import nn
+
 from concord.bert.batch import TaskTokens, pack
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.weights import to_hugging_face
 from concord.kernels.layout.flat import FlatParameters
 from concord.train.data.tokenized import TokenizedSplit
-from safetensors.torch import save_file
-from torch import nn
 
 SMALL = BertConfig(
     vocab_size=50,

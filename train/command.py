@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import torch
+
 from concord.bert.errors import InputError
 
 BAD_INPUT, INTERRUPTED = 2, 130

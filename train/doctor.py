@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+
 from concord.bert.config import BertConfig
 from concord.bert.errors import InputError
 from concord.kernels.checks.shapes import DTYPES, Shapes, ops_of

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets
 from concord.train.flags import OneLineParser
@@ -13,7 +15,6 @@ from concord.train.outputs.progress import reading_bar, say
 from concord.train.outputs.report import score_line
 from concord.train.outputs.saved_run import load_run
 from concord.train.steps.evaluation import evaluate
-from rich.console import Console
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

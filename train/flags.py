@@ -1,13 +1,14 @@
 """The command line of a training run, made from the fields of its configuration."""
 
 import argparse
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Sequence
 from dataclasses import Field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from concord.bert.errors import InputError, did_you_mean
+from concord.bert.errors import InputError
 from concord.train.outputs.checkpoint import STATE_FILE
 from concord.train.outputs.folders import RunFolder
 from concord.train.settings.config import GROUPS, RunConfig, flag_of, setting_text
@@ -16,6 +17,49 @@ from concord.train.settings.recipes import read_recipe, recipes
 
 # The settings that may name code of the user's own.
 _OF_TABLES = tuple(option.name for option in fields(RunConfig) if "tables" in option.metadata)
+# What other trainers call a flag -> what it is here.
+_ELSEWHERE = {
+    "--lr": "--learning-rate",
+    "--lr-head": "--head-learning-rate",
+    "--output-dir": "--out",
+    "--outdir": "--out",
+    "--num-train-epochs": "--epochs",
+    "--n-epochs": "--epochs",
+    "--num-epochs": "--epochs",
+    "--per-device-train-batch-size": "--batch-size",
+    "--train-batch-size": "--batch-size",
+    "--gradient-accumulation-steps": "--accumulate",
+    "--model-name-or-path": "--model",
+    "--pretrained": "--model",
+    "--max-seq-length": "--max-length",
+    "--warmup-ratio": "--warmup",
+    "--warmup-steps": "--warmup",
+    "--lr-scheduler-type": "--schedule",
+    "--scheduler": "--schedule",
+    "--max-grad-norm": "--clip",
+    "--grad-clip": "--clip",
+    "--fp16": "--amp fp16",
+    "--bf16": "--amp bf16",
+    "--eval-steps": "--evaluate-every",
+    "--logging-steps": "--log-every",
+    "--save-steps": "--save-every",
+    "--resume-from-checkpoint": "--resume",
+    "--use-gpu": "--device cuda",
+    "--use-cpu": "--device cpu",
+    "--no-cuda": "--device cpu",
+    "--hidden-dropout-prob": "--hidden-dropout",
+    "--pcgrad": "--surgery pcgrad",
+    "--gradvac": "--surgery gradvac",
+    "--task": "--tasks",
+    "--data-dir": "--data",
+    "--dataset": "--data",
+}
+# What --help shows of a run's settings; --help-all shows the others too.
+_COMMON = (
+    *("help", "out", "resume", "recipe", "recipes", "data", "tasks", "model", "heads", "losses", "surgery"),
+    *("granularity", "amp", "device", "kernels", "epochs", "max_steps", "batch_size", "accumulate", "stages"),
+    *("learning_rate", "head_learning_rate", "seed", "evaluate_every", "skip_bad_rows"),
+)
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -25,13 +69,54 @@ class OneLineParser(argparse.ArgumentParser):
         """Raise what argparse found wrong."""
         raise InputError(f"{message} (see --help)")
 
+    def hide(self, shown: Collection[str]) -> None:
+        """Have --help show the flags of the settings `shown` and of no others, and --help-all every one."""
+        self._hidden = [action for action in self._actions if action.dest not in shown and action.option_strings]
+        self.add_argument("--help-all", action=_HelpAll, nargs=0, default=argparse.SUPPRESS, help="show every flag")
+
+    def format_help(self) -> str:
+        """The help, without what is hidden."""
+        texts = [(action, action.help) for action in getattr(self, "_hidden", ())]
+        for action, _ in texts:
+            action.help = argparse.SUPPRESS
+        try:
+            return super().format_help()
+        finally:
+            for action, text in texts:
+                action.help = text
+
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
         """Parse the command line, or `arguments`."""
         known, unknown = self.parse_known_args(arguments)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            raise InputError(f"unknown argument {unknown[0]}: {did_you_mean(unknown[0].split('=')[0], flags)}")
+            raise InputError(f"unknown argument {unknown[0]}{_meant(unknown[0].split('=')[0], flags)}")
         return known
+
+
+class _HelpAll(argparse.Action):
+    """Prints the help with nothing hidden."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any, **keywords: Any) -> None:
+        argparse.ArgumentParser.print_help(_shown_whole(parser))
+        parser.exit()
+
+
+def _shown_whole(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser._hidden = []
+    return parser
+
+
+def _meant(flag: str, flags: Sequence[str]) -> str:
+    """What may have been meant by a flag that there is not: what other trainers call by it, or the nearest names."""
+    plain = "--" + flag.lstrip("-").replace("_", "-").lower()
+    if _ELSEWHERE.get(plain, "").split(" ")[0] in flags:
+        return f": here it is {_ELSEWHERE[plain]}"
+    near = difflib.get_close_matches(plain, flags, n=3, cutoff=0.6)
+    near += [name for name in flags if plain.strip("-") in name and len(plain) > 4 and name not in near][:3]
+    if not near:
+        return ": there is nothing of the kind, --help lists the flags"
+    return f": did you mean {' or '.join(near[:3])}?"
 
 
 def settings_parser(prog: str, description: str, folder: str) -> OneLineParser:
@@ -62,6 +147,7 @@ def build_parser() -> OneLineParser:
         if option.name in GROUPS:
             group = parser.add_argument_group(GROUPS[option.name])
         group.add_argument(flag_of(option.name), **argument_of(option, option.default))
+    parser.hide(_COMMON)
     return parser
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from concord.bert.errors import InputError, did_you_mean
 from concord.train.command import run_command
 from concord.train.data.course import read_plain_input
@@ -16,7 +18,6 @@ from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.progress import reading_bar
 from concord.train.outputs.saved_run import load_run
 from concord.train.steps.evaluation import predict
-from rich.console import Console
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.bert.language_model import LanguageModelHead, MaskedLanguageModel
@@ -35,7 +37,6 @@ from concord.train.settings.config import RunConfig, flag_of
 from concord.train.steps.build import CONFIG_FILE, fit_model, load_pretrained
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision
 from concord.train.steps.pretraining import Pretrainer, PretrainingStep
-from rich.console import Console
 
 SETTINGS_FILE = "pretrain.json"
 FILES_BEFORE_STATE = (SETTINGS_FILE, METRICS_FILE, STATE_FILE)  # what a run may have written when it has saved no state

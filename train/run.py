@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, Tokenizer
@@ -44,7 +46,6 @@ from concord.train.steps.graphs import choose_graphs
 from concord.train.steps.loop import Trainer
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision
 from concord.train.steps.weightings import describe_surgery
-from rich.console import Console
 
 CACHE = "token-cache"
 
@@ -358,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choose_kernels(config.kernels, precision)  # so that what cannot be is said before anything is read
     say(console, f"surgery    {describe_surgery(config)}")
     choose_graphs(config, precision.device)
-    for text in without_effect(config, tasks):
+    for text in without_effect(config, [task.kind for task in tasks]):
         say(console, f"warning: {text}")
     run = Run(folder, config, tasks, console, precision)
     if folder.resumed:

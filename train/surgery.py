@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensors
 from concord.kernels.surgery.rules import MOST_TASKS, random_orders, surgery_coefficients
-from torch import Tensor
 
 REDUCTIONS = ("mean", "sum")
 SCOPES = ("shared", "all")

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from concord.train.data.tokenized import TokenizedSplit
-from concord.train.objectives.answers import task_predictions
 
 from bench.peers.padded import PaddedBatch, PaddedModel, pad
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.objectives.answers import task_predictions
 
 
 class PaddedEvaluator:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from concord.train.data.tokenized import TokenizedSplit
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
+
+from concord.train.data.tokenized import TokenizedSplit
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 from concord.kernels.attention.tiles import tile_width
 from concord.kernels.dispatch import for_architecture
-from torch import Tensor
 
 
 class Tiles(NamedTuple):

@@ -8,10 +8,11 @@ many. On an H200 at 4.3 TB/s, 4,096 tokens of 768 bf16 elements take at least 2.
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.attention.tiles import clear_padding
 from concord.kernels.dispatch import launcher
 from concord.kernels.dropout import dropout_factors
-from torch import Tensor
 
 _ELEMENTS = 2048  # of keys, read at once
 

@@ -13,10 +13,11 @@ sequences are of 30 tokens. Of 16 bits, heads of fewer than 64 elements are mult
 """
 
 import torch
+from torch import Tensor
+
 from concord.kernels.attention.short import short_backward, short_forward, short_tile
 from concord.kernels.attention.tiled import tiled_backward, tiled_forward
 from concord.kernels.dispatch import launcher
-from torch import Tensor
 
 
 def _new_forward(qkv: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,14 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from concord.kernels.attention.first_token import first_token_backward, first_token_forward
 from concord.kernels.attention.launch import attention_backward, attention_forward
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layout.rows import wide
 from concord.kernels.layout.sequences import Group, Sequences
-from torch import Tensor
 
 
 def _attend(

@@ -18,6 +18,8 @@ where its sequence begins: no more calls than for a tile of one sequence, and th
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.attention.tiles import (
     LN_2,
     clear_padding,
@@ -29,7 +31,6 @@ from concord.kernels.attention.tiles import (
     store_rows,
     tile_width,
 )
-from torch import Tensor
 
 _LEAST_TILE = 32  # rows, for tiny sequences to share
 _MOST_TILE = 64  # rows; the backward of 128 would spill

@@ -7,6 +7,8 @@ FlashAttention-2), each in programs of their own.
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.attention.configurations import tiled_configuration
 from concord.kernels.attention.tiles import (
     LN_2,
@@ -18,7 +20,6 @@ from concord.kernels.attention.tiles import (
     store_rows,
     tile_width,
 )
-from torch import Tensor
 
 
 @triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])

@@ -8,9 +8,10 @@ import math
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.dispatch import architecture
 from concord.kernels.dropout import dropout_bits
-from torch import Tensor
 
 LN_2 = tl.constexpr(math.log(2))  # a gradient to the base 2 times this is one to the base e
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
+
 from concord.kernels.checks.judging import Case
 from concord.kernels.dropout import Dropout
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.measure import Work
-from torch import Tensor
 
 # Takes activations and parameters, the rows of each task or None, and the dtype of what is computed.
 Function = Callable[[Sequence[Tensor], Sequence[Tensor], TaskRows | None, torch.dtype], Tensor]

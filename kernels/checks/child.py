@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+
 from concord.kernels.checks.judging import Case, Verdict, judge, time_case
 from concord.kernels.checks.shapes import Shapes, cases_of
 

@@ -6,10 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.measure import Work, captured, measure_limits, time_rounds
 from concord.kernels.tolerances import TOLERANCES, allowed_error, relative_error
-from torch import Tensor
 
 Results = Mapping[str, Tensor]
 _ROUNDS = 20  # of a timing

@@ -4,19 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.kernels.attention.op import attention, first_token_attention
 from concord.kernels.checks.autograd import NAMES, autograd_case, lowered, new_dropout, new_task_gradients
 from concord.kernels.checks.judging import Case
+from concord.kernels.deposits import deposit_sum
 from concord.kernels.embedding import embedding
 from concord.kernels.gelu import bias_gelu
 from concord.kernels.layer_norm import add_layer_norm
 from concord.kernels.layout.flat import CHUNK
-from concord.kernels.layout.rows import TaskRows, deposit_sum
+from concord.kernels.layout.rows import TaskRows
 from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.linear import linear
 from concord.kernels.linear_cross_entropy import IGNORED, linear_cross_entropy
 from concord.kernels.measure import Work
-from torch import Tensor
 
 _EPSILON = 1e-12
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
+
 from concord.kernels.checks.autograd import rows_of
 from concord.kernels.checks.judging import Case
 from concord.kernels.checks.ops import (

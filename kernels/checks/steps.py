@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import torch
+from torch import Tensor, nn
+
 from concord.kernels.checks.autograd import NAMES
 from concord.kernels.checks.judging import Case
 from concord.kernels.gather import Corpus, gather_tokens
@@ -14,7 +16,6 @@ from concord.kernels.surgery.adamw import combine_adamw_
 from concord.kernels.surgery.gram import gram_matrix
 from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensors
 from concord.kernels.surgery.plan import Rates, SurgerySettings, new_surgery_state, plan_update
-from torch import Tensor, nn
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-6
 _STEPS = 3  # that are planned; the last but one overflows

@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from concord.kernels.dispatch import uses_triton
-from concord.kernels.task_products import task_products
-from concord.kernels.task_sums import task_sums
 from torch import Tensor
 
 _deposits = True
@@ -89,43 +86,6 @@ def first_row_of(parameter: Tensor) -> int:
 def wide(dtype: torch.dtype) -> torch.dtype:
     """What sums and statistics over values of `dtype` are kept in: fp32, and fp64 for fp64."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
-    """Write `value` into `target` of the same shape, or add it, in target's dtype."""
-    if accumulate:
-        target.add_(value)
-    else:
-        target.copy_(value)
-
-
-def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor, first: int = 0) -> None:
-    """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n or more], from `first` on."""
-    if uses_triton("task_sums", values):
-        task_sums(values, gradients, rows.offsets, rows.accumulate, first)
-        return
-    for task, span in rows.slices():
-        total = values[span].sum(0, dtype=wide(values.dtype))
-        deposit(gradients[task, first : first + len(total)], total, rows.accumulate)
-
-
-def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tensor, first: int = 0) -> None:
-    """Deposit `left[rows_t]^T @ right[rows_t]` into `gradients` [T, m or more, n], from row `first` on, for every task.
-
-    left: [rows, m]; right: [rows, n]; both of one dtype. The products are 2 * rows * m * n operations over all tasks
-    together, as many as one undivided weight gradient.
-    """
-    if uses_triton("task_products", left):
-        task_products(left, right, gradients, rows.offsets, rows.accumulate, first, first + left.shape[1])
-        return
-    for task, span in rows.slices():
-        target = gradients[task, first : first + left.shape[1]]
-        if target.dtype != left.dtype:
-            deposit(target, left[span].t() @ right[span], rows.accumulate)
-        elif rows.accumulate:
-            target.addmm_(left[span].t(), right[span])
-        else:
-            torch.mm(left[span].t(), right[span], out=target)
 
 
 def require_rows(rows: TaskRows | None) -> TaskRows:

@@ -17,10 +17,11 @@ and written once, and the copy written once: with three bf16 gradients and a bf1
 import torch
 import triton
 import triton.language as tl
-from concord.kernels.dispatch import launcher, uses_triton
-from concord.kernels.layout.flat import CHUNK, FlatParameters
 from torch import Tensor
 from torch.optim.adamw import adamw
+
+from concord.kernels.dispatch import launcher, uses_triton
+from concord.kernels.layout.flat import CHUNK, FlatParameters
 
 _SLICE = 1 << 18  # elements: few enough for a processor's cache, and enough to outweigh the calls
 _LATE = 1e7  # a step at which torch's own bias correction is 1: the step sizes hold it already

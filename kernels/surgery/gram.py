@@ -8,10 +8,11 @@ gradients. Reads T * P elements once, but of embedding tables only what a step t
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.dispatch import launcher, uses_triton
 from concord.kernels.layout.flat import CHUNK, FlatParameters
 from concord.kernels.surgery.pair_products import add_products, columns_at_once, no_products, store_products
-from torch import Tensor
 
 # Elements of a task in one product, and in one call, of the reference: T slices stay in a core's cache.
 _SLICE, _PIECE = 1 << 14, 1 << 20

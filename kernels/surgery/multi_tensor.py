@@ -15,11 +15,12 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.layout.rows import wide
 from concord.kernels.surgery.pair_products import add_products, columns_at_once, no_products, store_products
 from concord.kernels.surgery.rules import MOST_TASKS
-from torch import Tensor
 
 Gradients = Sequence[Sequence[Tensor | None]]
 

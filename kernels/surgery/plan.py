@@ -8,10 +8,11 @@ import functools
 from dataclasses import dataclass, fields
 
 import torch
+from torch import Tensor
+
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.surgery.plan_kernel import launch_plan
 from concord.kernels.surgery.rules import MOST_TASKS, cosines, random_orders, surgery_coefficients
-from torch import Tensor
 
 METHODS = ("none", "pcgrad", "gradvac", "given")
 _INITIAL_SCALE = 2.0**16

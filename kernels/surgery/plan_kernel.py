@@ -8,9 +8,10 @@ a barrier.
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from concord.kernels.dispatch import architecture
 from concord.kernels.surgery.rules import MOST_TASKS, ORDERS_SITE
-from torch import Tensor
 
 _ELEMENTS = 512  # blocks * T^3 at once
 

@@ -14,8 +14,9 @@ together.
 """
 
 import torch
-from concord.kernels.dropout import philox
 from torch import Tensor
+
+from concord.kernels.dropout import philox
 
 MOST_TASKS = 16
 ORDERS_SITE = 0x7FFFFFFF  # of the orders' random numbers: no dropout reaches it

@@ -1,8 +1,8 @@
 """What the proofs of all peers share."""
 
 import pytest
-from concord.train.data.tokenized import TokenizedSplit
 
+from concord.train.data.tokenized import TokenizedSplit
 from tests.bench.peer_updates import peer_splits
 
 

@@ -7,6 +7,8 @@ bf16 under autocast, where Concord may be at most twice as far from the fp32 upd
 import numpy as np
 import pytest
 import torch
+
+from bench.peers.padded import PaddedModel, pad
 from concord.bert.models import load_model, minilm_directory
 from concord.bert.weights import to_hugging_face
 from concord.train.data.datasets import load_datasets, run_tasks
@@ -15,8 +17,6 @@ from concord.train.settings.config import RunConfig
 from concord.train.steps.build import build_model, build_optimizer, load_pretrained
 from concord.train.steps.loop import Trainer
 from concord.train.steps.precision import choose_precision
-
-from bench.peers.padded import PaddedModel, pad
 from tests.assertions import assert_as_accurate, assert_close
 from tests.kernels.parity import DEVICE
 

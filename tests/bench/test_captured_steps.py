@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from concord.bert.errors import InputError
 
 from bench import captured_steps
 from bench.captured_steps import Trained, differences, main, train
+from concord.bert.errors import InputError
 from tests.bench.peer_updates import peer_splits
 
 SAME = Trained(torch.tensor([[1.0, 2.0], [0.5, 0.25]]), {"shared": torch.ones(5), "heads": torch.zeros(3)}, 2)

@@ -1,9 +1,9 @@
 """What is packed for another machine: the first lines of each file, and nothing of a folder that has none."""
 
 import pytest
-from concord.bert.errors import InputError
 
 from bench.carry import carry_data
+from concord.bert.errors import InputError
 
 
 def test_each_file_is_cut_after_its_first_lines(tmp_path):

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from concord.train import doctor
-from concord.train.flags import build_parser
 
 from bench import profile_steps as profile
 from bench.gpu_stages import CALLS, HEADS_OF_32, Place
 from bench.result_files import parse_results
+from concord.train import doctor
+from concord.train.flags import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = ROOT / "bench" / "gpu.sh"

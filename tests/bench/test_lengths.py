@@ -6,13 +6,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from concord.bert.config import BertConfig
-from concord.bert.encoder import Encoder
-from concord.train.command import run_command
-from concord.train.settings.config import RunConfig
-from concord.train.steps.build import build_model, build_optimizer
-from concord.train.steps.loop import Trainer
-from concord.train.steps.precision import choose_precision
 
 from bench import lengths
 from bench.lengths import (
@@ -30,6 +23,13 @@ from bench.lengths import (
     splits_of_one_length,
     write_lengths,
 )
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
+from concord.train.command import run_command
+from concord.train.settings.config import RunConfig
+from concord.train.steps.build import build_model, build_optimizer
+from concord.train.steps.loop import Trainer
+from concord.train.steps.precision import choose_precision
 
 HISTOGRAMS = {"sst": {3: 2, 9: 5}, "paraphrase": {5: 4, 6: 3, 40: 1}, "sts": {7: 6}}
 

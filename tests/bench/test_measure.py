@@ -3,12 +3,12 @@
 import pynvml
 import pytest
 import torch
-from concord.kernels.measure import Limits, captured, summarise
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from bench import measure
 from bench.measure import device_record
+from concord.kernels.measure import Limits, captured, summarise
 from tests.bench.peer_updates import NEEDS_CUDA
 
 

@@ -5,17 +5,17 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from concord.bert.models import minilm_directory
-from concord.train.data.datasets import run_tasks
-from concord.train.steps.build import build_model, load_pretrained
-from concord.train.steps.evaluation import predict
-from concord.train.steps.precision import choose_precision
 
 from bench.lengths import first_examples
 from bench.peers.evaluator import PaddedEvaluator
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.padded import PaddedModel
 from bench.peers.stock import StockTrainer
+from concord.bert.models import minilm_directory
+from concord.train.data.datasets import run_tasks
+from concord.train.steps.build import build_model, load_pretrained
+from concord.train.steps.evaluation import predict
+from concord.train.steps.precision import choose_precision
 from tests.assertions import assert_as_accurate
 from tests.bench.peer_updates import NEEDS_CUDA, check_update, check_update_in_bf16, config_of
 from tests.kernels.parity import DEVICE

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from concord.bert.errors import InputError
 from torch.autograd import DeviceType
 
 from bench import kernel_classes, profile_steps
 from bench.kernel_classes import COPIES, OTHER, PRODUCTS, class_of, triton_classes
 from bench.profile_steps import events_of, main, summarise_events, table
+from concord.bert.errors import InputError
 
 KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels"
 

@@ -5,12 +5,12 @@ import re
 import subprocess
 
 import pytest
-from concord.bert.errors import InputError
-from concord.train.command import run_command
 
 from bench import report
 from bench.report import BEGIN, END, main
 from bench.result_files import newest_comparisons, read_results
+from concord.bert.errors import InputError
+from concord.train.command import run_command
 from tests.bench.samples import MODULE, row, write
 
 PASSED = {MODULE: {"passed": 5, "failed": 0, "skipped": 1}}

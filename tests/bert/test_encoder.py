@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from concord.bert.batch import TaskTokens, pack
 from concord.bert.models import load_model, minilm_directory
 from concord.bert.weights import to_hugging_face
 from concord.kernels.dropout import DropoutStream
-
 from tests.assertions import assert_close
 from tests.samples import random_batch, small_encoder
 

@@ -4,9 +4,9 @@ import os
 
 import pytest
 import torch
-from concord.bert.files import replacing
 from safetensors.torch import save_file
 
+from concord.bert.files import replacing
 from tests.full_disk import full_disk
 
 WRITERS = {

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.bert.heads import CosineHead, Head, HeadSpec, SharedLayer, build_heads
 from concord.bert.multitask import MultitaskModel
 from concord.kernels.dropout import DropoutStream
-
 from tests.assertions import assert_close
 from tests.samples import random_batch, small_encoder
 

@@ -7,6 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
 from concord.bert.batch import TaskTokens, pack
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
@@ -14,9 +17,6 @@ from concord.bert.language_model import LanguageModelHead, MaskedLanguageModel
 from concord.bert.weights import load_weights
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.dropout import DropoutStream
-from safetensors.torch import load_file
-from torch.nn import functional
-
 from tests.assertions import assert_close
 from tests.samples import SMALL, random_tokens, small_encoder
 

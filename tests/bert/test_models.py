@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
 from concord.bert.models import load_model, minilm_directory
 from concord.bert.weights import copy_from_hugging_face, load_weights, to_hugging_face
-from safetensors.torch import load_file, save_file
-
 from tests.samples import SMALL, random_batch, small_encoder, write_small_model
 
 

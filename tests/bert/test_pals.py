@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
+
 from concord.bert.batch import pack
 from concord.bert.errors import InputError
 from concord.bert.heads import Head
@@ -11,8 +13,6 @@ from concord.bert.multitask import MultitaskModel
 from concord.bert.pals import ProjectedAttention
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.dropout import DropoutStream
-from torch.nn import functional
-
 from tests.assertions import assert_close
 from tests.samples import SMALL, random_batch, random_tokens, small_encoder
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
+
 from concord.bert.batch import PackedBatch, pack
 from concord.bert.heads import Head
 from concord.bert.multitask import MultitaskModel
@@ -10,8 +12,6 @@ from concord.bert.pooling import mean_of_sequences
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.layout.sequences import Sequences
-from torch.nn import functional
-
 from tests.assertions import assert_close
 from tests.samples import random_batch, random_tokens, small_encoder
 

@@ -5,11 +5,11 @@ On a GPU the packed one is of the kernels there, the separate ones are of the re
 
 import pytest
 import torch
+
 from concord.bert.batch import pack
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES
 from tests.samples import random_tokens, small_encoder

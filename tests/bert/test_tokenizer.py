@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
+
 from concord.bert.errors import InputError
 from concord.bert.tokenizer import Tokenizer
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from concord.kernels.tolerances import TOLERANCES
 from triton.runtime.errors import InterpreterError
 
+from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.interpreter.support import BF16_IS_TRUE
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+
 from concord.kernels.checks import judging
 from concord.kernels.checks.autograd import rows_of
 from concord.kernels.layout.rows import TaskRows
-
 from tests.interpreter.support import BF16_IS_TRUE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

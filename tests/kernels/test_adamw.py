@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.layout.flat import CHUNK
 from concord.kernels.surgery.adamw import combine_adamw_
 from concord.kernels.surgery.plan import SurgerySettings
 from concord.kernels.tolerances import TOLERANCES
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES
 from tests.samples import fill_gradients, flat_parameters, plain_parameters

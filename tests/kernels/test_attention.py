@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+
 from concord.kernels.attention import op as attention
 from concord.kernels.attention.op import first_token_attention
 from concord.kernels.dropout import Dropout
 from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.tolerances import TOLERANCES
-
 from tests.assertions import assert_close
 
 LENGTHS = [(1,), (5,), (3, 1, 17, 2, 2), tuple(range(1, 40)), (512, 1, 100)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+
 from concord.kernels.attention import op as attention
 from concord.kernels.attention.configurations import tiled_configuration
 from concord.kernels.attention.first_token import first_token_backward, first_token_forward
@@ -18,7 +19,6 @@ from concord.kernels.dispatch import using_kernels
 from concord.kernels.dropout import kernel_arguments
 from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.tolerances import TOLERANCES
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check, poisoned  # noqa: F401
 

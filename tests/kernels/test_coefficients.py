@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from concord.kernels.surgery.rules import cosines, random_orders, surgery_coefficients
 
+from concord.kernels.surgery.rules import cosines, random_orders, surgery_coefficients
 from tests.assertions import assert_close
 
 

@@ -4,6 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torch import Tensor
+
 from concord.kernels.dispatch import (
     OPS,
     all_from_triton,
@@ -15,7 +17,6 @@ from concord.kernels.dispatch import (
     using_kernels,
 )
 from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensors
-from torch import Tensor
 
 
 def test_auto_takes_torch_for_cpu_tensors():

@@ -4,8 +4,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from concord.kernels.dropout import Dropout, DropoutStream, dropout_bits, philox
 
+from concord.kernels.dropout import Dropout, DropoutStream, dropout_bits, philox
 from tests.kernels.parity import DEVICE
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.gather import Corpus, gather_tokens
-
 from tests.kernels.parity import DEVICE
 
 LENGTHS = np.array([3, 1, 0, 40, 7, 300, 128, 129, 2, 64])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from concord.kernels.checks.ops import gelu_case
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.gelu import bias_gelu
-
 from tests.kernels.parity import DEVICE, DTYPES, check, task_rows
 
 

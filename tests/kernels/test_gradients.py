@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from concord.kernels.attention.op import attention, first_token_attention
 from concord.kernels.dropout import Dropout
 from concord.kernels.embedding import embedding

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.layout.flat import CHUNK
 from concord.kernels.surgery.gram import _gram, gram_matrix
 from concord.kernels.tolerances import TOLERANCES
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.samples import fill_gradients, flat_parameters

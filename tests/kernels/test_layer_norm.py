@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+
 from concord.kernels.checks.autograd import new_dropout
 from concord.kernels.checks.ops import layer_norm_case
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.dropout import Dropout
 from concord.kernels.layer_norm import add_layer_norm
-
 from tests.kernels.parity import DEVICE, DTYPES, check, task_rows
 
 

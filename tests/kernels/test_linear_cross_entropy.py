@@ -4,12 +4,12 @@ import sys
 
 import pytest
 import torch
+from torch.nn import functional
+
 from concord.kernels.checks.ops import cross_entropy_case
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.linear_cross_entropy import linear_cross_entropy
 from concord.kernels.tolerances import TOLERANCES
-from torch.nn import functional
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, check, poisoned, task_rows  # noqa: F401
 

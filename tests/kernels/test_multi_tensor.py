@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensors
 from concord.kernels.tolerances import TOLERANCES
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, poisoned  # noqa: F401
 

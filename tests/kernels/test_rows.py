@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+
 from concord.kernels.embedding import embedding
 from concord.kernels.gelu import bias_gelu
 from concord.kernels.layer_norm import add_layer_norm
 from concord.kernels.layout.rows import TaskRows, part, task_gradients_of, without_deposits
 from concord.kernels.linear import linear
 from concord.kernels.tolerances import TOLERANCES
-
 from tests.assertions import assert_close
 
 

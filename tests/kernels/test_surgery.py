@@ -4,10 +4,10 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.surgery.plan import Rates, SurgerySettings, new_surgery_state, plan_update
 from concord.kernels.tolerances import TOLERANCES
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 

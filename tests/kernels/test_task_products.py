@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+
 from concord.kernels import task_products
+from concord.kernels.deposits import deposit_product
 from concord.kernels.dispatch import for_architecture, using_kernels
-from concord.kernels.layout.rows import deposit_product, part
+from concord.kernels.layout.rows import part
 from concord.kernels.linear import linear
 from concord.kernels.tolerances import TOLERANCES
-
 from tests.assertions import assert_as_accurate, assert_close
 from tests.kernels.parity import DEVICE, DTYPES, poisoned, task_rows  # noqa: F401
 

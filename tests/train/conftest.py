@@ -3,9 +3,9 @@
 import sys
 
 import pytest
+
 from concord.train import run
 from concord.train.checks import children as judged
-
 from tests.train.checked_runs import CHILD, FAILED, PASSED
 from tests.train.small_runs import write_course_data
 

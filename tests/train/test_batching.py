@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.data.batching import AnnealedSampler, build_sampler, divide_in_proportion
 from concord.train.settings.config import RunConfig

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
@@ -14,7 +15,6 @@ from concord.train.outputs.saved_run import load_run
 from concord.train.settings.config import RunConfig
 from concord.train.steps.build import build_model, build_optimizer, load_pretrained
 from concord.train.steps.precision import choose_precision
-
 from tests.samples import SMALL, random_batch, small_encoder
 from tests.train.small_runs import write_course_data
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.train.command import run_command
 

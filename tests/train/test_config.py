@@ -1,16 +1,16 @@
 """The configuration and the command line that is made from it."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.kernels.dropout import HIGHEST_RATE, Dropout
-from concord.train.flags import build_parser, check_resumable, config_from
-from concord.train.settings.config import RunConfig
+from concord.train.flags import _ELSEWHERE, build_parser, check_resumable, config_from
+from concord.train.settings.config import RunConfig, flag_of
 from concord.train.steps.build import fit_model
-
 from tests.samples import SMALL
 
 FLAGS = [
@@ -34,6 +34,7 @@ FLAGS = [
     "--head-learning-rate",
     "--heads",
     "--help",
+    "--help-all",
     "--hidden-dropout",
     "--kernels",
     "--layer-decay",
@@ -238,3 +239,47 @@ def test_smart_is_refused_where_no_stage_trains_the_encoder():
         config_from(parse("--stages", "heads", "--smart", "sst=1"))
     assert config_from(parse("--stages", "heads", "--smart", "0")).smart == ("0",)
     assert config_from(parse("--stages", "heads:1,all:2", "--smart", "sst=1")).smart == ("sst=1",)
+
+
+def unknown(flag):
+    with pytest.raises(InputError) as caught:
+        build_parser().parse([flag, "3"])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--lr", "here it is --learning-rate"),
+        ("--output-dir", "here it is --out"),
+        ("--output_dir=x", "here it is --out"),
+        ("--num-train-epochs", "here it is --epochs"),
+        ("--bf16", "here it is --amp bf16"),
+        ("--lerning-rate", "did you mean --learning-rate or"),
+        ("--frobnicate", "there is nothing of the kind, --help lists the flags"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_what_may_have_been_meant(flag, expected):
+    message = unknown(flag)
+    assert message.startswith(f"unknown argument {flag}: {expected}")
+    assert len(message) < 200
+
+
+def test_what_other_trainers_call_a_flag_is_a_flag_here():
+    flags = [flag for action in build_parser()._actions for flag in action.option_strings]
+    for other, own in _ELSEWHERE.items():
+        assert own.split(" ")[0] in flags
+        assert other not in flags
+
+
+def test_help_shows_the_common_flags_and_help_all_every_one(capsys):
+    pages = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit):
+            build_parser().parse([flag])
+        pages[flag] = capsys.readouterr().out
+    assert "--surgery" in pages["--help"]
+    assert "--margin" not in pages["--help"]
+    assert len(pages["--help"].splitlines()) < 100
+    for option in fields(RunConfig):
+        assert flag_of(option.name) in pages["--help-all"]

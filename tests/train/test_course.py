@@ -1,6 +1,7 @@
 """Reading the course's layout: what is kept, what is a bad row, and what stops a run."""
 
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.data.course import read_plain_input, read_split
 from concord.train.data.tasks import select_tasks

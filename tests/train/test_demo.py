@@ -8,6 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.data.demo_sets import DEMO_SIZES, DEMO_TASKS, demo_examples

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+
 from concord.train.data.batches import gather
 from concord.train.data.device_batches import DeviceBatches, round_tokens
 from concord.train.data.tasks import select_tasks
-
 from tests.kernels.parity import DEVICE
 from tests.samples import random_split
 

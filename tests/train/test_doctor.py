@@ -3,11 +3,11 @@
 import time
 
 import pytest
+
 from concord.kernels.dispatch import OPS
 from concord.train import doctor
 from concord.train.checks import children as judged
 from concord.train.command import run_command
-
 from tests.train.small_runs import refused
 
 

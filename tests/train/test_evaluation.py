@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from concord.bert.batch import TaskTokens, pack
 from concord.bert.heads import Head
 from concord.bert.multitask import MultitaskModel
@@ -13,7 +14,6 @@ from concord.train.data.tasks import select_tasks
 from concord.train.objectives.losses import binary_scores, link_of, task_predictions
 from concord.train.steps.evaluation import evaluate, predict
 from concord.train.steps.frozen import KeptOutputs
-
 from tests.samples import random_split, small_encoder
 
 CPU = torch.device("cpu")

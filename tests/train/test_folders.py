@@ -1,9 +1,9 @@
 """Folders of runs: that no two runs share one, and what is cleared away of a killed one."""
 
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.outputs.folders import RunFolder, clear_folder
-
 from tests.train.small_runs import run_in_another_process
 
 

@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.train import run
 from concord.train.command import INTERRUPTED, run_command
@@ -17,7 +18,6 @@ from concord.train.steps.build import build_model, build_optimizer
 from concord.train.steps.frozen import FrozenBatches
 from concord.train.steps.loop import Trainer
 from concord.train.steps.precision import choose_precision
-
 from tests.samples import random_split, small_encoder
 from tests.train.small_runs import command
 

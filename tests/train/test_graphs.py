@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
@@ -21,8 +23,6 @@ from concord.train.settings.config import RunConfig
 from concord.train.steps.graphs import DeviceSteps, choose_graphs
 from concord.train.steps.loop import Trainer
 from concord.train.steps.optimizer import SurgeryOptimizer
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from tests.kernels.parity import DEVICE
 from tests.samples import random_split
 

@@ -1,9 +1,14 @@
 """Settings without effect: which are told, and of which nothing is."""
 
 import pytest
+
 from concord.train.data.tasks import select_tasks
 from concord.train.settings.config import RunConfig
 from concord.train.settings.idle import without_effect
+
+
+def kinds(config):
+    return [task.kind for task in select_tasks(config.tasks, None)]
 
 
 @pytest.mark.parametrize(
@@ -36,7 +41,7 @@ from concord.train.settings.idle import without_effect
 )
 def test_a_setting_that_the_others_leave_without_effect_is_told(settings, expected):
     config = RunConfig(**settings)
-    (line,) = without_effect(config, select_tasks(config.tasks, None))
+    (line,) = without_effect(config, kinds(config))
     assert line.startswith(expected)
 
 
@@ -63,4 +68,4 @@ def test_a_setting_that_the_others_leave_without_effect_is_told(settings, expect
 )
 def test_of_settings_that_have_an_effect_nothing_is_told(settings):
     config = RunConfig(**settings)
-    assert without_effect(config, select_tasks(config.tasks, None)) == []
+    assert without_effect(config, kinds(config)) == []

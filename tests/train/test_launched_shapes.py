@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+
 from concord.kernels.checks.shapes import cases_of, ops_of
 from concord.kernels.dispatch import using_kernels
 from concord.train import pretrain, run
 from concord.train.command import run_command
-
 from tests.kernels.parity import INTERPRETED
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command

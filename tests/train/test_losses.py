@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from concord.train.data.tasks import select_tasks
 from concord.train.objectives.losses import link_of, outputs_of, task_loss, task_predictions
 

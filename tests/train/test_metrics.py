@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from concord.train.data.tasks import select_tasks
 from concord.train.objectives.metrics import (
     accuracy,

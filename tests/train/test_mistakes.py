@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import torch
+
 from concord.train.data.tasks import Example, select_tasks
 from concord.train.objectives.losses import task_errors
 from concord.train.outputs.mistakes import write_mistakes

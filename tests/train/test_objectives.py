@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.bert.multitask import TaskOutput
 from concord.kernels.dispatch import using_kernels
@@ -16,7 +17,6 @@ from concord.train.settings.config import RunConfig
 from concord.train.steps.build import build_model, build_optimizer
 from concord.train.steps.precision import choose_precision
 from concord.train.steps.step import TrainingStep
-
 from tests.samples import random_split, small_encoder
 from tests.train.test_graphs import AsksTheHost
 

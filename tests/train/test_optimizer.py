@@ -6,13 +6,13 @@ On a GPU the step is of the kernels there; the reference stays on the CPU.
 import numpy as np
 import pytest
 import torch
+
 from concord.bert.batch import TaskTokens, pack
 from concord.bert.heads import Head
 from concord.bert.multitask import MultitaskModel
 from concord.kernels.surgery.plan import SurgerySettings
 from concord.kernels.surgery.rules import random_orders
 from concord.train.steps.optimizer import SurgeryOptimizer
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.kernels.test_coefficients import literal_pcgrad

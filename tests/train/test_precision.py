@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.train.steps.precision import choose_kernels, choose_precision
 

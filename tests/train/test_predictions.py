@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from concord.train.data.tasks import select_tasks
 from concord.train.outputs.predictions import write_predictions
 

@@ -6,6 +6,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from concord.bert.language_model import MaskedLanguageModel
 from concord.bert.models import load_model
 from concord.train import pretrain, run
@@ -17,8 +19,6 @@ from concord.train.settings.config import RunConfig
 from concord.train.steps.build import load_pretrained
 from concord.train.steps.precision import choose_precision
 from concord.train.steps.pretraining import Pretrainer
-from safetensors.torch import load_file
-
 from tests.samples import write_small_model
 from tests.train.small_runs import write_course_data
 

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from concord.train.command import INTERRUPTED
-from concord.train.outputs.progress import ProgressDisplay
 from rich.console import Console
 
+from concord.train.command import INTERRUPTED
+from concord.train.outputs.progress import ProgressDisplay
 from tests.train.small_runs import command
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from concord.kernels.dropout import Dropout, DropoutStream
 from concord.train.objectives.pairs import (
     EMBEDDING_LOSSES,

@@ -3,9 +3,9 @@
 import subprocess
 
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.outputs.report import METRICS_FILE, MetricsLog, commit
-
 from tests.full_disk import full_disk
 
 

@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train import pretrain, reproduce, run
 from concord.train.command import run_command
@@ -14,7 +15,6 @@ from concord.train.reproduce import BUDGETS, budgeted
 from concord.train.settings.config import RunConfig
 from concord.train.settings.recipes import papers, read_paper, read_recipe, recipes
 from concord.train.steps.pretraining import Pretrainer
-
 from tests.train.small_runs import refused
 
 FLAGS = ("--device", "cpu")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from concord.kernels.surgery.plan import plan_update
 
+from concord.kernels.surgery.plan import plan_update
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.samples import random_batch

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from concord.kernels.tolerances import TOLERANCES
 from concord.train import evaluate, predict, run
 from concord.train.command import run_command
 from concord.train.steps import evaluation
-from safetensors.torch import load_file
-
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command, refused, write_table
 

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from concord.train import evaluate, run
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets
 from concord.train.objectives.metrics import main_metric
 from concord.train.steps import evaluation
-
 from tests.full_disk import full_disk
 from tests.train.small_runs import command, refused, run_in_another_process
 

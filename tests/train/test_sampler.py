@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.data.sampler import JointSampler
 

@@ -1,6 +1,7 @@
 """Learning rates over a run."""
 
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.settings.config import RunConfig
 from concord.train.steps.schedule import Schedule

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.kernels.dispatch import OPS, takes_triton
 from concord.kernels.tolerances import TOLERANCES
@@ -15,7 +16,6 @@ from concord.train.checks import self_check
 from concord.train.checks.self_check import check, environment_of, resolve_kernels
 from concord.train.command import run_command
 from concord.train.steps.precision import Precision
-
 from tests.kernels.test_checks import SHAPES
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.kernels.dropout import DropoutStream
@@ -17,7 +18,6 @@ from concord.train.settings.config import RunConfig
 from concord.train.steps.build import build_model
 from concord.train.steps.precision import choose_precision
 from concord.train.steps.step import TrainingStep
-
 from tests.assertions import assert_close
 from tests.samples import SMALL, random_split
 

@@ -5,12 +5,12 @@ import doctest
 
 import pytest
 import torch
+from torch import nn
+
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.surgery.rules import random_orders
 from concord.kernels.tolerances import TOLERANCES
 from concord.train.surgery import GradVac, PCGrad
-from torch import nn
-
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+
 from concord.bert.errors import InputError
 from concord.train.data.tasks import BUILT_IN_TASKS, Task, read_tasks, select_tasks, write_tasks
 

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
+
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Example, select_tasks
 from concord.train.data.tokenized import TokenCache, tokenize_split
-from safetensors import SafetensorError
 
 SST, STS = select_tasks(["sst", "sts"], None)
 WORDS = [f"w{number}" for number in range(40)]

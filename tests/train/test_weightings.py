@@ -4,10 +4,10 @@ import sys
 
 import pytest
 import torch
+
 from concord.bert.errors import InputError
 from concord.train.settings.config import LIBRARY_RULES, RunConfig
 from concord.train.steps.weightings import describe_surgery, library_weighting, surgery_settings
-
 from tests.assertions import assert_close
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from concord.kernels.checks.child import OUT_OF_MEMORY
-from concord.kernels.checks.shapes import Shapes
 
 from concord import kernels
+from concord.kernels.checks.child import OUT_OF_MEMORY
+from concord.kernels.checks.shapes import Shapes
 
 CHILD = (sys.executable, "-m", "concord.kernels.checks.child")
 SECONDS = 240  # for one case, compilation included

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 import triton
+
+from concord import kernels
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.kernels.checks.shapes import Shapes, ops_of
 from concord.kernels.dispatch import OPS, interpreted, launches_triton, set_kernels, takes_triton
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
 from concord.train.steps.precision import Precision, choose_kernels
-
-from concord import kernels
 
 _SOURCE = Path(kernels.__file__).parent
 _MOST_REASON = 160  # characters of a reason in the banner

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import torch
+
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.pals import heads_of

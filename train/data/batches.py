@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.batch import PackedBatch, PooledBatch, TaskTokens, pack
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate as running_sums
 
 import numpy as np
+
 from concord.bert.errors import InputError
 from concord.bert.tables import is_own
 from concord.train.data.sampler import JointSampler, Sampler

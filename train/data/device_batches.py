@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.batch import PackedBatch
 from concord.kernels.gather import Corpus, gather_tokens
 from concord.kernels.layout.rows import TaskRows
@@ -16,7 +18,6 @@ from concord.kernels.layout.sequences import Sequences
 from concord.train.data.batches import LabelledBatch
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
-from torch import Tensor
 
 _FEWEST_TOKENS = 64  # that token counts are rounded to a multiple of
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.batch import PackedBatch, TaskTokens, pack
 from concord.bert.tokenizer import Tokenizer
-from torch import Tensor
 
 CHOSEN_SHARE = 0.15
 _MASKED_SHARE, _REPLACED_SHARE = 0.8, 0.1  # of the chosen

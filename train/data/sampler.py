@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+
 from concord.bert.errors import InputError, did_you_mean
 
 _ENDS = {"largest": max, "smallest": min}  # of all sets' batches, those of the set that ends an epoch

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from torch import nn
+
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.files import read_json
 from concord.bert.pals import ProjectedAttention
-from torch import nn
 
 TASKS_FILE = "tasks.toml"
 Kind = Literal["classification", "binary", "regression"]

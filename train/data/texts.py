@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from concord.bert.errors import InputError
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
 from concord.bert.files import replacing
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Example, Task
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 _FORMAT = "1"  # a new number makes every cached file stale
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.heads import Link
 from concord.train.data.tasks import Task
 from concord.train.objectives.logit_losses import shares_of_range
-from torch import Tensor
 
 # The links that fit each kind of task: the first is that of the loss "auto", and of one that names none.
 LINKS: dict[str, tuple[Link, ...]] = {

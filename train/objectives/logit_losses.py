@@ -5,9 +5,10 @@ it with the label as a share of the task's range: on the range 0 to 5 itself the
 those of the other tasks, and clipping and AdamW's variances would leave these little to learn from.
 """
 
-from concord.train.data.tasks import Task
 from torch import Tensor
 from torch.nn import functional
+
+from concord.train.data.tasks import Task
 
 
 def shares_of_range(task: Task, labels: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from concord.bert.heads import Link
 from concord.bert.tables import is_own
 from concord.kernels.dropout import DropoutStream
@@ -10,7 +12,6 @@ from concord.train.objectives.answers import LINKS
 from concord.train.objectives.own import own_loss
 from concord.train.objectives.pairs import Pairs
 from concord.train.settings.tables import LOSSES, PAIR_LOSSES
-from torch import Tensor
 
 
 def is_of_pairs(loss: str) -> bool:

@@ -6,6 +6,7 @@ Each is (predictions, labels) -> float and a line in `concord.train.settings.tab
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from concord.train.data.tasks import Task
 from concord.train.settings.tables import METRICS
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.heads import HeadSpec
 from concord.bert.multitask import TaskOutput
@@ -22,7 +24,6 @@ from concord.train.objectives.losses import (
 from concord.train.objectives.own import own_head, try_loss, try_pair_loss
 from concord.train.settings.config import RunConfig
 from concord.train.settings.tables import HEADS
-from torch import Tensor
 
 _INVERSE_SHARE, _UNCERTAINTY = "inverse-share", "uncertainty"
 _OF_COSINES = ("identity",)  # the links that a share of the range in [-1, 1] can have

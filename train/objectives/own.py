@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
+
 from concord.bert.errors import InputError
 from concord.bert.heads import HeadSpec, Link, TaskHead
 from concord.bert.tables import find_own
@@ -17,7 +19,6 @@ from concord.kernels.dropout import DropoutStream
 from concord.train.data.tasks import Task
 from concord.train.objectives.pairs import Pairs
 from concord.train.settings.own import calling
-from torch import Tensor
 
 _TRIED = 6  # examples
 _WIDTH = 8  # of the embeddings

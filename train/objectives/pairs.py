@@ -9,9 +9,10 @@ nothing. The losses read nothing on the host, and no gradient is a sum in an ord
 from dataclasses import dataclass
 
 import torch
-from concord.kernels.dropout import DropoutStream, philox
 from torch import Tensor
 from torch.nn import functional
+
+from concord.kernels.dropout import DropoutStream, philox
 
 _LABEL_THRESHOLD, _LABEL_RISE = 4.4 / 5, 0.05 / 5  # of the share, and by how much it rises an epoch
 _COSINE_THRESHOLD, _COSINE_RISE = 0.8, 0.02

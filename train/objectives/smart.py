@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
 from concord.bert.batch import PackedBatch
 from concord.bert.heads import Link
 from concord.bert.multitask import MultitaskModel, TaskOutput
@@ -22,8 +25,6 @@ from concord.kernels.layout.rows import without_deposits
 from concord.train.data.tasks import Task
 from concord.train.objectives.answers import answers_as_shares
 from concord.train.objectives.objectives import Objective
-from torch import Tensor, nn
-from torch.nn import functional
 
 _SIGMA, _ETA, _EPSILON = 1e-5, 1e-3, 1e-6
 

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.bert.weights import read_safetensors
 from concord.train.steps.optimizer import SurgeryOptimizer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 STATE_FILE = "last.safetensors"
 

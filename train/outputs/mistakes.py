@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
 from concord.bert.files import replacing
 from concord.train.data.tasks import Example, Task
 from concord.train.outputs.predictions import answer_text

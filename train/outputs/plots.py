@@ -11,11 +11,12 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")  # a training run has no window to draw in
-from concord.bert.files import replacing
-from concord.train.outputs.report import METRICS_FILE
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from concord.bert.files import replacing
+from concord.train.outputs.report import METRICS_FILE
 
 CURVES_FILE, CONFLICTS_FILE = "curves.png", "conflicts.png"
 _COLUMNS = 60  # of the map of conflicts, over the whole run

@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from concord.train.outputs.report import conflict_shares, score_line
-from concord.train.steps.evaluation import OnRead, Reading
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
+
+from concord.train.outputs.report import conflict_shares, score_line
+from concord.train.steps.evaluation import OnRead, Reading
 
 
 class RunConsole(Console):

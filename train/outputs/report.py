@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.kernels.surgery.rules import cosines

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from concord.train.data.tasks import Task
 from concord.train.settings.config import RunConfig, flag_of, setting_text
 from concord.train.settings.own import own_names
 from concord.train.settings.tables import BATCHINGS, RULES
@@ -10,14 +9,14 @@ from concord.train.settings.tables import BATCHINGS, RULES
 _ENCODER_ONLY = ("layer_decay", "hidden_dropout", "attention_dropout")
 
 
-def without_effect(config: RunConfig, tasks: Sequence[Task]) -> list[str]:
+def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
     """One line for each setting that differs from its default and that other settings leave without effect.
 
     They are not refused: a flag over a recipe, such as --steps-per-epoch, may well idle what the recipe sets.
-    tasks: those of the run.
+    kinds: of the run's tasks.
     """
     joint = all(config.for_task("pair_encoding", task) == "joint" for task in config.tasks)
-    no_binary = all(task.kind != "binary" for task in tasks)
+    no_binary = "binary" not in kinds
     losses = [name for task in config.tasks for name in config.for_task("losses", task).split("+")]
     # Code of the user's own may read what a setting says.
     no_margin = "cosine-embedding" not in losses and not own_names({"losses": losses}, ("losses",))
@@ -28,13 +27,13 @@ def without_effect(config: RunConfig, tasks: Sequence[Task]) -> list[str]:
         ("pair_features", joint, "no task has --pair-encoding separate"),
         ("threshold", no_binary, "no task's answers are 0 or 1"),
         ("margin", no_margin, "no task has the loss cosine-embedding"),
-        ("surgery", len(tasks) == 1, "there is one task"),
+        ("surgery", len(kinds) == 1, "there is one task"),
         ("surgery", batching.one_task, f"a step of --batching {config.batching} holds one task"),
         ("granularity", config.surgery == "none" and config.granularity == "layer", "--surgery is none"),
         ("reduction", rule.library, f"--surgery {config.surgery} has a scale of its own"),
         ("gradvac_beta", config.surgery != "gradvac", "it is of --surgery gradvac"),
         ("until", batching.all_sets, f"an epoch of --batching {config.batching} is as long as all sets together"),
-        ("until", len(tasks) == 1, "there is one task"),
+        ("until", len(kinds) == 1, "there is one task"),
         ("until", config.steps_per_epoch > 0, f"--steps-per-epoch {config.steps_per_epoch} ends an epoch"),
         ("decay", config.schedule in ("linear", "constant"), "it is of --schedule milestones"),
         ("milestones", first >= config.epochs, f"the run ends after {config.epochs} epochs"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from concord.bert.errors import InputError
 from concord.bert.tables import find_own, is_own, reason_of
 

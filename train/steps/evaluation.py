@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.batch import PackedBatch, PooledBatch
 from concord.bert.multitask import MultitaskModel
 from concord.train.data.batches import LabelledBatch, gather
@@ -13,7 +15,6 @@ from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.answers import binary_scores, task_errors, task_predictions
 from concord.train.objectives.metrics import best_threshold, task_metrics
-from torch import Tensor
 
 GatherKept = Callable[[MicroBatch], LabelledBatch]
 OnRead = Callable[[int], None]  # is told how many examples each batch had, once the model has read it

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.batch import PooledBatch
 from concord.bert.multitask import MultitaskModel
 from concord.kernels.layout.rows import TaskRows
@@ -11,7 +13,6 @@ from concord.train.data.batches import LabelledBatch
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.steps.evaluation import OnRead, encode
-from torch import Tensor
 
 
 class FrozenBatches:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.errors import InputError
 from concord.kernels.dispatch import all_from_triton, needs_host_lengths
 from concord.kernels.graphs import capture
@@ -18,7 +20,6 @@ from concord.train.settings.config import RunConfig
 from concord.train.settings.own import own_names
 from concord.train.settings.tables import RULES
 from concord.train.steps.step import StepOutput, TrainingStep
-from torch import Tensor
 
 _AHEAD = 8  # steps that the host may be ahead of the device
 _HEADER = 4  # seed, rate factor, epoch and nothing, before the examples' numbers, which kernels like aligned

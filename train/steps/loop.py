@@ -7,6 +7,8 @@ from itertools import islice
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.multitask import SHARED_LAYER, MultitaskModel
 from concord.kernels.dispatch import needs_host_lengths
 from concord.kernels.surgery.plan import SurgeryPlan
@@ -23,7 +25,6 @@ from concord.train.steps.graphs import DeviceSteps
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.schedule import Schedule
 from concord.train.steps.step import StepOutput, TrainingStep
-from torch import Tensor
 
 
 @dataclass(frozen=True)

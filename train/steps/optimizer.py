@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.surgery.adamw import combine_adamw_
 from concord.kernels.surgery.gram import gram_matrix
 from concord.kernels.surgery.plan import Rates, SurgeryPlan, SurgerySettings, new_surgery_state, plan_update
-from torch import Tensor
 
 _TIMES = 10  # that weights are taken into their average over its span
 _BUFFERS = ("master", "momentum", "variance")

@@ -5,6 +5,7 @@ import platform
 from dataclasses import dataclass
 
 import torch
+
 from concord.bert.errors import InputError
 from concord.kernels.dispatch import describe_kernels, interpreted, set_kernels
 

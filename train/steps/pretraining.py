@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from concord.bert.language_model import TASK, MaskedLanguageModel
 from concord.bert.tokenizer import Tokenizer
 from concord.kernels.dropout import DropoutStream
@@ -17,7 +19,6 @@ from concord.train.steps.deposits import check_deposits
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
 from concord.train.steps.schedule import Schedule
-from torch import Tensor
 
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 2000
 _EVALUATED_AT_ONCE = 32  # texts

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from concord.bert.batch import PackedBatch
 from concord.bert.multitask import MultitaskModel
 from concord.kernels.dropout import DropoutStream
@@ -13,7 +15,6 @@ from concord.train.objectives.objectives import Objective
 from concord.train.objectives.smart import Smoothness
 from concord.train.steps.deposits import check_deposits
 from concord.train.steps.optimizer import SurgeryOptimizer
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from concord.bert.errors import InputError
 from concord.bert.tables import find_own, is_own
 from concord.kernels.surgery.plan import SurgerySettings
@@ -16,7 +18,6 @@ from concord.train.settings.config import RunConfig
 from concord.train.settings.own import calling
 from concord.train.settings.tables import RULES
 from concord.train.steps.optimizer import Weighting
-from torch import Tensor
 
 
 def surgery_settings(config: RunConfig, *, scaling: bool) -> SurgerySettings:

@@ -1,0 +1,46 @@
+"""Task gradients written to where they are kept: sums and products over each task's rows."""
+
+import torch
+from torch import Tensor
+
+from concord.kernels.dispatch import uses_triton
+from concord.kernels.layout.rows import TaskRows, wide
+from concord.kernels.task_products import task_products
+from concord.kernels.task_sums import task_sums
+
+
+def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
+    """Write `value` into `target` of the same shape, or add it, in target's dtype."""
+    if accumulate:
+        target.add_(value)
+    else:
+        target.copy_(value)
+
+
+def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor, first: int = 0) -> None:
+    """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n or more], from `first` on."""
+    if uses_triton("task_sums", values):
+        task_sums(values, gradients, rows.offsets, rows.accumulate, first)
+        return
+    for task, span in rows.slices():
+        total = values[span].sum(0, dtype=wide(values.dtype))
+        deposit(gradients[task, first : first + len(total)], total, rows.accumulate)
+
+
+def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tensor, first: int = 0) -> None:
+    """Deposit `left[rows_t]^T @ right[rows_t]` into `gradients` [T, m or more, n], from row `first` on, for every task.
+
+    left: [rows, m]; right: [rows, n]; both of one dtype. The products are 2 * rows * m * n operations over all tasks
+    together, as many as one undivided weight gradient.
+    """
+    if uses_triton("task_products", left):
+        task_products(left, right, gradients, rows.offsets, rows.accumulate, first, first + left.shape[1])
+        return
+    for task, span in rows.slices():
+        target = gradients[task, first : first + left.shape[1]]
+        if target.dtype != left.dtype:
+            deposit(target, left[span].t() @ right[span], rows.accumulate)
+        elif rows.accumulate:
+            target.addmm_(left[span].t(), right[span])
+        else:
+            torch.mm(left[span].t(), right[span], out=target)
