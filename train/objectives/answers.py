@@ -8,7 +8,7 @@ from concord.bert.heads import Link
 from concord.train.data.tasks import Task
 from concord.train.objectives.logit_losses import shares_of_range
 
-# The links that fit each kind of task: the first is that of the loss "auto", and of one that names none.
+# The links that fit each kind of task: the first is that of a loss that names none, and of the loss "auto".
 LINKS: dict[str, tuple[Link, ...]] = {
     "classification": ("softmax",),
     "binary": ("sigmoid", "softmax", "identity"),

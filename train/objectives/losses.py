@@ -20,8 +20,8 @@ def is_of_pairs(loss: str) -> bool:
 
 
 def auto_loss(task: Task) -> str:
-    """The loss that "auto" stands for: the first one with the link that suits the task's kind."""
-    return next(entry.name for entry in LOSSES if entry.link == LINKS[task.kind][0])
+    """The loss that "auto" stands for."""
+    return next(entry.name for entry in LOSSES if entry.auto_of == task.kind)
 
 
 def fitting_losses(task: Task, links: Sequence[Link]) -> list[str]:

@@ -21,11 +21,13 @@ class LossEntry(Entry):
     """A loss of a task's logits: (logits, labels, task) -> the sum over the examples, see `logit_losses`.
 
     link: what makes answers of the logits that it trains, from which follows which tasks it fits; None for what suits
-    the task's kind. squared_error: whether it stands for a Gaussian's likelihood where its weight is learned.
+    the task's kind. squared_error: whether it stands for a Gaussian's likelihood where its weight is learned. auto_of:
+    the kind of tasks for which it is what "auto" stands for.
     """
 
     link: "Link | None" = None
     squared_error: bool = False
+    auto_of: str = ""
 
 
 LOSSES = Table(
@@ -36,33 +38,36 @@ LOSSES = Table(
         help="over the classes",
         target=f"{_TRAIN}.objectives.logit_losses:cross_entropy",
         link="softmax",
+        auto_of="classification",
     ),
     LossEntry(
         name="mse",
-        help="of the logit and the label's share of the range",
+        help="to the label as a share",
         target=f"{_TRAIN}.objectives.logit_losses:mse",
         link="identity",
         squared_error=True,
+        auto_of="regression",
     ),
     LossEntry(
         name="sigmoid-mse",
-        help="the same of the logit's sigmoid",
+        help="of the sigmoid",
         target=f"{_TRAIN}.objectives.logit_losses:sigmoid_mse",
         link="sigmoid",
         squared_error=True,
     ),
     LossEntry(
         name="huber",
-        help="linear beyond one point of the range",
+        help="linear beyond a point",
         target=f"{_TRAIN}.objectives.logit_losses:huber",
         link="identity",
         squared_error=True,
     ),
     LossEntry(
         name="binary-cross-entropy",
-        help="of the logit's sigmoid and the share",
+        help="of the sigmoid",
         target=f"{_TRAIN}.objectives.logit_losses:binary_cross_entropy",
         link="sigmoid",
+        auto_of="binary",
     ),
 )
 
@@ -72,17 +77,17 @@ PAIR_LOSSES = Table(
     Entry,
     Entry(
         name="cosine-embedding",
-        help="like pairs together, others below --margin",
+        help="like pairs together",
         target=f"{_TRAIN}.objectives.pairs:cosine_embedding",
     ),
     Entry(
         name="mnrl-label",
-        help="multiple negatives, positives by label",
+        help="multiple negatives by label",
         target=f"{_TRAIN}.objectives.pairs:multiple_negatives_by_label",
     ),
     Entry(
         name="mnrl-cosine",
-        help="positives by cosine",
+        help="by cosine",
         target=f"{_TRAIN}.objectives.pairs:multiple_negatives_by_cosine",
     ),
     Entry(
@@ -168,7 +173,7 @@ RULES = Table(
     _of_torchjd("imtlg", "impartial", f"{_TORCHJD}:IMTLGWeighting"),
     _of_torchjd("fairgrad", "alpha-fair", f"{_TORCHJD}:FairGradWeighting", alpha=2.0),
     _of_torchjd("nashmtl", "Nash bargaining", f"{_TRAIN}.steps.weightings:NashMTL"),
-    _of_torchjd("pcd", "by moving averages of the norms", f"{_TRAIN}.steps.weightings:PCD"),
+    _of_torchjd("pcd", "by averaged norms", f"{_TRAIN}.steps.weightings:PCD"),
 )
 
 
