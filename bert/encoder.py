@@ -1,6 +1,7 @@
 """The BERT encoder over packed batches (Devlin et al., 2019), every weight of which takes per-task gradients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -250,3 +251,11 @@ class Encoder(nn.Module):
         return {
             name: ".".join(name.split(".")[:2]) if name.startswith("layers.") else name.split(".")[0] for name in names
         }
+
+
+def read_encoder(path: Path, **settings: float) -> Encoder:
+    """A BERT without weights yet, as a config.json describes it; settings: what replaces the file's; see `BertConfig`.
+
+    InputError as `BertConfig.read` raises it.
+    """
+    return Encoder(replace(BertConfig.read(path), **settings))

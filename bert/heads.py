@@ -1,7 +1,8 @@
 """Task heads: from the pooled output of a sequence, or of the two of a pair, to one task's logits."""
 
 import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,26 +15,32 @@ from concord.kernels.layout.rows import TaskRows
 from concord.kernels.linear import linear
 
 Link = Literal["softmax", "sigmoid", "identity"]
-Kind = Literal["linear", "hidden", "cosine", "mapped-cosine"]
 _WIDTHS = {"concatenation": 2, "difference": 3, "product": 4}  # of the features of a pair, in the encoder's
 _HIDDEN_LAYERS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """What a task's head is: its kind, and the arguments of `Head` and `CosineHead`."""
+    """What a task's head is.
 
-    kind: Kind
+    build: makes the head that this describes, such as `linear_head`; hidden_size: of the encoder; for the rest see
+    `Head`.
+    """
+
+    build: Callable[["HeadSpec"], "TaskHead"]
+    hidden_size: int
     outputs: int
     pair: bool
+    pair_features: str
+    dropout: float
     link: Link
     centre: float = 0.0
     learns_variance: bool = False
     has_threshold: bool = False
 
 
-class _Head(nn.Module):
-    """What all heads have.
+class TaskHead(nn.Module, ABC):
+    """What all heads have; all parameters are one task's and take ordinary gradients.
 
     Attributes:
         link: what makes answers of the logits: softmax over classes, a sigmoid, or nothing, where a logit is the share
@@ -49,9 +56,21 @@ class _Head(nn.Module):
         self.log_variance = nn.Parameter(torch.zeros(1)) if learns_variance else None
         self.register_buffer("threshold", torch.full((1,), 0.5) if has_threshold else None)
 
+    @abstractmethod
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the parameters with random weights from `generator`."""
 
-class Head(_Head):
-    """Hidden layers, dropout and a linear layer, in fp32; its parameters are one task's and take ordinary gradients.
+    @abstractmethod
+    def forward(self, pooled: Tensor, dropouts: DropoutStream | None) -> Tensor:
+        """Logits fp32 [examples, outputs] of pooled outputs [examples, hidden].
+
+        Of pairs that are encoded one by one these are [2 * examples, hidden], the two of each pair one after the other.
+        dropouts: None for no dropout.
+        """
+
+
+class Head(TaskHead):
+    """Hidden layers, dropout and a linear layer, in fp32.
 
     Args:
         hidden_size: of the encoder.
@@ -109,7 +128,7 @@ class Head(_Head):
         return functional.linear(_drop(features, self.dropout, dropouts), self.weight, self.bias)
 
 
-class CosineHead(_Head):
+class CosineHead(TaskHead):
     """The cosine of a pair's two pooled outputs u and v as the share of the task's range, in fp32.
 
     Without a map it is ReLU(cos(u, v)), which has no parameters. With one it is cos(Mu + b, Mv + b) of a learned linear
@@ -177,33 +196,59 @@ class SharedLayer(nn.Module):
         return linear(pooled, self.weight, self.bias, rows).relu()
 
 
-def build_heads(
-    specs: Mapping[str, HeadSpec], *, hidden_size: int, pair_features: str, dropout: float, seed: int
-) -> dict[str, Head | CosineHead]:
+def linear_head(spec: HeadSpec) -> Head:
+    """Dropout and one linear layer."""
+    return _layered(spec, hidden_layers=0)
+
+
+def hidden_head(spec: HeadSpec) -> Head:
+    """Two layers of the encoder's width before the linear one."""
+    return _layered(spec, hidden_layers=_HIDDEN_LAYERS)
+
+
+def cosine_head(spec: HeadSpec) -> CosineHead:
+    """The cosine of a pair's two pooled outputs."""
+    return _cosine(spec, mapped=False)
+
+
+def mapped_cosine_head(spec: HeadSpec) -> CosineHead:
+    """The cosine of a linear map of both."""
+    return _cosine(spec, mapped=True)
+
+
+def build_heads(specs: Mapping[str, HeadSpec], *, seed: int) -> dict[str, TaskHead]:
     """New heads with random weights: task -> head, in the order of `specs`."""
     generator = torch.Generator().manual_seed(seed)
-    heads: dict[str, Head | CosineHead] = {}
+    heads = {}
     for name, spec in specs.items():
-        common = {
-            "dropout": dropout,
-            "learns_variance": spec.learns_variance,
-            "has_threshold": spec.has_threshold,
-        }
-        if spec.kind in ("cosine", "mapped-cosine"):
-            heads[name] = CosineHead(hidden_size, mapped=spec.kind == "mapped-cosine", **common)
-        else:
-            heads[name] = Head(
-                hidden_size,
-                spec.outputs,
-                pair=spec.pair,
-                centre=spec.centre,
-                pair_features=pair_features,
-                hidden_layers=_HIDDEN_LAYERS if spec.kind == "hidden" else 0,
-                link=spec.link,
-                **common,
-            )
+        heads[name] = spec.build(spec)
         heads[name].initialise(generator)
     return heads
+
+
+def _layered(spec: HeadSpec, *, hidden_layers: int) -> Head:
+    return Head(
+        spec.hidden_size,
+        spec.outputs,
+        pair=spec.pair,
+        dropout=spec.dropout,
+        centre=spec.centre,
+        pair_features=spec.pair_features,
+        hidden_layers=hidden_layers,
+        link=spec.link,
+        learns_variance=spec.learns_variance,
+        has_threshold=spec.has_threshold,
+    )
+
+
+def _cosine(spec: HeadSpec, *, mapped: bool) -> CosineHead:
+    return CosineHead(
+        spec.hidden_size,
+        mapped=mapped,
+        dropout=spec.dropout,
+        learns_variance=spec.learns_variance,
+        has_threshold=spec.has_threshold,
+    )
 
 
 def _drop(features: Tensor, rate: float, dropouts: DropoutStream | None) -> Tensor:

@@ -3,12 +3,14 @@
 import hashlib
 import importlib.util
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
+from concord.bert.files import read_json_object
+from concord.bert.tables import ENCODERS
 from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
 from concord.bert.weights import WEIGHTS_FILE, load_weights
 
@@ -62,12 +64,22 @@ def load_model(
         directory, origin = Path(name), name
     else:
         directory, origin = _from_hub(name), f"{name} from the Hugging Face hub"
-    config = replace(BertConfig.read(directory / "config.json"), **rates)
-    tokenizer = load_tokenizer(directory, config)
-    encoder = Encoder(config)
+    encoder = read_encoder(directory / "config.json", **rates)
+    tokenizer = load_tokenizer(directory, encoder.config)
     if not load_weights(encoder, directory / WEIGHTS_FILE, seed):
         origin += "; its pooler is new, the weights have none"
     return Model(encoder, tokenizer, origin, directory)
+
+
+def read_encoder(path: Path, **settings: float) -> Encoder:
+    """An encoder without weights yet, of the architecture and the sizes that a config.json describes.
+
+    settings: what replaces the file's. InputError where the file is damaged or its architecture is not in `ENCODERS`.
+    """
+    kind = read_json_object(path, "the object of a model's config.json").get("model_type", "bert")
+    if kind not in ENCODERS.names:
+        raise InputError(f"{path}: model_type is {kind!r}, expected {' or '.join(map(repr, ENCODERS.names))}")
+    return ENCODERS.resolve(kind)(path, **settings)
 
 
 def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from concord.bert.batch import PackedBatch, PooledBatch
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.heads import CosineHead, Head, SharedLayer
+from concord.bert.heads import SharedLayer, TaskHead
 from concord.bert.pals import ProjectedAttention
 from concord.bert.weights import copy_from_hugging_face, read_safetensors, to_hugging_face, write_safetensors
 from concord.kernels.dropout import DropoutStream
@@ -56,7 +56,7 @@ class MultitaskModel(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        heads: Mapping[str, Head | CosineHead],
+        heads: Mapping[str, TaskHead],
         *,
         compute_dtype: torch.dtype = torch.float32,
         gradient_dtype: torch.dtype = torch.float32,
@@ -72,9 +72,8 @@ class MultitaskModel(nn.Module):
         self.shared_layer = shared_layer
         self.needs_host_lengths = pals is not None
         self._mean_pooling = mean_pooling
-        shared, shared_blocks = dict(encoder.named_parameters()), encoder.blocks(by_matrix=by_matrix)
-        for name, parameter in shared_layer.named_parameters(prefix=SHARED_LAYER) if shared_layer is not None else ():
-            shared[name], shared_blocks[name] = parameter, name if by_matrix else SHARED_LAYER
+        shared, shared_blocks = self.shared_parameters(), encoder.blocks(by_matrix=by_matrix)
+        shared_blocks |= {name: name if by_matrix else SHARED_LAYER for name in shared if _is_of_shared_layer(name)}
         self.shared = FlatParameters(
             shared,
             shared_blocks,
@@ -94,6 +93,11 @@ class MultitaskModel(nn.Module):
     def tasks(self) -> list[str]:
         """The tasks' names, in the order of the batch's rows and of the gradients."""
         return list(self.heads)
+
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter, of all that have one gradient a task."""
+        of_layer = self.shared_layer.named_parameters(prefix=SHARED_LAYER) if self.shared_layer is not None else ()
+        return dict(self.encoder.named_parameters()) | dict(of_layer)
 
     def forward(
         self, batch: PackedBatch | PooledBatch, dropouts: DropoutStream | None = None, *, noise: Tensor | None = None

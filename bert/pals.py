@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from concord.bert.config import BertConfig
-from concord.kernels.attention import op as attention
-from concord.kernels.attention.op import first_token_attention
+from concord.kernels.attention.op import attention, first_token_attention
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.layout.sequences import Sequences

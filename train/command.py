@@ -1,11 +1,8 @@
 """What the command lines share: bad input ends in one line and exit code 2, and a traceback is for bugs only."""
 
 import io
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -40,31 +37,3 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-class StopRequest:
-    """Whether the user, or the system, has asked the run to stop."""
-
-    def __init__(self) -> None:
-        self.made = False
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Within this context Ctrl-C and SIGTERM only make a request, so that a step is never torn apart.
-
-    A second one raises KeyboardInterrupt at once.
-    """
-    request = StopRequest()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if request.made:
-            raise KeyboardInterrupt
-        request.made = True
-
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield request
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)

@@ -12,8 +12,11 @@ from concord.bert.errors import InputError
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import STATE_FILE
 from concord.train.settings.config import GROUPS, RunConfig, flag_of, setting_text
+from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe, recipes
 
+# The settings that may name code of the user's own.
+_OF_TABLES = tuple(option.name for option in fields(RunConfig) if "tables" in option.metadata)
 # What other trainers call a flag -> what it is here.
 _ELSEWHERE = {
     "--lr": "--learning-rate",
@@ -159,8 +162,10 @@ class _ListRecipes(argparse.Action):
 
 
 def config_from(arguments: argparse.Namespace) -> RunConfig:
-    """The configuration that the recipe and the flags over it describe; InputError where a value is not allowed."""
+    """The configuration that the recipe and the flags over it describe; InputError where a value is not allowed, or
+    code of the user's own that a flag names is not to be had."""
     given = _given(arguments)
+    import_own(own_names(given, _OF_TABLES))
     if not given.get("recipe"):
         return RunConfig(**given)
     settings = read_recipe(given["recipe"]).settings | given
@@ -195,13 +200,18 @@ def resumed_folder(arguments: argparse.Namespace) -> RunFolder | None:
 
 
 def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> None:
-    """Raise InputError where a flag contradicts the configuration of the run that is to go on, or no state is saved."""
-    for name, value in _given(arguments).items():
+    """Raise InputError where a flag contradicts the configuration of the run that is to go on, no state is saved, or
+    it names code that is not trusted, or not to be had."""
+    given = _given(arguments)
+    for name, value in given.items():
         kept = getattr(config, name)
         if value != kept:
             raise contradiction(name, value, kept, directory)
     if not (directory / STATE_FILE).exists():
         raise InputError(f"{directory}: the run stopped before its first saved state; start it anew, in another folder")
+    names = own_names(vars(config), _OF_TABLES)
+    check_trusted(names, own_names(given, _OF_TABLES), directory)
+    import_own(names)
 
 
 def contradiction(name: str, value: Any, kept: Any, directory: Path) -> InputError:
@@ -222,14 +232,27 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
     text = text or option.metadata["help"]
     if option.type is bool:
         return {"action": "store_true", "help": text}
-    choices = option.metadata.get("choices") or option.metadata.get("each")
-    listed = f": {', '.join(choices)}" if choices else ""
+    listed = _listed(option)
     argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
     if isinstance(option.default, tuple):
         argument.update(type=_names, metavar="a,b,...")
     if option.name == "amp":
         argument.update(nargs="?", const="auto")
     return argument
+
+
+def _listed(option: Field) -> str:
+    """What a setting may be, to end its help with: of families each member with its phrase, and code of the user's own.
+
+    A setting with tables but no choices, such as a folder, says in its own help what it may be.
+    """
+    choices = option.metadata.get("choices") or option.metadata.get("each")
+    if not choices:
+        return ""
+    if "tables" not in option.metadata:
+        return f": {', '.join(choices)}"
+    members = [f"{entry.name} ({entry.help})" for table in option.metadata["tables"] for entry in table]
+    return f": {', '.join([*option.metadata['also'], *members])}, or module:function of your own"
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -19,15 +19,8 @@ from concord.bert.files import read_json_object
 from concord.train import pretrain, run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, config_from, contradiction
+from concord.train.outputs import names
 from concord.train.outputs.folders import clear_folder
-from concord.train.outputs.names import (
-    CONFIG_FILE,
-    PRETRAINING_FILE,
-    STATE_FILE,
-    SUMMARY_FILE,
-    files_before_state,
-    pretraining_files_before_state,
-)
 from concord.train.papers.tables import write_tables
 from concord.train.settings.config import RunConfig, flag_of, setting_text
 from concord.train.settings.recipes import Paper, Recipe, papers, read_paper, read_recipe
@@ -168,7 +161,7 @@ class Reproduction:
 
     def _summaries(self) -> dict[str, dict[str, Any]]:
         """What the summary of each finished system holds."""
-        paths = {system: self.out / system / SUMMARY_FILE for system in self.systems}
+        paths = {system: self.out / system / names.SUMMARY_FILE for system in self.systems}
         return {
             system: read_json_object(path, "the summary of a run") for system, path in paths.items() if path.exists()
         }
@@ -197,12 +190,12 @@ class _PlannedRun:
     @property
     def finished(self) -> bool:
         """Whether the run has come to its end."""
-        return (self.directory / SUMMARY_FILE).exists()
+        return (self.directory / names.SUMMARY_FILE).exists()
 
     @property
     def saved(self) -> bool:
         """Whether there is a state that the run can go on from."""
-        return (self.directory / STATE_FILE).exists()
+        return (self.directory / names.STATE_FILE).exists()
 
     def check(self) -> None:
         """Raise InputError where what is done was done with other settings, as far as results depend on them."""
@@ -233,10 +226,10 @@ class _PlannedRun:
         return config_from(run.build_parser().parse(self.arguments))
 
     def _kept(self) -> RunConfig:
-        return RunConfig.read(self.directory / CONFIG_FILE)
+        return RunConfig.read(self.directory / names.CONFIG_FILE)
 
     def _files(self) -> Iterable[str]:
-        return files_before_state(self._wanted().tasks)
+        return names.files_before_state(self._wanted().tasks)
 
 
 class _PlannedPretraining(_PlannedRun):
@@ -248,10 +241,10 @@ class _PlannedPretraining(_PlannedRun):
         return pretrain.config_from(pretrain.build_parser().parse(self.arguments))
 
     def _kept(self) -> RunConfig:
-        return pretrain.read_settings(self.directory / PRETRAINING_FILE)
+        return pretrain.read_settings(self.directory / names.PRETRAINING_FILE)
 
     def _files(self) -> Iterable[str]:
-        return pretraining_files_before_state()
+        return names.pretraining_files_before_state()
 
 
 def _same(name: str, value: Any, other: Any) -> bool:

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = resumed_folder(given)
     if folder is None:
         config = config_from(given)
-        folder = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery}")
+        folder = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery.replace(':', '.')}")
     else:
         config = RunConfig.read(folder.path / CONFIG_FILE)
         check_resumable(config, given, folder.path)

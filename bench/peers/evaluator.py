@@ -5,7 +5,7 @@ import torch
 
 from bench.peers.padded import PaddedBatch, PaddedModel, pad
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.objectives.losses import task_predictions
+from concord.train.objectives.answers import task_predictions
 
 
 class PaddedEvaluator:

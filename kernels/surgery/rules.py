@@ -38,8 +38,13 @@ def surgery_coefficients(
 
     gram: fp64 [groups, T, T]; orders: int64 [T, T], row i a permutation of the tasks, in which row i meets them (its
     own place is passed over); method: none, pcgrad or gradvac; targets: fp64 [groups, T, T], needed by gradvac. A zero
-    gradient conflicts with nothing, and leaves the targets as they are.
+    gradient conflicts with nothing, and leaves the targets as they are. ValueError for another method, and for gradvac
+    without targets.
     """
+    if method not in ("none", "pcgrad", "gradvac"):
+        raise ValueError(f"method {method!r}: expected one of none, pcgrad, gradvac")
+    if method == "gradvac" and targets is None:
+        raise ValueError("method 'gradvac': expected targets")
     groups, tasks, _ = gram.shape
     if method == "none":
         return torch.ones(groups, tasks, dtype=gram.dtype, device=gram.device), targets
@@ -55,7 +60,7 @@ def surgery_coefficients(
         if method == "pcgrad":
             conflict = (dot < 0) & (square > 0) & (others != own)
             change = torch.where(conflict, -dot / torch.where(conflict, square, 1.0), 0.0)
-        else:
+        elif method == "gradvac":
             product = (length * square).sqrt()
             meets = (product > 0) & (others != own)
             phi = torch.where(meets, dot / torch.where(meets, product, 1.0), 0.0).clamp(-1, 1)

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.heads import CosineHead, Head, HeadSpec, SharedLayer, build_heads
+from concord.bert.heads import (
+    CosineHead,
+    Head,
+    HeadSpec,
+    SharedLayer,
+    build_heads,
+    cosine_head,
+    hidden_head,
+    linear_head,
+    mapped_cosine_head,
+)
 from concord.bert.multitask import MultitaskModel
 from concord.kernels.dropout import DropoutStream
 from tests.assertions import assert_close
@@ -83,10 +93,14 @@ def test_dropout_happens_only_where_a_stream_is_given(head):
 
 def test_heads_are_built_as_they_are_described():
     common = {"outputs": 1, "pair": True, "link": "identity", "centre": 0.5}
-    kinds = ("linear", "hidden", "cosine", "mapped-cosine")
-    specs = {kind: HeadSpec(kind=kind, learns_variance=kind != "linear", **common) for kind in kinds}
-    heads = build_heads(specs, hidden_size=WIDTH, pair_features="concatenation", dropout=0.0, seed=1)
-    assert list(heads) == list(kinds)
+    common |= {"hidden_size": WIDTH, "pair_features": "concatenation", "dropout": 0.0}
+    builders = {"linear": linear_head, "hidden": hidden_head, "cosine": cosine_head, "mapped": mapped_cosine_head}
+    kinds = tuple(builders)
+    specs = {
+        kind: HeadSpec(build=build, learns_variance=kind != "linear", **common) for kind, build in builders.items()
+    }
+    heads = build_heads(specs, seed=1)
+    assert tuple(heads) == kinds
     assert [len(heads[kind].hidden) for kind in kinds[:2]] == [0, 2]
     assert [heads[kind].bias.tolist() for kind in kinds[:2]] == [[0.5], [0.5]]
     assert heads["linear"].weight.shape == (1, 2 * WIDTH)

@@ -11,7 +11,8 @@ from concord.bert.heads import Head
 from concord.bert.multitask import MultitaskModel
 from concord.train.data.batches import gather
 from concord.train.data.tasks import select_tasks
-from concord.train.objectives.losses import binary_scores, link_of, task_predictions
+from concord.train.objectives.answers import binary_scores, task_predictions
+from concord.train.objectives.losses import link_of
 from concord.train.steps.evaluation import evaluate, predict
 from concord.train.steps.frozen import KeptOutputs
 from tests.samples import random_split, small_encoder
@@ -45,10 +46,10 @@ def test_predictions_are_those_of_each_example_alone_in_the_sets_order(per_examp
 
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_a_chosen_threshold_is_the_best_one_and_is_kept_by_the_model(outputs, tmp_path):
-    (task,) = select_tasks(["cfimdb"], None)
+    task = replace(*select_tasks(["cfimdb"], None), kind="binary", classes=1)
     split = random_split(task, 60, 1)
     split = replace(split, labels=split.labels % 2)
-    link = link_of("cross-entropy" if outputs == 2 else "binary-cross-entropy")
+    link = link_of(task, "cross-entropy" if outputs == 2 else "binary-cross-entropy")
 
     def make():
         head = Head(32, outputs, pair=False, dropout=0.1, link=link, has_threshold=True)

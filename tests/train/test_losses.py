@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from concord.train.data.tasks import select_tasks
-from concord.train.objectives.losses import link_of, outputs_of, task_loss, task_predictions
+from concord.train.objectives.answers import outputs_of, task_predictions
+from concord.train.objectives.losses import link_of, task_loss
 
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 
@@ -76,19 +77,19 @@ def test_a_binary_task_may_have_two_logits():
     logits, labels = np.array([[0.3, -1.0], [2.0, 2.5]], dtype=np.float32), [1.0, 1.0]
     expected = np.mean([np.log(1 + np.exp(1.3)), np.log(1 + np.exp(-0.5))])
     assert found_loss(PARAPHRASE, logits, labels, "cross-entropy") == pytest.approx(expected, rel=1e-5)
-    assert outputs_of(PARAPHRASE, "cross-entropy") == 2
-    assert [outputs_of(task, "mse") for task in (PARAPHRASE, STS)] == [1, 1]
-    assert outputs_of(SST, "cross-entropy") == 5
+    assert outputs_of(PARAPHRASE, "softmax") == 2
+    assert [outputs_of(task, "identity") for task in (PARAPHRASE, STS)] == [1, 1]
+    assert outputs_of(SST, "softmax") == 5
 
 
 def test_answers_are_read_as_the_loss_trained_them():
     logits = torch.tensor([[-0.2], [0.3], [0.7]])
-    assert task_predictions(PARAPHRASE, logits, link_of("binary-cross-entropy")).tolist() == [0, 1, 1]
-    assert task_predictions(PARAPHRASE, logits, link_of("sigmoid-mse")).tolist() == [0, 1, 1]
-    assert task_predictions(PARAPHRASE, logits, link_of("mse")).tolist() == [0, 0, 1]
-    assert task_predictions(PARAPHRASE, logits, link_of("huber")).tolist() == [0, 0, 1]
+    assert task_predictions(PARAPHRASE, logits, link_of(PARAPHRASE, "binary-cross-entropy")).tolist() == [0, 1, 1]
+    assert task_predictions(PARAPHRASE, logits, link_of(PARAPHRASE, "sigmoid-mse")).tolist() == [0, 1, 1]
+    assert task_predictions(PARAPHRASE, logits, link_of(PARAPHRASE, "mse")).tolist() == [0, 0, 1]
+    assert task_predictions(PARAPHRASE, logits, link_of(PARAPHRASE, "huber")).tolist() == [0, 0, 1]
     two = torch.tensor([[0.2, 0.1], [-3.0, -2.0]])
-    assert task_predictions(PARAPHRASE, two, link_of("cross-entropy")).tolist() == [0, 1]
-    assert task_predictions(STS, logits, link_of("mse")) == pytest.approx([0, 1.5, 3.5], abs=1e-6)
+    assert task_predictions(PARAPHRASE, two, link_of(PARAPHRASE, "cross-entropy")).tolist() == [0, 1]
+    assert task_predictions(STS, logits, link_of(STS, "mse")) == pytest.approx([0, 1.5, 3.5], abs=1e-6)
     expected = 5 * sigmoid(logits[:, 0].numpy())
-    assert task_predictions(STS, logits, link_of("sigmoid-mse")) == pytest.approx(expected, abs=1e-5)
+    assert task_predictions(STS, logits, link_of(STS, "sigmoid-mse")) == pytest.approx(expected, abs=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from concord.train.data.tasks import Example, select_tasks
-from concord.train.objectives.losses import task_errors
+from concord.train.objectives.answers import task_errors
 from concord.train.outputs.mistakes import write_mistakes
 from concord.train.steps.evaluation import Answers
 

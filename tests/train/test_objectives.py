@@ -12,8 +12,9 @@ from concord.train.data.batches import gather
 from concord.train.data.tasks import Task, select_tasks
 from concord.train.objectives.losses import task_loss
 from concord.train.objectives.objectives import build_objectives, head_specs
-from concord.train.objectives.pairs import EMBEDDING_LOSSES, cosine_embedding, multiple_negatives_by_label
+from concord.train.objectives.pairs import Pairs, cosine_embedding, multiple_negatives_by_label
 from concord.train.settings.config import RunConfig
+from concord.train.settings.tables import HEADS, PAIR_LOSSES
 from concord.train.steps.build import build_model, build_optimizer
 from concord.train.steps.precision import choose_precision
 from concord.train.steps.step import TrainingStep
@@ -45,11 +46,16 @@ def test_added_losses_add_up():
         losses=("sts=huber+mnrl-label+cosine-embedding",), pair_encoding=("separate",), margin=0.3
     )["sts"]
     output = output_of(3)
-    first, second, shares = output.embeddings[0::2], output.embeddings[1::2], LABELS / 5
+    pairs = Pairs(
+        first=output.embeddings[0::2],
+        second=output.embeddings[1::2],
+        shares=LABELS / 5,
+        margin=0.3,
+        epoch=EPOCH,
+        dropouts=DropoutStream(torch.tensor(1)),
+    )
     expected = (
-        task_loss(STS, output.logits, LABELS, 3, "huber")
-        + multiple_negatives_by_label(first, second, shares, EPOCH)
-        + cosine_embedding(first, second, shares, 0.3)
+        task_loss(STS, output.logits, LABELS, 3, "huber") + multiple_negatives_by_label(pairs) + cosine_embedding(pairs)
     )
     minimised, logged = loss_of(objective, output, LABELS, 3)
     assert minimised.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -116,13 +122,13 @@ def test_heads_are_those_that_the_losses_ask_for():
         pair_encoding=("sts=separate",),
         loss_weights=("1", "sst=uncertainty"),
     )
-    specs = head_specs(config, TASKS)
-    assert [spec.kind for spec in specs.values()] == ["hidden", "hidden", "cosine"]
+    specs = head_specs(config, TASKS, 32)
+    assert [spec.build for spec in specs.values()] == [HEADS.resolve(name) for name in ("hidden", "hidden", "cosine")]
     assert [spec.outputs for spec in specs.values()] == [5, 2, 1]
     assert [spec.pair for spec in specs.values()] == [False, False, True]
     assert [spec.link for spec in specs.values()] == ["softmax", "softmax", "identity"]
     assert [spec.learns_variance for spec in specs.values()] == [True, False, False]
-    specs = head_specs(RunConfig(losses=("sts=sigmoid-mse", "paraphrase=mse")), TASKS)
+    specs = head_specs(RunConfig(losses=("sts=sigmoid-mse", "paraphrase=mse")), TASKS, 32)
     assert [spec.centre for spec in specs.values()] == [0, 0.5, 0]
 
 
@@ -182,13 +188,18 @@ ENTAILMENT = Task(
 def test_what_does_not_fit_is_refused_in_one_line(task, settings, message):
     config = RunConfig(tasks=(task.name,), **settings)
     with pytest.raises(InputError, match=message) as caught:
-        head_specs(config, [task])
+        head_specs(config, [task], 32)
         build_objectives(config, [task], {task.name: 10})
     assert "\n" not in str(caught.value)
 
 
 # These ask the host where they are computed by torch; the kernels do not.
-REFERENCES = ("kernels/sequences.py", "kernels/embedding.py", "kernels/adamw.py", "kernels/surgery.py")
+REFERENCES = (
+    "kernels/layout/sequences.py",
+    "kernels/embedding.py",
+    "kernels/surgery/adamw.py",
+    "kernels/surgery/plan.py",
+)
 
 EVERYTHING = {
     "heads": ("sst=hidden", "paraphrase=mapped-cosine", "sts=cosine"),
@@ -196,7 +207,7 @@ EVERYTHING = {
     "losses": (
         "sst=cross-entropy",
         "paraphrase=huber+triplet",
-        "sts=mse+" + "+".join(EMBEDDING_LOSSES),
+        "sts=mse+" + "+".join(PAIR_LOSSES.names),
     ),
     "loss_weights": ("uncertainty", "paraphrase=inverse-share"),
     "pair_encoding": ("separate",),

@@ -14,7 +14,7 @@ from concord.train import pretrain, run
 from concord.train.command import run_command
 from concord.train.data.masking import MaskedTokens
 from concord.train.data.texts import encode_texts, read_texts
-from concord.train.pretrain import build_language_model
+from concord.train.runs.pre_training import build_language_model
 from concord.train.settings.config import RunConfig
 from concord.train.steps.build import load_pretrained
 from concord.train.steps.precision import choose_precision

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from concord.bert.errors import InputError
-from concord.train import pretrain, reproduce, run
+from concord.train import reproduce
 from concord.train.command import run_command
 from concord.train.papers.tables import row_scores, write_tables
 from concord.train.reproduce import BUDGETS, budgeted
-from concord.train.runs import fine_tuning
+from concord.train.runs import fine_tuning, session
 from concord.train.settings.config import RunConfig
 from concord.train.settings.recipes import papers, read_paper, read_recipe, recipes
 from concord.train.steps.pretraining import Pretrainer
@@ -217,16 +217,17 @@ def test_ctrl_c_in_any_run_is_gone_on_from_by_the_same_command(tmp_path, data, c
 @pytest.mark.usefixtures("two_systems")
 @pytest.mark.parametrize("kill", ["pretrained", "fine-tuned"])
 def test_a_run_that_was_killed_before_its_first_saved_state_begins_anew(tmp_path, data, capsys, monkeypatch, kill):
-    def killed(*arguments):
-        raise Interrupted
+    def killed(directory, *arguments):
+        if directory.name == kill:
+            raise Interrupted
+        save_state(directory, *arguments)
 
-    module = pretrain if kill == "pretrained" else run
-    save_state = module.save_state
-    monkeypatch.setattr(module, "save_state", killed)
+    save_state = session.save_state
+    monkeypatch.setattr(session, "save_state", killed)
     out = tmp_path / "out"
     with pytest.raises(Interrupted):
         reproduce.main(reproduction(out, "--data", str(data)))
-    monkeypatch.setattr(module, "save_state", save_state)
+    monkeypatch.setattr(session, "save_state", save_state)
     (out / kill / "last.safetensors.12.part").touch()
     (out / kill / "notes.txt").write_text("years of work")
     assert "not empty" in refused(capsys, reproduce.main, reproduction(out, "--data", str(data)))

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from concord.kernels.tolerances import TOLERANCES
 from concord.train import evaluate, predict, run
 from concord.train.command import run_command
+from concord.train.outputs.names import CACHE
 from concord.train.runs import fine_tuning
 from concord.train.steps import evaluation
 from tests.samples import write_small_model
@@ -146,7 +147,7 @@ def test_an_evaluation_within_an_epoch_is_kept_where_it_is_the_best_and_survives
     data, tmp_path, monkeypatch, stop
 ):
     """Stopped before, after and at a step that is due an evaluation; the best model is that of such a step."""
-    monkeypatch.setattr(run, "dev_sum", lambda metrics, tasks: next(sums))
+    monkeypatch.setattr(fine_tuning, "dev_sum", lambda metrics, tasks: next(sums))
     sums = iter([1, 0, 2, 0])
     more = ("--evaluate-every", "4")
     run_command(run.main, command(data, tmp_path / "whole", *more))
@@ -202,7 +203,7 @@ def test_a_run_killed_after_a_saved_state_resumes_to_the_same_end(data, tmp_path
 
 def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_path, monkeypatch):
     sums = iter([1, 2])
-    monkeypatch.setattr(run, "dev_sum", lambda metrics, tasks: next(sums))
+    monkeypatch.setattr(fine_tuning, "dev_sum", lambda metrics, tasks: next(sums))
     out, reader = tmp_path / "run", tmp_path / "reader"
     reader.mkdir()
     steps = 0
@@ -297,8 +298,8 @@ def test_a_resumed_run_finds_the_token_cache_from_within_its_folder_too(data, tm
     run_command(run.main, command(data, out, "--max-steps", "1"))
     monkeypatch.chdir(out)
     assert run_command(run.main, ["--resume", "."]) == 0
-    assert not (out / run.CACHE).exists()
-    assert (tmp_path / run.CACHE).is_dir()
+    assert not (out / CACHE).exists()
+    assert (tmp_path / CACHE).is_dir()
 
 
 def test_conflicts_are_shares_of_the_steps_in_which_two_tasks_met(data, tmp_path, capsys):

@@ -11,6 +11,7 @@ from concord.train import evaluate, run
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets
 from concord.train.objectives.metrics import main_metric
+from concord.train.runs import begin
 from concord.train.runs.fine_tuning import FineTuning
 from concord.train.runs.session import Session
 from concord.train.settings.config import RunConfig
@@ -31,7 +32,7 @@ def contents(directory):
     ("arguments", "expected"),
     [
         (["--surgery", "pcgrade"], "did you mean 'pcgrad'"),
-        (["--sugery", "pcgrad"], "did you mean '--surgery'"),
+        (["--sugery", "pcgrad"], "did you mean --surgery or"),
         (["--amp", "bf61"], "did you mean 'bf16'"),
         (["--epochs", "0"], "--epochs 0: expected at least 1"),
         (["--epochs", "many"], "--epochs"),
@@ -212,11 +213,11 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused_and_left_alone(data
     out = tmp_path / "run"
 
     def load(*arguments, **more):
-        monkeypatch.setattr(run, "load_datasets", load_datasets)
+        monkeypatch.setattr(begin, "load_datasets", load_datasets)
         assert run_command(run.main, command(data, out, "--max-steps", "1")) == 0
         return load_datasets(*arguments, **more)
 
-    monkeypatch.setattr(run, "load_datasets", load)
+    monkeypatch.setattr(begin, "load_datasets", load)
     message = refused(capsys, run.main, command(data, out, "--seed", "2"))
     assert "another run has begun there meanwhile" in message
     assert '"seed": 1' in (out / "config.json").read_text()

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
-from concord.train.settings.config import LIBRARY_RULES, RunConfig
-from concord.train.steps.weightings import describe_surgery, library_weighting, surgery_settings
+from concord.train.settings.config import RunConfig
+from concord.train.settings.tables import RULES
+from concord.train.steps.weightings import describe_surgery, host_weighting, surgery_settings
 from tests.assertions import assert_close
+
+LIBRARY_RULES = [rule.name for rule in RULES if rule.library]
 
 
 def gradients_of(tasks, seed):
@@ -33,7 +36,7 @@ def gradients_of(tasks, seed):
 def test_each_rule_merges_as_the_library_does_from_the_gradients(name, aggregator):
     library = pytest.importorskip("torchjd.aggregation")
     gradients = [gradients_of(3, seed) for seed in (1, 2)]
-    weighting, expected = library_weighting(name, 3, 1), aggregator(library)
+    weighting, expected = host_weighting(name, 3, 1, mean=True), aggregator(library)
     for one in gradients:
         weights = weighting((one @ one.t())[None])[0]
         assert_close(weights @ one, expected(one), 2e-3)
@@ -43,7 +46,7 @@ def test_every_name_on_the_command_line_gives_a_rule():
     pytest.importorskip("torchjd")
     gram = torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
     for name in LIBRARY_RULES:
-        weights = library_weighting(name, 3, 2)(gram)
+        weights = host_weighting(name, 3, 2, mean=True)(gram)
         assert weights.shape == (2, 3), name
         assert weights.isfinite().all(), name
 
@@ -53,12 +56,12 @@ def test_a_task_without_a_gradient_in_a_step_is_kept_from_the_rule(name):
     pytest.importorskip("torchjd")
     gradients = gradients_of(3, 1)
     gradients[1] = 0
-    (weights,) = library_weighting(name, 3, 1)((gradients @ gradients.t())[None])
-    (others,) = library_weighting(name, 2, 1)((gradients[[0, 2]] @ gradients[[0, 2]].t())[None])
+    (weights,) = host_weighting(name, 3, 1, mean=True)((gradients @ gradients.t())[None])
+    (others,) = host_weighting(name, 2, 1, mean=True)((gradients[[0, 2]] @ gradients[[0, 2]].t())[None])
     assert weights[1] == 0
     assert_close(weights[[0, 2]], others * 2 / 3, 1e-9)
     gradients[0] = 0
-    (alone,) = library_weighting(name, 3, 1)((gradients @ gradients.t())[None])
+    (alone,) = host_weighting(name, 3, 1, mean=True)((gradients @ gradients.t())[None])
     assert alone.tolist() == [0, 0, 1 / 3]
 
 
@@ -67,7 +70,7 @@ def test_a_group_without_any_gradient_reaches_no_solver(name):
     pytest.importorskip("torchjd")
     gradients = gradients_of(3, 1)
     grams = torch.stack([torch.zeros(3, 3, dtype=torch.float64), gradients @ gradients.t()])
-    weights = library_weighting(name, 3, 2)(grams)
+    weights = host_weighting(name, 3, 2, mean=True)(grams)
     assert weights[0].tolist() == [0, 0, 0]
     assert weights[1].abs().sum() > 0
 
@@ -78,9 +81,9 @@ def test_a_rule_that_goes_on_from_its_last_step_does_so_for_each_group_and_from_
     steps = [
         torch.stack([one @ one.t() for one in (gradients_of(3, seed), 3 * gradients_of(3, -seed))]) for seed in (1, 2)
     ]
-    weighting, resumed = library_weighting(name, 3, 2), library_weighting(name, 3, 2)
+    weighting, resumed = host_weighting(name, 3, 2, mean=True), host_weighting(name, 3, 2, mean=True)
     start = weighting.carried.clone()
-    alone = [library_weighting(name, 3, 1) for _ in range(2)]
+    alone = [host_weighting(name, 3, 1, mean=True) for _ in range(2)]
     first = weighting(steps[0])
     for group, own in enumerate(alone):
         assert torch.equal(own(steps[0][group : group + 1])[0], first[group])
@@ -95,14 +98,15 @@ def test_a_rule_that_goes_on_from_its_last_step_does_so_for_each_group_and_from_
 def test_an_overflow_reaches_no_solver():
     pytest.importorskip("torchjd")
     gram = torch.full((1, 3, 3), torch.nan, dtype=torch.float64)
-    assert torch.equal(library_weighting("upgrad", 3, 1)(gram), torch.ones(1, 3, dtype=torch.float64))
+    assert torch.equal(host_weighting("upgrad", 3, 1, mean=True)(gram), torch.ones(1, 3, dtype=torch.float64))
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchjd", None)
+    for name in ("torchjd", "torchjd.aggregation"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=r"--surgery upgrad: needs pip install -e '\.\[rules\]'"):
-        library_weighting("upgrad", 3, 1)
-    assert library_weighting("pcgrad", 3, 1) is None
+        host_weighting("upgrad", 3, 1, mean=True)
+    assert host_weighting("pcgrad", 3, 1, mean=True) is None
 
 
 def test_the_settings_follow_the_flags():

@@ -4,16 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from concord.bert.errors import InputError
 from concord.bert.tokenizer import Tokenizer
-from concord.train.data.course import check_folder, name_bad_rows, read_split
-from concord.train.data.demo_sets import DEMO_TASKS, demo_examples
-from concord.train.data.tasks import Example, Task, select_tasks
+from concord.train.data.course import name_bad_rows
+from concord.train.data.sources import open_source
+from concord.train.data.tasks import Example, Task
 from concord.train.data.tokenized import TokenCache, TokenizedSplit, tokenize_split
 from concord.train.settings.config import RunConfig
 
 SPLITS = ("train", "dev", "test")
-DEMO = "demo"
 _SHOWN = 20  # bad rows that the warning names one by one
 
 
@@ -35,15 +33,7 @@ class Datasets:
 
 def run_tasks(config: RunConfig) -> list[Task]:
     """The tasks that a configuration names; InputError for an unknown one, or data that is no folder."""
-    if config.data != DEMO:
-        # Before the tasks: of one that the folder defines it would be said that there is none of the name.
-        check_folder(Path(config.data))
-        return select_tasks(list(config.tasks), Path(config.data))
-    tasks = select_tasks(list(config.tasks), None)
-    for task in tasks:
-        if task.name not in DEMO_TASKS:
-            raise InputError(f"--tasks {task.name}: the demo data has {', '.join(DEMO_TASKS)}; give --data DIR")
-    return tasks
+    return open_source(config.data).tasks(config.tasks)
 
 
 def load_datasets(
@@ -60,19 +50,16 @@ def load_datasets(
 
     cache: folder of tokenised sets, None for no cache (nor is a folder that cannot be written one); say:
     receives one line a warning; data: replaces the configuration's directory.
-    Raises InputError as `train.data.course.read_split` does.
+    Raises InputError as the source's `read` does.
     """
-    data = data or config.data
+    source = open_source(data or config.data)
     read: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
     bad_rows: list[str] = []
     for task in tasks:
         for split in splits:
             if split == "test" and config.skip_test:
                 continue
-            if data == DEMO:
-                read[split][task.name] = demo_examples(task.name, split)
-                continue
-            found = read_split(task, Path(data), split, skip_bad_rows=config.skip_bad_rows)
+            found = source.read(task, split, skip_bad_rows=config.skip_bad_rows)
             if found is not None:
                 read[split][task.name] = found.examples
                 bad_rows += found.bad_rows

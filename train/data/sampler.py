@@ -5,7 +5,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, did_you_mean
+
+_ENDS = {"largest": max, "smallest": min}  # of all sets' batches, those of the set that ends an epoch
 
 MicroBatch = dict[str, np.ndarray]
 """Task -> int64 indices of its examples; a task may have none."""
@@ -116,7 +118,9 @@ class JointSampler(Sampler):
         super().__init__(sizes, batch_size=batch_size, accumulate=accumulate, seed=seed)
         # Batches, not steps: of two sets that end within the same step, the smaller one is filled up.
         batches = {task: size / self._batch_sizes[task] for task, size in sizes.items()}
-        end = (min if until == "smallest" else max)(batches.values())
+        if until not in _ENDS:
+            raise InputError(f"until {until}: {did_you_mean(until, _ENDS)}")
+        end = _ENDS[until](batches.values())
         self.steps_per_epoch = steps_per_epoch or next(
             self._steps_through(task) for task, count in batches.items() if count == end
         )

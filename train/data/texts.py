@@ -7,10 +7,10 @@ import numpy as np
 
 from concord.bert.errors import InputError
 from concord.bert.tokenizer import Tokenizer
-from concord.train.data.course import name_bad_rows, read_split
-from concord.train.data.datasets import DEMO, run_tasks
-from concord.train.data.demo_sets import demo_examples
+from concord.train.data.course import name_bad_rows
+from concord.train.data.sources import DEMO, open_source
 from concord.train.settings.config import RunConfig
+from concord.train.settings.own import own_names
 
 _SHOWN = 20  # bad rows that the warning names one by one
 
@@ -25,7 +25,7 @@ def read_texts(config: RunConfig, warn: Callable[[str], None]) -> list[str]:
     path = Path(config.data)
     if path.is_file():
         texts = _lines(path)
-    elif config.data == DEMO or path.is_dir():
+    elif config.data == DEMO or path.is_dir() or own_names(vars(config), ("data",)):
         texts = _sentences(config, warn)
     else:
         raise InputError(f"--data {config.data}: expected a text file, a folder in the course layout, or {DEMO}")
@@ -53,11 +53,9 @@ def _lines(path: Path) -> list[str]:
 
 def _sentences(config: RunConfig, warn: Callable[[str], None]) -> list[str]:
     examples, bad_rows = [], []
-    for task in run_tasks(config):
-        if config.data == DEMO:
-            examples += demo_examples(task.name, "train")
-            continue
-        split = read_split(task, Path(config.data), "train", skip_bad_rows=config.skip_bad_rows)
+    source = open_source(config.data)
+    for task in source.tasks(config.tasks):
+        split = source.read(task, "train", skip_bad_rows=config.skip_bad_rows)
         if split is not None:
             examples += split.examples
             bad_rows += split.bad_rows

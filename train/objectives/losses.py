@@ -1,109 +1,69 @@
-"""Losses and predictions of each kind of task, from its logits."""
+"""Losses by name, of a task's logits and of pairs' embeddings: which fit a task, and what each is over a step."""
 
-import numpy as np
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
-from torch.nn import functional
 
 from concord.bert.heads import Link
+from concord.bert.tables import is_own
+from concord.kernels.dropout import DropoutStream
 from concord.train.data.tasks import Task
-
-# The losses that fit each kind of task; the first is what "auto" stands for.
-LOSSES_OF = {
-    "classification": ("cross-entropy",),
-    "binary": ("binary-cross-entropy", "cross-entropy", "mse", "sigmoid-mse", "huber"),
-    "regression": ("mse", "sigmoid-mse", "huber", "binary-cross-entropy"),
-}
-SQUARED_ERRORS = ("mse", "sigmoid-mse", "huber")
-_LINKS: dict[str, Link] = {
-    "cross-entropy": "softmax",
-    "binary-cross-entropy": "sigmoid",
-    "sigmoid-mse": "sigmoid",
-    "mse": "identity",
-    "huber": "identity",
-}
+from concord.train.objectives.answers import LINKS
+from concord.train.objectives.own import own_loss
+from concord.train.objectives.pairs import Pairs
+from concord.train.settings.tables import LOSSES, PAIR_LOSSES
 
 
-def link_of(loss: str) -> Link:
-    """What makes answers of the logits that `loss` trains."""
-    return _LINKS[loss]
+def is_of_pairs(loss: str) -> bool:
+    """Whether a loss is one of pairs' embeddings; any other is one of logits, or none at all."""
+    return own_loss(loss).of_pairs if is_own(loss) else loss in PAIR_LOSSES.names
 
 
-def outputs_of(task: Task, loss: str) -> int:
-    """How many logits `loss` takes: two for the cross-entropy of a binary task, else as many as the task has."""
-    return 2 if task.kind == "binary" and loss == "cross-entropy" else task.classes
+def auto_loss(task: Task) -> str:
+    """The loss that "auto" stands for."""
+    return next(entry.name for entry in LOSSES if entry.auto_of == task.kind)
 
 
-def shares_of_range(task: Task, labels: Tensor) -> Tensor:
-    """Labels as shares of the task's range, in [0, 1]."""
-    return (labels - task.low) / (task.high - task.low)
+def fitting_losses(task: Task, links: Sequence[Link]) -> list[str]:
+    """The losses of logits with one of `links`, all or some of those that fit the task's kind; the first is what "auto"
+    stands for there."""
+    names = [entry.name for entry in LOSSES if entry.link in links]
+    return sorted(names, key=lambda name: name != auto_loss(task))
+
+
+def link_of(task: Task, loss: str) -> Link:
+    """What makes answers of the logits that `loss` trains; InputError for a loss that there is not."""
+    link = own_loss(loss).link if is_own(loss) else LOSSES.entry(loss).link
+    return link or LINKS[task.kind][0]
+
+
+def is_squared_error(loss: str) -> bool:
+    """Whether a loss stands for a Gaussian's likelihood; InputError for a loss that there is not."""
+    return own_loss(loss).squared_error if is_own(loss) else LOSSES.entry(loss).squared_error
 
 
 def task_loss(task: Task, logits: Tensor, labels: Tensor, examples: int, loss: str = "auto") -> Tensor:
     """The task's loss, a fp32 scalar: the sum over these examples divided by `examples`.
 
-    cross-entropy: over the classes. binary-cross-entropy: of the sigmoid of one logit, to the label as a share of the
-    range. mse, sigmoid-mse: the squared error of the logit, or of its sigmoid, to the label as a share of the range;
-    on the range 0 to 5 itself its gradients would be some twenty times those of the other tasks, and clipping and
-    AdamW's variances would leave these little to learn from. huber: Huber's loss (1964) with delta 1 on the task's own
-    range, divided by the range's square, which makes it of the size of mse: half of it for errors below 1 point.
-
     logits: fp32 [n, outputs]; labels: fp32 [n]; examples: of the whole step, which is more than n where
-    micro-batches accumulate, so that their losses add up to the mean of one large batch; loss: its name, or auto.
+    micro-batches accumulate, so that their losses add up to the mean of one large batch; loss: its name, or auto. One
+    of the user's own is a mean over n, and counts by its share of the examples. InputError for a loss that there is
+    not.
     """
-    loss = LOSSES_OF[task.kind][0] if loss == "auto" else loss
-    if loss == "cross-entropy":
-        return functional.cross_entropy(logits, labels.long(), reduction="sum") / examples
-    values, shares = logits.squeeze(1), shares_of_range(task, labels)
-    if loss == "binary-cross-entropy":
-        total = functional.binary_cross_entropy_with_logits(values, shares, reduction="sum")
-    elif loss == "mse":
-        total = functional.mse_loss(values, shares, reduction="sum")
-    elif loss == "sigmoid-mse":
-        total = functional.mse_loss(values.sigmoid(), shares, reduction="sum")
-    else:
-        scale = task.high - task.low
-        total = functional.huber_loss(scale * values, scale * shares, reduction="sum") / scale**2
-    return total / examples
+    if is_own(loss):
+        return own_loss(loss)(logits, labels, task) * (len(labels) / examples)
+    name = auto_loss(task) if loss == "auto" else loss
+    return LOSSES.resolve(name)(logits, labels, task) / examples
 
 
-def answers_as_shares(logits: Tensor, link: Link) -> Tensor:
-    """The share of the range that one logit stands for: logits [n, 1] -> [n]."""
-    return logits.squeeze(1).sigmoid() if link == "sigmoid" else logits.squeeze(1)
+def embedding_loss(
+    name: str, embeddings: Tensor, shares: Tensor, *, margin: float, epoch: Tensor, dropouts: DropoutStream
+) -> Tensor:
+    """The loss `name` over a micro-batch's pairs, fp32 scalar; InputError for a loss of pairs that there is not.
 
-
-def binary_scores(logits: Tensor, link: Link) -> np.ndarray:
-    """How much speaks for the answer 1 of a binary task, as a share of its range: float32 [n]."""
-    scores = logits.softmax(1)[:, 1] if link == "softmax" else answers_as_shares(logits, link)
-    return scores.to("cpu", torch.float32).numpy()
-
-
-def task_predictions(task: Task, logits: Tensor, link: Link | None = None) -> np.ndarray:
-    """What the task answers, float64 [n]: a class index, 0 or 1, or a similarity within the task's range.
-
-    link: what makes answers of the logits; None for what the task's loss "auto" trains.
+    embeddings: fp32 [2 * n, hidden], the two of each pair one after the other; for the rest see `Pairs`.
     """
-    link = link or link_of(LOSSES_OF[task.kind][0])
-    if link == "softmax":
-        values = logits.argmax(1)
-    elif task.kind == "binary":
-        values = logits.squeeze(1) > (0 if link == "sigmoid" else 0.5)
-    else:
-        values = task.low + (task.high - task.low) * answers_as_shares(logits, link).clamp(0, 1)
-    return values.to("cpu", torch.float64).numpy()
-
-
-def task_errors(task: Task, logits: Tensor, labels: np.ndarray, link: Link | None = None) -> np.ndarray:
-    """How wrong each answer is, float64 [n] in [0, 1]: one minus the probability of the gold label, or the distance of
-    a score from the gold one as a share of the range.
-
-    labels: [n]; link: as for `task_predictions`.
-    """
-    link = link or link_of(LOSSES_OF[task.kind][0])
-    gold = torch.from_numpy(labels).to(logits.device)
-    if link == "softmax":
-        errors = 1 - logits.softmax(1).gather(1, gold.long()[:, None]).squeeze(1)
-    else:
-        shares = answers_as_shares(logits, link).clamp(0, 1)
-        errors = (shares - shares_of_range(task, gold)).abs()
-    return errors.to("cpu", torch.float64).numpy()
+    pairs = Pairs(
+        first=embeddings[0::2], second=embeddings[1::2], shares=shares, margin=margin, epoch=epoch, dropouts=dropouts
+    )
+    return own_loss(name)(pairs) if is_own(name) else PAIR_LOSSES.resolve(name)(pairs)

@@ -1,10 +1,14 @@
-"""Metrics of predictions: accuracy, F1, Pearson and Spearman correlation, in float64."""
+"""Metrics of predictions: accuracy, F1, Pearson and Spearman correlation, in float64.
+
+Each is (predictions, labels) -> float and a line in `concord.train.settings.tables`.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from concord.train.data.tasks import Task
+from concord.train.settings.tables import METRICS
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -60,17 +64,12 @@ def task_metrics(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dic
 
     predictions, labels: [examples], at least one, without NaN. Constant predictions have no correlation: it is 0 then.
     """
-    if task.kind == "regression":
-        return {"pearson": pearson(predictions, labels), "spearman": spearman(predictions, labels)}
-    metrics = {"accuracy": accuracy(predictions, labels)}
-    if task.kind == "binary":
-        metrics["f1"] = f1(predictions, labels)
-    return metrics
+    return {name: METRICS.resolve(name)(predictions, labels) for name in _metrics_of(task)}
 
 
 def main_metric(task: Task) -> str:
     """The metric that a task is judged by."""
-    return "pearson" if task.kind == "regression" else "accuracy"
+    return _metrics_of(task)[0]
 
 
 def course_score(scores: Mapping[str, float]) -> float | None:
@@ -84,6 +83,10 @@ def overall(metrics: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -
     """The course's overall score, and the plain mean of the main metrics."""
     scores = {task.name: metrics[task.name][main_metric(task)] for task in tasks}
     return course_score(scores), sum(scores.values()) / len(scores)
+
+
+def _metrics_of(task: Task) -> list[str]:
+    return [entry.name for entry in METRICS if task.kind in entry.kinds]
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

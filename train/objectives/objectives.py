@@ -8,15 +8,25 @@ from torch import Tensor
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.heads import HeadSpec
 from concord.bert.multitask import TaskOutput
+from concord.bert.tables import is_own
 from concord.kernels.dropout import DropoutStream
 from concord.train.data.tasks import Task
-from concord.train.objectives.losses import LOSSES_OF, SQUARED_ERRORS, link_of, outputs_of, shares_of_range, task_loss
-from concord.train.objectives.pairs import EMBEDDING_LOSSES, embedding_loss
+from concord.train.objectives.answers import LINKS, outputs_of
+from concord.train.objectives.logit_losses import shares_of_range
+from concord.train.objectives.losses import (
+    embedding_loss,
+    fitting_losses,
+    is_of_pairs,
+    is_squared_error,
+    link_of,
+    task_loss,
+)
+from concord.train.objectives.own import own_head, try_loss, try_pair_loss
 from concord.train.settings.config import RunConfig
+from concord.train.settings.tables import HEADS
 
 _INVERSE_SHARE, _UNCERTAINTY = "inverse-share", "uncertainty"
-_COSINE_HEADS = ("cosine", "mapped-cosine")
-_FOR_COSINES = ("mse", "huber")  # the losses that a share of the range in [-1, 1] can have
+_OF_COSINES = ("identity",)  # the links that a share of the range in [-1, 1] can have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +73,7 @@ class Objective:
         total = sum(parts[1:], parts[0])
         if log_variance is None:
             return self.weight * total, total
-        precision = (0.5 if self.main in SQUARED_ERRORS else 1.0) * (-log_variance[0]).exp()
+        precision = (0.5 if self.main and is_squared_error(self.main) else 1.0) * (-log_variance[0]).exp()
         return precision * total + 0.5 * share * log_variance[0], total
 
 
@@ -79,12 +89,15 @@ def build_objectives(config: RunConfig, tasks: Sequence[Task], sizes: Mapping[st
     return {task.name: _objective(config, task, inverse_share=1 / sizes[task.name] / mean) for task in tasks}
 
 
-def head_specs(config: RunConfig, tasks: Sequence[Task]) -> dict[str, HeadSpec]:
-    """Task -> the head that its losses ask for, in the order of `tasks`; InputError as `build_objectives`."""
+def head_specs(config: RunConfig, tasks: Sequence[Task], hidden_size: int) -> dict[str, HeadSpec]:
+    """Task -> the head that its losses ask for, in the order of `tasks`; InputError as `build_objectives`.
+
+    hidden_size: of the encoder.
+    """
     for name in config.shared_layer:
         if name not in config.tasks:
             raise InputError(f"--shared-layer {name}: {did_you_mean(name, config.tasks)}")
-    return {task.name: _head_spec(config, task) for task in tasks}
+    return {task.name: _head_spec(config, task, hidden_size) for task in tasks}
 
 
 def _objective(config: RunConfig, task: Task, inverse_share: float) -> Objective:
@@ -101,14 +114,17 @@ def _objective(config: RunConfig, task: Task, inverse_share: float) -> Objective
     )
 
 
-def _head_spec(config: RunConfig, task: Task) -> HeadSpec:
-    kind = config.for_task("heads", task.name)
+def _head_spec(config: RunConfig, task: Task, hidden_size: int) -> HeadSpec:
+    head = config.for_task("heads", task.name)
     main, _ = _losses(config, task)
-    link = link_of(main) if main else "identity"
+    link = link_of(task, main) if main else "identity"
     return HeadSpec(
-        kind=kind,
-        outputs=outputs_of(task, main) if main else 1,
+        build=own_head(head) if is_own(head) else HEADS.resolve(head),
+        hidden_size=hidden_size,
+        outputs=outputs_of(task, link),
         pair=_separate(config, task),
+        pair_features=config.pair_features,
+        dropout=config.head_dropout,
         link=link,
         centre=0.5 if link == "identity" else 0.0,
         learns_variance=config.for_task("loss_weights", task.name) == _UNCERTAINTY,
@@ -120,25 +136,31 @@ def _losses(config: RunConfig, task: Task) -> tuple[str | None, tuple[str, ...]]
     """The loss of the task's logits, or None, and those of its embeddings; InputError where they do not fit."""
     head, given = (config.for_task(name, task.name) for name in ("heads", "losses"))
     compared = _separate(config, task) and task.kind != "classification"
-    fitting = LOSSES_OF[task.kind]
-    if head in _COSINE_HEADS:
-        fitting = _FOR_COSINES
+    links = LINKS[task.kind]
+    if HEADS.entry(head).compares:
+        links = _OF_COSINES
         if not compared:
             raise InputError(f"--heads {task.name}={head}: {_cannot_compare(task)}")
+    fitting = fitting_losses(task, links)
     names = given.split("+")
-    main = [fitting[0] if name == "auto" else name for name in names if name not in EMBEDDING_LOSSES]
-    added = tuple(name for name in names if name in EMBEDDING_LOSSES)
+    main = [fitting[0] if name == "auto" else name for name in names if not is_of_pairs(name)]
+    added = tuple(name for name in names if is_of_pairs(name))
     flag = f"--losses {task.name}={given}"
     if added and not compared:
         raise InputError(f"{flag}: {_cannot_compare(task)}")
     if len(main) > 1 or len(set(added)) < len(added):
         raise InputError(f"{flag}: expected one loss of the logits at most, and each other one once")
-    if main and main[0] not in fitting:
-        raise InputError(f"{flag}: with a {head} head, {task.name} ({task.kind}) takes {', '.join(fitting)}")
-    if not main and head != "cosine":
+    if main and (link := link_of(task, main[0])) not in links:
+        own = f", or one with link {' or '.join(links)}; this one's is {link}" if is_own(main[0]) else ""
+        raise InputError(f"{flag}: with a {head} head, {task.name} ({task.kind}) takes {', '.join(fitting)}{own}")
+    if not main and HEADS.entry(head).has_parameters:
         raise InputError(
             f"{flag}: nothing trains the {head} head; add one of {', '.join(fitting)}, or take --heads cosine"
         )
+    for name in filter(is_own, added):
+        try_pair_loss(name)
+    if main and is_own(main[0]):
+        try_loss(main[0], task, outputs_of(task, link_of(task, main[0])))
     return (main[0] if main else None), added
 
 

@@ -2,16 +2,17 @@
 
 x_i and y_i are the embeddings of pair i of a micro-batch, S is their cosine similarity (at a temperature of 1), and a
 pair's share is its label as a share of the task's range. A micro-batch without positives, or without negatives, counts
-nothing. The losses read nothing on the host, and no gradient is a sum in an order that varies.
+nothing. The losses read nothing on the host, and no gradient is a sum in an order that varies. Each takes
+`Pairs`, gives the mean over them, fp32 scalar, and is a line in `concord.train.settings.tables`.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from concord.kernels.dropout import Dropout, DropoutStream, philox
-
-EMBEDDING_LOSSES = ("cosine-embedding", "mnrl-label", "mnrl-cosine", "mnrl-single", "triplet")
+from concord.kernels.dropout import DropoutStream, philox
 
 _LABEL_THRESHOLD, _LABEL_RISE = 4.4 / 5, 0.05 / 5  # of the share, and by how much it rises an epoch
 _COSINE_THRESHOLD, _COSINE_RISE = 0.8, 0.02
@@ -20,81 +21,74 @@ _TRIPLET_MARGIN = 1.0
 _ROUNDING = 1e-4  # within which a share lies on a threshold
 
 
-def embedding_loss(
-    name: str, embeddings: Tensor, shares: Tensor, *, margin: float, epoch: Tensor, dropouts: DropoutStream
-) -> Tensor:
-    """The loss `name` over a micro-batch's pairs, fp32 scalar.
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """The pairs of a micro-batch, and what their losses may take beside.
 
-    embeddings: fp32 [2 * n, hidden], the two of each pair one after the other; shares: fp32 [n], labels as shares of
-    the range; margin: of the cosine-embedding loss; epoch: fp32 scalar, from 0, with which thresholds rise;
-    dropouts: where random numbers come from.
+    first, second: fp32 [n, hidden], x and y; shares: fp32 [n]; margin: of the cosine-embedding loss; epoch: fp32
+    scalar, from 0, with which thresholds rise; dropouts: where random numbers come from.
     """
-    first, second = embeddings[0::2], embeddings[1::2]
-    if name == "cosine-embedding":
-        return cosine_embedding(first, second, shares, margin)
-    if name == "mnrl-label":
-        return multiple_negatives_by_label(first, second, shares, epoch)
-    if name == "mnrl-cosine":
-        return multiple_negatives_by_cosine(first, second, epoch)
-    if name == "mnrl-single":
-        return single_positive(first, second, shares)
-    # The rate is of no account: what is wanted is a place in the generator's stream.
-    return weighted_triplet(first, second, shares, dropouts(0.5))
+
+    first: Tensor
+    second: Tensor
+    shares: Tensor
+    margin: float
+    epoch: Tensor
+    dropouts: DropoutStream
 
 
-def cosine_embedding(first: Tensor, second: Tensor, shares: Tensor, margin: float) -> Tensor:
+def cosine_embedding(pairs: Pairs) -> Tensor:
     """The mean of 1 - S(x_i, y_i) for shares of at least a half, max(0, S(x_i, y_i) - margin) for others.
 
     The contrastive loss of Hadsell et al. (2006) on cosines.
     """
-    cosines = functional.cosine_similarity(first, second)
-    return torch.where(shares >= 0.5, 1 - cosines, (cosines - margin).relu()).mean()
+    cosines = functional.cosine_similarity(pairs.first, pairs.second)
+    return torch.where(pairs.shares >= 0.5, 1 - cosines, (cosines - pairs.margin).relu()).mean()
 
 
-def multiple_negatives_by_label(first: Tensor, second: Tensor, shares: Tensor, epoch: Tensor) -> Tensor:
+def multiple_negatives_by_label(pairs: Pairs) -> Tensor:
     """-1/K sum_i [S(x_i, y_i) - log sum_j exp S(x_i, y_j)] over the K positives i.
 
     Positives have a label of at least 4.4 of 5, or the same share of another range; that rises by 0.05 an epoch. The
     sum over j is over the second sentences of all pairs.
     """
-    positive = shares >= _LABEL_THRESHOLD + _LABEL_RISE * epoch - _ROUNDING
-    similarities = _unit(first) @ _unit(second).t()
+    positive = pairs.shares >= _LABEL_THRESHOLD + _LABEL_RISE * pairs.epoch - _ROUNDING
+    similarities = _unit(pairs.first) @ _unit(pairs.second).t()
     return _mean_where(similarities.logsumexp(1) - similarities.diagonal(), positive)
 
 
-def multiple_negatives_by_cosine(first: Tensor, second: Tensor, epoch: Tensor) -> Tensor:
+def multiple_negatives_by_cosine(pairs: Pairs) -> Tensor:
     """The same where positives are the pairs with S(x_i, y_i) of at least 0.8, which rises by 0.02 an epoch.
 
     The sum then is over every other sentence of the batch, first ones too.
     """
-    first, second = _unit(first), _unit(second)
+    first, second = _unit(pairs.first), _unit(pairs.second)
     similarities = first @ second.t()
     own = similarities.diagonal()
     itself = torch.eye(len(first), dtype=torch.bool, device=first.device)
     others = (first @ first.t()).masked_fill(itself, -torch.inf)
-    positive = own >= _COSINE_THRESHOLD + _COSINE_RISE * epoch
+    positive = own >= _COSINE_THRESHOLD + _COSINE_RISE * pairs.epoch
     return _mean_where(torch.cat([similarities, others], dim=1).logsumexp(1) - own, positive)
 
 
-def single_positive(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
+def single_positive(pairs: Pairs) -> Tensor:
     """log sum_n exp S(x_n, y_n) - S(x_p, y_p) of one positive p and all other pairs n.
 
     The positive is the batch's first pair with a label above 3 of 5.
     """
-    cosines = functional.cosine_similarity(first, second)
+    cosines = functional.cosine_similarity(pairs.first, pairs.second)
     if len(cosines) < 2:
         return cosines.sum() * 0
     numbers = torch.arange(len(cosines), device=cosines.device)
-    chosen = numbers == torch.where(shares > _SINGLE_THRESHOLD + _ROUNDING, numbers, len(cosines)).min()
+    chosen = numbers == torch.where(pairs.shares > _SINGLE_THRESHOLD + _ROUNDING, numbers, len(cosines)).min()
     return _mean_where(cosines.masked_fill(chosen, -torch.inf).logsumexp(0) - cosines, chosen)
 
 
-def weighted_triplet(first: Tensor, second: Tensor, shares: Tensor, random: Dropout) -> Tensor:
-    """The mean of share_i * max(0, |x_i - y_i| - |x_i - y_k| + 1), with the second sentence of a random other pair k.
-
-    random: whose seed and site give k.
-    """
-    count = len(first)
+def weighted_triplet(pairs: Pairs) -> Tensor:
+    """The mean of share_i * max(0, |x_i - y_i| - |x_i - y_k| + 1), y_k being that of a random other pair k."""
+    first, second, count = pairs.first, pairs.second, len(pairs.first)
+    # The rate is of no account: what is wanted is a place in the generator's stream.
+    random = pairs.dropouts(0.5)
     if count < 2:
         return first.sum() * 0
     numbers = torch.arange(count, device=first.device)
@@ -102,7 +96,7 @@ def weighted_triplet(first: Tensor, second: Tensor, shares: Tensor, random: Drop
     # A product with 0 and 1: the gradient of a gather, where k repeats, is summed in an order that varies on a GPU.
     chosen = (negative[:, None] == numbers).to(second.dtype) @ second
     losses = functional.triplet_margin_loss(first, second, chosen, margin=_TRIPLET_MARGIN, reduction="none")
-    return (shares * losses).mean()
+    return (pairs.shares * losses).mean()
 
 
 def _unit(embeddings: Tensor) -> Tensor:

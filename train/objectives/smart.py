@@ -23,7 +23,7 @@ from concord.bert.multitask import MultitaskModel, TaskOutput
 from concord.kernels.dropout import DropoutStream, philox
 from concord.kernels.layout.rows import without_deposits
 from concord.train.data.tasks import Task
-from concord.train.objectives.losses import answers_as_shares
+from concord.train.objectives.answers import answers_as_shares
 from concord.train.objectives.objectives import Objective
 
 _SIGMA, _ETA, _EPSILON = 1e-5, 1e-3, 1e-6

@@ -15,8 +15,8 @@ from concord.train.steps.evaluation import Answers
 
 def write_mistakes(path: Path, task: Task, examples: Sequence[Example], answers: Answers, count: int) -> None:
     """Write the `count` examples whose answers are the most wrong, the worst first: id, error (see
-    `train.objectives.losses.task_errors`), gold, predicted, and the sentences. An answer that is right is none of them,
-    however unsure."""
+    `train.objectives.answers.task_errors`), gold, predicted, and the sentences. An answer that is right is none of
+    them, however unsure."""
     labels = np.array([example.label for example in examples])
     order = np.argsort(-answers.errors, kind="stable")
     order = order[answers.predictions[order] != labels[order]][:count]

@@ -4,10 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from concord.bert.config import BertConfig
-from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.models import load_tokenizer
+from concord.bert.models import load_tokenizer, read_encoder
 from concord.bert.multitask import MultitaskModel
 from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import WEIGHTS_FILE
@@ -16,8 +14,11 @@ from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
 from concord.train.settings.config import RunConfig
+from concord.train.settings.own import check_trusted, own_names
 from concord.train.steps.build import build_model, fit_model
 from concord.train.steps.precision import Precision, choose_precision
+
+_ANSWER_WITH = ("data", "heads", "losses")  # the settings whose code answers need; a loss says what they are made with
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,17 @@ class SavedRun:
 def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedRun:
     """The best model of the run in `directory`, on `device`, whose kernels are checked before they are trusted.
 
-    say: receives the lines of that check. Raises InputError where the folder is not a run, or its best model is missing
-    yet or damaged.
+    say: receives the lines of that check. Raises InputError where the folder is not a run, its best model is missing
+    yet or damaged, or it names code that is not trusted.
     """
     config = RunConfig.read(directory / CONFIG_FILE)
+    check_trusted(own_names(vars(config), _ANSWER_WITH), (), directory)
     precision = choose_precision(device, config.amp)
     best = directory / BEST
     if not best.is_dir():
         raise InputError(f"{directory}: the run has no best model yet, expected one that has been evaluated")
     tasks = read_tasks(directory / TASKS_FILE)
-    encoder = Encoder(BertConfig.read(best / CONFIG_FILE))
+    encoder = read_encoder(best / CONFIG_FILE)
     config = fit_model(config, encoder.config)
     kernels = resolve_kernels(
         "auto", config.self_check, precision, lambda: shapes_of_prediction(config, encoder.config, precision), say

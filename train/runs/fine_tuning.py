@@ -10,7 +10,6 @@ from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import WEIGHTS_FILE
-from concord.train.command import StopRequest
 from concord.train.data.datasets import Datasets
 from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
@@ -20,6 +19,7 @@ from concord.train.outputs.mistakes import write_mistakes
 from concord.train.outputs.names import BEST, CONFIG_FILE, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.progress import ProgressDisplay, reading_bar
+from concord.train.outputs.stopping import StopRequest
 from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
 from concord.train.runs.session import Session
 from concord.train.settings.config import RunConfig

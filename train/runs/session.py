@@ -13,13 +13,13 @@ from rich.console import Console
 from concord.bert.files import replacing
 from concord.kernels.checks.shapes import Shapes
 from concord.train.checks.self_check import resolve_kernels
-from concord.train.command import StopRequest, stop_on_signal
 from concord.train.outputs.checkpoint import Progress, load_state, save_state
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.log import MetricsLog
 from concord.train.outputs.names import SUMMARY_FILE
 from concord.train.outputs.progress import say
 from concord.train.outputs.provenance import commit, versions
+from concord.train.outputs.stopping import StopRequest, stop_on_signal
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
 

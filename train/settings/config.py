@@ -8,24 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError, did_you_mean
+from concord.bert.tables import Table, is_own
 from concord.kernels.dispatch import CHOICES as KERNEL_CHOICES
 from concord.kernels.dropout import HIGHEST_RATE
+from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
 
-OWN_RULES = ("none", "pcgrad", "gradvac")
-LIBRARY_RULES = ("upgrad", "dualproj", "mgda", "cagrad", "alignedmtl", "imtlg", "fairgrad", "nashmtl", "pcd")
-LOSSES = (
-    "auto",
-    "cross-entropy",
-    "binary-cross-entropy",
-    "mse",
-    "sigmoid-mse",
-    "huber",
-    "cosine-embedding",
-    "mnrl-label",
-    "mnrl-cosine",
-    "mnrl-single",
-    "triplet",
-)
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
 
 
@@ -59,21 +46,30 @@ def _option(default: Any, help_text: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help_text, **more})
 
 
+def _of_tables(default: Any, help_text: str, *tables: Table, also: tuple[str, ...] = ()) -> Any:
+    """A setting that names members of these families, or code of the user's own; also: names that are none of them."""
+    names = (*also, *(name for table in tables for name in table.names))
+    kind = "each" if isinstance(default, tuple) else "choices"
+    return _option(default, help_text, **{kind: names, "tables": tables, "also": also})
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Every setting of a training run. Each field is the flag of the same name, with dashes for underscores."""
 
     recipe: str = _option("", "a named system, PAPER/SYSTEM, whose settings stand for the defaults (see --recipes)")
-    data: str = _option("demo", "directory in the course layout, or demo for the generated data set")
+    data: str = _option(
+        "demo",
+        "directory in the course layout, demo for the generated data set, or module:function of your own",
+        tables=(SOURCES,),
+    )
     tasks: tuple[str, ...] = _option(("sst", "paraphrase", "sts"), "tasks to train on, separated by commas")
     model: str = _option("minilm", "minilm, tiny (random weights), a model directory, or owner/name on the hub")
 
     pooling: str = _option(
         "cls", "what stands for a sequence: the pooled first token, or the mean of all", choices=("cls", "mean")
     )
-    heads: tuple[str, ...] = _option(
-        ("linear",), "each task's head, such as linear,sts=cosine", each=("linear", "hidden", "cosine", "mapped-cosine")
-    )
+    heads: tuple[str, ...] = _of_tables(("linear",), "each task's head, such as linear,sts=cosine", HEADS)
     shared_layer: tuple[str, ...] = _option(
         (), "tasks whose heads read the pooled output through one layer that they share"
     )
@@ -82,10 +78,12 @@ class RunConfig:
         "what a head reads of two sequences: both and their difference, their product too, or both alone",
         choices=("difference", "product", "concatenation"),
     )
-    losses: tuple[str, ...] = _option(
+    losses: tuple[str, ...] = _of_tables(
         ("auto",),
         "each task's loss, such as sts=huber+mnrl-label; auto is cross-entropy, binary-cross-entropy or mse",
-        each=LOSSES,
+        LOSSES,
+        PAIR_LOSSES,
+        also=("auto",),
     )
     margin: float = _option(0.0, "cosine that pairs without similarity may have in the cosine-embedding loss", low=-1.0)
     loss_weights: tuple[str, ...] = _option(
@@ -103,9 +101,7 @@ class RunConfig:
     )
     pals: int = _option(0, "size of the projected attention layers of each task; 0 for none", low=0)
 
-    surgery: str = _option(
-        "none", "what repairs conflicts between the tasks' gradients", choices=(*OWN_RULES, *LIBRARY_RULES)
-    )
+    surgery: str = _of_tables("none", "what repairs conflicts between the tasks' gradients", RULES)
     granularity: str = _option(
         "model", "what has surgery of its own: the model, each layer, each matrix", choices=("model", "layer", "matrix")
     )
@@ -149,12 +145,7 @@ class RunConfig:
     max_steps: int = _option(0, "stop after this many steps; 0 for no limit", low=0)
     batch_size: int = _option(32, "examples a task in a micro-batch", low=1)
     accumulate: int = _option(1, "micro-batches a step; surgery is done once, on their accumulated gradients", low=1)
-    batching: str = _option(
-        "joint",
-        "which tasks a step holds: joint all, alternate and annealed one, sequential one set after the other, "
-        "proportional all in proportion to their sets",
-        choices=("joint", "alternate", "sequential", "proportional", "annealed"),
-    )
+    batching: str = _of_tables("joint", "which tasks a step holds", BATCHINGS)
     until: str = _option(
         "largest", "the set whose end ends an epoch; smaller ones begin anew", choices=("largest", "smallest")
     )
@@ -178,11 +169,7 @@ class RunConfig:
         low=0.0,
         high=1.0,
     )
-    schedule: str = _option(
-        "linear",
-        "the rates after the warm-up: falling to 0, constant, or multiplied by decay at the milestones",
-        choices=("linear", "constant", "milestones"),
-    )
+    schedule: str = _of_tables("linear", "the rates' factor after the warm-up", SCHEDULES)
     milestones: tuple[str, ...] = _option((), "epochs after which the rates fall, such as 5,25")
     decay: float = _option(0.7, "what the rates are multiplied by at a milestone", low=0.0)
     warmup: float = _option(0.1, "share of the steps in which the rates rise linearly", low=0.0)
@@ -216,16 +203,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         for option in fields(self):
             value, flag = getattr(self, option.name), flag_of(option.name)
-            choices, each = option.metadata.get("choices"), option.metadata.get("each")
             if not _is_of_type(value, option):
                 raise InputError(f"{flag} {value!r}: expected {_WORDS.get(option.type, 'a list of texts')}")
-            if choices and value not in choices:
-                raise InputError(f"{flag} {value}: {did_you_mean(str(value), choices)}")
-            for item in value if each else ():
+            if "choices" in option.metadata:
+                _check_choice(f"{flag} {value}", str(value), option.metadata["choices"], option)
+            for item in value if "each" in option.metadata else ():
                 whole = item.rpartition("=")[2]
                 for part in whole.split("+") if option.name == "losses" else [whole]:
-                    if part not in each:
-                        raise InputError(f"{flag} {item}: {did_you_mean(part, each)}")
+                    _check_choice(f"{flag} {item}", part, option.metadata["each"], option)
             _check_bounds(flag, value, option)
         for name in ("hidden_dropout", "attention_dropout", "head_dropout", "warmup", "average", "gradvac_beta"):
             if not getattr(self, name) < 1:
@@ -357,6 +342,17 @@ class RunConfig:
             raise InputError(f"{path.parent}: not the folder of {of}, expected {path.name} in it") from None
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{path}: not the {content_is} of {of} ({error})") from None
+
+
+def _check_choice(where: str, name: str, choices: Collection[str], option: Field) -> None:
+    """InputError that begins with `where` for a name that is none of the choices nor of code of the user's own."""
+    if name in choices or ("tables" in option.metadata and is_own(name)):
+        return
+    if "tables" in option.metadata and ":" in name:
+        raise InputError(
+            f"{where}: expected module:function of your own, as Python spells them, or {did_you_mean(name, choices)}"
+        )
+    raise InputError(f"{where}: {did_you_mean(name, choices)}")
 
 
 def _check_bounds(flag: str, value: Any, option: Field) -> None:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from concord.train.settings.config import LIBRARY_RULES, RunConfig, flag_of, setting_text
+from concord.train.settings.config import RunConfig, flag_of, setting_text
+from concord.train.settings.own import own_names
+from concord.train.settings.tables import BATCHINGS, RULES
 
 _ENCODER_ONLY = ("layer_decay", "hidden_dropout", "attention_dropout")
 
@@ -15,9 +17,10 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
     """
     joint = all(config.for_task("pair_encoding", task) == "joint" for task in config.tasks)
     no_binary = "binary" not in kinds
-    no_margin = all("cosine-embedding" not in config.for_task("losses", task) for task in config.tasks)
-    through_all = config.batching in ("sequential", "annealed")
-    one_a_step = through_all or config.batching == "alternate"
+    losses = [name for task in config.tasks for name in config.for_task("losses", task).split("+")]
+    # Code of the user's own may read what a setting says.
+    no_margin = "cosine-embedding" not in losses and not own_names({"losses": losses}, ("losses",))
+    batching, rule = BATCHINGS.entry(config.batching), RULES.entry(config.surgery)
     frozen = "the encoder is never trained"
     first = min(map(int, config.milestones), default=0)
     idle = (
@@ -25,14 +28,14 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
         ("threshold", no_binary, "no task's answers are 0 or 1"),
         ("margin", no_margin, "no task has the loss cosine-embedding"),
         ("surgery", len(kinds) == 1, "there is one task"),
-        ("surgery", one_a_step, f"a step of --batching {config.batching} holds one task"),
+        ("surgery", batching.one_task, f"a step of --batching {config.batching} holds one task"),
         ("granularity", config.surgery == "none" and config.granularity == "layer", "--surgery is none"),
-        ("reduction", config.surgery in LIBRARY_RULES, f"--surgery {config.surgery} has a scale of its own"),
+        ("reduction", rule.library, f"--surgery {config.surgery} has a scale of its own"),
         ("gradvac_beta", config.surgery != "gradvac", "it is of --surgery gradvac"),
-        ("until", through_all, f"an epoch of --batching {config.batching} is as long as all sets together"),
+        ("until", batching.all_sets, f"an epoch of --batching {config.batching} is as long as all sets together"),
         ("until", len(kinds) == 1, "there is one task"),
         ("until", config.steps_per_epoch > 0, f"--steps-per-epoch {config.steps_per_epoch} ends an epoch"),
-        ("decay", config.schedule != "milestones", "it is of --schedule milestones"),
+        ("decay", config.schedule in ("linear", "constant"), "it is of --schedule milestones"),
         ("milestones", first >= config.epochs, f"the run ends after {config.epochs} epochs"),
         # A paper's recipes share its encoder's rate, those of a frozen one too.
         ("learning_rate", not (config.trains_encoder or config.recipe), f"{frozen}, see --head-learning-rate"),

@@ -18,7 +18,7 @@ from concord.train.objectives.objectives import head_specs
 from concord.train.settings.config import RunConfig
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
-from concord.train.steps.weightings import library_weighting, surgery_settings
+from concord.train.steps.weightings import host_weighting, surgery_settings
 
 _RATE, _WIDTH = 2e-4, 384  # the rate that suits encoders of this width
 _HIGHEST_RATE = 5e-4
@@ -60,13 +60,7 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
                     f"task {task.name}: the model's type_vocab_size is 1, which leaves the second sentence without an "
                     "embedding; expected --pair-encoding separate"
                 )
-    heads = build_heads(
-        head_specs(config, tasks),
-        hidden_size=encoder.config.hidden_size,
-        pair_features=config.pair_features,
-        dropout=config.head_dropout,
-        seed=config.seed,
-    )
+    heads = build_heads(head_specs(config, tasks, encoder.config.hidden_size), seed=config.seed)
     shared_layer = None
     if config.shared_layer:
         shared_layer = SharedLayer(encoder.config.hidden_size, config.shared_layer)
@@ -106,7 +100,7 @@ def build_optimizer(config: RunConfig, model: MultitaskModel, precision: Precisi
         settings=settings,
         shared_rates=[_shared_rate(config, block, len(model.encoder.layers)) for block in model.shared.block_names],
         private_rates=[config.number_for_task("head_learning_rate", name) for name in model.private.block_names],
-        weighting=library_weighting(config.surgery, len(model.tasks), groups),
+        weighting=host_weighting(config.surgery, len(model.tasks), groups, mean=settings.mean),
     )
 
 

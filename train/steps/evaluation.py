@@ -13,7 +13,7 @@ from concord.bert.multitask import MultitaskModel
 from concord.train.data.batches import LabelledBatch, gather
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.objectives.losses import binary_scores, task_errors, task_predictions
+from concord.train.objectives.answers import binary_scores, task_errors, task_predictions
 from concord.train.objectives.metrics import best_threshold, task_metrics
 
 GatherKept = Callable[[MicroBatch], LabelledBatch]

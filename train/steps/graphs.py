@@ -16,7 +16,9 @@ from concord.kernels.dispatch import all_from_triton, needs_host_lengths
 from concord.kernels.graphs import capture
 from concord.train.data.device_batches import BatchShape, DeviceBatches
 from concord.train.data.sampler import MicroBatch
-from concord.train.settings.config import LIBRARY_RULES, RunConfig
+from concord.train.settings.config import RunConfig
+from concord.train.settings.own import own_names
+from concord.train.settings.tables import RULES
 from concord.train.steps.step import StepOutput, TrainingStep
 
 _AHEAD = 8  # steps that the host may be ahead of the device
@@ -38,8 +40,11 @@ def choose_graphs(config: RunConfig, device: torch.device) -> tuple[bool, str]:
         obstacle = "a torch reference reads numbers on the host"
     elif config.pals:
         obstacle = "projected attention layers need each batch's lengths on the host"
-    elif config.surgery in LIBRARY_RULES:
+    elif RULES.entry(config.surgery).place == "host":
         obstacle = "this surgery's coefficients come from the host"
+    elif own := own_names(vars(config), ("losses", "heads")):
+        # A graph would repeat what their Python code decided once.
+        obstacle = f"{', '.join(own)} may read numbers on the host"
     elif not config.trains_encoder:
         obstacle = "steps that train the heads alone are not captured"
     if choice == "on" and obstacle:

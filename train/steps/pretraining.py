@@ -15,6 +15,7 @@ from concord.kernels.dropout import DropoutStream
 from concord.kernels.surgery.plan import SurgeryPlan, SurgerySettings
 from concord.train.data.masking import MaskedTokens, mask_sequences
 from concord.train.settings.config import RunConfig
+from concord.train.steps.deposits import check_deposits
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
 from concord.train.steps.schedule import Schedule
@@ -77,6 +78,7 @@ class Pretrainer:
         precision: Precision,
     ) -> None:
         self._config, self.model, self._tokenizer, self._device = config, model, tokenizer, precision.device
+        self._deposits_checked = False
         held_out = max(1, min(_MOST_HELD_OUT, round(len(texts) * _HELD_OUT_SHARE)))
         order = self._random(_SPLIT).permutation(len(texts))
         self.held_out = [texts[index] for index in order[:held_out]]
@@ -123,6 +125,9 @@ class Pretrainer:
             # The model's loss is a mean: weighted so, the micro-batches' add up to that of one large batch.
             part = self.model(*inputs, DropoutStream(seed, number)) * (len(batch.positions) / max(1, masked))
             (part * self.optimizer.loss_scale).backward()
+            if not self._deposits_checked:
+                check_deposits(dict(self.model.encoder.named_parameters()))
+                self._deposits_checked = True
             loss += part.detach()
         factor = self._schedule.factor(index)
         plan = self.optimizer.step(seed=seed, rate_factor=torch.tensor(factor).to(self._device))

@@ -1,11 +1,48 @@
-"""The factor of all learning rates at each step: warm-up, then what --schedule says."""
+"""The factor of all learning rates at each step: warm-up, then what --schedule says.
 
+A schedule is (step, Steps) -> factor, and a line in `concord.train.settings.tables`; it is asked after the warm-up.
+"""
+
+import math
+from dataclasses import dataclass
+
+from concord.bert.errors import InputError
+from concord.bert.tables import is_own
 from concord.train.settings.config import RunConfig
+from concord.train.settings.own import calling
+from concord.train.settings.tables import SCHEDULES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What a schedule may go by: the steps of the whole run, of its warm-up and of an epoch; the epochs after which
+    rates fall, and what they are multiplied by there."""
+
+    total: int
+    warmup: int
+    per_epoch: int
+    milestones: tuple[int, ...]
+    decay: float
+
+
+def linear(step: int, steps: Steps) -> float:
+    """Falling to 0, which the step after the last would have."""
+    return (steps.total - step) / max(1, steps.total - steps.warmup)
+
+
+def constant(step: int, steps: Steps) -> float:
+    """1."""
+    return 1.0
+
+
+def milestones(step: int, steps: Steps) -> float:
+    """The decay to the power of the milestones that are passed."""
+    passed = sum(step >= epoch * steps.per_epoch for epoch in steps.milestones)
+    return steps.decay**passed
 
 
 class Schedule:
-    """Linear warm-up over a share of the steps, then a linear fall to 0, a constant rate, or one that is multiplied by
-    --decay after each of --milestones (epochs).
+    """Linear warm-up over a share of the steps, then what the configuration's schedule says.
 
     Args:
         config: of the run.
@@ -13,15 +50,27 @@ class Schedule:
     """
 
     def __init__(self, config: RunConfig, *, total_steps: int, steps_per_epoch: int) -> None:
-        self._config, self._total, self._steps_per_epoch = config, total_steps, steps_per_epoch
-        self._warmup = round(total_steps * config.warmup)
+        self._name, self._of_step = config.schedule, SCHEDULES.resolve(config.schedule)
+        self._steps = Steps(
+            total=total_steps,
+            warmup=round(total_steps * config.warmup),
+            per_epoch=steps_per_epoch,
+            milestones=tuple(config.milestone_epochs),
+            decay=config.decay,
+        )
+        if is_own(self._name):
+            for step in range(self._steps.warmup, total_steps):
+                self._factor_of_own(step)  # so that what is wrong is said before anything is trained
 
     def factor(self, step: int) -> float:
         """What the rates are multiplied by at `step`, from 0."""
-        config = self._config
-        if step < self._warmup:
-            return (step + 1) / self._warmup
-        if config.schedule == "linear":
-            return (self._total - step) / max(1, self._total - self._warmup)
-        passed = sum(step >= epoch * self._steps_per_epoch for epoch in config.milestone_epochs)
-        return config.decay**passed
+        if step < self._steps.warmup:
+            return (step + 1) / self._steps.warmup
+        return self._factor_of_own(step) if is_own(self._name) else self._of_step(step, self._steps)
+
+    def _factor_of_own(self, step: int) -> float:
+        with calling(self._name):
+            factor = self._of_step(step, self._steps)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise InputError(f"{self._name}: at step {step} it gave {factor!r}, expected a number of at least 0")
+        return float(factor)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from concord.bert.batch import PackedBatch
 from concord.bert.multitask import MultitaskModel
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.surgery.plan import SurgeryPlan
 from concord.train.data.batches import LabelledBatch
 from concord.train.objectives.objectives import Objective
 from concord.train.objectives.smart import Smoothness
+from concord.train.steps.deposits import check_deposits
 from concord.train.steps.optimizer import SurgeryOptimizer
 
 
@@ -39,6 +41,7 @@ class TrainingStep:
         self._model, self._optimizer, self._objectives = model, optimizer, objectives
         self._smoothness = Smoothness(model, objectives)
         self._device = model.shared.master.device
+        self._deposits_checked = False
 
     def __call__(
         self,
@@ -76,4 +79,7 @@ class TrainingStep:
             for total in totals:
                 if total.requires_grad:  # a head without parameters on a frozen encoder has nothing to train
                     (total * self._optimizer.loss_scale).backward()
+            if not self._deposits_checked and isinstance(batch.packed, PackedBatch):  # which the encoder has read
+                check_deposits(self._model.shared_parameters())
+                self._deposits_checked = True
         return StepOutput(losses, self._optimizer.step(seed=seed, rate_factor=rate_factor))

@@ -1,4 +1,8 @@
-"""Which surgery a run has: our own rules, or one of TorchJD's, which see nothing but the Gram matrix either."""
+"""Which surgery a run has: the device's rules, TorchJD's, which see nothing but the Gram matrix either, or one's own.
+
+A rule of the user's own is (Gram matrices fp64 [groups, T, T] on the CPU) -> coefficients [groups, T], by which the
+tasks' gradients are multiplied before they are added up.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -8,19 +12,22 @@ import torch
 from torch import Tensor
 
 from concord.bert.errors import InputError
+from concord.bert.tables import find_own, is_own
 from concord.kernels.surgery.plan import SurgerySettings
-from concord.train.settings.config import LIBRARY_RULES, RunConfig
+from concord.train.settings.config import RunConfig
+from concord.train.settings.own import calling
+from concord.train.settings.tables import RULES
 from concord.train.steps.optimizer import Weighting
 
 
 def surgery_settings(config: RunConfig, *, scaling: bool) -> SurgerySettings:
     """What the configuration asks for. TorchJD's rules come in the scale of a mean, and are measured against it."""
-    library = config.surgery in LIBRARY_RULES
+    rule = RULES.entry(config.surgery)
     return SurgerySettings(
-        method="given" if library else config.surgery,
+        method={"host": "given", "device": rule.name}[rule.place],
         by_block=config.granularity != "model",
         private_norms=config.surgery_scope == "all",
-        mean=library or config.reduction == "mean",
+        mean=rule.library or config.reduction == "mean",
         gradvac_beta=config.gradvac_beta,
         max_norm=config.clip,
         scaling=scaling,
@@ -28,36 +35,77 @@ def surgery_settings(config: RunConfig, *, scaling: bool) -> SurgerySettings:
     )
 
 
-def library_weighting(name: str, tasks: int, groups: int) -> Weighting | None:
-    """TorchJD's rule of this name, for so many Gram matrices a step; None where the name is of one of our own.
+def host_weighting(name: str, tasks: int, groups: int, *, mean: bool) -> Weighting | None:
+    """The rule of this name that computes on the host, for so many Gram matrices a step; None for one of the device.
 
-    Raises InputError where TorchJD, or what the rule needs beside it, is not installed.
+    mean: whether a rule of the user's own has its coefficients divided by the number of tasks. Raises InputError where
+    there is no rule of the name, TorchJD, or what the rule needs beside it, is not installed, and where a rule of the
+    user's own fails on made-up gradients.
     """
-    if name not in LIBRARY_RULES:
+    entry = RULES.entry(name)
+    if entry.place == "device":
         return None
+    if is_own(name):
+        weighting = _OwnRule(name, 1 / tasks if mean else 1.0)
+        weighting.try_on(groups, tasks)
+        return weighting
     try:
-        from torchjd import aggregation
-
-        rule = _RULES[name](aggregation)
+        rule = RULES.resolve(name)(**entry.options)
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"--surgery {name}: needs pip install -e '.[rules]' ({reason})") from None
-    carried = _CARRIED.get(name)
+    carried = getattr(rule, "starts_from", None)
     start = None if carried is None else torch.tensor(carried, dtype=torch.float64).repeat(groups, tasks, 1)
     return _OnTheHost(rule, start)
 
 
 def describe_surgery(config: RunConfig) -> str:
     """The run's surgery for its first lines."""
-    if config.surgery == "none":
+    rule = RULES.entry(config.surgery)
+    if rule.name == "none":
         return f"none (the {config.reduction} of the tasks' gradients)"
-    if config.surgery in LIBRARY_RULES:
+    if rule.library:
         return (
             f"{config.surgery} by {config.granularity}, in the scale of a mean (TorchJD, on the host: every step waits "
             "for the device)"
         )
     norms = "shared parameters" if config.surgery_scope == "shared" else "all parameters, heads included"
+    if rule.place == "host":
+        return (
+            f"{config.surgery} by {config.granularity}, over {norms}, {config.reduction} of the weighted gradients "
+            "(your own, on the host: every step waits for the device)"
+        )
     return f"{config.surgery} by {config.granularity}, over {norms}, {config.reduction} of the projected gradients"
+
+
+class _OwnRule:
+    """A rule of the user's own, whose coefficients are checked, and multiplied by `scale`."""
+
+    def __init__(self, name: str, scale: float) -> None:
+        self._name, self._rule, self._scale = name, find_own(name), scale
+
+    def try_on(self, groups: int, tasks: int) -> None:
+        """Call it with the Gram matrices of made-up gradients; InputError where it fails."""
+        generator = torch.Generator().manual_seed(1)
+        gradients = torch.randn(groups, tasks, 2 * tasks, dtype=torch.float64, generator=generator)
+        self(gradients @ gradients.mT)
+
+    def __call__(self, grams: Tensor) -> Tensor:
+        on_host = grams.cpu()
+        if not on_host.isfinite().all():  # an overflow: the plan skips the step, whatever stands here
+            return torch.ones_like(grams[:, 0])
+        with calling(self._name), torch.no_grad():
+            found = self._rule(on_host.clone())
+        shape = list(on_host.shape[:2])
+        if not isinstance(found, Tensor) or list(found.shape) != shape or not found.is_floating_point():
+            given = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise InputError(
+                f"{self._name}: it gave {given}, expected a floating-point tensor {shape}, a coefficient for each "
+                "group and task"
+            )
+        if not found.isfinite().all():
+            raise InputError(f"{self._name}: it gave coefficients that are not finite")
+        return found.to(grams.device, grams.dtype) * self._scale
 
 
 class _OnTheHost:
@@ -95,16 +143,22 @@ class _OnTheHost:
         return weights
 
 
-class _NashMTL:
+class NashMTL:
     """Nash-MTL, which asks for the gradients themselves, given some that have the same Gram matrix.
 
     It carries one number a task, from which its solver starts.
     """
 
-    def __init__(self, library: Any) -> None:
-        self._library, self._weightings = library, {}
+    starts_from = (1.0,)
+
+    def __init__(self) -> None:
+        from torchjd import aggregation
+
+        self._library: Any = aggregation
+        self._weightings: dict[int, Any] = {}
 
     def __call__(self, gram: Tensor, start: Tensor) -> Tensor:
+        """Weights [T] of a Gram matrix [T, T]; `start` [T, 1] is changed to what the next step starts from."""
         tasks = len(gram)
         if tasks not in self._weightings:
             self._weightings[tasks] = self._library.NashMTL(n_tasks=tasks).weighting
@@ -117,17 +171,22 @@ class _NashMTL:
         return weights
 
 
-class _PCD:
+class PCD:
     """PCD, which measures each gradient against a moving average of its squared norm.
 
     It carries that average of each task and the steps it is of: the library keeps one for whatever group comes next,
     forgets it between processes and whenever other tasks are there, and counts the same steps for all of them.
     """
 
-    def __init__(self, library: Any) -> None:
-        self._weighting = library.PCDWeighting()
+    starts_from = (0.0, 0.0)
+
+    def __init__(self) -> None:
+        from torchjd import aggregation
+
+        self._weighting = aggregation.PCDWeighting()
 
     def __call__(self, gram: Tensor, carried: Tensor) -> Tensor:
+        """Weights [T] of a Gram matrix [T, T]; `carried` [T, 2], averages and steps, is brought up to date."""
         weighting, (average, steps), squares = self._weighting, carried.unbind(1), gram.diagonal()
         beta = weighting.beta
         steps += 1
@@ -137,19 +196,3 @@ class _PCD:
         weighting._sq_norm_ema = (unbiased - (1 - beta) * squares) / beta
         weighting._n_steps, weighting._state_key = torch.tensor(10**9), len(gram)
         return weighting(gram)
-
-
-# The free numbers are those of each rule's authors.
-_RULES: dict[str, Callable[[Any], Callable[..., Tensor]]] = {
-    "upgrad": lambda library: library.UPGradWeighting(),
-    "dualproj": lambda library: library.DualProjWeighting(),
-    "mgda": lambda library: library.MGDAWeighting(),
-    "cagrad": lambda library: library.CAGradWeighting(c=0.4),
-    "alignedmtl": lambda library: library.AlignedMTLWeighting(),
-    "imtlg": lambda library: library.IMTLGWeighting(),
-    "fairgrad": lambda library: library.FairGradWeighting(alpha=2.0),
-    "nashmtl": _NashMTL,
-    "pcd": _PCD,
-}
-# What a task carries from step to step, at the start.
-_CARRIED = {"nashmtl": [1.0], "pcd": [0.0, 0.0]}

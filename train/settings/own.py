@@ -1,0 +1,65 @@
+"""Code of the user's own that settings name as MODULE:FUNCTION: whose it is trusted to be, and how it is called.
+
+The command line may name any code. The folder of a run may not, since it can come from somebody else: what it names is
+imported where the command line gives it again, or the environment variable CONCORD_OWN has its module.
+"""
+
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from concord.bert.errors import InputError
+from concord.bert.tables import find_own, is_own, reason_of
+
+VARIABLE = "CONCORD_OWN"
+
+
+def own_names(settings: Mapping[str, Any], names: Collection[str]) -> list[str]:
+    """The MODULE:FUNCTION that stand in those of `names` that are in `settings`, each once.
+
+    What --data names is a folder where there is one, whatever signs its name has.
+    """
+    found = []
+    for setting in names:
+        value = settings.get(setting, ())
+        if isinstance(value, str):
+            found += [value] if is_own(value) and not (setting == "data" and Path(value).exists()) else []
+        else:
+            found += [part for item in value for part in item.rpartition("=")[2].split("+") if is_own(part)]
+    return list(dict.fromkeys(found))
+
+
+def import_own(names: Collection[str]) -> None:
+    """Import what is named; InputError in one line for the first that is not to be had."""
+    for name in names:
+        find_own(name)
+
+
+def check_trusted(names: Collection[str], typed: Collection[str], folder: Path) -> None:
+    """InputError where the run in `folder` names code that neither `typed` nor CONCORD_OWN names."""
+    modules = os.environ.get(VARIABLE, "").split(",")
+    for name in names:
+        module = name.partition(":")[0]
+        if name not in typed and module not in modules:
+            raise InputError(
+                f"{folder}: the run names the code {name}, which is not imported on a folder's word alone; if it is "
+                f"yours, set {VARIABLE}={module} (or, with --resume, give its flag again)"
+            )
+
+
+@contextmanager
+def calling(name: str) -> Iterator[None]:
+    """What the code called `name` raises within this context becomes an InputError of one line.
+
+    Where memory ends, the error stays as it is: commands say what may help.
+    """
+    try:
+        yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: its call raised {reason_of(error)}") from error
