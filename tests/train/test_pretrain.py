@@ -165,7 +165,7 @@ def test_accumulated_micro_batches_are_one_large_batch(texts, model, monkeypatch
             )
             monkeypatch.setattr(trainer, "micro_batches", lambda index, whole=whole: [whole])
         result = trainer._step(0)
-        gradients.append((result.loss, trainer._model.shared.gradients.clone()))
+        gradients.append((result.loss, trainer.model.shared.gradients.clone()))
     (loss, found), (expected_loss, expected) = gradients
     assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
     assert (found - expected).norm() < 1e-5 * expected.norm()
@@ -176,7 +176,7 @@ def test_head_and_encoder_move_at_their_own_rates(texts, model):
     trainer = make_pretrainer(
         texts, model, learning_rate=1e-4, head_learning_rate=("3e-3",), warmup=0.0, weight_decay=0.0
     )
-    parameters = trainer._model.encoder.embeddings.words, trainer._model.head.bias
+    parameters = trainer.model.encoder.embeddings.words, trainer._model.head.bias
     before = [value.detach().clone() for value in parameters]
     trainer._step(0)
     moved = [(value - old).abs().max().item() for value, old in zip(parameters, before, strict=True)]
