@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     # Named one by one: a flat repository holds folders that are no packages.
-    packages=["kernels", "bert", "train", "train.demo", "train.recipes"],
+    packages=["kernels", "kernels.checks", "bert", "train", "train.demo", "train.recipes"],
     package_data={"train.recipes": ["*/*.toml"]},
     install_requires=[
         "torch>=2.11",

@@ -13,24 +13,15 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
-def _patch_the_language_once() -> None:
-    """Halve the interpreter's time: it looks through triton.language for what to replace at every call of a device
-    function, though the launch around that call has replaced it already. Once a module is enough."""
-    from triton.runtime import interpreter
+from tests.interpreter import language, support
 
-    patched = set()
+if support.INTERPRETED:
+    language.patch_once()
+if support.BF16_IS_TRUE:
+    from tests.interpreter import bf16
 
-    def call(self, *arguments, **options):
-        if self.fn.__module__ not in patched:
-            patched.add(self.fn.__module__)
-            interpreter._patch_lang(self.fn)
-        return self.rewrite()(*arguments, **options)
-
-    interpreter.InterpretedFunction.__call__ = call
-
-
-if os.environ.get("TRITON_INTERPRET") == "1":
-    _patch_the_language_once()
+    bf16.install()
+pytest_plugins = ["tests.interpreter.plugin"]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from bert.batch import pack
 from kernels import DropoutStream, FlatParameters
 from kernels.dispatch import using_kernels
 from tests.assertions import assert_close
-from tests.kernels.parity import DEVICE
+from tests.kernels.parity import DEVICE, DTYPES
 from tests.samples import random_tokens, small_encoder
 
 
@@ -71,14 +71,16 @@ def test_micro_batches_add_up_and_a_task_may_be_absent_from_one():
     assert_same(flat, expected)
 
 
-def test_under_bf16_matrices_are_read_from_the_copy_and_gradients_stay_close():
+@pytest.mark.parametrize("kernels", ["torch"] + ["triton"] * (torch.bfloat16 in DTYPES))
+def test_under_bf16_matrices_are_read_from_the_copy_and_gradients_stay_close(kernels):
     task_tokens = [random_tokens(count, (3, task)) for task, count in enumerate((4, 5))]
     upstream = upstream_for(task_tokens)
     encoder, flat = flat_encoder(2, compute_dtype=torch.bfloat16, gradient_dtype=torch.bfloat16)
     assert encoder.layers[0].qkv.weight.dtype == torch.bfloat16
     assert encoder.layers[0].qkv.bias.dtype == torch.float32
-    pooled = encoder(pack(task_tokens, DEVICE)).pooled
-    (pooled.float() * torch.cat(upstream).to(DEVICE)).sum().backward()
+    with using_kernels(kernels):
+        pooled = encoder(pack(task_tokens, DEVICE)).pooled
+        (pooled.float() * torch.cat(upstream).to(DEVICE)).sum().backward()
     expected = separate_gradients(task_tokens, upstream)
     for entry in flat.entries:
         if entry.name.endswith("qkv.bias"):

@@ -8,11 +8,12 @@ import torch
 from kernels import TaskRows
 from kernels.checks import judging
 from kernels.checks.autograd import rows_of
+from tests.interpreter.support import BF16_IS_TRUE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"
-# The interpreter multiplies bf16's raw bits in products, and CUDA alone is asked for it.
-DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * torch.cuda.is_available()
+# bf16 where it is computed as on a GPU.
+DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (BF16_IS_TRUE or not INTERPRETED)
 
 
 @pytest.fixture

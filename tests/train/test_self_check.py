@@ -160,6 +160,7 @@ gelu._forward = wrong
 """
 
 
+@pytest.mark.unwatched
 @pytest.mark.usefixtures("on_cpu", "without_pictures")
 def test_a_run_with_a_wrong_kernel_has_the_losses_of_torch_and_says_why(data, tmp_path, monkeypatch, capsys):
     child = tmp_path / "child.py"
