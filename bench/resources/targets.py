@@ -32,10 +32,13 @@ TARGETS = {
     for target in (
         Target("sm_75", GPUTarget("cuda", 75, 32), 64 * _KIB, torch.float16, products=False),
         Target("sm_80", GPUTarget("cuda", 80, 32), 163 * _KIB),
+        Target("sm_86", GPUTarget("cuda", 86, 32), 99 * _KIB),
+        Target("sm_89", GPUTarget("cuda", 89, 32), 99 * _KIB),
         Target(
             "sm_90", GPUTarget("cuda", 90, 32), 227 * _KIB, matrix=("wgmma.mma_async", "mma.sync"), shortest_side=64
         ),
         Target("sm_100", GPUTarget("cuda", 100, 32), 227 * _KIB, matrix=("tcgen05.mma", "mma.sync")),
+        Target("sm_120", GPUTarget("cuda", 120, 32), 99 * _KIB),
         Target("gfx942", GPUTarget("hip", "gfx942", 64), 64 * _KIB, matrix=("v_mfma",), registers=512),
     )
 }
