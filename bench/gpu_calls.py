@@ -173,7 +173,7 @@ def _headline(outcome: Outcome) -> str:
     why = f" ({outcome.why})" if outcome.why else ""
     took = f" {outcome.seconds:>4.0f} of {outcome.limit:.0f} s" if outcome.limit else ""
     told = f"  {outcome.lines[0].strip()}" if outcome.lines else ""
-    return f"{outcome.stage.name:<20} {outcome.how}{why}{took}{told}"
+    return f"{outcome.stage.name:<24} {outcome.how}{why}{took}{told}"
 
 
 if __name__ == "__main__":

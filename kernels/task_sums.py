@@ -97,11 +97,10 @@ def _collect_task_sums_kernel(
             at = (which * slots + slot).to(tl.int64)[:, None] * columns + column[None, :]
             total += tl.sum(tl.load(partials + at, mask=(slot <= last_slot)[:, None] & valid[None, :], other=0.0), 0)
     wide_task = task.to(tl.int64)  # T * P passes 2^31
-    target = first_gradients + wide_task * first_stride + column
-    if which == 1:
-        target = second_gradients + wide_task * second_stride + column
-    if which == 2:
-        target = third_gradients + wide_task * third_stride + column
+    # Not by branches: of those that choose between pointers, Triton 3.6 compiles none for AMD.
+    gradients = tl.where(which == 0, first_gradients, tl.where(which == 1, second_gradients, third_gradients))
+    stride = tl.where(which == 0, first_stride, tl.where(which == 1, second_stride, third_stride))
+    target = gradients + wide_task * stride + column
     if ACCUMULATE:
         total += tl.load(target, mask=valid, other=0.0).to(tl.float32)
     tl.store(target, total, mask=valid)

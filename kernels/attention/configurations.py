@@ -43,6 +43,11 @@ _HALF = {
         64: Configuration(Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2), Tiles(64, 64, 4, 2)),
         128: Configuration(Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), Tiles(64, 64, 4, 1), apart=True),
     },
+    12: {
+        32: Configuration(Tiles(64, 64, 4, 2), Tiles(64, 32, 4, 2), Tiles(32, 64, 4, 2)),
+        64: Configuration(Tiles(64, 64, 4, 2), Tiles(32, 64, 4, 2), Tiles(64, 32, 4, 2)),
+        128: Configuration(Tiles(64, 32, 4, 2), Tiles(32, 32, 4, 2), Tiles(32, 32, 4, 2)),
+    },
 }
 # For fp32, on every architecture: the tiles above would spill kilobytes a thread.
 _SINGLE = {

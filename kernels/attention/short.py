@@ -133,7 +133,12 @@ def _forward_kernel(
             if DROPOUT:
                 kept = _kept(seed, row, first, start, head, heads, site, threshold, TILE)
                 p = tl.where(kept, p, 0.0)
-            result = tl.dot(p.to(v.dtype), v, input_precision="ieee") * (scale / total)[:, None]
+            result = tl.dot(p.to(v.dtype), v, input_precision="ieee")
+            if DROPOUT:
+                result *= (scale / total)[:, None]
+            else:
+                # Not by a product with the inverses, which would spill on sm_86.
+                result /= total[:, None]
             store_rows(out + across, 0, length, heads * D, result, TILE, D, WIDTH)
             tl.store(log_sums + head * tokens + row, top + tl.log2(total), mask=row < stop)
 

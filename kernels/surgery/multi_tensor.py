@@ -47,11 +47,11 @@ def _row(addresses, TASKS: tl.constexpr):
 def _read(address, first, stop, column, ELEMENT: tl.constexpr, WHOLE: tl.constexpr):
     """Elements first + column of the gradient at `address`, in fp32; zeros where there is none."""
     pointers = address.to(tl.pointer_type(ELEMENT)) + first + column
-    # The columns that there are, and none of a gradient that there is not.
-    last = tl.where(address != 0, stop - first, 0)
     if WHOLE:
-        pointers, last = tl.multiple_of(pointers, 16), tl.multiple_of(last, 16)
-    values = tl.load(pointers, mask=column < last, other=0.0)
+        values = tl.load(tl.multiple_of(pointers, 16), mask=address != 0, other=0.0)
+    else:
+        # The columns that there are, and none of a gradient that there is not.
+        values = tl.load(pointers, mask=column < tl.where(address != 0, stop - first, 0), other=0.0)
     return values.to(tl.float32)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import gpu_calls
 from bench import profile_steps as profile
 from bench.gpu_stages import CALLS, HEADS_OF_32, Place
 from bench.result_files import parse_results
@@ -290,7 +291,7 @@ def test_memcheck_fails_the_call_and_racecheck_is_told(machine, tool, code):
 def test_a_machine_without_the_sanitizer_is_told_and_no_fault(machine):
     machine.sanitizer.unlink()
     assert machine.call("first").returncode == 0
-    assert machine.line("memcheck") == ["memcheck             left out (no compute-sanitizer on this machine)"]
+    assert machine.line("memcheck") == ["memcheck                 left out (no compute-sanitizer on this machine)"]
 
 
 def test_what_hangs_is_cut_off_in_time_and_the_rest_is_left(machine):
@@ -318,6 +319,30 @@ def test_a_check_of_the_machine_that_hangs_ends_it_in_one_line(machine):
     assert found.returncode == 2
     assert found.stderr.splitlines() == ["error: the check of this machine did not end within 2 s"]
     assert machine.files() == ["summary.txt"]
+
+
+def test_long_logs_lose_their_middle_and_long_traces_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_calls, "_MOST_LOG", 20)
+    monkeypatch.setattr(gpu_calls, "_MOST_TRACE", 5)
+    for folder in ("logs", "parity"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "long.log").write_text("first" + "." * 500 + "last")
+        (tmp_path / folder / "short.log").write_text("all of it")
+        (tmp_path / folder / "long.json.gz").write_bytes(b"123456")
+        (tmp_path / folder / "short.json.gz").write_bytes(b"1234")
+    gpu_calls.shorten_logs(tmp_path)
+    for folder in ("logs", "parity"):
+        found = {path.name: path.read_text() for path in (tmp_path / folder).iterdir()}
+        assert found == {"long.log": "first.....\n[...]\n......last", "short.log": "all of it", "short.json.gz": "1234"}
+
+
+def test_a_stage_of_which_nothing_comes_is_no_success(machine, monkeypatch, capsys):
+    (machine.folder / "faults.json").write_text("{}")
+    monkeypatch.setenv("PYTHON", str(machine.python))
+    monkeypatch.setattr(gpu_calls.Call, "run", lambda self, phases: None)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    assert gpu_calls.main(["first", str(machine.out)]) == 1
+    assert capsys.readouterr().out.splitlines()[-2].startswith("not yet: doctor-bert-base-bf16, ")
 
 
 def test_stopped_from_outside_it_packs_what_there_is(machine):

@@ -267,7 +267,7 @@ def test_a_table_may_not_name_a_tensor_that_is_gone_or_that_nobody_asked_for():
         assert sanitizer.findings.take()
         _through_table_kernel[(1,)](addresses(kept.untyped_storage().data_ptr()), 0)
         assert sanitizer.findings.take()
-        itself = addresses(0)
+        itself = addresses(0, 0)
         itself[0] = itself.untyped_storage().data_ptr()
         _through_table_kernel[(1,)](itself, 0)
         assert sanitizer.findings.take()
