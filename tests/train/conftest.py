@@ -53,3 +53,24 @@ def on_cpu(monkeypatch):
         monkeypatch.setattr(f"{module}.launches_triton", lambda device: True)
     monkeypatch.setattr("concord.kernels.dispatch.describe_kernels", lambda device: "triton")
     monkeypatch.setattr("concord.train.steps.precision.describe_kernels", lambda device: "triton")
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes a module into the current folder, in place of the one of that name that there was."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    # A compiled file of the same second and length would be taken for the module's.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    written = set()
+
+    def write_module(name, text):
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+        written.add(name)
+        sys.modules.pop(name, None)
+
+    yield write_module
+    for name in written:
+        sys.modules.pop(name, None)

@@ -9,11 +9,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from concord.bert.errors import InputError, did_you_mean
 from concord.bert.files import replacing
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Example, Task
 
 _FORMAT = "1"  # a new number makes every cached file stale
+_PAIR_ENCODINGS = ("joint", "separate")
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,11 @@ def tokenize_split(
 
     A single sentence becomes [CLS] a [SEP]. A pair becomes [CLS] a [SEP] b [SEP] with segments 0 and 1 (pair_encoding
     "joint"), or two sequences ("separate"). Sequences longer than max_length wordpieces are cut at the longer sentence
-    first. cache: where the result is kept under the hash of the texts and all settings, and looked for.
+    first. cache: where the result is kept under the hash of the texts and all settings, and looked for. InputError for
+    another pair_encoding.
     """
+    if pair_encoding not in _PAIR_ENCODINGS:
+        raise InputError(f"--pair-encoding {pair_encoding}: {did_you_mean(pair_encoding, _PAIR_ENCODINGS)}")
     joint = task.pair and pair_encoding == "joint"
     per_example = 2 if task.pair and not joint else 1
     content = _content_hash(task, examples, tokenizer, joint, max_length)

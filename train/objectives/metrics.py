@@ -86,7 +86,11 @@ def overall(metrics: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -
 
 
 def _metrics_of(task: Task) -> list[str]:
-    return [entry.name for entry in METRICS if task.kind in entry.kinds]
+    """The names of the metrics of the task's kind, the main one first."""
+    names = [entry.name for entry in METRICS if task.kind in entry.kinds]
+    if not names:
+        raise ValueError(f"task {task.name}: no metric is of kind {task.kind!r}")
+    return names
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, did_you_mean
 from concord.kernels.dispatch import describe_kernels, interpreted, set_kernels
+from concord.train.settings.config import AMP_CHOICES
 
 # The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
 _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
@@ -40,7 +41,7 @@ def choose_precision(device: str, amp: str) -> Precision:
 
     device: auto, cpu or cuda; amp: off, auto, bf16 or fp16. `auto` means bf16 where the device multiplies it in
     hardware, else fp16; a CPU with neither stays in fp32, since emulated products are several times slower.
-    Raises InputError where CUDA is asked for and there is none.
+    Raises InputError where CUDA is asked for and there is none, and for another format.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is available to this PyTorch; use --device cpu")
@@ -53,6 +54,8 @@ def choose_precision(device: str, amp: str) -> Precision:
         return Precision(place, torch.bfloat16, False, "--amp bf16")
     if amp == "fp16":
         return Precision(place, torch.float16, True, "--amp fp16, dynamic loss scaling")
+    if amp != "auto":
+        raise InputError(f"--amp {amp}: {did_you_mean(amp, AMP_CHOICES)}")
     if place.type == "cuda":
         if torch.cuda.get_device_capability(place) >= (8, 0):
             return Precision(place, torch.bfloat16, False, "--amp: the GPU multiplies bf16 in hardware")
