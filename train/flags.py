@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from concord.bert.errors import InputError
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import STATE_FILE
-from concord.train.settings.config import GROUPS, RunConfig, flag_of, setting_text
+from concord.train.settings.config import RunConfig
+from concord.train.settings.options import GROUPS, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe, recipes
 

@@ -17,7 +17,9 @@ from concord.train.flags import OneLineParser, argument_of, check_resumable, new
 from concord.train.outputs.names import PRETRAINING_FILE
 from concord.train.outputs.progress import RunConsole
 from concord.train.runs.pre_training import NEW_HEAD_RATE, begin_pre_training
-from concord.train.settings.config import RunConfig, flag_of
+from concord.train.settings.config import RunConfig
+from concord.train.settings.files import read_config
+from concord.train.settings.options import flag_of
 
 # Of the settings of a run these count here, some with other defaults; None keeps the run's.
 _SETTINGS: dict[str, Any] = {
@@ -96,7 +98,7 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
 
 def read_settings(path: Path) -> RunConfig:
     """The configuration in a pre-training's folder; InputError where the file is missing or holds something else."""
-    return RunConfig.read(path, _SETTINGS, content_is="settings", of="a pre-training")
+    return read_config(path, _SETTINGS, content_is="settings", of="a pre-training")
 
 
 if __name__ == "__main__":

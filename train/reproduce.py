@@ -22,7 +22,9 @@ from concord.train.flags import OneLineParser, config_from, contradiction
 from concord.train.outputs import names
 from concord.train.outputs.folders import clear_folder
 from concord.train.papers.tables import write_tables
-from concord.train.settings.config import RunConfig, flag_of, setting_text
+from concord.train.settings.config import RunConfig
+from concord.train.settings.files import read_config
+from concord.train.settings.options import flag_of, setting_text
 from concord.train.settings.recipes import Paper, Recipe, papers, read_paper, read_recipe
 
 PRETRAINED = "pretrained"
@@ -226,7 +228,7 @@ class _PlannedRun:
         return config_from(run.build_parser().parse(self.arguments))
 
     def _kept(self) -> RunConfig:
-        return RunConfig.read(self.directory / names.CONFIG_FILE)
+        return read_config(self.directory / names.CONFIG_FILE)
 
     def _files(self) -> Iterable[str]:
         return names.files_before_state(self._wanted().tasks)

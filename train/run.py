@@ -11,7 +11,7 @@ from concord.train.flags import build_parser, check_resumable, config_from, new_
 from concord.train.outputs.names import CONFIG_FILE
 from concord.train.outputs.progress import RunConsole
 from concord.train.runs.begin import begin_fine_tuning
-from concord.train.settings.config import RunConfig
+from concord.train.settings.files import read_config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = config_from(given)
         folder = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery.replace(':', '.')}")
     else:
-        config = RunConfig.read(folder.path / CONFIG_FILE)
+        config = read_config(folder.path / CONFIG_FILE)
         check_resumable(config, given, folder.path)
     begin_fine_tuning(folder, config, RunConsole()).train()
 

@@ -9,7 +9,9 @@ import torch
 from concord.bert.errors import InputError
 from concord.kernels.dropout import HIGHEST_RATE, Dropout
 from concord.train.flags import _ELSEWHERE, build_parser, check_resumable, config_from
-from concord.train.settings.config import RunConfig, flag_of
+from concord.train.settings.config import RunConfig
+from concord.train.settings.files import read_config, write_config
+from concord.train.settings.options import flag_of
 from concord.train.steps.build import fit_model
 from tests.samples import SMALL
 
@@ -109,8 +111,8 @@ def test_tasks_are_split_at_commas():
 
 def test_a_configuration_survives_its_file(tmp_path):
     config = RunConfig(tasks=("sts",), learning_rate=3e-5, skip_bad_rows=True)
-    config.write(tmp_path / "config.json")
-    assert RunConfig.read(tmp_path / "config.json") == config
+    write_config(config, tmp_path / "config.json")
+    assert read_config(tmp_path / "config.json") == config
 
 
 @pytest.mark.parametrize(
@@ -130,18 +132,18 @@ def test_a_configuration_survives_its_file(tmp_path):
 )
 def test_a_configuration_with_a_value_of_another_type_is_named_by_file_and_setting(changes, expected, tmp_path):
     path = tmp_path / "config.json"
-    RunConfig(clip=2, learning_rate=1).write(path)
-    assert RunConfig.read(path).clip == 2, "whole numbers are numbers"
+    write_config(RunConfig(clip=2, learning_rate=1), path)
+    assert read_config(path).clip == 2, "whole numbers are numbers"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(InputError, match=rf"config\.json: {expected}"):
-        RunConfig.read(path)
+        read_config(path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"tasks": ["sst"], "colour": "red"}', '{"surgery": "pcgrad"}'])
 def test_a_damaged_configuration_is_named(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
-        RunConfig.read(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")
 
 
 def test_only_flags_that_were_given_can_contradict_a_run(tmp_path):
@@ -154,7 +156,7 @@ def test_only_flags_that_were_given_can_contradict_a_run(tmp_path):
 
 
 def test_the_configuration_is_plain_json(tmp_path):
-    RunConfig().write(tmp_path / "config.json")
+    write_config(RunConfig(), tmp_path / "config.json")
     assert json.loads((tmp_path / "config.json").read_text())["tasks"] == ["sst", "paraphrase", "sts"]
 
 

@@ -14,7 +14,6 @@ from concord.train.objectives.metrics import main_metric
 from concord.train.runs import begin
 from concord.train.runs.fine_tuning import FineTuning
 from concord.train.runs.session import Session
-from concord.train.settings.config import RunConfig
 from concord.train.steps import evaluation
 from tests.full_disk import full_disk
 from tests.train.small_runs import command, refused, run_in_another_process
@@ -227,7 +226,7 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused_and_left_alone(data
 @pytest.mark.parametrize(
     ("file", "writer", "limit"),
     [
-        ("config.json", (RunConfig, "write"), 1000),
+        ("config.json", (begin, "write_config"), 1000),
         ("best/model.safetensors", (FineTuning, "_evaluate"), 100_000),
         ("last.safetensors", (Session, "save"), 100_000),
     ],
@@ -235,9 +234,9 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused_and_left_alone(data
 def test_a_full_disk_is_one_line_that_names_the_file(data, tmp_path, capsys, monkeypatch, file, writer, limit):
     write = getattr(*writer)
 
-    def write_on_a_full_disk(self, *arguments):
+    def write_on_a_full_disk(*arguments):
         with full_disk(limit):
-            return write(self, *arguments)
+            return write(*arguments)
 
     monkeypatch.setattr(*writer, write_on_a_full_disk)
     message = refused(capsys, run.main, command(data, tmp_path / "run", "--max-steps", "1"))

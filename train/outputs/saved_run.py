@@ -14,6 +14,7 @@ from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
 from concord.train.settings.config import RunConfig
+from concord.train.settings.files import read_config
 from concord.train.settings.own import check_trusted, own_names
 from concord.train.steps.build import build_model, fit_model
 from concord.train.steps.precision import Precision, choose_precision
@@ -39,7 +40,7 @@ def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedR
     say: receives the lines of that check. Raises InputError where the folder is not a run, its best model is missing
     yet or damaged, or it names code that is not trusted.
     """
-    config = RunConfig.read(directory / CONFIG_FILE)
+    config = read_config(directory / CONFIG_FILE)
     check_trusted(own_names(vars(config), _ANSWER_WITH), (), directory)
     precision = choose_precision(device, config.amp)
     best = directory / BEST

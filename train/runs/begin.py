@@ -14,6 +14,7 @@ from concord.train.outputs.names import CACHE, CONFIG_FILE, TASKS_FILE
 from concord.train.runs.fine_tuning import FineTuning
 from concord.train.runs.session import Session
 from concord.train.settings.config import RunConfig
+from concord.train.settings.files import write_config
 from concord.train.settings.idle import without_effect
 from concord.train.steps.build import build_model, build_optimizer, fit_model, load_pretrained
 from concord.train.steps.graphs import choose_graphs
@@ -53,7 +54,7 @@ def begin_fine_tuning(folder: RunFolder, config: RunConfig, console: Console) ->
     model = build_model(config, tasks, pretrained.encoder, session.precision)
     optimizer = build_optimizer(config, model, session.precision)
     trainer = Trainer(config, model, optimizer, data.train, session.precision.device, graphs=graphs, say=session.say)
-    settings = {CONFIG_FILE: given.write, TASKS_FILE: lambda path: write_tasks(path, tasks)}
+    settings = {CONFIG_FILE: lambda path: write_config(given, path), TASKS_FILE: lambda path: write_tasks(path, tasks)}
     session.open(optimizer, data.digests(), settings)
     if folder.resumed:
         session.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")

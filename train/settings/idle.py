@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from concord.train.settings.config import RunConfig, flag_of, setting_text
+from concord.train.settings.config import RunConfig
+from concord.train.settings.options import flag_of, setting_text
 from concord.train.settings.own import own_names
 from concord.train.settings.tables import BATCHINGS, RULES
 

@@ -1,0 +1,73 @@
+"""A setting: its default, its help and what it may be, from which both the checks and the command line are made."""
+
+import math
+from collections.abc import Collection
+from dataclasses import Field, field
+from typing import Any
+
+from concord.bert.errors import InputError, did_you_mean
+from concord.bert.tables import Table, is_own
+
+# The setting that each group of them begins with, in the order of the fields.
+GROUPS = {
+    "recipe": "data and model",
+    "pooling": "objectives (task=value is for one task, a value alone for all, with commas between several)",
+    "surgery": "surgery",
+    "amp": "what computes",
+    "epochs": "batches and stages",
+    "learning_rate": "optimisation",
+    "seed": "the run",
+}
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value as the command line takes it."""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def setting(default: Any, help_text: str, **more: Any) -> Any:
+    """A field of the configuration; more: what it may be, such as choices, low and high."""
+    return field(default=default, metadata={"help": help_text, **more})
+
+
+def of_tables(default: Any, help_text: str, *tables: Table, also: tuple[str, ...] = ()) -> Any:
+    """A setting that names members of these families, or code of the user's own; also: names that are none of them."""
+    names = (*also, *(name for table in tables for name in table.names))
+    kind = "each" if isinstance(default, tuple) else "choices"
+    return setting(default, help_text, **{kind: names, "tables": tables, "also": also})
+
+
+def check_choice(where: str, name: str, choices: Collection[str], option: Field) -> None:
+    """InputError that begins with `where` for a name that is none of the choices nor of code of the user's own."""
+    if name in choices or ("tables" in option.metadata and is_own(name)):
+        return
+    if "tables" in option.metadata and ":" in name:
+        raise InputError(
+            f"{where}: expected module:function of your own, as Python spells them, or {did_you_mean(name, choices)}"
+        )
+    raise InputError(f"{where}: {did_you_mean(name, choices)}")
+
+
+def check_bounds(flag: str, value: Any, option: Field) -> None:
+    """InputError where a number lies outside of what its setting allows."""
+    low, high, auto = (option.metadata.get(name) for name in ("low", "high", "auto"))
+    if auto is not None and value == auto:
+        return
+    if (low is not None and not value >= low) or (high is not None and value > high):
+        expected = f"at least {low}" if high is None else f"a number from {low} to {high}"
+        raise InputError(f"{flag} {value}: expected {expected}{'' if auto is None else f', or {auto:g}'}")
+
+
+def is_of_type(value: object, option: Field) -> bool:
+    """Whether a value, which may come from a file, is of its setting's type. A whole number is a number too."""
+    if isinstance(option.default, tuple):
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    if option.type is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool))
