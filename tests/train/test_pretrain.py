@@ -176,7 +176,7 @@ def test_head_and_encoder_move_at_their_own_rates(texts, model):
     trainer = make_pretrainer(
         texts, model, learning_rate=1e-4, head_learning_rate=("3e-3",), warmup=0.0, weight_decay=0.0
     )
-    parameters = trainer.model.encoder.embeddings.words, trainer._model.head.bias
+    parameters = trainer.model.encoder.embeddings.words, trainer.model.head.bias
     before = [value.detach().clone() for value in parameters]
     trainer._step(0)
     moved = [(value - old).abs().max().item() for value, old in zip(parameters, before, strict=True)]
