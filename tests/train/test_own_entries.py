@@ -17,6 +17,7 @@ from concord.train import evaluate, predict, run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
 from concord.train.data.texts import read_texts
+from concord.train.outputs.progress import ProgressDisplay
 from concord.train.settings.config import RunConfig
 from concord.train.settings.own import VARIABLE
 from concord.train.steps.build import build_model
@@ -74,15 +75,15 @@ def test_a_loss_and_a_rule_of_ones_own_train_and_the_run_goes_on_to_the_same_end
     assert whole[0]["losses"]["sts"] == plain[0]["losses"]["sts"]
 
     stopped = tmp_path / "stopped"
-    advance = run.ProgressDisplay.advance
+    advance = ProgressDisplay.advance
 
     def advance_and_stop(self):
         advance(self)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(run.ProgressDisplay, "advance", advance_and_stop)
+    monkeypatch.setattr(ProgressDisplay, "advance", advance_and_stop)
     assert run_command(run.main, command(data, stopped, "--max-steps", "5", *OWN)) == 130
-    monkeypatch.setattr(run.ProgressDisplay, "advance", advance)
+    monkeypatch.setattr(ProgressDisplay, "advance", advance)
     assert len(steps_of(stopped)) == 1
     assert run_command(run.main, ["--resume", str(stopped), *OWN]) == 0
     assert steps_of(stopped) == whole
