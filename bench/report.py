@@ -1,4 +1,4 @@
-"""The results of the benchmarks as the README's tables and as plots: python -m bench.report [--compare REV].
+"""The benchmarks' results as the tables of docs/performance.md and as plots: python -m bench.report [--compare REV].
 
 A ratio is given only where the tests of parity that its rows name have passed in the file that it comes from.
 """
@@ -39,7 +39,7 @@ _LEGEND = (
 
 
 def markdown(devices: dict[str, list[Comparison]]) -> str:
-    """What stands between the README's markers: a section a device, with a table a group."""
+    """What stands between the page's markers: a section a device, with a table a group."""
     parts = [] if any(found[0].file.on_gpu for found in devices.values()) else ["Not yet measured on a GPU."]
     parts += [_LEGEND] if devices else []
     for device, comparisons in devices.items():
@@ -55,14 +55,14 @@ def markdown(devices: dict[str, list[Comparison]]) -> str:
     return "\n\n".join(parts)
 
 
-def update_readme(readme: Path, section: str) -> None:
-    """Put `section` between the README's markers; InputError where they are missing. Twice is the same as once."""
-    text = readme.read_text(encoding="utf-8")
+def update_page(page: Path, section: str) -> None:
+    """Put `section` between the page's markers; InputError where they are missing. Twice is the same as once."""
+    text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise InputError(f"{readme}: no place for the results, expected a line {BEGIN} and after it a line {END}")
-    with replacing(readme) as beside:
+        raise InputError(f"{page}: no place for the results, expected a line {BEGIN} and after it a line {END}")
+    with replacing(page) as beside:
         beside.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}", encoding="utf-8")
 
 
@@ -154,18 +154,18 @@ def _percent(share: float) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Update the README and draw the plots, or with --compare print what has changed; InputError for bad input."""
+    """Update the page and draw the plots, or with --compare print what has changed; InputError for bad input."""
     parser = OneLineParser(prog="python -m bench.report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder of the results")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", help="file with the markers")
     parser.add_argument("--compare", metavar="REV", help="only print what has changed since a git revision")
     given = parser.parse(arguments)
     devices = newest_comparisons(read_results(given.results))
     if given.compare is not None:
         print_changes(newest_comparisons(read_committed(given.results, given.compare)), devices, given.compare)
         return
-    update_readme(given.readme, markdown(devices))
-    for path in (given.readme, *draw_plots(devices, given.results)):
+    update_page(given.page, markdown(devices))
+    for path in (given.page, *draw_plots(devices, given.results)):
         print(path)
 
 

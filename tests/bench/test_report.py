@@ -200,31 +200,31 @@ def test_an_empty_folder_is_not_yet_measured(tmp_path):
     assert written(tmp_path) == "Not yet measured on a GPU."
 
 
-def test_the_readme_changes_between_its_markers_alone_and_only_once(tmp_path, capsys):
+def test_the_page_changes_between_its_markers_alone_and_only_once(tmp_path, capsys):
     write(tmp_path / "results", [row()])
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n")
-    flags = ["--results", str(tmp_path / "results"), "--readme", str(readme)]
+    page = tmp_path / "performance.md"
+    page.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n")
+    flags = ["--results", str(tmp_path / "results"), "--page", str(page)]
     assert run_command(main, flags) == 0
-    first = readme.read_text()
+    first = page.read_text()
     assert first.startswith(f"# Before\n\n{BEGIN}\n")
     assert first.endswith(f"\n{END}\n\nAfter\n")
     assert "2.00 ms" in first
     assert "old" not in first
     assert run_command(main, flags) == 0
-    assert readme.read_text() == first
-    assert str(readme) in capsys.readouterr().out.split()
+    assert page.read_text() == first
+    assert str(page) in capsys.readouterr().out.split()
 
 
 @pytest.mark.parametrize("text", ["nothing", f"{BEGIN}\n", f"{END}\n{BEGIN}\n"])
-def test_a_readme_without_its_markers_is_left_alone_and_named(tmp_path, text, capsys):
+def test_a_page_without_its_markers_is_left_alone_and_named(tmp_path, text, capsys):
     write(tmp_path, [row()])
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
-    assert run_command(main, ["--results", str(tmp_path), "--readme", str(readme)]) == 2
+    page = tmp_path / "performance.md"
+    page.write_text(text)
+    assert run_command(main, ["--results", str(tmp_path), "--page", str(page)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{readme}: no place for the results" in line
-    assert readme.read_text() == text
+    assert f"{page}: no place for the results" in line
+    assert page.read_text() == text
 
 
 def without(content, name):
