@@ -137,8 +137,9 @@ class Sanitizer:
 
 
 def _mask(mask: TensorHandle | np.ndarray, pointers: TensorHandle) -> np.ndarray:
-    """bool, like the pointers; block pointers bring their mask as an array."""
-    return np.broadcast_to(mask.data if isinstance(mask, TensorHandle) else mask, pointers.data.shape)
+    """bool, like the pointers; block pointers bring their mask as an array, and a scalar's comes as a whole number."""
+    values = mask.data if isinstance(mask, TensorHandle) else mask
+    return np.broadcast_to(np.asarray(values, bool), pointers.data.shape)
 
 
 def _tensor_names(name: str, value: Any) -> Iterator[str]:

@@ -68,6 +68,19 @@ def test_programs_that_keep_to_themselves_are_clean(order):
 
 
 @triton.jit
+def _load_where_wanted_kernel(x, y, wanted):
+    at = tl.arange(0, 4)
+    tl.store(y + at, tl.load(x + at, mask=tl.load(wanted) != 0, other=-1.0))
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(5, [0.0, 1.0, 2.0, 3.0]), (0, [-1.0] * 4)])
+def test_a_scalar_may_be_the_mask_of_a_whole_tile(wanted, expected):
+    x, y = torch.arange(4.0), torch.empty(4)
+    assert not found(lambda: _load_where_wanted_kernel[(1,)](x, y, torch.tensor([wanted])))
+    assert y.tolist() == expected
+
+
+@triton.jit
 def _all_store_kernel(y, SAME: tl.constexpr):
     tl.store(y, 7 if SAME else tl.program_id(0))
 
