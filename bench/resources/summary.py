@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.resources.compiled import Resources
 from bench.resources.targets import TARGETS, Target
-from concord.train.outputs.report import commit, versions
+from concord.train.outputs.provenance import commit, versions
 
 # From which share of a target's registers or shared memory on a kernel is near the limit: a compiler's next version
 # may take it beyond.

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from concord.kernels.attention import op as attention
-from concord.kernels.attention.op import first_token_attention
+from concord.kernels.attention.op import attention, first_token_attention
 from concord.kernels.dropout import Dropout
 from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.tolerances import TOLERANCES

@@ -59,7 +59,11 @@ def make_trainer(
     for split in splits.values():
         split.labels[:] %= 2
     device = torch.device(DEVICE)
-    heads = {name: Head(16, task.classes, pair=name == "sts", dropout=0.1) for name, task in TASKS.items()}
+    links = {"classification": "softmax", "binary": "sigmoid", "regression": "identity"}
+    heads = {
+        name: Head(16, task.classes, pair=name == "sts", dropout=0.1, link=links[task.kind])
+        for name, task in TASKS.items()
+    }
     for head in heads.values():
         head.initialise(torch.Generator().manual_seed(1))
         head.to(device)
