@@ -1,0 +1,135 @@
+"""Builds native.cpp where it is first used, keeps the library in the user's cache directory, and loads it.
+
+The library is kept by the digest of all that it depends on: the source, torch, the instruction set, the compiler and
+its flags. One process builds it while others wait for its lock. Nothing here raises where something is missing: an op
+that cannot be taken from here is taken from torch, and a run says why.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock  # torch's own dependency
+
+SOURCE = Path(__file__).with_name("native.cpp")
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno")
+# Capability, as torch names it -> what the compiler may use. ATen's headers choose their vectors by the definition.
+_INSTRUCTIONS = {
+    "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"),
+    "AVX2": ("-mavx2", "-mfma", "-mf16c"),
+}
+_LIMIT = 300  # seconds: some ten are needed
+_SHOWN = 120  # characters of a compiler's error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Native:
+    """What became of the library in this process.
+
+    missing: why no op is taken from it; empty where torch.ops.concord_native holds them.
+    built: seconds that building it took; None where it was there already.
+    """
+
+    missing: str = ""
+    built: float | None = None
+
+
+def cache_folder() -> Path:
+    """Where built libraries are kept: concord/native in the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "concord" / "native"
+
+
+def instruction_set() -> str:
+    """What torch takes this processor for: AVX512, AVX2, or another name."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+@functools.cache
+def native_library() -> Native:
+    """Build the library where it is not kept yet, and load it; once a process."""
+    instructions = instruction_set()
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return Native(missing="native kernels are built on x86-64 Linux alone")
+    if instructions not in _INSTRUCTIONS:
+        return Native(missing=f"native kernels need AVX2 or AVX-512, and this processor has {instructions}")
+    compiler = _compiler()
+    if compiler is None:
+        return Native(missing=f"there is no C++ compiler ({', '.join(_COMPILERS)}, or the one that CXX names)")
+    try:
+        return _load(compiler, _command(compiler, instructions))
+    except OSError as error:
+        return Native(missing=f"the native kernels cannot be kept or loaded: {_first_line(str(error))}")
+
+
+def _compiler() -> str | None:
+    asked = os.environ.get("CXX")
+    found = (shutil.which(name) for name in ((asked,) if asked else _COMPILERS))
+    return next((path for path in found if path), None)
+
+
+def _command(compiler: str, instructions: str) -> list[str]:
+    """The compiler's command, without what to write to. The OpenMP library is that which torch has loaded."""
+    torch_folder = Path(torch.__file__).parent
+    definitions = (f"-DCPU_CAPABILITY={instructions}", f"-DCPU_CAPABILITY_{instructions}")
+    places = (f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}")
+    return [compiler, *_FLAGS, *definitions, *_INSTRUCTIONS[instructions], *places, str(SOURCE)]
+
+
+def _load(compiler: str, command: list[str]) -> Native:
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    for part in (version, torch.__version__.encode(), *(word.encode() for word in command)):
+        digest.update(b"\0" + part)
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / f"{digest.hexdigest()[:32]}.so"
+    built = None
+    with FileLock(library.with_suffix(".lock")):
+        if not library.exists():
+            started = time.monotonic()
+            wrong = _build(command, library)
+            if wrong:
+                return Native(missing=f"the native kernels do not compile here: {wrong}")
+            built = time.monotonic() - started
+    torch.ops.load_library(str(library))
+    return Native(built=built)
+
+
+def _build(command: list[str], library: Path) -> str:
+    """Compile to `library`, at once whole or not at all; what is wrong in a line, or nothing."""
+    handle, beside = tempfile.mkstemp(suffix=".so", dir=library.parent)
+    os.close(handle)
+    try:
+        done = subprocess.run(
+            [*command, "-o", beside, "-ltorch_cpu", "-lc10"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_LIMIT,
+            check=False,
+        )
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
+            return _first_line(errors[0] if errors else f"{command[0]} ended with {done.returncode}")
+        os.replace(beside, library)
+        return ""
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} took more than {_LIMIT} seconds"
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:_SHOWN]
