@@ -6,8 +6,8 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import architecture, launcher
-from concord.kernels.dropout import row_dropout_factors
-from concord.kernels.task_sums import collect, new_partials, task_span, tile_rows
+from concord.kernels.dropout_kernels import row_dropout_factors
+from concord.kernels.task_sums_kernels import collect, new_partials, task_span, tile_rows
 
 
 def tile_shape(columns: int) -> dict[str, int]:

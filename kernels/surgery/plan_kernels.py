@@ -5,6 +5,8 @@ registers and never goes through global memory. What several threads read and on
 a barrier.
 """
 
+from collections.abc import Mapping
+
 import torch
 import triton
 import triton.language as tl
@@ -314,10 +316,18 @@ def _surgery_plan_kernel(
 
 
 def launch_plan(
-    inputs: tuple[Tensor | None, ...],
-    state: tuple[Tensor, ...],
-    plan: tuple[Tensor, ...],
     *,
+    gram: Tensor,
+    private_squares: Tensor,
+    private_tasks: Tensor,
+    rates: Tensor,
+    private_rates: Tensor,
+    rate_factor: Tensor,
+    seed: Tensor,
+    given: Tensor | None,
+    constants: Tensor,
+    state: Mapping[str, Tensor],
+    plan: Mapping[str, Tensor],
     method: str,
     by_block: bool,
     private_norms: bool,
@@ -325,22 +335,34 @@ def launch_plan(
     scaling: bool,
     growth_interval: int,
 ) -> None:
-    """Launch the kernel: `inputs`, `state` and `plan` are its pointers, in its order."""
-    gram, private_squares = inputs[:2]
+    """Launch the kernel, whose arguments `gram` to `constants` are.
+
+    state, plan: the tensors of a `SurgeryState`, which is advanced, and of a `SurgeryPlan`, which is written, by the
+    names of their fields; by_block to scaling: as in `SurgerySettings`, clip: whether its norm is limited.
+    """
     blocks, tasks, _ = gram.shape
     heads = len(private_squares)
     width = max(2, triton.next_power_of_2(tasks))
     tile = max(1, _ELEMENTS // width**3) if by_block else max(1, _ELEMENTS // width**2)
+    outputs = {"total_gram" if name == "gram" else name: tensor for name, tensor in plan.items()}
     with torch.cuda.device_of(gram):
         # ptxas would rather spill than take all registers, which one program may.
         options = {} if architecture(gram.device) == "hip" else {"maxnreg": 255}
         _surgery_plan_kernel[(1,)](
-            *inputs,
-            *state,
-            *plan,
-            blocks,
-            heads,
-            growth_interval,
+            gram=gram,
+            private_squares=private_squares,
+            private_tasks=private_tasks,
+            rates=rates,
+            private_rates=private_rates,
+            rate_factor=rate_factor,
+            seed=seed,
+            given=given,
+            constants=constants,
+            **state,
+            **outputs,
+            blocks=blocks,
+            heads=heads,
+            growth_interval=growth_interval,
             METHOD=method,
             BY_BLOCK=by_block,
             PRIVATE_NORMS=private_norms,

@@ -33,11 +33,6 @@ def new_partials(sums: int, offsets: Tensor, rows: int, tile: int, columns: int)
     return torch.empty(sums, slots, columns, dtype=torch.float32, device=offsets.device)
 
 
-def one_task(rows: int, device: torch.device) -> Tensor:
-    """Offsets of a single task that owns all rows, which makes an ordinary gradient of a task gradient."""
-    return torch.arange(2, dtype=torch.int32, device=device) * rows  # made there, so that nothing is copied
-
-
 @triton.jit
 def task_span(offsets, task, tasks, rows):
     """The first row of `task` and the one after its last. Rows after the last task's count to it: they hold zeros."""

@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from concord.kernels.attention.tiles import clear_padding
+from concord.kernels.attention.tiles_kernels import clear_padding
 from concord.kernels.dispatch import launcher
-from concord.kernels.dropout import dropout_factors
+from concord.kernels.dropout_kernels import dropout_factors
 
 _ELEMENTS = 2048  # of keys, read at once
 

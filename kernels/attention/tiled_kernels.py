@@ -10,20 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.attention.configurations import tiled_configuration
-from concord.kernels.attention.tiles import (
-    LN_2,
-    clear_padding,
-    kept_bits,
-    kept_mask,
-    load_rows,
-    score_factor,
-    store_rows,
-    tile_width,
-)
+from concord.kernels.attention.tiles import score_factor, tile_width
+from concord.kernels.attention.tiles_kernels import LN_2, clear_padding, kept_bits, kept_mask, load_rows, store_rows
 
 
 @triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
-def _forward_kernel(
+def _tiled_attention_forward_kernel(
     qkv,
     out,
     log_sums,
@@ -83,7 +75,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
-def _query_gradients_kernel(
+def _tiled_attention_query_gradients_kernel(
     qkv,
     out,
     d_out,
@@ -146,7 +138,7 @@ def _query_gradients_kernel(
 
 
 @triton.jit(do_not_specialize=["shorter", "tokens", "heads", "site"])
-def _key_gradients_kernel(
+def _tiled_attention_key_gradients_kernel(
     qkv,
     d_out,
     log_sums,
@@ -231,7 +223,9 @@ def tiled_forward(
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
     tiles = tiled_configuration(qkv).forward
-    _forward_kernel[(sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))](
+    _tiled_attention_forward_kernel[
+        (sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))
+    ](
         qkv,
         out,
         log_sums,
@@ -273,7 +267,9 @@ def tiled_backward(
     sizes = (shorter, tokens, heads, score_factor(size), *dropout)
     constants = {"DROPOUT": dropout[0] is not None, "D": size, "WIDTH": tile_width(qkv)}
     _, tiles, key_tiles, apart = tiled_configuration(qkv)
-    _query_gradients_kernel[(sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))](
+    _tiled_attention_query_gradients_kernel[
+        (sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))
+    ](
         qkv,
         out,
         d_out,
@@ -290,7 +286,7 @@ def tiled_backward(
         num_stages=tiles.stages,
     )
     for of_keys, of_values in ((True, False), (False, True)) if apart else ((True, True),):
-        _key_gradients_kernel[(sequences, heads, max(1, triton.cdiv(max_length, key_tiles.keys)))](
+        _tiled_attention_key_gradients_kernel[(sequences, heads, max(1, triton.cdiv(max_length, key_tiles.keys)))](
             qkv,
             d_out,
             log_sums,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from concord.kernels.dispatch import launcher
 from concord.kernels.layout.flat import CHUNK
-from concord.kernels.task_sums import task_span
+from concord.kernels.task_sums_kernels import task_span
 
 _PIECE = 32
 _KEYS = 256  # tokens a program, when keys are made
