@@ -35,6 +35,24 @@ def _embedding_forward_kernel(
     STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """The sum of three tables' rows, its LayerNorm and its dropout, of STEP tokens.
+
+    ids: int32 [tokens], each token's row in word_table.
+    positions: int32 [tokens], its row in position_table.
+    segments: int32 [tokens], its row in segment_table.
+    word_table: [words, columns] in the compute dtype.
+    position_table: [positions, columns] in the same dtype.
+    segment_table: [segments, columns] in the same dtype.
+    gamma: fp32 [columns], LayerNorm's scale.
+    beta: fp32 [columns], LayerNorm's shift.
+    y: [tokens, columns] in the tables' dtype, written: the result.
+    z: like y, written: the sum, rounded.
+    mean: fp32 [tokens], written.
+    inverse_std: fp32 [tokens], written: 1 over the standard deviation.
+    tokens, columns, epsilon: int, int, float; epsilon: added to the variance.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     row = tl.program_id(0) * STEP + tl.arange(0, STEP)
     column = tl.arange(0, COLUMNS)
     inside = column < columns

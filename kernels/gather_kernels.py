@@ -10,6 +10,14 @@ _SEQUENCES, _TOKENS = 512, 128  # read at once
 
 @triton.jit(do_not_specialize=["sequences"])
 def _gather_boundaries_kernel(chosen, corpus_cu_seqlens, cu_seqlens, first, sequences, BLOCK: tl.constexpr):
+    """Where each chosen sequence begins in the batch; one program.
+
+    chosen: int64 [sequences], their numbers in the corpus.
+    corpus_cu_seqlens: int64 [sequences of the corpus + 1], where each of its sequences begins.
+    cu_seqlens: int32 [sequences + 1], written: where each begins in the batch.
+    first: int64 [sequences], written: the same, as an index of rows.
+    sequences: int, that are chosen.
+    """
     total = 0
     tl.store(cu_seqlens, total)
     for start in range(0, sequences, BLOCK):
@@ -41,6 +49,20 @@ def _gather_tokens_kernel(
     tasks,
     BLOCK: tl.constexpr,
 ):
+    """The tokens of one sequence, or in the last program the padding's zeros and where each task's tokens begin.
+
+    chosen: int64 [sequences], their numbers in the corpus.
+    corpus_ids: int32 [tokens of the corpus].
+    corpus_segments: uint8 [tokens of the corpus].
+    corpus_cu_seqlens: int64 [sequences of the corpus + 1], where each of its sequences begins.
+    cu_seqlens: int32 [sequences + 1], where each chosen one begins in the batch.
+    sequence_offsets: int32 [tasks + 1], which of them belong to which task.
+    ids: int32 [tokens], written.
+    positions: int32 [tokens], written: a token's place in its sequence.
+    segments: int32 [tokens], written.
+    token_offsets: int32 [tasks + 1], written: where each task's tokens begin.
+    sequences, tokens, tasks: int; tokens: rows of the batch, padding included.
+    """
     sequence = tl.program_id(0)
     start = tl.load(cu_seqlens + sequence)
     place = tl.arange(0, BLOCK)

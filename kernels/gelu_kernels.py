@@ -13,6 +13,14 @@ _STEP, _COLUMNS = 4, 512  # rows at once, and columns a program
 
 @triton.jit
 def _gelu_forward_kernel(x, bias, z, y, rows, columns, STEP: tl.constexpr, COLUMNS: tl.constexpr):
+    """z and gelu(z) of STEP rows and COLUMNS columns.
+
+    x: [rows, columns] in the compute dtype, what the bias is added to.
+    bias: fp32 [columns].
+    z: like x, written: x + bias, rounded.
+    y: like x, written: gelu(z).
+    rows, columns: int, the shape of x.
+    """
     row = tl.program_id(0) * STEP + tl.arange(0, STEP)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     valid = (row < rows)[:, None] & (column < columns)[None, :]
@@ -29,6 +37,15 @@ def _gelu_forward_kernel(x, bias, z, y, rows, columns, STEP: tl.constexpr, COLUM
 def _gelu_backward_kernel(
     dy, z, dz, partials, offsets, tasks, rows, columns, tile_rows, STEP: tl.constexpr, COLUMNS: tl.constexpr
 ):
+    """dz of a tile of rows and COLUMNS columns, and the tile's share in the bias's gradient of each task.
+
+    dy: [rows, columns] in the compute dtype, the gradient of y.
+    z: like dy, of the forward.
+    dz: like dy, written.
+    partials: fp32 [slots, columns], written: sums over dz by slot, see `kernels.task_sums_kernels`.
+    offsets: int32 [tasks + 1], where each task's rows begin.
+    tasks, rows, columns, tile_rows: int; tile_rows: the rows of a tile.
+    """
     tile = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     valid = column < columns

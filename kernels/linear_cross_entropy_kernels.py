@@ -30,6 +30,14 @@ def _cross_entropy_kernel(
     GRADIENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """The loss of one row and, where GRADIENT, softmax(z) - onehot(target) in the place of its logits.
+
+    logits: [rows, stride] in the compute dtype, the first `vocab` columns of each row; overwritten where GRADIENT.
+    bias: fp32 [stride], added to the logits; None without BIAS.
+    targets: int32 or int64 [rows], the class of each row, or IGNORED.
+    losses: fp32 [rows], written: 0 where the target is IGNORED, NaN where it lies outside of the vocabulary.
+    vocab, stride: int, the classes, and elements from one row of logits to the next.
+    """
     row = tl.program_id(0)
     target = tl.load(targets + row)
     base = logits + row.to(tl.int64) * stride

@@ -98,6 +98,17 @@ def _short_attention_forward_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The result of one head in one tile of short sequences; the last programs zero the padding.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    out: [tokens, heads, D] like it, written: the result.
+    log_sums: fp32 [heads, tokens], written: the softmax's log-sums to the base 2.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, tokens: int.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     head = tl.program_id(1)
     stride = 3 * heads * D
     if tl.program_id(0) * GROUP >= sequences:
@@ -155,6 +166,18 @@ def _short_attention_backward_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The gradient of qkv of one head in one tile of short sequences; the last programs zero the padding.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    d_out: [tokens, heads, D] like it, the gradient of the result.
+    log_sums: fp32 [heads, tokens], of the forward.
+    d_qkv: like qkv, written.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, tokens: int.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     head = tl.program_id(1)
     stride = 3 * heads * D
     if tl.program_id(0) * GROUP >= sequences:

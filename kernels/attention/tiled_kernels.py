@@ -35,6 +35,17 @@ def _tiled_attention_forward_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The result of one head for QUERIES queries of one sequence; the last programs zero the padding.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    out: [tokens, heads, D] like it, written: the result.
+    log_sums: fp32 [heads, tokens], written: the softmax's log-sums to the base 2.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(cu_seqlens + sequence)
     stride = 3 * heads * D
@@ -98,6 +109,20 @@ def _tiled_attention_query_gradients_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The gradient of QUERIES queries of one sequence and head; the last programs zero the padding.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    out: [tokens, heads, D] like it, of the forward.
+    d_out: like out, its gradient.
+    log_sums: fp32 [heads, tokens], of the forward.
+    deltas: fp32 [heads, tokens], written: sum(out * d_out) of each query.
+    d_qkv: like qkv, written: the queries' part and, at padding, all of it.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(cu_seqlens + sequence)
     stride = 3 * heads * D
@@ -161,6 +186,19 @@ def _tiled_attention_key_gradients_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The gradients of KEYS keys (OF_KEYS) and of their values (OF_VALUES) of one sequence and head.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    d_out: [tokens, heads, D] like it, the gradient of the result.
+    log_sums: fp32 [heads, tokens], of the forward.
+    deltas: fp32 [heads, tokens], that the queries' kernel has written.
+    d_qkv: like qkv, written: the parts of the keys and of the values.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(cu_seqlens + sequence)
     length = tl.load(cu_seqlens + sequence + 1) - start

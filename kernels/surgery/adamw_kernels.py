@@ -31,6 +31,24 @@ def _combine_adamw_kernel(
     COPY: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
+    """Combine and update one chunk, where `apply` says so and its block has a step size other than 0.
+
+    gradients: [TASKS, P] in fp32, fp16 or bf16, the task gradients.
+    touched: uint8 [TASKS, chunks], 0 where a chunk holds zeros only and is not read.
+    coefficients: fp32 [blocks, TASKS], what the task gradients are multiplied by.
+    momentum: fp32 [P], updated.
+    variance: fp32 [P], updated.
+    master: fp32 [P], the weights; updated.
+    copy: [P] in the compute dtype, written: the weights, rounded; None without COPY.
+    chunk_block: int32 [chunks], the block of each chunk.
+    chunk_decays: bool [chunks], whether its weights decay.
+    factor: fp32 scalar, that all coefficients are multiplied by.
+    step_sizes: fp32 [blocks], the learning rate with its bias correction.
+    shrinks: fp32 [blocks], 1 - rate * decay.
+    apply: bool scalar, False leaves everything as it is.
+    stride: int, elements from one task's gradients to the next.
+    rest1, rest2, epsilon: float, 1 - beta1, 1 - beta2, and what is added to the root.
+    """
     chunk = tl.program_id(0)
     block = tl.load(chunk_block + chunk)
     step_size = tl.load(step_sizes + block)

@@ -16,6 +16,14 @@ _SPANS = 64  # read at once when the spans' products are added up
 def _gram_products_kernel(
     gradients, touched, spans, partials, stride, chunks, TASKS: tl.constexpr, CHUNK: tl.constexpr, COLUMNS: tl.constexpr
 ):
+    """The products of all pairs of tasks over one span of chunks.
+
+    gradients: [TASKS, P] in fp32, fp16 or bf16.
+    touched: uint8 [TASKS, chunks], 0 where a chunk holds zeros only and is not read.
+    spans: int32 [spans, 2], the first chunk of each and the one after its last.
+    partials: fp32 [spans, TASKS, TASKS], written.
+    stride, chunks: int, elements from one task to the next in gradients and in touched.
+    """
     span = tl.program_id(0)
     start = tl.load(spans + 2 * span).to(tl.int64) * CHUNK
     stop = tl.load(spans + 2 * span + 1).to(tl.int64) * CHUNK
@@ -34,6 +42,12 @@ def _gram_products_kernel(
 
 @triton.jit
 def _gram_blocks_kernel(partials, span_offsets, gram, PAIRS: tl.constexpr, WIDTH: tl.constexpr, SPANS: tl.constexpr):
+    """The Gram matrix of one block: its spans' products, added up in order.
+
+    partials: fp32 [spans, PAIRS], what `_gram_products_kernel` has written.
+    span_offsets: int32 [blocks + 1], which spans belong to which block.
+    gram: fp64 [blocks, PAIRS], written.
+    """
     block = tl.program_id(0)
     start, stop = tl.load(span_offsets + block), tl.load(span_offsets + block + 1)
     pair = tl.arange(0, WIDTH)

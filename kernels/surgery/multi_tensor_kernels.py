@@ -63,6 +63,13 @@ def _span_products(
 def _tensor_products_kernel(
     addresses, spans, partials, count, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr
 ):
+    """The products of all pairs of tasks over one span of a parameter.
+
+    addresses: int64 [parameters, TASKS], where each gradient of dtype ELEMENT lies, 0 where there is none.
+    spans: int64 [count, 3], a parameter, its first element of the span, and the one after the last.
+    partials: fp32 [TASKS, TASKS, count], written.
+    count: int, of the spans.
+    """
     span = tl.program_id(0)
     parameter, start, stop = tl.load(spans + 3 * span), tl.load(spans + 3 * span + 1), tl.load(spans + 3 * span + 2)
     own, aligned = _row(addresses + parameter * TASKS, TASKS)
@@ -74,6 +81,12 @@ def _tensor_products_kernel(
 
 @triton.jit
 def _tensor_pairs_kernel(partials, gram, count, PARTIALS: tl.constexpr):
+    """The Gram matrix's entry for one pair of tasks: its spans' products, added up in order.
+
+    partials: fp32 [pairs, count], what `_tensor_products_kernel` has written.
+    gram: fp64 [pairs], written.
+    count: int, of the spans.
+    """
     pair = tl.program_id(0)
     total = tl.zeros([PARTIALS], tl.float64)
     for first in range(0, count, PARTIALS):
@@ -114,6 +127,12 @@ def _span_combination(
 def _tensor_combine_kernel(
     addresses, spans, coefficients, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr
 ):
+    """The merged gradient in one span of a parameter.
+
+    addresses: int64 [parameters, TASKS + 1], where each gradient of dtype ELEMENT lies, or 0, and the result.
+    spans: int64 [spans, 3], a parameter, its first element of the span, and the one after the last.
+    coefficients: fp32 or fp64 [parameters, TASKS], what the gradients are multiplied by.
+    """
     span = tl.program_id(0)
     parameter, start, stop = tl.load(spans + 3 * span), tl.load(spans + 3 * span + 1), tl.load(spans + 3 * span + 2)
     # The last address of a row is that of the result.
