@@ -91,8 +91,8 @@ def _collect_task_sums_kernel(
 
     partials: fp32 [sums, slots, columns], what stage one has written.
     first_gradients: [tasks, columns] in fp32, fp16 or bf16, written: the task gradients of the first sum.
-    second_gradients: the same of the second sum, in the same dtype; any tensor of it where there is one sum.
-    third_gradients: the same of the third sum.
+    second_gradients: [tasks, columns] in the same dtype, written: those of the second sum; not used without one.
+    third_gradients: [tasks, columns] in the same dtype, written: those of the third sum; not used without one.
     first_stride, second_stride, third_stride: int, elements from one task to the next in each.
     offsets: int32 [tasks + 1], where each task's rows begin.
     tasks, rows, columns, slots, tile_rows: int; slots: of each sum; tile_rows: the rows of a tile of stage one.
