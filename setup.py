@@ -30,7 +30,7 @@ setup(
     entry_points={"console_scripts": ["concord = concord.cli:main"]},
     install_requires=[
         "torch>=2.11",
-        "triton>=3.6",
+        'triton>=3.6; sys_platform == "linux"',
         "numpy",
         "tokenizers",
         "safetensors",

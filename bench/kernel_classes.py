@@ -1,7 +1,7 @@
 """Which class of op the time of a kernel counts to, by the name that a profiler gives it.
 
-Triton's kernels are told apart by their functions' names, which differ from module to module; those of torch by
-patterns, and on a CPU its operators.
+Triton's kernels are told apart by their functions' names, of which each is unique; those of torch by patterns, and on a
+CPU its operators.
 """
 
 import functools
@@ -14,21 +14,21 @@ ATTENTION = "attention"  # which is divided into forward and backward
 
 # Module of kernels -> the class of what it launches.
 CLASS_OF_MODULE: Mapping[str, str] = {
-    "attention.first_token": "first tokens' attention",
-    "attention.short": ATTENTION,
-    "attention.tiled": ATTENTION,
-    "embedding": "embedding",
-    "gather": "gathering of batches",
-    "gelu": "GELU",
+    "attention.first_token_kernels": "first tokens' attention",
+    "attention.short_kernels": ATTENTION,
+    "attention.tiled_kernels": ATTENTION,
+    "embedding_kernels": "embedding",
+    "gather_kernels": "gathering of batches",
+    "gelu_kernels": "GELU",
     "layer_norm_kernels": "LayerNorm",
-    "linear_cross_entropy": "linear + cross-entropy",
-    "surgery.adamw": "AdamW",
-    "surgery.gram": "Gram matrix",
-    "surgery.multi_tensor": "tensors that lie apart",
-    "surgery.plan_kernel": "plan",
-    "table_sums": "embedding",
-    "task_products": "weight gradients",
-    "task_sums": "sums over tasks' rows",
+    "linear_cross_entropy_kernels": "linear + cross-entropy",
+    "surgery.adamw_kernels": "AdamW",
+    "surgery.gram_kernels": "Gram matrix",
+    "surgery.multi_tensor_kernels": "tensors that lie apart",
+    "surgery.plan_kernels": "plan",
+    "table_sums_kernels": "embedding",
+    "task_products_kernels": "weight gradients",
+    "task_sums_kernels": "sums over tasks' rows",
 }
 # cuBLAS's names tell the kind in one way or another; a CPU's operators have theirs.
 _TORCH = {
@@ -41,7 +41,7 @@ _WAITS = re.compile(r"^(Context|Stream|Event) (Sync|Wait)")
 
 @functools.cache
 def triton_classes() -> dict[str, str]:
-    """Name of each Triton kernel -> its class; ValueError where kernels of two classes share a name."""
+    """Name of each Triton kernel -> its class; ValueError where two kernels share a name."""
     found: dict[str, str] = {}
     for module, own in CLASS_OF_MODULE.items():
         for function in vars(importlib.import_module(f"concord.kernels.{module}")).values():
@@ -50,8 +50,9 @@ def triton_classes() -> dict[str, str]:
             if not name.endswith("_kernel") or function.fn.__module__ != f"concord.kernels.{module}":
                 continue
             label = f"{own} {'forward' if 'forward' in name else 'backward'}" if own == ATTENTION else own
-            if found.setdefault(name, label) != label:
+            if name in found:
                 raise ValueError(f"{name}: a kernel of {label} and one of {found[name]}, expected different names")
+            found[name] = label
     return found
 
 

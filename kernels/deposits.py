@@ -5,8 +5,6 @@ from torch import Tensor
 
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.layout.rows import TaskRows, wide
-from concord.kernels.task_products import task_products
-from concord.kernels.task_sums import task_sums
 
 
 def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
@@ -20,6 +18,8 @@ def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
 def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor, first: int = 0) -> None:
     """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n or more], from `first` on."""
     if uses_triton("task_sums", values):
+        from concord.kernels.task_sums_kernels import task_sums
+
         task_sums(values, gradients, rows.offsets, rows.accumulate, first)
         return
     for task, span in rows.slices():
@@ -34,6 +34,8 @@ def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tens
     together, as many as one undivided weight gradient.
     """
     if uses_triton("task_products", left):
+        from concord.kernels.task_products_kernels import task_products
+
         task_products(left, right, gradients, rows.offsets, rows.accumulate, first, first + left.shape[1])
         return
     for task, span in rows.slices():

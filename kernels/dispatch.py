@@ -1,6 +1,11 @@
-"""Which implementation an op takes: its Triton kernels, or its torch reference."""
+"""Which implementation an op takes: its Triton kernels, or its torch reference.
+
+Triton is not imported here, nor by any module but those called `*_kernels`, which are imported when they first launch:
+without Triton, as on macOS and Windows, everything else works on the torch references.
+"""
 
 import functools
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,11 +13,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 CHOICES = ("auto", "triton", "torch")
+NO_TRITON = "Triton is not installed here"
+"""Why no op takes its kernels where `has_triton` is False."""
 _MATRIX_CAPABILITY = (8, 0)  # below it Triton emits no matrix instructions and spills
+
+
+def _is_installed(package: str) -> bool:
+    """Whether an import of `package` would find it, as far as can be said without it."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # a finder that refuses it, or a stand-in that says nothing of itself
+        return False
+
+
+_has_triton = _is_installed("triton")  # asked once: every op of every step wants to know
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +102,24 @@ def using_kernels(kernels: str, from_torch: Iterable[str] = ()) -> Iterator[None
         _choice = before
 
 
+def has_triton() -> bool:
+    """Whether Triton is installed; it is not imported to find out."""
+    return _has_triton
+
+
 def interpreted() -> bool:
     """Whether this process interprets Triton kernels on the CPU (TRITON_INTERPRET=1 when it started)."""
+    if not has_triton():
+        return False
+    import triton
+
     return bool(triton.knobs.runtime.interpret)
 
 
 def launches_triton(device: torch.device) -> bool:
     """Whether ops on `device` take Triton kernels at all; `uses_triton` says of which it is true."""
     if _choice.kernels == "auto":
-        return device.type == "cuda"
+        return device.type == "cuda" and has_triton()
     return _choice.kernels == "triton"
 
 
@@ -131,6 +157,8 @@ def architecture(device: torch.device) -> str | int:
     """
     if device.type == "cpu":
         return 9
+    import triton
+
     target = triton.runtime.driver.active.get_current_target()
     return "hip" if target.backend == "hip" else target.arch // 10
 
@@ -142,6 +170,8 @@ def for_architecture(table: dict[str | int, Any], device: torch.device) -> Any:
 
 def describe_kernels(device: torch.device) -> str:
     """What ops on `device` take, in words, but for those that `set_kernels` was told to take from torch."""
+    if _choice.kernels == "auto" and not has_triton():
+        return f"torch: {NO_TRITON}"
     if not launches_triton(device):
         why = "; Triton needs a CUDA device" if _choice.kernels == "auto" else ", as asked"
         return f"torch (reference expressions{why})"

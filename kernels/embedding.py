@@ -1,123 +1,21 @@
 """Embedding sum + LayerNorm + dropout: dropout(LayerNorm(words[ids] + positions[position] + segments[segment])).
 
 Forward reads one row of each table a token and writes two (the sum z and the result). The backward reads the upstream
-gradient and z, writes the gradient of z, and adds it to the rows of the tables that occur: see `kernels.table_sums`.
-Nothing else of the tables is touched but the rows that the step before wrote, which become zero.
+gradient and z, writes the gradient of z, and adds it to the rows of the tables that occur: see
+`kernels.table_sums_kernels`. Nothing else of the tables is touched but the rows that the step before wrote, which
+become zero.
 """
 
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from concord.kernels.dispatch import launcher, uses_triton
-from concord.kernels.dropout import Dropout, kernel_arguments, row_dropout_factors
+from concord.kernels.dispatch import uses_triton
+from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layer_norm import layer_norm_backward, layer_norm_forward
-from concord.kernels.layer_norm_kernels import norm_backward, normalise, tile_shape
 from concord.kernels.layout.flat import CHUNK
-from concord.kernels.layout.rows import TaskRows, require_rows, task_gradients_of
-from concord.kernels.table_sums import table_sums
-from concord.kernels.task_sums import one_task
-
-
-@triton.jit(do_not_specialize=["tokens", "site"])
-def _embedding_forward_kernel(
-    ids,
-    positions,
-    segments,
-    word_table,
-    position_table,
-    segment_table,
-    gamma,
-    beta,
-    y,
-    z,
-    mean,
-    inverse_std,
-    tokens,
-    columns,
-    epsilon,
-    seed,
-    site,
-    threshold,
-    scale,
-    DROPOUT: tl.constexpr,
-    STEP: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    row = tl.program_id(0) * STEP + tl.arange(0, STEP)
-    column = tl.arange(0, COLUMNS)
-    inside = column < columns
-    valid = (row < tokens)[:, None] & inside[None, :]
-    at = row.to(tl.int64)[:, None] * columns + column[None, :]
-    word = tl.load(ids + row, mask=row < tokens, other=0).to(tl.int64)[:, None] * columns + column[None, :]
-    place = tl.load(positions + row, mask=row < tokens, other=0).to(tl.int64)[:, None] * columns + column[None, :]
-    kind = tl.load(segments + row, mask=row < tokens, other=0).to(tl.int64)[:, None] * columns + column[None, :]
-    total = tl.load(word_table + word, mask=valid, other=0.0).to(tl.float32)
-    total += tl.load(position_table + place, mask=valid, other=0.0).to(tl.float32)
-    total += tl.load(segment_table + kind, mask=valid, other=0.0).to(tl.float32)
-    # The backward reads the rounded sum: statistics and result belong to the same value.
-    rounded = total.to(z.dtype.element_ty)
-    tl.store(z + at, rounded, mask=valid)
-    weight = tl.load(gamma + column, mask=inside, other=0.0)
-    shift = tl.load(beta + column, mask=inside, other=0.0)
-    normal, row_mean, row_inverse = normalise(rounded.to(tl.float32), weight, shift, valid, columns, epsilon)
-    if DROPOUT:
-        normal *= row_dropout_factors(tl.load(seed), row, 0, columns, site, threshold, scale, COLUMNS // 8)
-    tl.store(y + at, normal, mask=valid)
-    tl.store(mean + row, row_mean, mask=row < tokens)
-    tl.store(inverse_std + row, row_inverse, mask=row < tokens)
-
-
-def _new_forward(ids: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    y, z = (torch.empty(len(ids), table.shape[1], dtype=table.dtype, device=table.device) for _ in range(2))
-    mean, inverse_std = (torch.empty(len(ids), dtype=torch.float32, device=table.device) for _ in range(2))
-    return y, z, mean, inverse_std
-
-
-@launcher(lambda ids, positions, segments, word_table, *rest: _new_forward(ids, word_table))
-def _forward(
-    ids: Tensor,
-    positions: Tensor,
-    segments: Tensor,
-    word_table: Tensor,
-    position_table: Tensor,
-    segment_table: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    epsilon: float,
-    seed: Tensor | None,
-    site: int,
-    threshold: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y and z [tokens, n] in the tables' dtype; mean and 1/std, fp32 [tokens]."""
-    tokens, columns = len(ids), word_table.shape[1]
-    results = _new_forward(ids, word_table)
-    shape = tile_shape(columns)
-    _embedding_forward_kernel[(triton.cdiv(tokens, shape["STEP"]),)](
-        ids.contiguous(),
-        positions.contiguous(),
-        segments.contiguous(),
-        word_table,
-        position_table,
-        segment_table,
-        gamma,
-        beta,
-        *results,
-        tokens,
-        columns,
-        epsilon,
-        seed,
-        site,
-        threshold,
-        scale,
-        DROPOUT=seed is not None,
-        **shape,
-    )
-    return results
+from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of
 
 
 def _deposit_table(
@@ -177,8 +75,10 @@ class _Embedding(torch.autograd.Function):
         ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton("embedding", words)
         ctx.touched, ctx.tied_words = touched, tied_words
         if ctx.triton:
+            from concord.kernels.embedding_kernels import embedding_forward
+
             arguments = kernel_arguments(dropout, words.shape[1])
-            y, z, mean, inverse_std = _forward(*indices, *tables, gamma, beta, epsilon, *arguments)
+            y, z, mean, inverse_std = embedding_forward(*indices, *tables, gamma, beta, epsilon, *arguments)
             ctx.save_for_backward(z, mean, inverse_std, gamma, *indices)
             return y
         z = sum(table.index_select(0, index) for table, index in zip(tables, indices, strict=True))
@@ -209,6 +109,9 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def _backward_triton(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        from concord.kernels.layer_norm_kernels import norm_backward
+        from concord.kernels.table_sums_kernels import table_sums
+
         z, mean, inverse_std, gamma, *indices = ctx.saved_tensors
         gradients = ctx.gradients
         deposits = gradients[0] is not None

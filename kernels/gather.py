@@ -7,13 +7,9 @@ writes 12 bytes a token: at 4.3 TB/s, 0.01 us for 2,750 tokens, which two launch
 from dataclasses import dataclass
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import uses_triton
-
-_SEQUENCES, _TOKENS = 512, 128  # read at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,63 +37,6 @@ class GatheredTokens:
     token_offsets: Tensor
 
 
-@triton.jit(do_not_specialize=["sequences"])
-def _gather_boundaries_kernel(chosen, corpus_cu_seqlens, cu_seqlens, first, sequences, BLOCK: tl.constexpr):
-    total = 0
-    tl.store(cu_seqlens, total)
-    for start in range(0, sequences, BLOCK):
-        index = start + tl.arange(0, BLOCK)
-        inside = index < sequences
-        source = corpus_cu_seqlens + tl.load(chosen + index, mask=inside, other=0)
-        length = tl.load(source + 1, mask=inside, other=0) - tl.load(source, mask=inside, other=0)
-        length = length.to(tl.int32)
-        stop = total + tl.cumsum(length, 0)
-        tl.store(cu_seqlens + 1 + index, stop, mask=inside)
-        tl.store(first + index, (stop - length).to(tl.int64), mask=inside)
-        total += tl.sum(length, 0)
-
-
-@triton.jit(do_not_specialize=["sequences", "tokens"])
-def _gather_tokens_kernel(
-    chosen,
-    corpus_ids,
-    corpus_segments,
-    corpus_cu_seqlens,
-    cu_seqlens,
-    sequence_offsets,
-    ids,
-    positions,
-    segments,
-    token_offsets,
-    sequences,
-    tokens,
-    tasks,
-    BLOCK: tl.constexpr,
-):
-    sequence = tl.program_id(0)
-    start = tl.load(cu_seqlens + sequence)
-    place = tl.arange(0, BLOCK)
-    if sequence == sequences:
-        for task in range(tasks + 1):
-            tl.store(token_offsets + task, tl.load(cu_seqlens + tl.load(sequence_offsets + task)))
-        for first in range(start, tokens, BLOCK):
-            inside = first + place < tokens
-            zeros = place * 0
-            tl.store(ids + first + place, zeros, mask=inside)
-            tl.store(positions + first + place, zeros, mask=inside)
-            tl.store(segments + first + place, zeros, mask=inside)
-    else:
-        length = tl.load(cu_seqlens + sequence + 1) - start
-        source = tl.load(corpus_cu_seqlens + tl.load(chosen + sequence))
-        for first in range(0, length, BLOCK):
-            position = first + place
-            inside = position < length
-            tl.store(ids + start + position, tl.load(corpus_ids + source + position, mask=inside, other=0), mask=inside)
-            tl.store(positions + start + position, position, mask=inside)
-            kind = tl.load(corpus_segments + source + position, mask=inside, other=0).to(tl.int32)
-            tl.store(segments + start + position, kind, mask=inside)
-
-
 def gather_tokens(corpus: Corpus, chosen: Tensor, sequence_offsets: Tensor, tokens: int) -> GatheredTokens:
     """The sequences that are `chosen`, packed in their order into rows for `tokens` tokens.
 
@@ -106,8 +45,23 @@ def gather_tokens(corpus: Corpus, chosen: Tensor, sequence_offsets: Tensor, toke
     device. Rows after the last token have id, position and segment 0.
     """
     if uses_triton("gather", chosen):
-        with torch.cuda.device_of(chosen):
-            return _gather_triton(corpus, chosen, sequence_offsets, tokens)
+        from concord.kernels.gather_kernels import gather_into
+
+        gathered = _new_batch(chosen, sequence_offsets, tokens)
+        gather_into(
+            chosen,
+            sequence_offsets,
+            corpus_ids=corpus.ids,
+            corpus_segments=corpus.segments,
+            corpus_cu_seqlens=corpus.cu_seqlens,
+            ids=gathered.ids,
+            positions=gathered.positions,
+            segments=gathered.segments,
+            cu_seqlens=gathered.cu_seqlens,
+            first=gathered.first,
+            token_offsets=gathered.token_offsets,
+        )
+        return gathered
     starts = corpus.cu_seqlens.index_select(0, chosen)
     lengths = corpus.cu_seqlens.index_select(0, chosen + 1) - starts
     stops = lengths.cumsum(0)
@@ -131,32 +85,12 @@ def gather_tokens(corpus: Corpus, chosen: Tensor, sequence_offsets: Tensor, toke
     )
 
 
-def _gather_triton(corpus: Corpus, chosen: Tensor, sequence_offsets: Tensor, tokens: int) -> GatheredTokens:
+def _new_batch(chosen: Tensor, sequence_offsets: Tensor, tokens: int) -> GatheredTokens:
+    """Room for the batch, which the kernels fill."""
     sequences, device = len(chosen), chosen.device
-    gathered = GatheredTokens(
+    return GatheredTokens(
         **{name: torch.empty(tokens, dtype=torch.int32, device=device) for name in ("ids", "positions", "segments")},
         cu_seqlens=torch.empty(sequences + 1, dtype=torch.int32, device=device),
         first=torch.empty(sequences, dtype=torch.int64, device=device),
         token_offsets=torch.empty_like(sequence_offsets),
     )
-    _gather_boundaries_kernel[(1,)](
-        chosen, corpus.cu_seqlens, gathered.cu_seqlens, gathered.first, sequences, BLOCK=_SEQUENCES
-    )
-    _gather_tokens_kernel[(sequences + 1,)](
-        chosen,
-        corpus.ids,
-        corpus.segments,
-        corpus.cu_seqlens,
-        gathered.cu_seqlens,
-        sequence_offsets,
-        gathered.ids,
-        gathered.positions,
-        gathered.segments,
-        gathered.token_offsets,
-        sequences,
-        tokens,
-        len(sequence_offsets) - 1,
-        BLOCK=_TOKENS,
-        num_warps=1,
-    )
-    return gathered

@@ -7,84 +7,12 @@ twice as many read, rows * n written, and the bias's task gradients summed in th
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 from torch.nn import functional
 
 from concord.kernels.deposits import deposit_sum
-from concord.kernels.dispatch import launcher, uses_triton
-from concord.kernels.layout.rows import TaskRows, require_rows, task_gradients_of, wide
-from concord.kernels.task_sums import collect, new_partials, one_task, task_span, tile_rows
-
-_STEP, _COLUMNS = 4, 512  # rows at once, and columns a program
-
-
-@triton.jit
-def _gelu_forward_kernel(x, bias, z, y, rows, columns, STEP: tl.constexpr, COLUMNS: tl.constexpr):
-    row = tl.program_id(0) * STEP + tl.arange(0, STEP)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    valid = (row < rows)[:, None] & (column < columns)[None, :]
-    at = row.to(tl.int64)[:, None] * columns + column[None, :]
-    shift = tl.load(bias + column, mask=column < columns, other=0.0)
-    total = tl.load(x + at, mask=valid, other=0.0).to(tl.float32) + shift[None, :]
-    tl.store(z + at, total, mask=valid)
-    # The backward reads the rounded sum: the result belongs to the same value.
-    total = total.to(z.dtype.element_ty).to(tl.float32)
-    tl.store(y + at, 0.5 * total * (1 + tl.math.erf(total * 0.7071067811865476)), mask=valid)
-
-
-@triton.jit
-def _gelu_backward_kernel(
-    dy, z, dz, partials, offsets, tasks, rows, columns, tile_rows, STEP: tl.constexpr, COLUMNS: tl.constexpr
-):
-    tile = tl.program_id(0)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    valid = column < columns
-    tile_start, tile_stop = tile * tile_rows, tl.minimum((tile + 1) * tile_rows, rows)
-    for task in range(tasks):
-        start, stop = task_span(offsets, task, tasks, rows)
-        start, stop = tl.maximum(start, tile_start), tl.minimum(stop, tile_stop)
-        if start < stop:
-            total = tl.zeros([STEP, COLUMNS], tl.float32)
-            for first in range(start, stop, STEP):
-                row = first + tl.arange(0, STEP)
-                mask = (row < stop)[:, None] & valid[None, :]
-                at = row.to(tl.int64)[:, None] * columns + column[None, :]
-                value = tl.load(z + at, mask=mask, other=0.0).to(tl.float32)
-                # gelu'(z) = Phi(z) + z * phi(z), the normal distribution and its density.
-                slope = 0.5 * (1 + tl.math.erf(value * 0.7071067811865476))
-                slope += value * tl.exp(-0.5 * value * value) * 0.3989422804014327
-                gradient = tl.load(dy + at, mask=mask, other=0.0).to(tl.float32) * slope
-                tl.store(dz + at, gradient, mask=mask)
-                total += gradient
-            tl.store(partials + (tile + task).to(tl.int64) * columns + column, tl.sum(total, 0), mask=valid)
-
-
-@launcher(lambda x, bias: (torch.empty_like(x), torch.empty_like(x)))
-def _forward(x: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """z and gelu(z), both like x [rows, n]."""
-    rows, columns = x.shape
-    x = x.contiguous()
-    z, y = torch.empty_like(x), torch.empty_like(x)
-    grid = (triton.cdiv(rows, _STEP), triton.cdiv(columns, _COLUMNS))
-    _gelu_forward_kernel[grid](x, bias, z, y, rows, columns, STEP=_STEP, COLUMNS=_COLUMNS)
-    return z, y
-
-
-@launcher(lambda dy, z, bias_gradients, offsets, add: torch.empty_like(z), mutates=("bias_gradients",))
-def _backward(dy: Tensor, z: Tensor, bias_gradients: Tensor, offsets: Tensor, add: bool) -> Tensor:
-    """dz like z [rows, n]; its sums over each task's rows go to `bias_gradients` [T, n]."""
-    rows, columns = z.shape
-    dy, dz = dy.contiguous(), torch.empty_like(z)
-    programs = triton.cdiv(columns, _COLUMNS)
-    tile = tile_rows(rows, _STEP, programs)
-    partials = new_partials(1, offsets, rows, tile, columns)
-    _gelu_backward_kernel[(triton.cdiv(rows, tile), programs)](
-        dy, z, dz, partials, offsets, len(offsets) - 1, rows, columns, tile, STEP=_STEP, COLUMNS=_COLUMNS
-    )
-    collect(partials, (bias_gradients,), offsets, rows, tile, add)
-    return dz
+from concord.kernels.dispatch import uses_triton
+from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of, wide
 
 
 class _BiasGelu(torch.autograd.Function):
@@ -92,7 +20,9 @@ class _BiasGelu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor, bias_gradients: Tensor | None, rows: TaskRows | None) -> Tensor:
         ctx.triton = uses_triton("bias_gelu", x)
         if ctx.triton:
-            z, y = _forward(x, bias)
+            from concord.kernels.gelu_kernels import gelu_forward
+
+            z, y = gelu_forward(x, bias)
         else:
             z = x + bias.to(x.dtype)
             y = functional.gelu(z)
@@ -104,11 +34,13 @@ class _BiasGelu(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (z,) = ctx.saved_tensors
         if ctx.triton:
+            from concord.kernels.gelu_kernels import gelu_backward
+
             if ctx.bias_gradients is not None:
                 rows = require_rows(ctx.rows)
-                return _backward(dy, z, ctx.bias_gradients, rows.offsets, rows.accumulate), None, None, None
+                return gelu_backward(dy, z, ctx.bias_gradients, rows.offsets, rows.accumulate), None, None, None
             d_bias = torch.empty(1, z.shape[1], device=z.device)
-            return _backward(dy, z, d_bias, one_task(len(z), z.device), False), d_bias[0], None, None
+            return gelu_backward(dy, z, d_bias, one_task(len(z), z.device), False), d_bias[0], None, None
         dz = torch.ops.aten.gelu_backward(dy, z)
         d_bias = None
         if ctx.bias_gradients is not None:

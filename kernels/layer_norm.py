@@ -14,9 +14,7 @@ from torch import Tensor
 from concord.kernels.deposits import deposit, deposit_sum
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.dropout import Dropout, kernel_arguments
-from concord.kernels.layer_norm_kernels import add_norm_forward, norm_backward
-from concord.kernels.layout.rows import TaskRows, require_rows, task_gradients_of, wide
-from concord.kernels.task_sums import one_task
+from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of, wide
 
 
 def layer_norm_forward(z: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,6 +79,8 @@ class _AddLayerNorm(torch.autograd.Function):
     ) -> Tensor:
         ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton("add_layer_norm", x)
         if ctx.triton:
+            from concord.kernels.layer_norm_kernels import add_norm_forward
+
             arguments = kernel_arguments(dropout, x.shape[1])
             y, z, mean, inverse_std = add_norm_forward(x, bias, residual, gamma, beta, epsilon, *arguments)
             ctx.save_for_backward(z, mean, inverse_std, gamma)
@@ -112,6 +112,8 @@ class _AddLayerNorm(torch.autograd.Function):
 
     @staticmethod
     def _backward_triton(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        from concord.kernels.layer_norm_kernels import norm_backward
+
         z, mean, inverse_std, gamma = ctx.saved_tensors
         bias_gradients, gamma_gradients, beta_gradients = ctx.gradients
         deposits = bias_gradients is not None

@@ -6,8 +6,8 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import architecture, launcher
-from concord.kernels.dropout import row_dropout_factors
-from concord.kernels.task_sums import collect, new_partials, task_span, tile_rows
+from concord.kernels.dropout_kernels import row_dropout_factors
+from concord.kernels.task_sums_kernels import collect, new_partials, task_span, tile_rows
 
 
 def tile_shape(columns: int) -> dict[str, int]:
@@ -61,6 +61,21 @@ def _layer_norm_forward_kernel(
     STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """z = residual + dropout(x + bias) and its LayerNorm, of STEP rows.
+
+    x: [rows, columns] in the compute dtype, what the bias is added to.
+    bias: fp32 [columns].
+    residual: like x.
+    gamma: fp32 [columns], LayerNorm's scale.
+    beta: fp32 [columns], LayerNorm's shift.
+    y: like x, written: the result.
+    z: like x, written: LayerNorm's input, rounded.
+    mean: fp32 [rows], written.
+    inverse_std: fp32 [rows], written: 1 over the standard deviation.
+    rows, columns, epsilon: int, int, float; epsilon: added to the variance.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     row = tl.program_id(0) * STEP + tl.arange(0, STEP)
     column = tl.arange(0, COLUMNS)
     inside = column < columns
@@ -107,7 +122,22 @@ def _layer_norm_backward_kernel(
     STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """ADDED: whether LayerNorm's input is residual + dropout(x + bias); otherwise the dropout is one of its result."""
+    """dz and dx of a tile of rows, and its shares in each task's gradients of gamma, beta and bias.
+
+    dy: [rows, columns] in the compute dtype, the gradient of the result.
+    z: like dy, LayerNorm's input.
+    mean: fp32 [rows], of the forward.
+    inverse_std: fp32 [rows], of the forward.
+    gamma: fp32 [columns].
+    dz: like dy, written: the gradient of z.
+    dx: like dy, written where ADDED and DROPOUT: that of x; otherwise not used.
+    partials: fp32 [2 or 3, slots, columns], written: gamma's, beta's and, where ADDED, the bias's sums by slot.
+    offsets: int32 [tasks + 1], where each task's rows begin.
+    tasks, rows, columns, slots, tile_rows: int; tile_rows: the rows of a tile.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    ADDED: whether z is residual + dropout(x + bias); otherwise the dropout is one of LayerNorm's result.
+    """
     tile = tl.program_id(0)
     column = tl.arange(0, COLUMNS)
     inside = column < columns

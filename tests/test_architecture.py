@@ -1,6 +1,7 @@
 """The house: each room imports from those below it alone, nothing in a circle, and files and functions are short."""
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -100,6 +101,73 @@ def test_files_and_functions_are_read_in_one_sitting(module):
 
 def test_every_file_says_first_what_it_is_for():
     assert not [module for module, tree in MODULES.items() if not ast.get_docstring(tree)]
+
+
+def imports_at_once(tree):
+    """The modules that are imported when the module is, and not when a function of its is called."""
+    found, remaining = [], [*tree.body]
+    while remaining:
+        node = remaining.pop()
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            remaining += ast.iter_child_nodes(node)
+    return found
+
+
+def test_triton_is_imported_by_kernels_alone_and_these_when_they_first_launch():
+    at_once = {name: imports_at_once(tree) for name, tree in MODULES.items() if not name.startswith("bench")}
+    with_triton = {name for name, found in at_once.items() if any(one.split(".")[0] == "triton" for one in found)}
+    assert len(with_triton) > 10
+    assert not [name for name in with_triton if not name.endswith("_kernels")]
+    of_kernels = {f"concord.{name}" for name in MODULES if name.endswith("_kernels")}
+    others = {name: found for name, found in at_once.items() if not name.endswith("_kernels")}
+    assert not [(name, one) for name, found in others.items() for one in found if one in of_kernels]
+
+
+def kernels():
+    """Name of each Triton kernel that is launched -> its function."""
+    found = {}
+    for tree in MODULES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and is_kernel(node) and node.name.endswith("_kernel"):
+                assert node.name not in found, f"two kernels are called {node.name}"
+                found[node.name] = node
+    return found
+
+
+@pytest.mark.parametrize("name", kernels())
+def test_a_kernel_says_what_each_of_its_arguments_is_and_of_which_type(name):
+    function = kernels()[name]
+    described = {}
+    for line in (ast.get_docstring(function) or "").splitlines():
+        names, colon, text = line.partition(": ")
+        if colon and re.fullmatch(r"\w+(, \w+)*", names):
+            described |= dict.fromkeys(names.split(", "), (text, names.count(",") + 1))
+    arguments = [argument.arg for argument in function.args.args if argument.annotation is None]
+    assert [argument for argument in arguments if argument not in described] == []
+    for argument in arguments:
+        text, sharing = described[argument]
+        assert re.search(r"\b(u?int(8|32|64)?|fp(16|32|64)|bool|float|dtype|like)\b", text), f"{argument}: {text}"
+        # What is loaded from or stored to has a line, and a shape, of its own.
+        if argument in pointers(function):
+            assert sharing == 1, argument
+            assert re.search(r"\[.+\]|\bscalar\b|\blike \w+", text), f"{argument}: {text}"
+
+
+def pointers(function):
+    """The arguments that addresses begin with: alone in a load or a store, or at the left of a sum in one."""
+    found = set()
+    for call in ast.walk(function):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("tl.load", "tl.store"):
+            address = call.args[0]
+            while isinstance(address, ast.BinOp):
+                address = address.left
+            if isinstance(address, ast.Name):
+                found.add(address.id)
+    return found
 
 
 def test_transformers_is_not_on_the_training_path():

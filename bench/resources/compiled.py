@@ -26,10 +26,10 @@ from bench.resources.targets import TARGETS, Target
 from concord.kernels.dispatch import using_kernels
 
 _PRODUCT_MODULES = (
-    "concord.kernels.attention.short",
-    "concord.kernels.attention.tiled",
-    "concord.kernels.task_products",
-    "concord.kernels.linear_cross_entropy",
+    "concord.kernels.attention.short_kernels",
+    "concord.kernels.attention.tiled_kernels",
+    "concord.kernels.task_products_kernels",
+    "concord.kernels.linear_cross_entropy_kernels",
 )
 # A product in Triton's own form, in which loops that are to be unrolled are, and pipelines are not yet built: one in a
 # loop stands there once.
@@ -104,7 +104,7 @@ def measure(target: Target, models: Sequence[str]) -> Iterator[Resources]:
     fresh: list[Resources] = []
 
     def found(function: JITFunction, compiled: Any) -> None:
-        name = f"{function.module.removeprefix('concord.kernels.')}.{function.__name__.strip('_')}"
+        name = function.__name__.strip("_")
         key = (name, str(compiled) if isinstance(compiled, Exception) else compiled.hash)
         if key not in seen:
             seen.add(key)

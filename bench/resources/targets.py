@@ -14,7 +14,7 @@ class Target:
 
     half: the 16-bit dtype that mixed precision takes there; products: whether attention and matrix products are
     Triton's there; matrix: the matrix instructions to look for; shortest_side: of the operands of 16-bit products, in
-    kernels of several (see `kernels.attention_tiles.shortest_side`).
+    kernels of several (see `kernels.attention.tiles.shortest_side`).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How the kernels of `kernels.attention.tiled` are cut into tiles and run, by dtype, architecture and head size."""
+"""How the kernels for long sequences (`tiled_kernels`) are cut into tiles, by dtype, architecture and head size."""
 
 from typing import NamedTuple
 

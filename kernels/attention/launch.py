@@ -1,8 +1,8 @@
 """What launches the Triton kernels of attention, by the length of the sequences: see `kernels.attention.op` for the op.
 
-Short sequences share tiles (`kernels.attention.short`), longer ones of the same batch are tiled
-(`kernels.attention.tiled`). Only the softmax's log-sum is kept; scores and dropout are computed anew in the backward.
-No atomics anywhere.
+Short sequences share tiles (`kernels.attention.short_kernels`), longer ones of the same batch are tiled
+(`kernels.attention.tiled_kernels`). Only the softmax's log-sum is kept; scores and dropout are computed anew in the
+backward. No atomics anywhere.
 
 The forward reads 3 and writes 1 row of heads * d elements a token, the backward of short sequences reads 4 and writes
 3, beside 4 * L^2 * d and 10 * L^2 * d operations a head and sequence. The tiled backward has one kernel for queries and
@@ -15,8 +15,6 @@ sequences are of 30 tokens. Of 16 bits, heads of fewer than 64 elements are mult
 import torch
 from torch import Tensor
 
-from concord.kernels.attention.short import short_backward, short_forward, short_tile
-from concord.kernels.attention.tiled import tiled_backward, tiled_forward
 from concord.kernels.dispatch import launcher
 
 
@@ -34,6 +32,9 @@ def attention_forward(
     qkv: [tokens, 3, heads, d]; cu_seqlens: int32 [sequences + 1]; max_length: no sequence is longer; then the dropout
     as `kernel_arguments` gives it. Rows after the last sequence are zero in the result, their log-sums are not set.
     """
+    from concord.kernels.attention.short_kernels import short_forward, short_tile
+    from concord.kernels.attention.tiled_kernels import tiled_forward
+
     qkv = qkv.contiguous()
     out, log_sums = _new_forward(qkv)
     dropout = (seed, site, threshold, scale)
@@ -59,6 +60,9 @@ def attention_backward(
     scale: float,
 ) -> Tensor:
     """The gradient of qkv, [tokens, 3, heads, d] like it. Arguments as those and the results of the forward."""
+    from concord.kernels.attention.short_kernels import short_backward, short_tile
+    from concord.kernels.attention.tiled_kernels import tiled_backward
+
     qkv, d_out = qkv.contiguous(), d_out.contiguous()
     d_qkv = torch.empty_like(qkv)
     dropout = (seed, site, threshold, scale)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from concord.kernels.attention.first_token import first_token_backward, first_token_forward
 from concord.kernels.attention.launch import attention_backward, attention_forward
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.dropout import Dropout, kernel_arguments
@@ -96,6 +95,8 @@ class _FirstTokenAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, kv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
         ctx.triton, ctx.sequences, ctx.dropout = uses_triton("first_token_attention", q), sequences, dropout
         if ctx.triton:
+            from concord.kernels.attention.first_token_kernels import first_token_forward
+
             out, *saved = first_token_forward(q, kv, sequences.cu_seqlens, *kernel_arguments(dropout))
             ctx.save_for_backward(q, kv, *saved)
             return out
@@ -117,6 +118,8 @@ class _FirstTokenAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None, None]:
         if ctx.triton:
+            from concord.kernels.attention.first_token_kernels import first_token_backward
+
             arguments = kernel_arguments(ctx.dropout)
             return *first_token_backward(d_out, *ctx.saved_tensors, ctx.sequences.cu_seqlens, *arguments), None, None
         saved, padding = ctx.saved_tensors, ctx.padding

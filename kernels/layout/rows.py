@@ -88,6 +88,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def one_task(rows: int, device: torch.device) -> Tensor:
+    """Offsets of a single task that owns all rows: its task gradient is the ordinary gradient. int32 [2]."""
+    return torch.arange(2, dtype=torch.int32, device=device) * rows  # made there, so that nothing is copied
+
+
 def require_rows(rows: TaskRows | None) -> TaskRows:
     """`rows`, or a ValueError where a deposit was asked for without them."""
     if rows is None:

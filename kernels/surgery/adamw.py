@@ -15,111 +15,14 @@ and written once, and the copy written once: with three bf16 gradients and a bf1
 """
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from concord.kernels.dispatch import launcher, uses_triton
-from concord.kernels.layout.flat import CHUNK, FlatParameters
+from concord.kernels.dispatch import uses_triton
+from concord.kernels.layout.flat import FlatParameters
 
 _SLICE = 1 << 18  # elements: few enough for a processor's cache, and enough to outweigh the calls
 _LATE = 1e7  # a step at which torch's own bias correction is 1: the step sizes hold it already
-
-
-@triton.jit
-def _combine_adamw_kernel(
-    gradients,
-    touched,
-    coefficients,
-    momentum,
-    variance,
-    master,
-    copy,
-    chunk_block,
-    chunk_decays,
-    factor,
-    step_sizes,
-    shrinks,
-    apply,
-    stride,
-    rest1,
-    rest2,
-    epsilon,
-    TASKS: tl.constexpr,
-    COPY: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    chunk = tl.program_id(0)
-    block = tl.load(chunk_block + chunk)
-    step_size = tl.load(step_sizes + block)
-    if tl.load(apply) & (step_size != 0):
-        column = tl.arange(0, CHUNK)
-        at = chunk.to(tl.int64) * CHUNK + column
-        gradient = tl.zeros([CHUNK], tl.float32)
-        for task in tl.static_range(TASKS):
-            coefficient = tl.load(coefficients + block * TASKS + task) * tl.load(factor)
-            # No columns of a chunk that holds zeros only.
-            count = tl.where(tl.load(touched + task * tl.num_programs(0) + chunk) != 0, CHUNK, 0)
-            value = tl.load(gradients + task * stride.to(tl.int64) + at, mask=column < count, other=0.0)
-            gradient += coefficient * value.to(tl.float32)
-        first = tl.load(momentum + at)
-        first += (gradient - first) * rest1
-        second = tl.load(variance + at)
-        second += (gradient * gradient - second) * rest2
-        weight = tl.load(master + at)
-        weight -= step_size * first / (tl.sqrt(second) + epsilon)
-        weight *= tl.where(tl.load(chunk_decays + chunk), tl.load(shrinks + block), 1.0)
-        tl.store(momentum + at, first)
-        tl.store(variance + at, second)
-        tl.store(master + at, weight)
-        if COPY:
-            tl.store(copy + at, weight)
-
-
-@launcher(lambda *arguments: None, mutates=("momentum", "variance", "master", "copy"))
-def _step(
-    gradients: Tensor,
-    touched: Tensor,
-    coefficients: Tensor,
-    momentum: Tensor,
-    variance: Tensor,
-    master: Tensor,
-    copy: Tensor | None,
-    chunk_block: Tensor,
-    chunk_decays: Tensor,
-    factor: Tensor,
-    step_sizes: Tensor,
-    shrinks: Tensor,
-    apply: Tensor,
-    rest1: float,
-    rest2: float,
-    epsilon: float,
-) -> None:
-    """One launch over all chunks; `copy` is None where the forward reads the master itself."""
-    _combine_adamw_kernel[(len(chunk_block),)](
-        gradients,
-        touched,
-        coefficients,
-        momentum,
-        variance,
-        master,
-        copy,
-        chunk_block,
-        chunk_decays,
-        factor,
-        step_sizes,
-        shrinks,
-        apply,
-        gradients.stride(0),
-        rest1,
-        rest2,
-        epsilon,
-        TASKS=gradients.shape[0],
-        COPY=copy is not None,
-        CHUNK=CHUNK,
-        num_warps=4,
-    )
 
 
 def combine_adamw_(
@@ -146,7 +49,9 @@ def combine_adamw_(
         return
     copy = None if parameters.compute is parameters.master else parameters.compute
     if uses_triton("combine_adamw", parameters.master):
-        _step(
+        from concord.kernels.surgery.adamw_kernels import combine_adamw_step
+
+        combine_adamw_step(
             parameters.gradients,
             parameters.touched,
             coefficients,

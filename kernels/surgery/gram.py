@@ -6,82 +6,13 @@ gradients. Reads T * P elements once, but of embedding tables only what a step t
 """
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from concord.kernels.dispatch import launcher, uses_triton
-from concord.kernels.layout.flat import CHUNK, FlatParameters
-from concord.kernels.surgery.pair_products import add_products, columns_at_once, no_products, store_products
+from concord.kernels.dispatch import uses_triton
+from concord.kernels.layout.flat import FlatParameters
 
 # Elements of a task in one product, and in one call, of the reference: T slices stay in a core's cache.
 _SLICE, _PIECE = 1 << 14, 1 << 20
-_SPANS = 64  # read at once when the spans' products are added up
-
-
-@triton.jit
-def _gram_products_kernel(
-    gradients, touched, spans, partials, stride, chunks, TASKS: tl.constexpr, CHUNK: tl.constexpr, COLUMNS: tl.constexpr
-):
-    span = tl.program_id(0)
-    start = tl.load(spans + 2 * span).to(tl.int64) * CHUNK
-    stop = tl.load(spans + 2 * span + 1).to(tl.int64) * CHUNK
-    column = tl.arange(0, COLUMNS)
-    totals = no_products(TASKS, COLUMNS)
-    for first in range(start, stop, COLUMNS):
-        values = ()
-        for task in tl.static_range(TASKS):
-            # No columns of a chunk that holds zeros only.
-            count = tl.where(tl.load(touched + task * chunks + first // CHUNK) != 0, COLUMNS, 0)
-            value = tl.load(gradients + task * stride.to(tl.int64) + first + column, mask=column < count, other=0.0)
-            values = values + (value.to(tl.float32),)
-        totals = add_products(totals, values, TASKS)
-    store_products(totals, partials + span * TASKS * TASKS, 1, TASKS)
-
-
-@triton.jit
-def _gram_blocks_kernel(partials, span_offsets, gram, PAIRS: tl.constexpr, WIDTH: tl.constexpr, SPANS: tl.constexpr):
-    block = tl.program_id(0)
-    start, stop = tl.load(span_offsets + block), tl.load(span_offsets + block + 1)
-    pair = tl.arange(0, WIDTH)
-    total = tl.zeros([WIDTH], tl.float64)
-    for first in range(start, stop, SPANS):
-        span = first + tl.arange(0, SPANS)
-        mask = (span < stop)[:, None] & (pair < PAIRS)[None, :]
-        values = tl.load(partials + span[:, None] * PAIRS + pair[None, :], mask=mask, other=0.0)
-        total += tl.sum(values.to(tl.float64), 0)
-    tl.store(gram + block * PAIRS + pair, total, mask=pair < PAIRS)
-
-
-@launcher(
-    lambda gradients, touched, spans, span_offsets: torch.empty(
-        len(span_offsets) - 1, len(gradients), len(gradients), dtype=torch.float64, device=gradients.device
-    )
-)
-def _gram(gradients: Tensor, touched: Tensor, spans: Tensor, span_offsets: Tensor) -> Tensor:
-    """fp64 [blocks, T, T] of `gradients` [T, P]; touched, spans, span_offsets: see `FlatParameters`."""
-    tasks = gradients.shape[0]
-    blocks = len(span_offsets) - 1
-    partials = torch.empty(len(spans), tasks, tasks, dtype=torch.float32, device=gradients.device)
-    gram = torch.empty(blocks, tasks, tasks, dtype=torch.float64, device=gradients.device)
-    columns = columns_at_once(tasks, CHUNK)
-    _gram_products_kernel[(len(spans),)](
-        gradients,
-        touched,
-        spans,
-        partials,
-        gradients.stride(0),
-        touched.stride(0),
-        TASKS=tasks,
-        CHUNK=CHUNK,
-        COLUMNS=columns,
-        num_warps=4,
-    )
-    pairs = tasks * tasks
-    _gram_blocks_kernel[(blocks,)](
-        partials, span_offsets, gram, PAIRS=pairs, WIDTH=triton.next_power_of_2(pairs), SPANS=_SPANS, num_warps=4
-    )
-    return gram
 
 
 def gram_matrix(parameters: FlatParameters) -> Tensor:
@@ -94,7 +25,9 @@ def gram_matrix(parameters: FlatParameters) -> Tensor:
     if parameters.size == 0:
         return torch.zeros(0, len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
     if uses_triton("gram_matrix", gradients):
-        return _gram(gradients, parameters.touched, parameters.spans, parameters.span_offsets)
+        from concord.kernels.surgery.gram_kernels import gram_of_flat
+
+        return gram_of_flat(gradients, parameters.touched, parameters.spans, parameters.span_offsets)
     tasks = gradients.shape[0]
     gram = torch.zeros(len(parameters.block_names), tasks, tasks, dtype=torch.float64, device=gradients.device)
     for run in parameters.runs:

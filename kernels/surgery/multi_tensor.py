@@ -13,136 +13,17 @@ import functools
 from collections.abc import Sequence
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.layout.rows import wide
-from concord.kernels.surgery.pair_products import add_products, columns_at_once, no_products, store_products
 from concord.kernels.surgery.rules import MOST_TASKS
 
 Gradients = Sequence[Sequence[Tensor | None]]
 
 _SPAN = 1 << 14  # elements a program: fp32 sums stay short, and a model of any size fills a GPU
-_COLUMNS = 1024  # elements at once
-_PARTIALS = 512  # read at once when the spans' products are added up
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _SLICE = 1 << 16  # elements a task: T slices stay in a core's cache while all pairs of them are multiplied
-_ELEMENTS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-
-
-@triton.jit
-def _row(addresses, TASKS: tl.constexpr):
-    """The addresses of a parameter's gradients, and whether each of them is a multiple of 16 bytes."""
-    found = ()
-    aligned = True
-    for task in tl.static_range(TASKS):
-        address = tl.load(addresses + task)
-        found = found + (address,)
-        aligned = aligned & (address % 16 == 0)
-    return found, aligned
-
-
-@triton.jit
-def _read(address, first, stop, column, ELEMENT: tl.constexpr, WHOLE: tl.constexpr):
-    """Elements first + column of the gradient at `address`, in fp32; zeros where there is none."""
-    pointers = address.to(tl.pointer_type(ELEMENT)) + first + column
-    if WHOLE:
-        # A comparison of the columns, true for all, makes a mask of the address's: a scalar masks no tile in every Triton.
-        values = tl.load(tl.multiple_of(pointers, 16), mask=tl.where(address != 0, column >= 0, column < 0), other=0.0)
-    else:
-        # The columns that there are, and none of a gradient that there is not.
-        values = tl.load(pointers, mask=column < tl.where(address != 0, stop - first, 0), other=0.0)
-    return values.to(tl.float32)
-
-
-@triton.jit
-def _span_products(
-    own,
-    partials,
-    start,
-    stop,
-    count,
-    ELEMENT: tl.constexpr,
-    TASKS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WHOLE: tl.constexpr,
-):
-    """One span's products, written to `partials` at a distance of `count` from pair to pair."""
-    column = tl.arange(0, COLUMNS)
-    totals = no_products(TASKS, COLUMNS)
-    for first in range(start, stop, COLUMNS):
-        values = ()
-        for task in tl.static_range(TASKS):
-            values = values + (_read(own[task], first, stop, column, ELEMENT, WHOLE),)
-        totals = add_products(totals, values, TASKS)
-    store_products(totals, partials, count, TASKS)
-
-
-@triton.jit
-def _tensor_products_kernel(
-    addresses, spans, partials, count, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    span = tl.program_id(0)
-    parameter, start, stop = tl.load(spans + 3 * span), tl.load(spans + 3 * span + 1), tl.load(spans + 3 * span + 2)
-    own, aligned = _row(addresses + parameter * TASKS, TASKS)
-    if aligned & ((stop - start) % COLUMNS == 0):
-        _span_products(own, partials + span, start, stop, count, ELEMENT, TASKS, COLUMNS, WHOLE=True)
-    else:
-        _span_products(own, partials + span, start, stop, count, ELEMENT, TASKS, COLUMNS, WHOLE=False)
-
-
-@triton.jit
-def _tensor_pairs_kernel(partials, gram, count, PARTIALS: tl.constexpr):
-    pair = tl.program_id(0)
-    total = tl.zeros([PARTIALS], tl.float64)
-    for first in range(0, count, PARTIALS):
-        span = first + tl.arange(0, PARTIALS)
-        total += tl.load(partials + pair.to(tl.int64) * count + span, mask=span < count, other=0.0).to(tl.float64)
-    tl.store(gram + pair, tl.sum(total, 0))
-
-
-@triton.jit
-def _span_combination(
-    own,
-    coefficients,
-    start,
-    stop,
-    ELEMENT: tl.constexpr,
-    TASKS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    WHOLE: tl.constexpr,
-):
-    column = tl.arange(0, COLUMNS)
-    factors = ()
-    for task in tl.static_range(TASKS):
-        # A task without a gradient adds nothing, even where its coefficient is not finite.
-        factor = tl.where(own[task] != 0, tl.load(coefficients + task), 0.0)
-        factors = factors + (factor.to(tl.float32),)
-    for first in range(start, stop, COLUMNS):
-        total = tl.zeros([COLUMNS], tl.float32)
-        for task in tl.static_range(TASKS):
-            total += factors[task] * _read(own[task], first, stop, column, ELEMENT, WHOLE)
-        pointers = own[TASKS].to(tl.pointer_type(ELEMENT)) + first + column
-        if WHOLE:
-            tl.store(tl.multiple_of(pointers, 16), total)
-        else:
-            tl.store(pointers, total, mask=first + column < stop)
-
-
-@triton.jit
-def _tensor_combine_kernel(
-    addresses, spans, coefficients, ELEMENT: tl.constexpr, TASKS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    span = tl.program_id(0)
-    parameter, start, stop = tl.load(spans + 3 * span), tl.load(spans + 3 * span + 1), tl.load(spans + 3 * span + 2)
-    # The last address of a row is that of the result.
-    own, aligned = _row(addresses + parameter * (TASKS + 1), TASKS + 1)
-    factors = coefficients + parameter * TASKS
-    if aligned & ((stop - start) % COLUMNS == 0):
-        _span_combination(own, factors, start, stop, ELEMENT, TASKS, COLUMNS, WHOLE=True)
-    else:
-        _span_combination(own, factors, start, stop, ELEMENT, TASKS, COLUMNS, WHOLE=False)
 
 
 def _to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -180,7 +61,7 @@ def _checked(gradients: Gradients) -> tuple[dict[torch.dtype, dict[int, Tensor]]
         given = [gradient for gradient in own if gradient is not None]
         for gradient in given:
             device = device or gradient.device
-            if gradient.layout != torch.strided or gradient.dtype not in (*_ELEMENTS, torch.float64):
+            if gradient.layout != torch.strided or gradient.dtype not in _DTYPES:
                 raise ValueError(
                     f"parameter {parameter} has a gradient of {gradient.layout} {gradient.dtype}: expected a dense one "
                     f"of fp32, fp16, bf16 or fp64"
@@ -235,18 +116,9 @@ def gram_of_tensors(gradients: Gradients) -> Tensor:
             for parameter, example in examples.items():
                 _gram_reference(gradients[parameter], example, gram)
             continue
-        spans = _spans_of(examples, device)
-        count = len(spans)
-        partials = torch.empty(tasks * tasks, count, dtype=torch.float32, device=device)
-        total = torch.empty_like(gram)
-        columns = columns_at_once(tasks, _COLUMNS)
-        element = _ELEMENTS[dtype]
-        with torch.cuda.device_of(total):
-            _tensor_products_kernel[(count,)](
-                addresses, spans, partials, count, ELEMENT=element, TASKS=tasks, COLUMNS=columns, num_warps=4
-            )
-            _tensor_pairs_kernel[(tasks * tasks,)](partials, total, count, PARTIALS=_PARTIALS, num_warps=4)
-        gram += total
+        from concord.kernels.surgery.multi_tensor_kernels import gram_of_spans
+
+        gram += gram_of_spans(addresses, _spans_of(examples, device), dtype)
     return gram
 
 
@@ -274,17 +146,9 @@ def combine_tensors(gradients: Gradients, coefficients: Tensor) -> list[Tensor]:
     addresses = _addresses([[*own, result] for own, result in zip(gradients, merged, strict=True)], device)
     for dtype, examples in groups.items():
         if uses_triton("multi_tensor", next(iter(examples.values()))):
-            spans = _spans_of(examples, device)
-            with torch.cuda.device_of(coefficients):
-                _tensor_combine_kernel[(len(spans),)](
-                    addresses,
-                    spans,
-                    coefficients,
-                    ELEMENT=_ELEMENTS[dtype],
-                    TASKS=tasks,
-                    COLUMNS=_COLUMNS if tasks <= 4 else _COLUMNS // 2,
-                    num_warps=4,
-                )
+            from concord.kernels.surgery.multi_tensor_kernels import combine_spans
+
+            combine_spans(addresses, _spans_of(examples, device), coefficients, dtype)
             continue
         for parameter, example in examples.items():
             weights = coefficients[parameter].to(wide(dtype))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from concord.kernels.dispatch import uses_triton
-from concord.kernels.surgery.plan_kernel import launch_plan
 from concord.kernels.surgery.rules import MOST_TASKS, cosines, random_orders, surgery_coefficients
 
 METHODS = ("none", "pcgrad", "gradvac", "given")
@@ -267,6 +266,8 @@ def _plan_with_triton(
     state: SurgeryState,
     given: Tensor | None,
 ) -> SurgeryPlan:
+    from concord.kernels.surgery.plan_kernels import launch_plan
+
     blocks, tasks, _ = gram.shape
     heads, device = len(private_squares), gram.device
 
@@ -286,19 +287,17 @@ def _plan_with_triton(
         merged_norm=empty(dtype=torch.float64),
     )
     launch_plan(
-        (
-            gram.contiguous(),
-            private_squares.contiguous(),
-            private_tasks,
-            rates.shared,
-            rates.private,
-            rates.factor,
-            seed,
-            given,
-            _constants(settings, tasks, device),
-        ),
-        tuple(state.tensors().values()),
-        tuple(getattr(plan, field.name) for field in fields(plan)),
+        gram=gram.contiguous(),
+        private_squares=private_squares.contiguous(),
+        private_tasks=private_tasks,
+        rates=rates.shared,
+        private_rates=rates.private,
+        rate_factor=rates.factor,
+        seed=seed,
+        given=given,
+        constants=_constants(settings, tasks, device),
+        state=state.tensors(),
+        plan={field.name: getattr(plan, field.name) for field in fields(plan)},
         method=settings.method,
         by_block=settings.by_block,
         private_norms=settings.private_norms,

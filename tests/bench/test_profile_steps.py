@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from torch.autograd import DeviceType
 
-from bench import kernel_classes, profile_steps
+from bench import profile_steps
 from bench.kernel_classes import COPIES, OTHER, PRODUCTS, class_of, triton_classes
 from bench.profile_steps import events_of, main, summarise_events, table
 from concord.bert.errors import InputError
@@ -27,22 +27,21 @@ def launched():
     return found
 
 
-def test_every_triton_kernel_has_a_class_and_none_shares_its_name_with_another_class():
+def test_every_triton_kernel_has_a_class_and_a_name_of_its_own():
     found = launched()
     assert len(found) > 20
     assert set(found) == set(triton_classes())
-    shared = {name for name, modules in found.items() if len(modules) > 1}
-    assert {kernel_classes.CLASS_OF_MODULE[module] for name in shared for module in found[name]} <= {"attention"}
+    assert not [name for name, modules in found.items() if len(modules) > 1]
 
 
-def test_one_name_in_two_classes_is_refused(monkeypatch):
+def test_one_name_of_two_kernels_is_refused(monkeypatch):
     def _gelu_forward_kernel():
         pass
 
-    _gelu_forward_kernel.__module__ = "concord.kernels.surgery.adamw"
+    _gelu_forward_kernel.__module__ = "concord.kernels.surgery.adamw_kernels"
     triton_classes.cache_clear()
     monkeypatch.setattr(
-        "concord.kernels.surgery.adamw.planted", SimpleNamespace(fn=_gelu_forward_kernel), raising=False
+        "concord.kernels.surgery.adamw_kernels.planted", SimpleNamespace(fn=_gelu_forward_kernel), raising=False
     )
     with pytest.raises(ValueError, match="_gelu_forward_kernel: a kernel of AdamW and one of GELU"):
         triton_classes()
@@ -53,7 +52,7 @@ def test_one_name_in_two_classes_is_refused(monkeypatch):
     [
         ("_task_products_kernel", "weight gradients"),
         ("_gelu_backward_kernel", "GELU"),
-        ("_key_gradients_kernel", "attention backward"),
+        ("_tiled_attention_key_gradients_kernel", "attention backward"),
         ("_first_token_forward_kernel", "first tokens' attention"),
         ("nvjet_tst_128x256_64x4_2x1_v_bz_coopA_NNT", PRODUCTS),
         (

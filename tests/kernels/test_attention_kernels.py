@@ -7,10 +7,10 @@ import triton
 import triton.language as tl
 
 from concord.kernels.attention.configurations import tiled_configuration
-from concord.kernels.attention.first_token import first_token_backward, first_token_forward
+from concord.kernels.attention.first_token_kernels import first_token_backward, first_token_forward
 from concord.kernels.attention.launch import attention_backward, attention_forward
 from concord.kernels.attention.op import attention, first_token_attention
-from concord.kernels.attention.short import own_tile, short_tile
+from concord.kernels.attention.short_kernels import own_tile, short_tile
 from concord.kernels.attention.tiles import tile_width
 from concord.kernels.checks.autograd import new_dropout
 from concord.kernels.checks.ops import attention_case, first_token_case

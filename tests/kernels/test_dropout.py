@@ -5,7 +5,8 @@ import torch
 import triton
 import triton.language as tl
 
-from concord.kernels.dropout import Dropout, DropoutStream, dropout_bits, philox
+from concord.kernels.dropout import Dropout, DropoutStream, philox
+from concord.kernels.dropout_kernels import dropout_bits
 from tests.kernels.parity import DEVICE
 
 

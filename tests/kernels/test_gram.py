@@ -5,7 +5,8 @@ import torch
 
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.layout.flat import CHUNK
-from concord.kernels.surgery.gram import _gram, gram_matrix
+from concord.kernels.surgery.gram import gram_matrix
+from concord.kernels.surgery.gram_kernels import gram_of_flat
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
@@ -84,5 +85,5 @@ def test_the_kernels_find_task_gradients_further_apart_than_32_bits_can_say():
     gradients.copy_(torch.randn(3, CHUNK, generator=generator))
     bounds = [torch.tensor(values, dtype=torch.int32) for values in ([[0, 1]], [0, 1])]
     with using_kernels("triton"):
-        found = _gram(gradients, torch.ones(3, 1, dtype=torch.uint8), *bounds)
+        found = gram_of_flat(gradients, torch.ones(3, 1, dtype=torch.uint8), *bounds)
     assert_close(found[0], gradients.double() @ gradients.double().t(), TOLERANCES[torch.float32])

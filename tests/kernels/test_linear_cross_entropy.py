@@ -1,19 +1,16 @@
 """Linear layer + cross-entropy in chunks: loss and gradients against fp64, with ignored rows, tasks and deposits."""
 
-import sys
-
 import pytest
 import torch
 from torch.nn import functional
 
+from concord.kernels import linear_cross_entropy_kernels as module
 from concord.kernels.checks.ops import cross_entropy_case
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.linear_cross_entropy import linear_cross_entropy
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, check, poisoned, task_rows  # noqa: F401
-
-module = sys.modules["concord.kernels.linear_cross_entropy"]  # the package exports the function by the same name
 
 
 @pytest.fixture

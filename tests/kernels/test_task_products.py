@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from concord.kernels import task_products
+from concord.kernels import task_products_kernels as task_products
 from concord.kernels.deposits import deposit_product
 from concord.kernels.dispatch import for_architecture, using_kernels
 from concord.kernels.layout.rows import part

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
+from concord.kernels.dispatch import OPS, interpreted, takes_triton
 from concord.train.steps.precision import choose_kernels, choose_precision
 
 
@@ -73,3 +74,14 @@ def test_bf16_in_tritons_interpreter_is_refused_with_what_to_use_instead(monkeyp
         choose_kernels("triton", choose_precision("cpu", amp))
     assert "interpreted" in choose_kernels("triton", choose_precision("cpu", "fp16"))
     assert "torch" in choose_kernels("auto", choose_precision("cpu", amp))
+
+
+def test_triton_where_it_is_not_installed_is_bad_input_and_auto_says_why_torch_is_taken(monkeypatch):
+    pretend_gpu(monkeypatch, (9, 0))
+    monkeypatch.setattr("concord.kernels.dispatch._has_triton", False)
+    with pytest.raises(InputError, match=r"^--kernels triton: Triton is not installed here; --kernels auto takes"):
+        choose_kernels("triton", choose_precision("cuda", "auto"))
+    for device in ("cuda", "cpu"):
+        assert choose_kernels("auto", choose_precision(device, "auto")) == "torch: Triton is not installed here"
+    assert not interpreted()
+    assert not any(takes_triton(op, torch.device("cuda")) for op in OPS)

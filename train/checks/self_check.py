@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-import triton
 
 from concord import kernels
 from concord.bert.errors import InputError
@@ -123,8 +122,10 @@ def check(shapes: Shapes, device: torch.device, on_start: Callable[[], None] = l
 def environment_of(device: torch.device) -> dict[str, str]:
     """What verdicts hold for, and nothing else: device, capability, driver, versions, and the kernels' source.
 
-    Asks the device without opening a context on it.
+    Asks the device without opening a context on it. Triton must be installed.
     """
+    import triton
+
     found = {"torch": torch.__version__, "triton": triton.__version__, "kernels": source_digest()}
     if device.type == "cpu":
         return found | {"device": "interpreter" if interpreted() else "cpu"}

@@ -1,16 +1,16 @@
 """metrics.jsonl: what a run tells of its steps while it trains, an object a line."""
 
-import fcntl
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from concord.bert.errors import InputError
 from concord.kernels.surgery.rules import cosines
+from concord.train.outputs.locks import locked
 from concord.train.outputs.names import METRICS_FILE
 from concord.train.steps.loop import StepResult
 from concord.train.steps.optimizer import SurgeryOptimizer
@@ -35,7 +35,7 @@ class MetricsLog:
                 f"{self._path}: {found} bytes, expected at least the {keep} that were there when the run was saved"
             )
         self._file = self._path.open("a+b")
-        if not _locked(self._file):
+        if not locked(self._file):
             raise InputError(f"{self._path}: another process is writing it, expected a run that has stopped")
         self._file.truncate(keep)
         # Truncation leaves the position where it was, and `length` would count what has been cut off.
@@ -57,17 +57,6 @@ class MetricsLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _locked(file: IO[bytes]) -> bool:
-    """Whether the file is this process's until it closes it or ends, as it is where the file system knows no locks."""
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        pass
-    return True
 
 
 class LoggedStep:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from concord.bert.errors import InputError, did_you_mean
-from concord.kernels.dispatch import describe_kernels, interpreted, set_kernels
+from concord.kernels.dispatch import NO_TRITON, describe_kernels, has_triton, interpreted, set_kernels
 from concord.train.settings.config import AMP_CHOICES
 
 # The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
@@ -77,9 +77,11 @@ def cpu_multiplies_bf16() -> bool:
 def choose_kernels(kernels: str, precision: Precision) -> str:
     """Resolve the flag --kernels for the whole process; what ops on the run's device take from now on, in words.
 
-    Raises InputError where Triton is asked for and can neither run nor be interpreted, and where its interpreter would
-    have to compute in bf16, whose bits it takes for whole numbers in products.
+    Raises InputError where Triton is asked for and is not installed, or can neither run nor be interpreted, and where
+    its interpreter would have to compute in bf16, whose bits it takes for whole numbers in products.
     """
+    if kernels == "triton" and not has_triton():
+        raise InputError(f"--kernels triton: {NO_TRITON}; --kernels auto takes the torch references")
     if kernels == "triton" and precision.device.type == "cpu":
         if not interpreted():
             raise InputError(

@@ -104,6 +104,16 @@ def _task_products_kernel(
     TILE_N: tl.constexpr,
     ROWS: tl.constexpr,
 ):
+    """One tile of one task's product, or of one division of its rows.
+
+    left: [rows, left_columns] in fp32, fp16 or bf16.
+    right: [rows, right_columns] in the dtype of left.
+    target: [tasks, m, n] in fp32, fp16 or bf16, or fp32 [divisions, tasks, m, n] where DIVISIONS > 1; written.
+    offsets: int32 [tasks + 1], where each task's rows begin.
+    m, n: int, the columns of left and of right that are used.
+    left_columns, right_columns, left_stride, right_stride: int, the columns of each, and elements from row to row.
+    task_stride, division_stride: int, elements of target from one task, or division, to the next.
+    """
     task, division = tl.program_id(1), tl.program_id(2)
     tiles = tl.cdiv(n, TILE_N)  # neighbours share the columns of `left`
     i = tl.program_id(0) // tiles * TILE_M + tl.arange(0, TILE_M)
@@ -139,6 +149,13 @@ def _task_products_kernel(
 def _add_task_products_kernel(
     partials, gradients, size, task_stride, division_stride, divisions, ADD: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """The divisions of one task's product, added up in order; BLOCK elements.
+
+    partials: fp32 [divisions, tasks, size], the divisions' products.
+    gradients: [tasks, size] in fp32, fp16 or bf16, written.
+    size, divisions: int; size: the elements of one task's product.
+    task_stride, division_stride: int, elements from one task to the next in gradients, from a division in partials.
+    """
     task = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = at < size

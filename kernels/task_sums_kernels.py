@@ -33,11 +33,6 @@ def new_partials(sums: int, offsets: Tensor, rows: int, tile: int, columns: int)
     return torch.empty(sums, slots, columns, dtype=torch.float32, device=offsets.device)
 
 
-def one_task(rows: int, device: torch.device) -> Tensor:
-    """Offsets of a single task that owns all rows, which makes an ordinary gradient of a task gradient."""
-    return torch.arange(2, dtype=torch.int32, device=device) * rows  # made there, so that nothing is copied
-
-
 @triton.jit
 def task_span(offsets, task, tasks, rows):
     """The first row of `task` and the one after its last. Rows after the last task's count to it: they hold zeros."""
@@ -50,6 +45,13 @@ def task_span(offsets, task, tasks, rows):
 def _column_sums_kernel(
     values, partials, offsets, tasks, rows, columns, tile_rows, STEP: tl.constexpr, COLUMNS: tl.constexpr
 ):
+    """Stage one of the plain sum: a tile of rows and COLUMNS columns.
+
+    values: [rows, columns] in fp32, fp16 or bf16, what is summed.
+    partials: fp32 [slots, columns], written.
+    offsets: int32 [tasks + 1], where each task's rows begin.
+    tasks, rows, columns, tile_rows: int; tile_rows: the rows of a tile.
+    """
     tile = tl.program_id(0)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     valid = column < columns
@@ -85,6 +87,16 @@ def _collect_task_sums_kernel(
     SLOTS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """Stage two: the slots of one task and one of up to three sums, added up in COLUMNS columns.
+
+    partials: fp32 [sums, slots, columns], what stage one has written.
+    first_gradients: [tasks, columns] in fp32, fp16 or bf16, written: the task gradients of the first sum.
+    second_gradients: [tasks, columns] in the same dtype, written: those of the second sum; not used without one.
+    third_gradients: [tasks, columns] in the same dtype, written: those of the third sum; not used without one.
+    first_stride, second_stride, third_stride: int, elements from one task to the next in each.
+    offsets: int32 [tasks + 1], where each task's rows begin.
+    tasks, rows, columns, slots, tile_rows: int; slots: of each sum; tile_rows: the rows of a tile of stage one.
+    """
     task, which = tl.program_id(1), tl.program_id(2)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     valid = column < columns

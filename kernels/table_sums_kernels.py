@@ -17,7 +17,7 @@ from torch import Tensor
 
 from concord.kernels.dispatch import launcher
 from concord.kernels.layout.flat import CHUNK
-from concord.kernels.task_sums import task_span
+from concord.kernels.task_sums_kernels import task_span
 
 _PIECE = 32
 _KEYS = 256  # tokens a program, when keys are made
@@ -28,6 +28,13 @@ _CLEARED = 8  # chunks a program, when they become zero: most programs find noth
 def _clear_tables_kernel(
     gradients, touched, chunks, elements, stride, touched_stride, GROUP: tl.constexpr, CHUNK: tl.constexpr
 ):
+    """Zero GROUP chunks of one task's table where their flags say that they hold anything, and clear the flags.
+
+    gradients: [tasks, elements] in fp32, fp16 or bf16, one table's task gradients; written.
+    touched: uint8 [tasks, chunks], 0 where a chunk holds zeros only; written.
+    chunks, elements: int, of one task's table.
+    stride, touched_stride: int, elements from one task to the next in gradients and in touched.
+    """
     chunk = tl.program_id(0) * GROUP + tl.arange(0, GROUP)
     task = tl.program_id(1).to(tl.int64)
     flags = touched + task * touched_stride + chunk
@@ -44,6 +51,15 @@ def _clear_tables_kernel(
 def _table_keys_kernel(
     ids, positions, segments, keys, offsets, tasks, tokens, words, places, kinds, BLOCK: tl.constexpr
 ):
+    """The keys of BLOCK tokens in all three tables: numbers that sort by table, then by task, then by index.
+
+    ids: int32 [tokens], rows of the word table.
+    positions: int32 [tokens], rows of the position table.
+    segments: int32 [tokens], rows of the segment table.
+    keys: int32 [3 * tokens], written.
+    offsets: int32 [tasks + 1], where each task's tokens begin.
+    tasks, tokens, words, places, kinds: int; the last three: rows of the three tables.
+    """
     token = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = token < tokens
     owner = tl.zeros([BLOCK], tl.int32)
@@ -113,6 +129,24 @@ def _table_pieces_kernel(
     STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """Add up one piece of a run of equal keys or, where SECOND, the slots that a long run's pieces have left.
+
+    values: [tokens, columns] in the compute dtype, what is added up.
+    keys: int32 [3 * tokens], sorted.
+    order: int64 [3 * tokens], the place that each sorted key had before.
+    starts: int32 [3 * tokens], where the run of each key begins.
+    stops: int32 [3 * tokens], the place after its end.
+    slots: fp32 [slots, columns], the sums of long runs' pieces: written first, read where SECOND.
+    word_gradients: [tasks, words, columns] in fp32, fp16 or bf16, written.
+    position_gradients: [tasks, places, columns] in the same dtype, written.
+    segment_gradients: [tasks, kinds, columns] in the same dtype, written.
+    word_touched: uint8 [tasks, chunks], set where a chunk of word_gradients is written to; None without TOUCHED.
+    position_touched: uint8 [tasks, chunks], the same of position_gradients.
+    segment_touched: uint8 [tasks, chunks], the same of segment_gradients.
+    word_stride, position_stride, segment_stride: int, elements from one task to the next in the gradients.
+    word_touched_stride, position_touched_stride, segment_touched_stride: int, the same in the flags.
+    tasks, tokens, words, places, kinds, columns: int; words, places, kinds: rows of the three tables.
+    """
     place = tl.program_id(0)
     start, stop = tl.load(starts + place), tl.load(stops + place)
     column = tl.arange(0, COLUMNS)

@@ -7,9 +7,9 @@ value that is not finite may make NaN of all of them, and of no others.
 
 GROUP consecutive sequences are filled into tiles from the first on, and the t-th of their programs walks past t tiles
 to find its own. A sequence that is longer than a tile stands in their row as a tile of its own, which is left to
-`kernels.attention.tiled`. There are as many programs as sequences; those for which nothing is left end at once. So the
-host need not know how many tiles there will be, and no program has two to do while a multiprocessor has none. Without a
-loop over tiles a program also takes fewer registers, and more of them run at once.
+`kernels.attention.tiled_kernels`. There are as many programs as sequences; those for which nothing is left end at once.
+So the host need not know how many tiles there will be, and no program has two to do while a multiprocessor has none.
+Without a loop over tiles a program also takes fewer registers, and more of them run at once.
 
 Dropout is addressed by a key's place in its sequence, eight places a call of the generator, while a sequence begins
 anywhere in a tile. So what is kept for a query is gathered into one bit a place, and these are shifted as one number to
@@ -20,17 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from concord.kernels.attention.tiles import (
-    LN_2,
-    clear_padding,
-    kept_bits,
-    kept_mask,
-    load_rows,
-    score_factor,
-    shortest_side,
-    store_rows,
-    tile_width,
-)
+from concord.kernels.attention.tiles import score_factor, shortest_side, tile_width
+from concord.kernels.attention.tiles_kernels import LN_2, clear_padding, kept_bits, kept_mask, load_rows, store_rows
 
 _LEAST_TILE = 32  # rows, for tiny sequences to share
 _MOST_TILE = 64  # rows; the backward of 128 would spill
@@ -88,7 +79,7 @@ def _kept(seed, row, first, start, head, heads, site, threshold, TILE: tl.conste
 
 
 @triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
-def _forward_kernel(
+def _short_attention_forward_kernel(
     qkv,
     out,
     log_sums,
@@ -107,6 +98,17 @@ def _forward_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The result of one head in one tile of short sequences; the last programs zero the padding.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    out: [tokens, heads, D] like it, written: the result.
+    log_sums: fp32 [heads, tokens], written: the softmax's log-sums to the base 2.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, tokens: int.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     head = tl.program_id(1)
     stride = 3 * heads * D
     if tl.program_id(0) * GROUP >= sequences:
@@ -144,7 +146,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
-def _backward_kernel(
+def _short_attention_backward_kernel(
     qkv,
     d_out,
     log_sums,
@@ -164,6 +166,18 @@ def _backward_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The gradient of qkv of one head in one tile of short sequences; the last programs zero the padding.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    d_out: [tokens, heads, D] like it, the gradient of the result.
+    log_sums: fp32 [heads, tokens], of the forward.
+    d_qkv: like qkv, written.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, tokens: int.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     head = tl.program_id(1)
     stride = 3 * heads * D
     if tl.program_id(0) * GROUP >= sequences:
@@ -236,7 +250,7 @@ def short_forward(
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
     options = _options(qkv, tile, dropout[0] is not None)
-    _forward_kernel[_grid(sequences, heads)](
+    _short_attention_forward_kernel[_grid(sequences, heads)](
         qkv, out, log_sums, cu_seqlens, sequences, tokens, heads, score_factor(size), *dropout, **options
     )
 
@@ -259,6 +273,6 @@ def short_backward(
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
     options = _options(qkv, tile, dropout[0] is not None)
-    _backward_kernel[_grid(sequences, heads)](
+    _short_attention_backward_kernel[_grid(sequences, heads)](
         qkv, d_out, log_sums, d_qkv, cu_seqlens, sequences, tokens, heads, score_factor(size), *dropout, **options
     )

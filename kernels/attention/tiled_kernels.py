@@ -10,20 +10,12 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.attention.configurations import tiled_configuration
-from concord.kernels.attention.tiles import (
-    LN_2,
-    clear_padding,
-    kept_bits,
-    kept_mask,
-    load_rows,
-    score_factor,
-    store_rows,
-    tile_width,
-)
+from concord.kernels.attention.tiles import score_factor, tile_width
+from concord.kernels.attention.tiles_kernels import LN_2, clear_padding, kept_bits, kept_mask, load_rows, store_rows
 
 
 @triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
-def _forward_kernel(
+def _tiled_attention_forward_kernel(
     qkv,
     out,
     log_sums,
@@ -43,6 +35,17 @@ def _forward_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The result of one head for QUERIES queries of one sequence; the last programs zero the padding.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    out: [tokens, heads, D] like it, written: the result.
+    log_sums: fp32 [heads, tokens], written: the softmax's log-sums to the base 2.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(cu_seqlens + sequence)
     stride = 3 * heads * D
@@ -83,7 +86,7 @@ def _forward_kernel(
 
 
 @triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
-def _query_gradients_kernel(
+def _tiled_attention_query_gradients_kernel(
     qkv,
     out,
     d_out,
@@ -106,6 +109,20 @@ def _query_gradients_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The gradient of QUERIES queries of one sequence and head; the last programs zero the padding.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    out: [tokens, heads, D] like it, of the forward.
+    d_out: like out, its gradient.
+    log_sums: fp32 [heads, tokens], of the forward.
+    deltas: fp32 [heads, tokens], written: sum(out * d_out) of each query.
+    d_qkv: like qkv, written: the queries' part and, at padding, all of it.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(cu_seqlens + sequence)
     stride = 3 * heads * D
@@ -146,7 +163,7 @@ def _query_gradients_kernel(
 
 
 @triton.jit(do_not_specialize=["shorter", "tokens", "heads", "site"])
-def _key_gradients_kernel(
+def _tiled_attention_key_gradients_kernel(
     qkv,
     d_out,
     log_sums,
@@ -169,6 +186,19 @@ def _key_gradients_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The gradients of KEYS keys (OF_KEYS) and of their values (OF_VALUES) of one sequence and head.
+
+    qkv: [tokens, 3, heads, D] in the compute dtype.
+    d_out: [tokens, heads, D] like it, the gradient of the result.
+    log_sums: fp32 [heads, tokens], of the forward.
+    deltas: fp32 [heads, tokens], that the queries' kernel has written.
+    d_qkv: like qkv, written: the parts of the keys and of the values.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
+    heads, factor: int, float; factor: `score_factor`.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     sequence, head, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     start = tl.load(cu_seqlens + sequence)
     length = tl.load(cu_seqlens + sequence + 1) - start
@@ -231,7 +261,9 @@ def tiled_forward(
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
     tiles = tiled_configuration(qkv).forward
-    _forward_kernel[(sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))](
+    _tiled_attention_forward_kernel[
+        (sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))
+    ](
         qkv,
         out,
         log_sums,
@@ -273,7 +305,9 @@ def tiled_backward(
     sizes = (shorter, tokens, heads, score_factor(size), *dropout)
     constants = {"DROPOUT": dropout[0] is not None, "D": size, "WIDTH": tile_width(qkv)}
     _, tiles, key_tiles, apart = tiled_configuration(qkv)
-    _query_gradients_kernel[(sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))](
+    _tiled_attention_query_gradients_kernel[
+        (sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))
+    ](
         qkv,
         out,
         d_out,
@@ -290,7 +324,7 @@ def tiled_backward(
         num_stages=tiles.stages,
     )
     for of_keys, of_values in ((True, False), (False, True)) if apart else ((True, True),):
-        _key_gradients_kernel[(sequences, heads, max(1, triton.cdiv(max_length, key_tiles.keys)))](
+        _tiled_attention_key_gradients_kernel[(sequences, heads, max(1, triton.cdiv(max_length, key_tiles.keys)))](
             qkv,
             d_out,
             log_sums,

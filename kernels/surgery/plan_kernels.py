@@ -5,6 +5,8 @@ registers and never goes through global memory. What several threads read and on
 a barrier.
 """
 
+from collections.abc import Mapping
+
 import torch
 import triton
 import triton.language as tl
@@ -100,18 +102,147 @@ def _add_statistics(meetings, conflicts, cosines, norms, gram, squares, pair_at,
 
 
 @triton.jit
-def _step_sizes(beta_powers, at, inside, rate, squares, finite, decay, beta1, beta2):
-    """`adamw_steps` of a tile of blocks, the rows `at` of the powers: step sizes and shrinks, fp64 like `rate`."""
-    power1 = tl.load(beta_powers + 2 * at, mask=inside, other=1.0)
-    power2 = tl.load(beta_powers + 2 * at + 1, mask=inside, other=1.0)
+def _share_changed(changed, unchanged):
+    """By how much surgery changed a norm, as a share of it (0 where there is none), from two squared norms."""
+    return tl.where(unchanged > 0, tl.sqrt(changed / tl.where(unchanged > 0, unchanged, 1.0)), 0.0)
+
+
+@triton.jit
+def _whole_gram(gram, blocks, pair_at, pair_mask, TASKS: tl.constexpr, WIDTH: tl.constexpr, BLOCKS: tl.constexpr):
+    """The Gram matrix of the whole model, the sum of its blocks': fp64 [WIDTH, WIDTH]."""
+    total = tl.zeros([WIDTH, WIDTH], tl.float64)
+    for first in range(0, blocks, BLOCKS):
+        block = first + tl.arange(0, BLOCKS)
+        mask = (block < blocks)[:, None, None] & pair_mask[None, :, :]
+        values = tl.load(gram + (block * TASKS * TASKS)[:, None, None] + pair_at[None, :, :], mask=mask, other=0.0)
+        total += tl.sum(values, 0)
+    return total
+
+
+@triton.jit
+def _rows_of_model(
+    given,
+    targets,
+    total,
+    total_squares,
+    private,
+    owns,
+    target_rate,
+    ranks,
+    pair_at,
+    pair_mask,
+    live_pairs,
+    METHOD: tl.constexpr,
+    PRIVATE_NORMS: tl.constexpr,
+    TASKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """The coefficients of all blocks where surgery is the whole model's: fp64 [BLOCKS, WIDTH]; advances `targets`.
+
+    total, total_squares: fp64 [WIDTH, WIDTH] and its diagonal; private, owns: fp64 [HEADS], the squared norms of the
+    private parameters, and bool [HEADS, WIDTH], whose they are; live_pairs: of a step that is applied.
+    """
+    task = tl.arange(0, WIDTH)
+    rows = tl.full([BLOCKS, WIDTH], 1.0, tl.float64)
+    if METHOD == "given":
+        own = tl.load(given + task, mask=task < TASKS, other=0.0)
+        rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own[None, :]
+    elif METHOD == "pcgrad" or METHOD == "gradvac":
+        solved, lengths = total, total_squares
+        if PRIVATE_NORMS:
+            lengths += tl.sum(tl.where(owns, private[:, None], 0.0), 0)
+            diagonal = tl.arange(0, WIDTH)[:, None] == tl.arange(0, WIDTH)[None, :]
+            solved = tl.where(diagonal, lengths[None, :], total)
+        old = tl.load(targets + pair_at, mask=pair_mask, other=0.0)
+        tl.debug_barrier()
+        own, new = _coefficients(
+            solved[None, :, :],
+            lengths[None, :],
+            old[None, :, :],
+            target_rate,
+            ranks,
+            METHOD == "gradvac",
+            TASKS,
+            WIDTH,
+            1,
+        )
+        if METHOD == "gradvac":
+            tl.store(targets + pair_at[None, :, :], new, mask=live_pairs[None, :, :])
+        rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own
+    return rows
+
+
+@triton.jit
+def _rows_of_blocks(
+    given,
+    targets,
+    values,
+    squares,
+    target_rate,
+    ranks,
+    at,
+    mask,
+    task_at,
+    task_mask,
+    live_pairs,
+    METHOD: tl.constexpr,
+    TASKS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """The coefficients of a tile of blocks that each have surgery of their own: fp64 [BLOCKS, WIDTH]; advances
+    `targets`. values, squares: fp64 [BLOCKS, WIDTH, WIDTH], their Gram matrices, and the diagonals."""
+    rows = tl.full([BLOCKS, WIDTH], 1.0, tl.float64)
+    if METHOD == "given":
+        rows = tl.load(given + task_at, mask=task_mask, other=0.0)
+    elif METHOD == "pcgrad" or METHOD == "gradvac":
+        old = tl.load(targets + at, mask=mask, other=0.0)
+        tl.debug_barrier()
+        rows, new = _coefficients(values, squares, old, target_rate, ranks, METHOD == "gradvac", TASKS, WIDTH, BLOCKS)
+        if METHOD == "gradvac":
+            tl.store(targets + at, new, mask=mask & live_pairs[None, :, :])
+    return rows
+
+
+@triton.jit
+def _step_sizes(
+    step_sizes, shrinks, rates, beta_powers, at, power_at, inside, schedule, squares, finite, decay, beta1, beta2
+):
+    """`adamw_steps` of a tile of blocks, whose rows in `beta_powers` are `power_at`: writes step sizes and shrinks."""
+    rate = tl.load(rates + at, mask=inside, other=0.0).to(tl.float64) * schedule
+    power1 = tl.load(beta_powers + 2 * power_at, mask=inside, other=1.0)
+    power2 = tl.load(beta_powers + 2 * power_at + 1, mask=inside, other=1.0)
     tl.debug_barrier()
     live = (rate != 0) & (squares > 0)
     power1 *= tl.where(live, tl.where(finite, beta1, 1.0), 1.0)
     power2 *= tl.where(live, tl.where(finite, beta2, 1.0), 1.0)
-    tl.store(beta_powers + 2 * at, power1, mask=inside)
-    tl.store(beta_powers + 2 * at + 1, power2, mask=inside)
+    tl.store(beta_powers + 2 * power_at, power1, mask=inside)
+    tl.store(beta_powers + 2 * power_at + 1, power2, mask=inside)
     correction = tl.sqrt(1 - power2) / tl.maximum(1 - power1, 1e-12)
-    return tl.where(live, rate * correction, 0.0), tl.where(live, 1 - rate * decay, 1.0)
+    tl.store(step_sizes + at, tl.where(live, rate * correction, 0.0), mask=inside)
+    tl.store(shrinks + at, tl.where(live, 1 - rate * decay, 1.0), mask=inside)
+
+
+@triton.jit
+def _count_step(
+    applied_steps,
+    skipped_steps,
+    loss_scale,
+    steps_since_overflow,
+    finite,
+    growth_interval,
+    SCALING: tl.constexpr,
+):
+    """Count the step as applied or skipped, and let the loss scale grow or shrink."""
+    counted = finite.to(tl.int64)
+    tl.store(applied_steps, tl.load(applied_steps) + counted)
+    tl.store(skipped_steps, tl.load(skipped_steps) + (1 - counted))
+    if SCALING:
+        since = tl.where(finite, tl.load(steps_since_overflow) + 1, 0)
+        grows = since >= growth_interval
+        tl.store(loss_scale, tl.load(loss_scale) * tl.where(finite, tl.where(grows, 2.0, 1.0), 0.5))
+        tl.store(steps_since_overflow, tl.where(grows, 0, since))
 
 
 @triton.jit
@@ -161,6 +292,40 @@ def _surgery_plan_kernel(
     BLOCKS: tl.constexpr,
     HEADS: tl.constexpr,
 ):
+    """One step's plan; what `SurgeryState` and `SurgeryPlan` say of their tensors is not said again here.
+
+    gram: fp64 [blocks, TASKS, TASKS], the Gram matrices of the shared blocks, loss scale and all.
+    private_squares: fp64 [heads], the squared gradient norms of the private blocks.
+    private_tasks: int32 [heads], the task that each of them belongs to.
+    rates: fp32 [blocks], learning rates of the shared blocks.
+    private_rates: fp32 [heads], learning rates of the private blocks.
+    rate_factor: fp32 scalar, what all rates are multiplied by.
+    seed: int64 scalar, of the step.
+    given: fp64 [1 or blocks, TASKS], the coefficients of the method "given"; None for others.
+    constants: fp64 [6]: beta1, beta2, weight decay, GradVac's beta, the norm to clip to, and the plain sum's weight.
+    loss_scale: fp32 scalar, updated where SCALING.
+    steps_since_overflow: int64 scalar, updated where SCALING.
+    applied_steps: int64 scalar, updated.
+    skipped_steps: int64 scalar, updated.
+    beta_powers: fp64 [blocks + heads, 2], updated.
+    targets: fp64 [1 or blocks, TASKS, TASKS], updated by "gradvac".
+    meetings: fp64 [blocks + 1, TASKS, TASKS], updated, as the next four are.
+    conflicts: fp64 [blocks + 1, TASKS, TASKS].
+    cosines: fp64 [blocks + 1, TASKS, TASKS].
+    norms: fp64 [blocks + 1, TASKS].
+    changes: fp64 [blocks + 1].
+    coefficients: fp32 [blocks, TASKS], written, as everything from here on is.
+    private_coefficients: fp32 [heads, 1].
+    factor: fp32 scalar.
+    step_sizes: fp32 [blocks].
+    shrinks: fp32 [blocks].
+    private_step_sizes: fp32 [heads].
+    private_shrinks: fp32 [heads].
+    apply: bool scalar.
+    total_gram: fp64 [TASKS, TASKS], the plan's `gram`.
+    merged_norm: fp64 scalar.
+    blocks, heads, growth_interval: int; the last: steps without overflow after which the loss scale doubles.
+    """
     beta1, beta2 = tl.load(constants), tl.load(constants + 1)
     decay, target_rate, max_norm = tl.load(constants + 2), tl.load(constants + 3), tl.load(constants + 4)
     plain = tl.load(constants + 5)  # the weight of each gradient in the plain sum or mean
@@ -171,13 +336,7 @@ def _surgery_plan_kernel(
     pair_at = row * TASKS + column
     diagonal = row == column
 
-    total = tl.zeros([WIDTH, WIDTH], tl.float64)
-    for first in range(0, blocks, BLOCKS):
-        block = first + tl.arange(0, BLOCKS)
-        mask = (block < blocks)[:, None, None] & pair_mask[None, :, :]
-        values = tl.load(gram + (block * TASKS * TASKS)[:, None, None] + pair_at[None, :, :], mask=mask, other=0.0)
-        total += tl.sum(values, 0)
-    total *= inverse * inverse
+    total = _whole_gram(gram, blocks, pair_at, pair_mask, TASKS, WIDTH, BLOCKS) * (inverse * inverse)
     tl.store(total_gram + pair_at, total, mask=pair_mask)
     total_squares = tl.sum(tl.where(diagonal, total, 0.0), 1)
 
@@ -194,37 +353,31 @@ def _surgery_plan_kernel(
 
     ranks = _ranks(tl.load(seed), SITE, MOST, TASKS, WIDTH)
     rows = tl.full([BLOCKS, WIDTH], 1.0, tl.float64)
-    private_rows = tl.full([HEADS], 1.0, tl.float64)
-    if METHOD == "given" and not BY_BLOCK:
-        own = tl.load(given + task, mask=task < TASKS, other=0.0)
-        rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own[None, :]
-    elif (METHOD == "pcgrad" or METHOD == "gradvac") and not BY_BLOCK:
-        solved, lengths = total, total_squares
-        if PRIVATE_NORMS:
-            lengths += tl.sum(tl.where(owns, private[:, None], 0.0), 0)
-            solved = tl.where(diagonal, lengths[None, :], total)
-        old = tl.load(targets + pair_at, mask=pair_mask, other=0.0)
-        tl.debug_barrier()
-        own, new = _coefficients(
-            solved[None, :, :],
-            lengths[None, :],
-            old[None, :, :],
+    if not BY_BLOCK:
+        rows = _rows_of_model(
+            given,
+            targets,
+            total,
+            total_squares,
+            private,
+            owns,
             target_rate,
             ranks,
-            METHOD == "gradvac",
+            pair_at,
+            pair_mask,
+            live_pairs,
+            METHOD,
+            PRIVATE_NORMS,
             TASKS,
             WIDTH,
-            1,
+            BLOCKS,
         )
-        if METHOD == "gradvac":
-            tl.store(targets + pair_at[None, :, :], new, mask=live_pairs[None, :, :])
-        rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own
+    private_rows = tl.full([HEADS], 1.0, tl.float64)
     if PRIVATE_NORMS:
         own = tl.sum(rows, 0) / BLOCKS
         private_rows = tl.sum(tl.where(owns, own[None, :], 0.0), 1)
 
     schedule = tl.load(rate_factor).to(tl.float64)
-
     merged = tl.sum(private_rows * private_rows * private, 0)
     changed, unchanged = merged * 0, merged * 0
     for first in range(0, blocks, BLOCKS):
@@ -236,16 +389,24 @@ def _surgery_plan_kernel(
         squares = tl.sum(tl.where(diagonal[None, :, :], values, 0.0), 2)
         task_at = (block * TASKS)[:, None] + task[None, :]
         task_mask = inside[:, None] & (task < TASKS)[None, :]
-        if METHOD == "given" and BY_BLOCK:
-            rows = tl.load(given + task_at, mask=task_mask, other=0.0)
-        elif (METHOD == "pcgrad" or METHOD == "gradvac") and BY_BLOCK:
-            old = tl.load(targets + at, mask=mask, other=0.0)
-            tl.debug_barrier()
-            rows, new = _coefficients(
-                values, squares, old, target_rate, ranks, METHOD == "gradvac", TASKS, WIDTH, BLOCKS
+        if BY_BLOCK:
+            rows = _rows_of_blocks(
+                given,
+                targets,
+                values,
+                squares,
+                target_rate,
+                ranks,
+                at,
+                mask,
+                task_at,
+                task_mask,
+                live_pairs,
+                METHOD,
+                TASKS,
+                WIDTH,
+                BLOCKS,
             )
-            if METHOD == "gradvac":
-                tl.store(targets + at, new, mask=mask & live_pairs[None, :, :])
         weights = rows * plain
         tl.store(coefficients + task_at, weights, mask=task_mask)
         merged += tl.sum(_squared_norms(values, weights), 0)
@@ -253,8 +414,7 @@ def _surgery_plan_kernel(
         whole = _squared_norms(values, weights * 0 + plain)
         changed += tl.sum(difference, 0)
         unchanged += tl.sum(whole, 0)
-        share = tl.where(whole > 0, tl.sqrt(difference / tl.where(whole > 0, whole, 1.0)), 0.0)
-        _add(changes + block, share, block < live_blocks)
+        _add(changes + block, _share_changed(difference, whole), block < live_blocks)
         _add_statistics(
             meetings,
             conflicts,
@@ -267,15 +427,25 @@ def _surgery_plan_kernel(
             mask & live_pairs[None, :, :],
             task_mask & (task < live_tasks)[None, :],
         )
-        rate = tl.load(rates + block, mask=inside, other=0.0).to(tl.float64) * schedule
         of_block = tl.sum(squares, 1)
-        size, shrink = _step_sizes(beta_powers, block, inside, rate, of_block, finite, decay, beta1, beta2)
-        tl.store(step_sizes + block, size, mask=inside)
-        tl.store(shrinks + block, shrink, mask=inside)
+        _step_sizes(
+            step_sizes,
+            shrinks,
+            rates,
+            beta_powers,
+            block,
+            block,
+            inside,
+            schedule,
+            of_block,
+            finite,
+            decay,
+            beta1,
+            beta2,
+        )
 
     if finite:
-        share = tl.where(unchanged > 0, tl.sqrt(changed / tl.where(unchanged > 0, unchanged, 1.0)), 0.0)
-        tl.store(changes + blocks, tl.load(changes + blocks) + share)
+        tl.store(changes + blocks, tl.load(changes + blocks) + _share_changed(changed, unchanged))
     last = blocks * TASKS
     _add_statistics(
         meetings,
@@ -297,27 +467,38 @@ def _surgery_plan_kernel(
     tl.store(factor, scale)
 
     inside = head < heads
-    rate = tl.load(private_rates + head, mask=inside, other=0.0).to(tl.float64) * schedule
-    size, shrink = _step_sizes(beta_powers, blocks + head, inside, rate, private, finite, decay, beta1, beta2)
     tl.store(private_coefficients + head, private_rows, mask=inside)
-    tl.store(private_step_sizes + head, size, mask=inside)
-    tl.store(private_shrinks + head, shrink, mask=inside)
-
-    counted = finite.to(tl.int64)
-    tl.store(applied_steps, tl.load(applied_steps) + counted)
-    tl.store(skipped_steps, tl.load(skipped_steps) + (1 - counted))
-    if SCALING:
-        since = tl.where(finite, tl.load(steps_since_overflow) + 1, 0)
-        grows = since >= growth_interval
-        tl.store(loss_scale, tl.load(loss_scale) * tl.where(finite, tl.where(grows, 2.0, 1.0), 0.5))
-        tl.store(steps_since_overflow, tl.where(grows, 0, since))
+    _step_sizes(
+        private_step_sizes,
+        private_shrinks,
+        private_rates,
+        beta_powers,
+        head,
+        blocks + head,
+        inside,
+        schedule,
+        private,
+        finite,
+        decay,
+        beta1,
+        beta2,
+    )
+    _count_step(applied_steps, skipped_steps, loss_scale, steps_since_overflow, finite, growth_interval, SCALING)
 
 
 def launch_plan(
-    inputs: tuple[Tensor | None, ...],
-    state: tuple[Tensor, ...],
-    plan: tuple[Tensor, ...],
     *,
+    gram: Tensor,
+    private_squares: Tensor,
+    private_tasks: Tensor,
+    rates: Tensor,
+    private_rates: Tensor,
+    rate_factor: Tensor,
+    seed: Tensor,
+    given: Tensor | None,
+    constants: Tensor,
+    state: Mapping[str, Tensor],
+    plan: Mapping[str, Tensor],
     method: str,
     by_block: bool,
     private_norms: bool,
@@ -325,22 +506,34 @@ def launch_plan(
     scaling: bool,
     growth_interval: int,
 ) -> None:
-    """Launch the kernel: `inputs`, `state` and `plan` are its pointers, in its order."""
-    gram, private_squares = inputs[:2]
+    """Launch the kernel, whose arguments `gram` to `constants` are.
+
+    state, plan: the tensors of a `SurgeryState`, which is advanced, and of a `SurgeryPlan`, which is written, by the
+    names of their fields; by_block to scaling: as in `SurgerySettings`, clip: whether its norm is limited.
+    """
     blocks, tasks, _ = gram.shape
     heads = len(private_squares)
     width = max(2, triton.next_power_of_2(tasks))
     tile = max(1, _ELEMENTS // width**3) if by_block else max(1, _ELEMENTS // width**2)
+    outputs = {"total_gram" if name == "gram" else name: tensor for name, tensor in plan.items()}
     with torch.cuda.device_of(gram):
         # ptxas would rather spill than take all registers, which one program may.
         options = {} if architecture(gram.device) == "hip" else {"maxnreg": 255}
         _surgery_plan_kernel[(1,)](
-            *inputs,
-            *state,
-            *plan,
-            blocks,
-            heads,
-            growth_interval,
+            gram=gram,
+            private_squares=private_squares,
+            private_tasks=private_tasks,
+            rates=rates,
+            private_rates=private_rates,
+            rate_factor=rate_factor,
+            seed=seed,
+            given=given,
+            constants=constants,
+            **state,
+            **outputs,
+            blocks=blocks,
+            heads=heads,
+            growth_interval=growth_interval,
             METHOD=method,
             BY_BLOCK=by_block,
             PRIVATE_NORMS=private_norms,

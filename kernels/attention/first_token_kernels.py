@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from concord.kernels.attention.tiles import clear_padding
+from concord.kernels.attention.tiles_kernels import clear_padding
 from concord.kernels.dispatch import launcher
-from concord.kernels.dropout import dropout_factors
+from concord.kernels.dropout_kernels import dropout_factors
 
 _ELEMENTS = 2048  # of keys, read at once
 
@@ -44,6 +44,18 @@ def _first_token_forward_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The result of one sequence's first token and one head.
+
+    q: [sequences, heads, D] in the compute dtype, the first tokens' queries.
+    kv: [tokens, 2, heads, D] in the same dtype.
+    out: like q, written: the result.
+    exact: fp32, shaped like q, written: the result before it is rounded.
+    log_sums: fp32 [sequences, heads], written: the softmax's log-sums.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    heads, factor: int, float; factor: what a query's product with a key is multiplied by.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     sequence, head = tl.program_id(0), tl.program_id(1)
     start = tl.load(cu_seqlens + sequence)
     length = tl.load(cu_seqlens + sequence + 1) - start
@@ -102,6 +114,21 @@ def _first_token_backward_kernel(
     D: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """The gradients of one sequence's query, keys and values of one head; the last programs zero the padding.
+
+    q: [sequences, heads, D] in the compute dtype, the first tokens' queries.
+    kv: [tokens, 2, heads, D] in the same dtype.
+    exact: fp32, shaped like q, of the forward.
+    d_out: like q, the gradient of the result.
+    log_sums: fp32 [sequences, heads], of the forward.
+    d_q: like q, written.
+    d_kv: like kv, written.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    sequences, tokens: int.
+    heads, factor: int, float; factor: what a query's product with a key is multiplied by.
+    seed: int64 scalar, of the dropout; None without one.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
     sequence, head = tl.program_id(0), tl.program_id(1)
     start = tl.load(cu_seqlens + sequence)
     column = tl.arange(0, WIDTH)

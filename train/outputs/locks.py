@@ -1,0 +1,43 @@
+"""A lock on an open file, which one process holds until it closes the file or ends, on Linux, macOS and Windows."""
+
+import os
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:  # everywhere else
+    msvcrt = None
+
+_FAR = 1 << 40  # no log is as long: Windows keeps others from reading what is locked
+
+
+def locked(file: IO[Any]) -> bool:
+    """Whether `file`, open for writing, now is this process's alone; False where another process holds it.
+
+    It does not wait. The system releases the lock of a process that is killed. Where the file system or the system
+    knows no locks, every process is given the file.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            _lock_byte(file.fileno())
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _lock_byte(descriptor: int) -> None:
+    """Lock one byte far beyond the end; the position in the file stays."""
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    os.lseek(descriptor, _FAR, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    finally:
+        os.lseek(descriptor, position, os.SEEK_SET)
