@@ -6,7 +6,7 @@ computes Concord's update, `tests/bench/test_torchjd_peer.py` of those that are 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, cycle, islice
 from typing import Any
@@ -29,7 +29,9 @@ from concord.train.data.device_batches import round_tokens
 from concord.train.data.sampler import JointSampler, MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.settings.config import RunConfig
-from concord.train.steps.build import build_model, build_optimizer, fit_model
+from concord.train.settings.parts import FineTuningConfig
+from concord.train.settings.typed import fine_tuning_config
+from concord.train.steps import build
 from concord.train.steps.graphs import choose_graphs
 from concord.train.steps.loop import Trainer
 from concord.train.steps.precision import Precision, choose_precision
@@ -165,29 +167,32 @@ def splits_of(case: Case, data: Splits) -> Splits:
     return data if case.length is None else splits_of_one_length(case.length, _EXAMPLES)
 
 
-def build_concord(case: Case, splits: Splits, surgery: str = "none") -> tuple[RunConfig, MultitaskModel, Precision]:
+def build_concord(
+    case: Case, splits: Splits, surgery: str = "none", cuda_graphs: str = "auto"
+) -> tuple[FineTuningConfig, MultitaskModel, Precision]:
     """Concord's model with a head for each task, in mixed precision on a GPU, and the configuration it is built by."""
-    config = RunConfig(
+    flat = RunConfig(
         tasks=tuple(splits),
         batch_size=case.batch,
         amp="auto" if torch.cuda.is_available() else "off",
         surgery=surgery,
         epochs=_EPOCHS,
+        cuda_graphs=cuda_graphs,
     )
-    precision = choose_precision(config.device, config.amp)
+    config = fine_tuning_config(flat)
+    precision = choose_precision(config.compute.device, config.compute.amp)
     encoder = Encoder(MODELS[case.model])
-    encoder.initialise(config.seed)
-    config = fit_model(config, encoder.config)
-    return config, build_model(config, [split.task for split in splits.values()], encoder, precision), precision
+    encoder.initialise(config.model.seed)
+    config = build.fit_model(config, encoder.config)
+    return config, build.build_model(config, [split.task for split in splits.values()], encoder, precision), precision
 
 
 def build_trainer(case: Case, splits: Splits, surgery: str, *, cuda_graphs: str = "auto") -> Trainer:
     """Concord's trainer of that model; cuda_graphs: as the flag of the same name. InputError where that cannot be."""
-    config, model, precision = build_concord(case, splits, surgery)
-    config = replace(config, cuda_graphs=cuda_graphs)
-    optimizer = build_optimizer(config, model, precision)
+    config, model, precision = build_concord(case, splits, surgery, cuda_graphs)
+    optimizer = build.build_optimizer(config, model, precision)
     graphs, _ = choose_graphs(config, precision.device)
-    return Trainer(config, model, optimizer, splits, precision.device, graphs=graphs)
+    return build.build_trainer(config, model, optimizer, splits, precision.device, graphs=graphs)
 
 
 def build_padded(case: Case, splits: Splits, attention: str, device: torch.device) -> PaddedModel:

@@ -27,6 +27,14 @@ ROOMS = (
     "train",
     "bench",
 )
+# Who sees the flat settings, one a flag: the commands with their flags and files, recipes, what makes typed parts of
+# them, what tells the user of them, and benchmarks, which are commands too.
+FLAT_SETTINGS = {
+    *("train.flags", "train.pretrain", "train.reproduce"),
+    *("train.settings.files", "train.settings.idle", "train.settings.recipes", "train.settings.typed"),
+    *("train.runs.begin", "train.runs.pre_training"),
+    *("bench.lengths", "bench.step_cases"),
+}
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines, of train/
 
 
@@ -81,6 +89,16 @@ def test_no_modules_import_each_other_in_a_circle():
 
     for module in MODULES:
         visit(module, [])
+
+
+def test_the_flat_settings_stay_with_the_commands():
+    importing = {
+        module
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and any(name.name == "RunConfig" for name in node.names)
+    }
+    assert importing == FLAT_SETTINGS
 
 
 def is_kernel(function):

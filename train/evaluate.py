@@ -24,23 +24,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     directory = Path(given.run)
     saved = load_run(directory, given.device, lambda text: say(console, text))
 
+    config = saved.config.data
+    config = replace(
+        config,
+        source=given.data or config.source,
+        dev_examples=given.dev_examples,
+        skip_bad_rows=given.skip_bad_rows or config.skip_bad_rows,
+    )
     datasets = load_datasets(
-        replace(
-            saved.config,
-            dev_examples=given.dev_examples,
-            skip_bad_rows=given.skip_bad_rows or saved.config.skip_bad_rows,
-        ),
+        config,
         saved.tasks,
         saved.tokenizer,
         None,
         lambda text: say(console, f"warning: {text}"),
         splits=("dev",),
-        data=given.data,
     )
     say(console, f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
     say(console, f"kernels    {saved.kernels}")
     sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
-    say(console, f"data       {given.data or saved.config.data}: {sizes} (dev examples)")
+    say(console, f"data       {config.source}: {sizes} (dev examples)")
     with reading_bar(console) as reading:
         on_read = reading("dev sets", sum(map(len, datasets.dev.values())))
         metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device, on_read=on_read)

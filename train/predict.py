@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if output.exists() and Path(given.input).exists() and output.samefile(given.input):
         raise InputError(f"--output {output}: it is the input itself, expected another file")
     examples = read_plain_input(task, Path(given.input))
-    split = tokenize(saved.config, task, examples, saved.tokenizer, None)
+    split = tokenize(saved.config.data, task, examples, saved.tokenizer, None)
     if split.truncated:
-        print(f"warning: {split.truncated} rows were longer than {saved.config.max_length} wordpieces and cut")
+        print(f"warning: {split.truncated} rows were longer than {saved.config.data.max_length} wordpieces and cut")
     with reading_bar(Console()) as reading:
         answers = predict(saved.model, split, saved.precision.device, reading(task.name, len(split)))
     write_predictions(output, task, split.example_ids, answers)

@@ -86,13 +86,11 @@ def budgeted(settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
     def shortened(epochs: int) -> int:
         return max(1, round(epochs / budget.divisor)) if budget.divisor else 1
 
-    counts = [int(item.partition(":")[2] or config.epochs) for item in config.stages]
-    found["epochs"] = sum(map(shortened, counts))
-    if len(counts) > 1:
-        found["stages"] = tuple(
-            f"{item.partition(':')[0]}:{shortened(count)}" for item, count in zip(config.stages, counts, strict=True)
-        )
-    found["milestones"] = tuple(dict.fromkeys(str(shortened(epoch)) for epoch in config.milestone_epochs))
+    stages = config.parsed_stages()
+    found["epochs"] = sum(shortened(stage.epochs) for stage in stages)
+    if len(stages) > 1:
+        found["stages"] = tuple(f"{stage.trains}:{shortened(stage.epochs)}" for stage in stages)
+    found["milestones"] = tuple(dict.fromkeys(str(shortened(epoch)) for epoch in config.milestone_epochs()))
     found["steps_per_epoch"] = max(1, budget.steps // found["epochs"])
     found["batch_size"] = min(config.batch_size, budget.batch_size)
     if config.learning_rate > 0:

@@ -13,12 +13,11 @@ from concord.bert.models import load_model, minilm_directory
 from concord.bert.weights import to_hugging_face
 from concord.train.data.datasets import load_datasets, run_tasks
 from concord.train.data.sampler import JointSampler
-from concord.train.settings.config import RunConfig
-from concord.train.steps.build import build_model, build_optimizer, load_pretrained
-from concord.train.steps.loop import Trainer
+from concord.train.steps.build import build_model, build_optimizer, build_trainer, load_pretrained
 from concord.train.steps.precision import choose_precision
 from tests.assertions import assert_as_accurate, assert_close
 from tests.kernels.parity import DEVICE
+from tests.settings import fine_tuning
 
 # With two tasks a row meets one other only, and orders play no part.
 TASKS = ("paraphrase", "sts")
@@ -27,7 +26,7 @@ NEEDS_CUDA = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
 
 def config_of(**more):
     """A run without dropout on the tests' device."""
-    return RunConfig(
+    return fine_tuning(
         tasks=TASKS,
         batch_size=6,
         device=DEVICE,
@@ -41,7 +40,7 @@ def config_of(**more):
 
 def peer_splits():
     """The training examples of both tasks."""
-    config = config_of()
+    config = config_of().data
     tokenizer = load_model("minilm", seed=1).tokenizer
     return load_datasets(config, run_tasks(config), tokenizer, None, print, splits=("train",)).train
 
@@ -49,11 +48,11 @@ def peer_splits():
 def concord_gradients(config, splits, amp="off"):
     """The peers' name of a parameter -> the merged and clipped gradient; and the heads' weights before the step."""
     precision = choose_precision(DEVICE, amp)
-    model = build_model(config, run_tasks(config), load_pretrained(config).encoder, precision)
+    model = build_model(config, run_tasks(config.data), load_pretrained(config.model).encoder, precision)
     optimizer = build_optimizer(config, model, precision)
     heads = {name: value.clone() for name, value in model.private.values().items()}
-    next(Trainer(config, model, optimizer, splits, precision.device).epoch(0))
-    assert config.surgery == "none" or optimizer.state.conflicts[-1, 0, 1] == 1, "the test must exercise surgery"
+    next(build_trainer(config, model, optimizer, splits, precision.device).epoch(0))
+    assert config.surgery.rule == "none" or optimizer.state.conflicts[-1, 0, 1] == 1, "the test must exercise surgery"
     found = {
         flat_name: flat.view(flat.momentum, entry) / (1 - optimizer.settings.beta1)
         for flat in (model.shared, model.private)

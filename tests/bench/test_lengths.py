@@ -26,10 +26,9 @@ from bench.lengths import (
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.train.command import run_command
-from concord.train.settings.config import RunConfig
-from concord.train.steps.build import build_model, build_optimizer
-from concord.train.steps.loop import Trainer
+from concord.train.steps.build import build_model, build_optimizer, build_trainer
 from concord.train.steps.precision import choose_precision
+from tests.settings import fine_tuning
 
 HISTOGRAMS = {"sst": {3: 2, 9: 5}, "paraphrase": {5: 4, 6: 3, 40: 1}, "sts": {7: 6}}
 
@@ -93,12 +92,12 @@ def test_the_same_seed_gives_the_same_examples_and_another_gives_others():
 
 def test_the_trainer_takes_them():
     splits = splits_of_lengths(HISTOGRAMS)
-    config = RunConfig(tasks=TASKS, batch_size=4, device="cpu", epochs=1, surgery="pcgrad", learning_rate=1e-4)
+    config = fine_tuning(tasks=TASKS, batch_size=4, device="cpu", epochs=1, surgery="pcgrad", learning_rate=1e-4)
     precision = choose_precision("cpu", "off")
     encoder = Encoder(BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64))
     encoder.initialise(1)
     model = build_model(config, [split.task for split in splits.values()], encoder, precision)
-    trainer = Trainer(config, model, build_optimizer(config, model, precision), splits, precision.device)
+    trainer = build_trainer(config, model, build_optimizer(config, model, precision), splits, precision.device)
     results = list(trainer.epoch(0))
     assert len(results) == 2
     assert all(torch.isfinite(loss) for result in results for loss in result.losses.values())

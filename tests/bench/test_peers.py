@@ -51,7 +51,7 @@ def test_in_bf16_ours_is_as_accurate_as_the_peers(make, attention, options, spli
 def answers(splits, amp):
     """Concord's and the padded evaluator's answers to the same examples."""
     config, precision = config_of(), choose_precision(DEVICE, amp)
-    model = build_model(config, run_tasks(config), load_pretrained(config).encoder, precision)
+    model = build_model(config, run_tasks(config.data), load_pretrained(config.model).encoder, precision)
     split = first_examples(splits["sts"], 21)
     outputs = {name: split.task.classes for name, split in splits.items()}
     padded = PaddedModel(minilm_directory(), outputs, {}, attention="sdpa")

@@ -8,7 +8,7 @@ import pytest
 
 from concord.bert.errors import InputError
 from concord.train.data.batching import AnnealedSampler, build_sampler, divide_in_proportion
-from concord.train.settings.config import RunConfig
+from tests.settings import fine_tuning
 
 SIZES = {"middle": 11, "large": 23, "small": 5}
 MODES = [
@@ -21,7 +21,7 @@ MODES = [
 
 def make(batching, sizes=SIZES, **more):
     settings = {"batch_size": 4, "seed": 3, "epochs": 4, **more}
-    return build_sampler(RunConfig(tasks=tuple(sizes), batching=batching, **settings), sizes)
+    return build_sampler(fine_tuning(tasks=tuple(sizes), batching=batching, **settings).batches, sizes)
 
 
 def as_lists(steps):

@@ -12,10 +12,10 @@ from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
 from concord.train.outputs.saved_run import load_run
-from concord.train.settings.config import RunConfig
 from concord.train.steps.build import build_model, build_optimizer, load_pretrained
 from concord.train.steps.precision import choose_precision
 from tests.samples import SMALL, random_batch, small_encoder
+from tests.settings import fine_tuning
 from tests.train.small_runs import write_course_data
 
 
@@ -39,7 +39,7 @@ def test_projected_attention_is_trained_saved_and_read_again(tmp_path):
 
 def test_mean_pooling_neither_reads_nor_trains_the_pooler(tmp_path):
     model, batch = trained(tmp_path, "run", "--pooling", "mean"), random_batch((2, 1, 1))
-    untrained = load_pretrained(load_run(tmp_path / "run", "cpu", print).config).encoder
+    untrained = load_pretrained(load_run(tmp_path / "run", "cpu", print).config.model).encoder
     assert torch.equal(model.encoder.pooler.weight, untrained.pooler.weight)
     assert not torch.equal(model.encoder.layers[0].qkv.weight, untrained.layers[0].qkv.weight)
     before = model(batch)
@@ -49,14 +49,14 @@ def test_mean_pooling_neither_reads_nor_trains_the_pooler(tmp_path):
 
 
 def test_the_layer_that_heads_share_learns_at_their_rate_and_each_head_at_its_own():
-    config = RunConfig(
+    config = fine_tuning(
         learning_rate=2e-5,
         head_learning_rate=("1e-4", "sst=9.5e-4"),
         shared_layer=("paraphrase", "sts"),
         pair_encoding=("separate",),
     )
     precision = choose_precision("cpu", "off")
-    model = build_model(config, select_tasks(config.tasks, None), small_encoder(), precision)
+    model = build_model(config, select_tasks(config.data.tasks, None), small_encoder(), precision)
     shared, private = build_optimizer(config, model, precision)._rates
     assert dict(zip(model.private.block_names, private.tolist(), strict=True)) == pytest.approx(
         {"sst": 9.5e-4, "paraphrase": 1e-4, "sts": 1e-4}
@@ -68,8 +68,8 @@ def test_the_layer_that_heads_share_learns_at_their_rate_and_each_head_at_its_ow
 
 @pytest.mark.parametrize("granularity", ["model", "matrix"])
 def test_each_layer_learns_at_the_rate_of_the_one_above_times_the_layer_decay(granularity):
-    config = RunConfig(learning_rate=8e-5, layer_decay=0.5, granularity=granularity, shared_layer=("sts",))
-    model = build_model(config, select_tasks(config.tasks, None), small_encoder(), choose_precision("cpu", "off"))
+    config = fine_tuning(learning_rate=8e-5, layer_decay=0.5, granularity=granularity, shared_layer=("sts",))
+    model = build_model(config, select_tasks(config.data.tasks, None), small_encoder(), choose_precision("cpu", "off"))
     shared, _ = build_optimizer(config, model, choose_precision("cpu", "off"))._rates
     rates = dict(zip(model.shared.block_names, shared.tolist(), strict=True))
     expected = {"pooler": 8e-5, "layers.2": 8e-5, "layers.1": 4e-5, "layers.0": 2e-5, "embeddings": 1e-5}
@@ -86,9 +86,9 @@ def test_pairs_in_one_sequence_are_refused_where_the_model_knows_one_segment_alo
     with pytest.raises(
         InputError, match=r"task sts: the model's type_vocab_size is 1, .* expected --pair-encoding sep"
     ):
-        build_model(RunConfig(), tasks, encoder, precision)
-    build_model(RunConfig(pair_encoding=("separate",)), tasks, encoder, precision)
-    build_model(RunConfig(), tasks[:1], encoder, precision)
+        build_model(fine_tuning(), tasks, encoder, precision)
+    build_model(fine_tuning(pair_encoding=("separate",)), tasks, encoder, precision)
+    build_model(fine_tuning(), tasks[:1], encoder, precision)
 
 
 def test_a_best_model_whose_tokenizer_has_more_entries_than_it_is_refused(tmp_path):

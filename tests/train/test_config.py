@@ -14,6 +14,7 @@ from concord.train.settings.files import read_config, write_config
 from concord.train.settings.options import flag_of
 from concord.train.steps.build import fit_model
 from tests.samples import SMALL
+from tests.settings import fine_tuning
 
 FLAGS = [
     "--accumulate",
@@ -163,9 +164,9 @@ def test_the_configuration_is_plain_json(tmp_path):
 @pytest.mark.parametrize(("hidden", "expected"), [(384, 2e-4), (768, 5e-5), (1024, 2.8e-5), (64, 5e-4)])
 def test_the_rate_suits_the_models_width_unless_it_is_given(hidden, expected):
     model = replace(SMALL, hidden_size=hidden)
-    assert fit_model(RunConfig(), model).learning_rate == pytest.approx(expected, rel=0.01)
-    assert fit_model(RunConfig(learning_rate=3e-5), model).learning_rate == 3e-5
-    assert fit_model(RunConfig(), model).max_length == SMALL.max_position_embeddings
+    assert fit_model(fine_tuning(), model).optimizer.learning_rate == pytest.approx(expected, rel=0.01)
+    assert fit_model(fine_tuning(learning_rate=3e-5), model).optimizer.learning_rate == 3e-5
+    assert fit_model(fine_tuning(), model).data.max_length == SMALL.max_position_embeddings
 
 
 @pytest.mark.parametrize(
@@ -188,9 +189,9 @@ def test_a_setting_of_each_task_has_one_value_for_all_and_one_for_each_task_at_m
 
 
 def test_a_task_has_its_own_value_else_the_one_for_all_else_the_default():
-    config = RunConfig(heads=("sts=cosine", "hidden"), loss_weights=("sst=2",))
-    assert [config.for_task("heads", task) for task in config.tasks] == ["hidden", "hidden", "cosine"]
-    assert [config.number_for_task("loss_weights", task) for task in config.tasks] == [2, 1, 1]
+    config = fine_tuning(heads=("sts=cosine", "hidden"), loss_weights=("sst=2",))
+    assert [config.objectives.heads[task] for task in config.data.tasks] == ["hidden", "hidden", "cosine"]
+    assert [config.objectives.loss_weights[task] for task in config.data.tasks] == [2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_a_task_has_its_own_value_else_the_one_for_all_else_the_default():
 def test_only_losses_are_added_up(arguments, expected):
     with pytest.raises(InputError, match=expected):
         config_from(parse(*arguments))
-    assert config_from(parse("--losses", "sts=huber+triplet")).for_task("losses", "sts") == "huber+triplet"
+    assert config_from(parse("--losses", "sts=huber+triplet")).per_task("losses")["sts"] == "huber+triplet"
 
 
 @pytest.mark.parametrize("flag", ["--learning-rate", "--hidden-dropout", "--attention-dropout"])

@@ -16,6 +16,7 @@ from concord.train.data.batches import gather
 from concord.train.data.tasks import select_tasks
 from concord.train.objectives.objectives import build_objectives
 from concord.train.settings.config import RunConfig
+from concord.train.settings.typed import pretraining_config
 from concord.train.steps.deposits import check_deposits
 from concord.train.steps.frozen import FrozenBatches
 from concord.train.steps.optimizer import SurgeryOptimizer
@@ -23,6 +24,7 @@ from concord.train.steps.precision import choose_precision
 from concord.train.steps.pretraining import Pretrainer
 from concord.train.steps.step import TrainingStep
 from tests.samples import SMALL, random_split
+from tests.settings import fine_tuning
 
 TASKS = select_tasks(["sst", "sts"], None)
 NAMED = "parameter scale: autograd gave it a gradient of its own"
@@ -59,8 +61,8 @@ def make(encoder):
         private_rates=1e-3,
     )
     splits = {task.name: random_split(task, 4, seed=number) for number, task in enumerate(TASKS)}
-    config = RunConfig(tasks=tuple(splits), device="cpu")
-    objectives = build_objectives(config, TASKS, dict.fromkeys(splits, 4))
+    config = fine_tuning(tasks=tuple(splits), device="cpu")
+    objectives = build_objectives(config.objectives, config.data.pair_encoding, TASKS, dict.fromkeys(splits, 4))
     step = TrainingStep(model, optimizer, objectives)
     inputs = {"seed": torch.tensor(5), "rate_factor": torch.ones(()), "epoch": torch.tensor(0.0)}
     examples = {name: np.arange(4) for name in splits}
@@ -97,7 +99,15 @@ def test_a_plain_parameter_is_named_in_pre_training():
     head.initialise(1)
     tokenizer = SimpleNamespace(pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4, vocab_size=SMALL.vocab_size)
     texts = [np.arange(5, 45, dtype=np.int32) for _ in range(6)]
-    config = RunConfig(learning_rate=1e-3, batch_size=2, epochs=1)
-    trainer = Pretrainer(config, MaskedLanguageModel(encoder, head), tokenizer, texts, choose_precision("cpu", "off"))
+    config = pretraining_config(RunConfig(learning_rate=1e-3, batch_size=2, epochs=1))
+    trainer = Pretrainer(
+        MaskedLanguageModel(encoder, head),
+        tokenizer,
+        texts,
+        choose_precision("cpu", "off"),
+        batches=config.batches,
+        optimizer=config.optimizer,
+        head_rate=1e-3,
+    )
     with pytest.raises(RuntimeError, match=NAMED):
         next(trainer.steps(0))

@@ -14,11 +14,12 @@ from concord.train.data.batches import gather
 from concord.train.data.tasks import select_tasks
 from concord.train.settings.config import RunConfig
 from concord.train.steps import frozen
-from concord.train.steps.build import build_model, build_optimizer
+from concord.train.steps.build import build_model, build_optimizer, build_trainer
 from concord.train.steps.frozen import FrozenBatches
 from concord.train.steps.loop import Trainer
 from concord.train.steps.precision import choose_precision
 from tests.samples import random_split, small_encoder
+from tests.settings import fine_tuning
 from tests.train.small_runs import command
 
 CPU = torch.device("cpu")
@@ -45,10 +46,10 @@ def make(**settings):
         "average": 0.0,
         "surgery": "pcgrad",
     } | settings
-    config = RunConfig(learning_rate=1e-3, **settings)
+    config = fine_tuning(learning_rate=1e-3, **settings)
     precision = choose_precision("cpu", "off")
     model = build_model(config, TASKS, small_encoder(), precision)
-    return model, Trainer(config, model, build_optimizer(config, model, precision), SPLITS, CPU)
+    return model, build_trainer(config, model, build_optimizer(config, model, precision), SPLITS, CPU)
 
 
 def encoder_of(model):

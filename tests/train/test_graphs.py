@@ -19,12 +19,12 @@ from concord.kernels.graphs import capture
 from concord.kernels.surgery.plan import SurgerySettings
 from concord.train.data.device_batches import DeviceBatches
 from concord.train.data.tasks import select_tasks
-from concord.train.settings.config import RunConfig
+from concord.train.steps.build import build_trainer
 from concord.train.steps.graphs import DeviceSteps, choose_graphs
-from concord.train.steps.loop import Trainer
 from concord.train.steps.optimizer import SurgeryOptimizer
 from tests.kernels.parity import DEVICE
 from tests.samples import random_split
+from tests.settings import fine_tuning
 
 TASKS = {task.name: task for task in select_tasks(["sst", "paraphrase", "sts"], None)}
 NEEDS_CUDA = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
@@ -79,8 +79,8 @@ def make_trainer(
     optimizer = SurgeryOptimizer(
         model.shared, model.private, model.tasks, settings=settings, shared_rates=1e-3, private_rates=1e-2
     )
-    config = RunConfig(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery, smart=smart)
-    return Trainer(config, model, optimizer, splits, device, graphs=graphs, say=say), model
+    config = fine_tuning(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery, smart=smart)
+    return build_trainer(config, model, optimizer, splits, device, graphs=graphs, say=say), model
 
 
 def losses_of(trainer, steps):
@@ -239,7 +239,7 @@ def test_graphs_give_the_same_bits(more):
 
 def test_graphs_are_chosen_where_they_can_be_and_the_reason_is_told(monkeypatch):
     def chosen(device, **settings):
-        return choose_graphs(RunConfig(**settings), torch.device(device))
+        return choose_graphs(fine_tuning(**settings), torch.device(device))
 
     assert chosen("cpu") == (False, "off: this is no CUDA device")
     with pytest.raises(InputError, match="--cuda-graphs on: this is no CUDA device"):

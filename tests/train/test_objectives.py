@@ -13,12 +13,12 @@ from concord.train.data.tasks import Task, select_tasks
 from concord.train.objectives.losses import task_loss
 from concord.train.objectives.objectives import build_objectives, head_specs
 from concord.train.objectives.pairs import Pairs, cosine_embedding, multiple_negatives_by_label
-from concord.train.settings.config import RunConfig
 from concord.train.settings.tables import HEADS, PAIR_LOSSES
 from concord.train.steps.build import build_model, build_optimizer
 from concord.train.steps.precision import choose_precision
 from concord.train.steps.step import TrainingStep
 from tests.samples import random_split, small_encoder
+from tests.settings import fine_tuning
 from tests.train.test_graphs import AsksTheHost
 
 TASKS = select_tasks(["sst", "paraphrase", "sts"], None)
@@ -28,8 +28,16 @@ EPOCH = torch.tensor(1.0)
 LABELS = torch.tensor([4.8, 1.0, 4.45])
 
 
+def objectives_for(config, tasks, sizes):
+    return build_objectives(config.objectives, config.data.pair_encoding, tasks, sizes)
+
+
+def specs_for(config, tasks):
+    return head_specs(config.objectives, config.data.pair_encoding, tasks, 32)
+
+
 def objectives_of(**settings):
-    return build_objectives(RunConfig(**settings), TASKS, SIZES)
+    return objectives_for(fine_tuning(**settings), TASKS, SIZES)
 
 
 def output_of(count, outputs=1, pair=True):
@@ -116,25 +124,25 @@ def test_an_uncertainty_weighs_a_loss_and_counts_once_a_step(task, loss, expecte
 
 
 def test_heads_are_those_that_the_losses_ask_for():
-    config = RunConfig(
+    config = fine_tuning(
         heads=("hidden", "sts=cosine"),
         losses=("paraphrase=cross-entropy", "sts=cosine-embedding"),
         pair_encoding=("sts=separate",),
         loss_weights=("1", "sst=uncertainty"),
     )
-    specs = head_specs(config, TASKS, 32)
+    specs = specs_for(config, TASKS)
     assert [spec.build for spec in specs.values()] == [HEADS.resolve(name) for name in ("hidden", "hidden", "cosine")]
     assert [spec.outputs for spec in specs.values()] == [5, 2, 1]
     assert [spec.pair for spec in specs.values()] == [False, False, True]
     assert [spec.link for spec in specs.values()] == ["softmax", "softmax", "identity"]
     assert [spec.learns_variance for spec in specs.values()] == [True, False, False]
-    specs = head_specs(RunConfig(losses=("sts=sigmoid-mse", "paraphrase=mse")), TASKS, 32)
+    specs = specs_for(fine_tuning(losses=("sts=sigmoid-mse", "paraphrase=mse")), TASKS)
     assert [spec.centre for spec in specs.values()] == [0, 0.5, 0]
 
 
 def test_with_a_cosine_the_loss_auto_is_the_squared_error():
-    config = RunConfig(heads=("linear", "paraphrase=cosine"), pair_encoding=("separate",))
-    assert build_objectives(config, TASKS, SIZES)["paraphrase"].main == "mse"
+    config = fine_tuning(heads=("linear", "paraphrase=cosine"), pair_encoding=("separate",))
+    assert objectives_for(config, TASKS, SIZES)["paraphrase"].main == "mse"
 
 
 ENTAILMENT = Task(
@@ -186,10 +194,10 @@ ENTAILMENT = Task(
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(task, settings, message):
-    config = RunConfig(tasks=(task.name,), **settings)
     with pytest.raises(InputError, match=message) as caught:
-        head_specs(config, [task], 32)
-        build_objectives(config, [task], {task.name: 10})
+        config = fine_tuning(tasks=(task.name,), **settings)
+        specs_for(config, [task])
+        objectives_for(config, [task], {task.name: 10})
     assert "\n" not in str(caught.value)
 
 
@@ -219,7 +227,7 @@ EVERYTHING = {
 
 def steps_of(settings):
     """A model and its optimizer, and a function that does one step on two micro-batches."""
-    config = RunConfig(batch_size=4, device="cpu", **settings)
+    config = fine_tuning(batch_size=4, device="cpu", **settings)
     precision = choose_precision("cpu", "off")
     model = build_model(config, TASKS, small_encoder(), precision)
     optimizer = build_optimizer(config, model, precision)
@@ -229,7 +237,7 @@ def steps_of(settings):
     }
     for split in splits.values():
         split.labels[:] = np.linspace(0, split.task.high, 8).round()
-    objectives = build_objectives(config, TASKS, {name: len(split) for name, split in splits.items()})
+    objectives = objectives_for(config, TASKS, {name: len(split) for name, split in splits.items()})
     step = TrainingStep(model, optimizer, objectives)
     batches = [
         gather(splits, dict.fromkeys(splits, np.arange(start, start + 4)), accumulate=start > 0, smoothed=splits)
@@ -256,12 +264,14 @@ def test_with_everything_switched_on_a_step_asks_the_host_for_nothing_and_trains
 
 def test_a_step_trains_a_lone_task_whose_head_has_no_parameters():
     sts = [STS]
-    config = RunConfig(tasks=("sts",), heads=("cosine",), pair_encoding=("separate",), learning_rate=1e-3, device="cpu")
+    config = fine_tuning(
+        tasks=("sts",), heads=("cosine",), pair_encoding=("separate",), learning_rate=1e-3, device="cpu"
+    )
     precision = choose_precision("cpu", "off")
     model = build_model(config, sts, small_encoder(), precision)
     optimizer = build_optimizer(config, model, precision)
     split = random_split(STS, 5, 2)
-    step = TrainingStep(model, optimizer, build_objectives(config, sts, {"sts": 5}))
+    step = TrainingStep(model, optimizer, objectives_for(config, sts, {"sts": 5}))
     start = model.shared.master.clone()
     inputs = {"seed": torch.tensor(5), "rate_factor": torch.ones(()), "epoch": torch.tensor(0.0)}
     losses = [

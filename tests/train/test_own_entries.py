@@ -18,12 +18,12 @@ from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
 from concord.train.data.texts import read_texts
 from concord.train.outputs.progress import ProgressDisplay
-from concord.train.settings.config import RunConfig
 from concord.train.settings.own import VARIABLE
 from concord.train.steps.build import build_model
 from concord.train.steps.graphs import choose_graphs
 from concord.train.steps.precision import choose_precision
 from tests.samples import small_encoder
+from tests.settings import fine_tuning
 from tests.train.small_runs import command, refused
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +138,7 @@ def test_a_head_a_batching_a_schedule_and_a_source_of_ones_own_train(data, tmp_p
     assert not (out / "sst-test-predictions.csv").exists()
     monkeypatch.setenv(VARIABLE, "my_parts")
     assert run_command(evaluate.main, [str(out)]) == 0
-    texts = read_texts(RunConfig(data="my_parts:reviews", tasks=("sst",)), print)
+    texts = read_texts(fine_tuning(data="my_parts:reviews", tasks=("sst",)).data, print)
     assert texts == [f"review {number}" for number in range(20)]
 
 
@@ -157,8 +157,8 @@ def test_a_loss_of_pairs_of_ones_own_is_added_to_another(data, tmp_path, write):
 
 def test_a_loss_says_what_answers_are_made_of(write):
     write("my_losses", "def two(logits, labels, task):\n    return logits.square().mean()\ntwo.link = 'softmax'\n")
-    config = RunConfig(tasks=("paraphrase", "sst"), losses=("paraphrase=my_losses:two",), device="cpu")
-    tasks = select_tasks(config.tasks, None)
+    config = fine_tuning(tasks=("paraphrase", "sst"), losses=("paraphrase=my_losses:two",), device="cpu")
+    tasks = select_tasks(config.data.tasks, None)
     model = build_model(config, tasks, small_encoder(), choose_precision("cpu", "off"))
     assert model.heads["paraphrase"].link == "softmax"
     assert model.heads["paraphrase"].bias.shape == (2,)
@@ -166,7 +166,7 @@ def test_a_loss_says_what_answers_are_made_of(write):
         InputError, match=r"with a linear head, sts .* takes mse, .*, or one with link identity or sigm"
     ):
         build_model(
-            RunConfig(tasks=("sts",), losses=("my_losses:two",), device="cpu"),
+            fine_tuning(tasks=("sts",), losses=("my_losses:two",), device="cpu"),
             select_tasks(["sts"], None),
             small_encoder(),
             choose_precision("cpu", "off"),
@@ -177,13 +177,13 @@ def test_steps_with_code_of_ones_own_are_no_cuda_graphs(monkeypatch):
     monkeypatch.setattr("concord.train.steps.graphs.needs_host_lengths", lambda device: False)
     monkeypatch.setattr("concord.train.steps.graphs.all_from_triton", lambda device: True)
     cuda = torch.device("cuda")
-    assert choose_graphs(RunConfig(), cuda)[0]
+    assert choose_graphs(fine_tuning(), cuda)[0]
     for own in ({"losses": ("sst=my_losses:focal",)}, {"heads": ("my_parts:deep",)}, {"surgery": "my_rules:halve"}):
-        captured, reason = choose_graphs(RunConfig(**own), cuda)
+        captured, reason = choose_graphs(fine_tuning(**own), cuda)
         assert not captured
         assert "host" in reason
         with pytest.raises(InputError, match="--cuda-graphs on: "):
-            choose_graphs(RunConfig(**own, cuda_graphs="on"), cuda)
+            choose_graphs(fine_tuning(**own, cuda_graphs="on"), cuda)
 
 
 def test_a_folder_whose_name_looks_like_code_is_a_folder(data, tmp_path, monkeypatch):

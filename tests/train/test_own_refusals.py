@@ -7,8 +7,8 @@ import torch
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets, run_tasks
-from concord.train.settings.config import RunConfig
 from concord.train.steps.weightings import host_weighting
+from tests.settings import fine_tuning
 from tests.train.small_runs import command, refused
 from tests.train.test_own_entries import steps_of
 
@@ -153,7 +153,7 @@ def test_an_example_of_ones_own_source_that_cannot_be_used_is_named(tmp_path, ca
 
 def test_bad_examples_of_ones_own_source_are_left_out_where_that_is_asked_for(write):
     write("mine", EXAMPLE.format("[Example(str(n), 'text', None, n) for n in (3, 9, 1)]"))
-    config, told = RunConfig(data="mine:source", tasks=("sst",), skip_bad_rows=True, skip_test=True), []
+    config, told = fine_tuning(data="mine:source", tasks=("sst",), skip_bad_rows=True, skip_test=True).data, []
     found = load_datasets(config, run_tasks(config), _Words(), None, told.append)
     assert found.train["sst"].labels.tolist() == [3, 1]
     assert told == [

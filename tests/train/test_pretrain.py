@@ -16,10 +16,12 @@ from concord.train.data.masking import MaskedTokens
 from concord.train.data.texts import encode_texts, read_texts
 from concord.train.runs.pre_training import build_language_model
 from concord.train.settings.config import RunConfig
+from concord.train.settings.typed import pretraining_config
 from concord.train.steps.build import load_pretrained
 from concord.train.steps.precision import choose_precision
 from concord.train.steps.pretraining import Pretrainer
 from tests.samples import write_small_model
+from tests.settings import fine_tuning
 from tests.train.small_runs import write_course_data
 
 SUBJECTS = ["cat", "dog", "bird", "horse"]
@@ -113,11 +115,13 @@ def test_a_stopped_run_goes_on_to_the_same_bits(texts, model, tmp_path, monkeypa
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def make_pretrainer(texts, model, **more):
-    config = RunConfig(data=str(texts), model=str(model), batch_size=4, accumulate=3, **more)
-    base, precision = load_pretrained(config), choose_precision("cpu", "off")
-    sequences = encode_texts(read_texts(config, print), base.tokenizer, 64)
-    return Pretrainer(config, build_language_model(config, base, precision)[0], base.tokenizer, sequences, precision)
+def make_pretrainer(texts, model, head_rate=1e-3, **more):
+    config = pretraining_config(RunConfig(data=str(texts), model=str(model), batch_size=4, accumulate=3, **more))
+    base, precision = load_pretrained(config.model), choose_precision("cpu", "off")
+    sequences = encode_texts(read_texts(config.data, print), base.tokenizer, 64)
+    language_model, _ = build_language_model(base, precision, config.model.seed, accumulates=True)
+    parts = {"batches": config.batches, "optimizer": config.optimizer, "head_rate": head_rate}
+    return Pretrainer(language_model, base.tokenizer, sequences, precision, **parts)
 
 
 def test_each_epoch_reads_every_text_once_in_a_new_order_with_new_masks(texts, model):
@@ -173,9 +177,7 @@ def test_accumulated_micro_batches_are_one_large_batch(texts, model, monkeypatch
 
 def test_head_and_encoder_move_at_their_own_rates(texts, model):
     """AdamW's first step moves a weight that has a gradient by its rate."""
-    trainer = make_pretrainer(
-        texts, model, learning_rate=1e-4, head_learning_rate=("3e-3",), warmup=0.0, weight_decay=0.0
-    )
+    trainer = make_pretrainer(texts, model, learning_rate=1e-4, head_rate=3e-3, warmup=0.0, weight_decay=0.0)
     parameters = trainer.model.encoder.embeddings.words, trainer.model.head.bias
     before = [value.detach().clone() for value in parameters]
     trainer._step(0)
@@ -186,13 +188,13 @@ def test_head_and_encoder_move_at_their_own_rates(texts, model):
 def test_texts_are_different_lines_or_the_sentences_of_a_data_set(tmp_path):
     path = tmp_path / "lines.txt"
     path.write_text("one\n\n two \none\r\nthree", encoding="utf-8")
-    assert read_texts(RunConfig(data=str(path)), print) == ["one", "two", "three"]
+    assert read_texts(fine_tuning(data=str(path)).data, print) == ["one", "two", "three"]
     data = write_course_data(tmp_path / "data")
-    found = read_texts(RunConfig(data=str(data), tasks=("sst", "sts")), print)
+    found = read_texts(fine_tuning(data=str(data), tasks=("sst", "sts")).data, print)
     assert len(found) == len(set(found))
     beginnings = {text.split(" ")[0] for text in found}
     assert beginnings == {"The", "I", "A"}, "both sentences of a pair, and those of each task"
-    assert len(read_texts(RunConfig(tasks=("sst",)), print)) > 500, "the demo data"
+    assert len(read_texts(fine_tuning(tasks=("sst",)).data, print)) > 500, "the demo data"
 
 
 def test_bad_input_is_one_line(texts, model, tmp_path, capsys):

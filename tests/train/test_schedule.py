@@ -5,10 +5,11 @@ import pytest
 from concord.bert.errors import InputError
 from concord.train.settings.config import RunConfig
 from concord.train.steps.schedule import Schedule
+from tests.settings import fine_tuning
 
 
 def factors(total=20, steps_per_epoch=4, **settings):
-    schedule = Schedule(RunConfig(**settings), total_steps=total, steps_per_epoch=steps_per_epoch)
+    schedule = Schedule(fine_tuning(**settings).optimizer.schedule, total_steps=total, steps_per_epoch=steps_per_epoch)
     return [schedule.factor(step) for step in range(total)]
 
 
@@ -42,9 +43,9 @@ def test_milestones_and_their_schedule_need_each_other(settings):
 
 
 def test_stages_say_what_each_epoch_trains():
-    config = RunConfig(stages=("heads:1", "all:2", "heads:2"), epochs=5)
-    assert [config.stage_of(epoch) for epoch in range(5)] == ["heads", "all", "all", "heads", "heads"]
-    assert RunConfig(stages=("heads",), epochs=2).stage_of(1) == "heads"
+    batches = fine_tuning(stages=("heads:1", "all:2", "heads:2"), epochs=5).batches
+    assert batches.trained == ["heads", "all", "all", "heads", "heads"]
+    assert fine_tuning(stages=("heads",), epochs=2).batches.trained == ["heads", "heads"]
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from concord.train.objectives import smart
 from concord.train.objectives.losses import task_loss
 from concord.train.objectives.objectives import build_objectives
 from concord.train.objectives.smart import ascend, divergences, normal_numbers
-from concord.train.settings.config import RunConfig
 from concord.train.steps.build import build_model
 from concord.train.steps.precision import choose_precision
 from concord.train.steps.step import TrainingStep
 from tests.assertions import assert_close
 from tests.samples import SMALL, random_split
+from tests.settings import fine_tuning
 
 TASKS = select_tasks(["sst", "paraphrase", "sts"], None)
 SST, PARAPHRASE, STS = TASKS
@@ -49,6 +49,10 @@ def make_model(config, dropout):
     model = build_model(config, TASKS, encoder, choose_precision("cpu", "off"))
     model.private.master.mul_(20)
     return model
+
+
+def objectives_of(config):
+    return build_objectives(config.objectives, config.data.pair_encoding, TASKS, dict.fromkeys(NAMES, 6))
 
 
 def without_flat_layout(model):
@@ -110,7 +114,7 @@ def test_gradients_of_a_step_are_those_of_plain_autograd(dropout, sizes, smoothn
         split.labels[:] = np.arange(6) % 2
     found = {}
     for weights in (smoothness, dict.fromkeys(NAMES, 0)):
-        config = RunConfig(smart=tuple(f"{task}={weight}" for task, weight in weights.items()), **settings)
+        config = fine_tuning(smart=tuple(f"{task}={weight}" for task, weight in weights.items()), **settings)
         model = make_model(config, dropout)
         model.shared.gradients.fill_(7.0)
         smoothed = [task for task, weight in weights.items() if weight]
@@ -118,7 +122,7 @@ def test_gradients_of_a_step_are_those_of_plain_autograd(dropout, sizes, smoothn
             gather(splits, dict.fromkeys(NAMES, np.arange(first, first + 3)), accumulate=first > 0, smoothed=smoothed)
             for first in (0, 3)
         ]
-        step = TrainingStep(model, NoOptimizer(model), build_objectives(config, TASKS, dict.fromkeys(NAMES, 6)))
+        step = TrainingStep(model, NoOptimizer(model), objectives_of(config))
         step(batches, dict.fromkeys(NAMES, 6), seed=SEED, rate_factor=None, epoch=torch.tensor(0.0))
         found[bool(smoothed)] = (
             batches,
@@ -146,14 +150,14 @@ def test_gradients_of_a_step_are_those_of_plain_autograd(dropout, sizes, smoothn
 
 
 def test_the_search_for_the_noise_leaves_gradients_alone_and_parameters_trainable():
-    config = RunConfig(smart=("1",), device="cpu")
+    config = fine_tuning(smart=("1",), device="cpu")
     model = make_model(config, 0.1)
     splits = {task.name: random_split(task, 2, seed=index, longest=8) for index, task in enumerate(TASKS)}
     batch = gather(splits, dict.fromkeys(NAMES, np.arange(2))).packed
     for entry in model.shared.entries:
         model.shared.view(model.shared.gradients, entry).fill_(7.0)
     clean = model(batch)
-    objectives = build_objectives(config, TASKS, dict.fromkeys(NAMES, 6))
+    objectives = objectives_of(config)
     smoothness = smart.Smoothness(model, objectives)
     smoothness(batch, clean, dict.fromkeys(NAMES, 2), DropoutStream(SEED), torch.tensor(1.0))
     assert all((model.shared.view(model.shared.gradients, entry) == 7).all() for entry in model.shared.entries)
@@ -164,7 +168,7 @@ def test_the_search_for_the_noise_leaves_gradients_alone_and_parameters_trainabl
 def test_the_noise_moves_answers_further_than_random_noise_of_its_size(monkeypatch):
     monkeypatch.setattr(smart, "_SIGMA", 0.01)
     monkeypatch.setattr(smart, "_ETA", 0.05)
-    config = RunConfig(smart=("1",), device="cpu")
+    config = fine_tuning(smart=("1",), device="cpu")
     model = make_model(config, 0.0)
     splits = {task.name: random_split(task, 4, seed=index, longest=8) for index, task in enumerate(TASKS)}
     batch = gather(splits, dict.fromkeys(NAMES, np.arange(4))).packed
@@ -176,7 +180,7 @@ def test_the_noise_moves_answers_further_than_random_noise_of_its_size(monkeypat
 
     monkeypatch.setattr(model, "forward", watched)
     clean = forward(batch)
-    objectives = build_objectives(config, TASKS, dict.fromkeys(NAMES, 6))
+    objectives = objectives_of(config)
     smart.Smoothness(model, objectives)(batch, clean, dict.fromkeys(NAMES, 4), DropoutStream(SEED), torch.tensor(1.0))
     adversarial = seen[1]
     assert len(seen) == 2

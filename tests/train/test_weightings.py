@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
-from concord.train.settings.config import RunConfig
 from concord.train.settings.tables import RULES
 from concord.train.steps.weightings import describe_surgery, host_weighting, surgery_settings
 from tests.assertions import assert_close
+from tests.settings import fine_tuning
 
 LIBRARY_RULES = [rule.name for rule in RULES if rule.library]
 
@@ -109,20 +109,24 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
     assert host_weighting("pcgrad", 3, 1, mean=True) is None
 
 
+def settings_of(config, *, scaling):
+    return surgery_settings(config.surgery, config.optimizer, scaling=scaling)
+
+
 def test_the_settings_follow_the_flags():
-    settings = surgery_settings(
-        RunConfig(surgery="gradvac", granularity="matrix", reduction="mean", gradvac_beta=0.2, clip=2.0), scaling=True
+    settings = settings_of(
+        fine_tuning(surgery="gradvac", granularity="matrix", reduction="mean", gradvac_beta=0.2, clip=2.0), scaling=True
     )
     assert (settings.method, settings.by_block, settings.mean) == ("gradvac", True, True)
     assert (settings.gradvac_beta, settings.max_norm, settings.scaling) == (0.2, 2.0, True)
-    assert surgery_settings(RunConfig(surgery="pcgrad", surgery_scope="all"), scaling=False).private_norms
-    library = surgery_settings(RunConfig(surgery="upgrad"), scaling=False)
+    assert settings_of(fine_tuning(surgery="pcgrad", surgery_scope="all"), scaling=False).private_norms
+    library = settings_of(fine_tuning(surgery="upgrad"), scaling=False)
     assert (library.method, library.mean) == ("given", True)
 
 
 def test_the_banner_says_where_a_rule_computes():
-    assert "on the host" in describe_surgery(RunConfig(surgery="mgda"))
-    assert describe_surgery(RunConfig(surgery="pcgrad", surgery_scope="all")) == (
+    assert "on the host" in describe_surgery(fine_tuning(surgery="mgda").surgery)
+    assert describe_surgery(fine_tuning(surgery="pcgrad", surgery_scope="all").surgery) == (
         "pcgrad by model, over all parameters, heads included, sum of the projected gradients"
     )
 
@@ -130,8 +134,8 @@ def test_the_banner_says_where_a_rule_computes():
 @pytest.mark.parametrize("surgery", ["none", "pcgrad", "upgrad"])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_banner_says_which_of_sum_and_mean_is_taken(surgery, reduction):
-    config = RunConfig(surgery=surgery, reduction=reduction)
-    taken = "mean" if surgery_settings(config, scaling=False).mean else "sum"
+    config = fine_tuning(surgery=surgery, reduction=reduction)
+    taken = "mean" if settings_of(config, scaling=False).mean else "sum"
     other = {"sum": "mean", "mean": "sum"}[taken]
-    assert taken in describe_surgery(config)
-    assert other not in describe_surgery(config)
+    assert taken in describe_surgery(config.surgery)
+    assert other not in describe_surgery(config.surgery)

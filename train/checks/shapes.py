@@ -12,83 +12,83 @@ from concord.bert.pals import heads_of
 from concord.kernels.checks.shapes import DTYPES, Shapes
 from concord.train.data.device_batches import round_length, round_tokens
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.settings.config import RunConfig
+from concord.train.settings.parts import FineTuningConfig, PretrainingConfig
 from concord.train.steps.build import gradient_dtype
 from concord.train.steps.precision import Precision
-from concord.train.steps.weightings import surgery_settings
+from concord.train.steps.weightings import pretraining_settings, surgery_settings
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _TOKENS_TO_PREDICT = 16384  # of a batch, where its data are not known yet
 
 
 def shapes_of_run(
-    config: RunConfig,
+    config: FineTuningConfig,
     encoder: Encoder,
     training: Mapping[str, TokenizedSplit],
     others: Iterable[TokenizedSplit],
     precision: Precision,
 ) -> Shapes:
     """Those of a training run: `training` are its sets by task, `others` those that it evaluates on."""
-    by_matrix = config.granularity == "matrix"
+    by_matrix = config.surgery.granularity == "matrix"
     blocks = len(set(encoder.blocks(by_matrix=by_matrix).values()))
-    if config.shared_layer:
+    if config.model.shared_layer:
         blocks += 2 if by_matrix else 1
-    smooth = any(config.number_for_task("smart", task) for task in training)
+    smooth = any(config.objectives.smart[task] for task in training)
     means = {task: len(split.ids) / len(split) for task, split in training.items()}
     attention = [(encoder.config.num_attention_heads, encoder.config.head_size)]
-    if config.pals:
-        heads = heads_of(config.pals)
-        attention.append((heads, config.pals // heads))
+    if config.model.pals:
+        heads = heads_of(config.model.pals)
+        attention.append((heads, config.model.pals // heads))
     return Shapes(
         **_of_model(encoder.config, attention, _longest([*training.values(), *others]), precision),
-        tokens=round_tokens(round(config.batch_size * sum(means.values()))),
-        sequences=config.batch_size * sum(split.sequences_per_example for split in training.values()),
+        tokens=round_tokens(round(config.batches.batch_size * sum(means.values()))),
+        sequences=config.batches.batch_size * sum(split.sequences_per_example for split in training.values()),
         tasks=len(training),
         blocks=blocks,
         heads=len(training),
         gradients=_NAMES[gradient_dtype(config, precision)],
-        surgery=asdict(surgery_settings(config, scaling=precision.scaling)),
-        accumulates=config.accumulate > 1 or smooth,
+        surgery=asdict(surgery_settings(config.surgery, config.optimizer, scaling=precision.scaling)),
+        accumulates=config.batches.accumulate > 1 or smooth,
         ordinary=smooth,
-        first_tokens=config.pooling == "cls",
+        first_tokens=config.model.pooling == "cls",
     )
 
 
 def shapes_of_pretraining(
-    config: RunConfig, encoder: Encoder, texts: Sequence[np.ndarray], precision: Precision
+    config: PretrainingConfig, encoder: Encoder, texts: Sequence[np.ndarray], precision: Precision
 ) -> Shapes:
     """Those of a masked language model's training on tokenised texts."""
     lengths = np.array([len(text) for text in texts])
     attention = [(encoder.config.num_attention_heads, encoder.config.head_size)]
-    accumulates = config.accumulate > 1
+    accumulates = config.batches.accumulate > 1
     return Shapes(
         **_of_model(encoder.config, attention, int(lengths.max()), precision),
-        tokens=round_tokens(round(config.batch_size * lengths.mean())),
-        sequences=config.batch_size,
+        tokens=round_tokens(round(config.batches.batch_size * lengths.mean())),
+        sequences=config.batches.batch_size,
         tasks=1,
         blocks=len(set(encoder.blocks().values())),
         heads=1,
         gradients=_NAMES[torch.float32 if accumulates else precision.compute_dtype],
-        surgery=asdict(surgery_settings(config, scaling=precision.scaling)),
+        surgery=asdict(pretraining_settings(config.optimizer, scaling=precision.scaling)),
         accumulates=accumulates,
         first_tokens=False,
         vocabulary=True,
     )
 
 
-def shapes_of_prediction(config: RunConfig, model: BertConfig, precision: Precision) -> Shapes:
+def shapes_of_prediction(config: FineTuningConfig, model: BertConfig, precision: Precision) -> Shapes:
     """Those of evaluations and predictions, which launch forward passes alone, on sequences of any length."""
     attention = [(model.num_attention_heads, model.head_size)]
     return Shapes(
-        **_of_model(model, attention, min(config.max_length, model.max_position_embeddings), precision),
+        **_of_model(model, attention, min(config.data.max_length, model.max_position_embeddings), precision),
         tokens=_TOKENS_TO_PREDICT,
         sequences=_TOKENS_TO_PREDICT // 32,
-        tasks=len(config.tasks),
+        tasks=len(config.data.tasks),
         blocks=1,
         heads=1,
         gradients="fp32",
         surgery={},
-        first_tokens=config.pooling == "cls",
+        first_tokens=config.model.pooling == "cls",
         trains=False,
     )
 

@@ -1,12 +1,11 @@
 """The modes of --batching: which tasks each step holds, and how many examples of each.
 
-Each is (sizes, BatchingPlan) -> Sampler, and a line in `concord.train.settings.tables`; sizes: task -> number of
+Each is (sizes, BatchConfig) -> Sampler, and a line in `concord.train.settings.tables`; sizes: task -> number of
 training examples, in the order in which tasks take turns.
 """
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import accumulate as running_sums
 
 import numpy as np
@@ -14,42 +13,22 @@ import numpy as np
 from concord.bert.errors import InputError
 from concord.bert.tables import is_own
 from concord.train.data.sampler import JointSampler, Sampler
-from concord.train.settings.config import RunConfig
 from concord.train.settings.own import calling
+from concord.train.settings.parts import BatchConfig
 from concord.train.settings.tables import BATCHINGS
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchingPlan:
-    """What a batching may go by; each setting is the flag of the same name."""
-
-    batch_size: int
-    accumulate: int
-    seed: int
-    epochs: int
-    until: str
-    steps_per_epoch: int
-
-
-def build_sampler(config: RunConfig, sizes: Mapping[str, int]) -> Sampler:
+def build_sampler(config: BatchConfig, sizes: Mapping[str, int]) -> Sampler:
     """The sampler that `config` asks for.
 
     sizes: task -> number of training examples, in the order in which tasks take turns. InputError where a set is empty,
     --steps-per-epoch does not suffice for a step of each task, or a batching of the user's own fails.
     """
     name, make = config.batching, BATCHINGS.resolve(config.batching)
-    plan = BatchingPlan(
-        batch_size=config.batch_size,
-        accumulate=config.accumulate,
-        seed=config.seed,
-        epochs=config.epochs,
-        until=config.until,
-        steps_per_epoch=config.steps_per_epoch,
-    )
     if not is_own(name):
-        return make(sizes, plan)
+        return make(sizes, config)
     with calling(name):
-        sampler = make(sizes, plan)
+        sampler = make(sizes, config)
     if not isinstance(sampler, Sampler) or getattr(sampler, "steps_per_epoch", 0) < 1:
         raise InputError(
             f"{name}: it gave a {type(sampler).__name__}, expected a concord.train.data.sampler.Sampler whose "
@@ -58,59 +37,59 @@ def build_sampler(config: RunConfig, sizes: Mapping[str, int]) -> Sampler:
     return sampler
 
 
-def joint(sizes: Mapping[str, int], plan: BatchingPlan) -> Sampler:
+def joint(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     """A batch of every task in each step, all of one size."""
-    return _joint(sizes, plan, plan.batch_size)
+    return _joint(sizes, config, config.batch_size)
 
 
-def proportional(sizes: Mapping[str, int], plan: BatchingPlan) -> Sampler:
+def proportional(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     """The same with batches in proportion to the sets."""
-    return _joint(sizes, plan, divide_in_proportion(len(sizes) * plan.batch_size, sizes))
+    return _joint(sizes, config, divide_in_proportion(len(sizes) * config.batch_size, sizes))
 
 
-def alternate(sizes: Mapping[str, int], plan: BatchingPlan) -> Sampler:
+def alternate(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     """One task a step, in turn."""
     return AlternateSampler(
         sizes,
-        batch_size=plan.batch_size,
-        accumulate=plan.accumulate,
-        seed=plan.seed,
-        until=plan.until,
-        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        seed=config.seed,
+        until=config.until,
+        steps_per_epoch=config.steps_per_epoch,
     )
 
 
-def sequential(sizes: Mapping[str, int], plan: BatchingPlan) -> Sampler:
+def sequential(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     """One set after the other."""
     return SequentialSampler(
         sizes,
-        batch_size=plan.batch_size,
-        accumulate=plan.accumulate,
-        seed=plan.seed,
-        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        seed=config.seed,
+        steps_per_epoch=config.steps_per_epoch,
     )
 
 
-def annealed(sizes: Mapping[str, int], plan: BatchingPlan) -> Sampler:
+def annealed(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     """One task a step, drawn by the sets' sizes at first and nearly evenly at the end."""
     return AnnealedSampler(
         sizes,
-        batch_size=plan.batch_size,
-        accumulate=plan.accumulate,
-        seed=plan.seed,
-        epochs=plan.epochs,
-        steps_per_epoch=plan.steps_per_epoch,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        seed=config.seed,
+        epochs=config.epochs,
+        steps_per_epoch=config.steps_per_epoch,
     )
 
 
-def _joint(sizes: Mapping[str, int], plan: BatchingPlan, batch_size: int | dict[str, int]) -> Sampler:
+def _joint(sizes: Mapping[str, int], config: BatchConfig, batch_size: int | dict[str, int]) -> Sampler:
     return JointSampler(
         sizes,
         batch_size=batch_size,
-        accumulate=plan.accumulate,
-        seed=plan.seed,
-        until=plan.until,
-        steps_per_epoch=plan.steps_per_epoch,
+        accumulate=config.accumulate,
+        seed=config.seed,
+        until=config.until,
+        steps_per_epoch=config.steps_per_epoch,
     )
 
 

@@ -9,7 +9,7 @@ from concord.train.data.course import name_bad_rows
 from concord.train.data.sources import open_source
 from concord.train.data.tasks import Example, Task
 from concord.train.data.tokenized import TokenCache, TokenizedSplit, tokenize_split
-from concord.train.settings.config import RunConfig
+from concord.train.settings.parts import DataConfig
 
 SPLITS = ("train", "dev", "test")
 _SHOWN = 20  # bad rows that the warning names one by one
@@ -31,28 +31,27 @@ class Datasets:
         return {f"{task} {name}": split.digest for name, own in sets.items() for task, split in own.items()}
 
 
-def run_tasks(config: RunConfig) -> list[Task]:
-    """The tasks that a configuration names; InputError for an unknown one, or data that is no folder."""
-    return open_source(config.data).tasks(config.tasks)
+def run_tasks(config: DataConfig) -> list[Task]:
+    """The tasks that a run names; InputError for an unknown one, or data that is no folder."""
+    return open_source(config.source).tasks(config.tasks)
 
 
 def load_datasets(
-    config: RunConfig,
+    config: DataConfig,
     tasks: Sequence[Task],
     tokenizer: Tokenizer,
     cache: Path | None,
     say: Callable[[str], None],
     *,
     splits: Sequence[str] = SPLITS,
-    data: str | None = None,
 ) -> Datasets:
     """Read and tokenise the wanted splits of every task.
 
     cache: folder of tokenised sets, None for no cache (nor is a folder that cannot be written one); say:
-    receives one line a warning; data: replaces the configuration's directory.
+    receives one line a warning.
     Raises InputError as the source's `read` does.
     """
-    source = open_source(data or config.data)
+    source = open_source(config.source)
     read: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
     bad_rows: list[str] = []
     for task in tasks:
@@ -87,14 +86,14 @@ def evenly_spaced(examples: list[Example], count: int) -> list[Example]:
 
 
 def tokenize(
-    config: RunConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: TokenCache | None
+    config: DataConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: TokenCache | None
 ) -> TokenizedSplit:
     """Tokenise examples as the run does."""
     return tokenize_split(
         task,
         examples,
         tokenizer,
-        pair_encoding=config.for_task("pair_encoding", task.name),
+        pair_encoding=config.pair_encoding[task.name],
         max_length=config.max_length,
         cache=cache,
     )

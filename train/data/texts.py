@@ -6,32 +6,32 @@ from pathlib import Path
 import numpy as np
 
 from concord.bert.errors import InputError
+from concord.bert.tables import is_own
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows
 from concord.train.data.sources import DEMO, open_source
-from concord.train.settings.config import RunConfig
-from concord.train.settings.own import own_names
+from concord.train.settings.parts import TextConfig
 
 _SHOWN = 20  # bad rows that the warning names one by one
 
 
-def read_texts(config: RunConfig, warn: Callable[[str], None]) -> list[str]:
-    """The different texts of `config.data`, in order: a UTF-8 file with one on each line, or the training sets of
+def read_texts(config: TextConfig, warn: Callable[[str], None]) -> list[str]:
+    """The different texts of `config.source`, in order: a UTF-8 file with one on each line, or the training sets of
     `config.tasks` in a folder in the course layout, or in the demo data.
 
     warn: is told of rows that were skipped. Raises InputError where there is nothing to read, or a row is bad and
     bad rows are not to be skipped.
     """
-    path = Path(config.data)
+    path = Path(config.source)
     if path.is_file():
         texts = _lines(path)
-    elif config.data == DEMO or path.is_dir() or own_names(vars(config), ("data",)):
+    elif config.source == DEMO or path.is_dir() or (is_own(config.source) and not path.exists()):
         texts = _sentences(config, warn)
     else:
-        raise InputError(f"--data {config.data}: expected a text file, a folder in the course layout, or {DEMO}")
+        raise InputError(f"--data {config.source}: expected a text file, a folder in the course layout, or {DEMO}")
     texts = list(dict.fromkeys(text for text in (text.strip() for text in texts) if text))
     if len(texts) < 2:
-        raise InputError(f"{config.data}: {len(texts)} texts, expected two at least, one of them to be held out")
+        raise InputError(f"{config.source}: {len(texts)} texts, expected two at least, one of them to be held out")
     return texts
 
 
@@ -51,9 +51,9 @@ def _lines(path: Path) -> list[str]:
     return texts
 
 
-def _sentences(config: RunConfig, warn: Callable[[str], None]) -> list[str]:
+def _sentences(config: TextConfig, warn: Callable[[str], None]) -> list[str]:
     examples, bad_rows = [], []
-    source = open_source(config.data)
+    source = open_source(config.source)
     for task in source.tasks(config.tasks):
         split = source.read(task, "train", skip_bad_rows=config.skip_bad_rows)
         if split is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from concord.bert.errors import InputError, did_you_mean
+from concord.bert.errors import InputError
 from concord.bert.heads import HeadSpec
 from concord.bert.multitask import TaskOutput
 from concord.bert.tables import is_own
@@ -22,10 +22,10 @@ from concord.train.objectives.losses import (
     task_loss,
 )
 from concord.train.objectives.own import own_head, try_loss, try_pair_loss
-from concord.train.settings.config import RunConfig
+from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY, ObjectiveConfig
 from concord.train.settings.tables import HEADS
+from concord.train.settings.values import PerTask
 
-_INVERSE_SHARE, _UNCERTAINTY = "inverse-share", "uncertainty"
 _OF_COSINES = ("identity",)  # the links that a share of the range in [-1, 1] can have
 
 
@@ -77,75 +77,77 @@ class Objective:
         return precision * total + 0.5 * share * log_variance[0], total
 
 
-def build_objectives(config: RunConfig, tasks: Sequence[Task], sizes: Mapping[str, int]) -> dict[str, Objective]:
+def build_objectives(
+    config: ObjectiveConfig, pair_encoding: PerTask[str], tasks: Sequence[Task], sizes: Mapping[str, int]
+) -> dict[str, Objective]:
     """Task -> its objective, in the order of `tasks`.
 
-    sizes: examples of each training set. The weight "inverse-share" of task t is (N / T) / N_t, of N examples in T
-    tasks, divided by the mean of these numbers.
+    pair_encoding: joint or separate; sizes: examples of each training set. The weight "inverse-share" of task t is
+    (N / T) / N_t, of N examples in T tasks, divided by the mean of these numbers.
 
     Raises InputError, in one line, where the configuration asks for what does not fit the task or contradicts itself.
     """
     mean = sum(1 / sizes[task.name] for task in tasks) / len(tasks)
-    return {task.name: _objective(config, task, inverse_share=1 / sizes[task.name] / mean) for task in tasks}
+    found = {}
+    for task in tasks:
+        main, added = _losses(config, task, _separate(pair_encoding, task))
+        weights = {INVERSE_SHARE: 1 / sizes[task.name] / mean, UNCERTAINTY: 1.0}
+        weight = config.loss_weights[task.name]
+        found[task.name] = Objective(
+            task=task,
+            main=main,
+            added=added,
+            weight=weights[weight] if isinstance(weight, str) else weight,
+            smoothness=config.smart[task.name],
+            margin=config.margin,
+        )
+    return found
 
 
-def head_specs(config: RunConfig, tasks: Sequence[Task], hidden_size: int) -> dict[str, HeadSpec]:
+def head_specs(
+    config: ObjectiveConfig, pair_encoding: PerTask[str], tasks: Sequence[Task], hidden_size: int
+) -> dict[str, HeadSpec]:
     """Task -> the head that its losses ask for, in the order of `tasks`; InputError as `build_objectives`.
 
-    hidden_size: of the encoder.
+    pair_encoding: joint or separate; hidden_size: of the encoder.
     """
-    for name in config.shared_layer:
-        if name not in config.tasks:
-            raise InputError(f"--shared-layer {name}: {did_you_mean(name, config.tasks)}")
-    return {task.name: _head_spec(config, task, hidden_size) for task in tasks}
+    return {task.name: _head_spec(config, task, _separate(pair_encoding, task), hidden_size) for task in tasks}
 
 
-def _objective(config: RunConfig, task: Task, inverse_share: float) -> Objective:
-    main, added = _losses(config, task)
-    weight = config.for_task("loss_weights", task.name)
-    numbers = {_INVERSE_SHARE: inverse_share, _UNCERTAINTY: 1.0}
-    return Objective(
-        task=task,
-        main=main,
-        added=added,
-        weight=numbers[weight] if weight in numbers else config.number_for_task("loss_weights", task.name, numbers),
-        smoothness=config.number_for_task("smart", task.name),
-        margin=config.margin,
-    )
-
-
-def _head_spec(config: RunConfig, task: Task, hidden_size: int) -> HeadSpec:
-    head = config.for_task("heads", task.name)
-    main, _ = _losses(config, task)
+def _head_spec(config: ObjectiveConfig, task: Task, separate: bool, hidden_size: int) -> HeadSpec:
+    head = config.heads[task.name]
+    main, _ = _losses(config, task, separate)
     link = link_of(task, main) if main else "identity"
     return HeadSpec(
         build=own_head(head) if is_own(head) else HEADS.resolve(head),
         hidden_size=hidden_size,
         outputs=outputs_of(task, link),
-        pair=_separate(config, task),
+        pair=separate,
         pair_features=config.pair_features,
         dropout=config.head_dropout,
         link=link,
         centre=0.5 if link == "identity" else 0.0,
-        learns_variance=config.for_task("loss_weights", task.name) == _UNCERTAINTY,
-        has_threshold=task.kind == "binary" and config.threshold == "dev",
+        learns_variance=config.loss_weights[task.name] == UNCERTAINTY,
+        has_threshold=task.kind == "binary" and config.chooses_thresholds,
     )
 
 
-def _losses(config: RunConfig, task: Task) -> tuple[str | None, tuple[str, ...]]:
-    """The loss of the task's logits, or None, and those of its embeddings; InputError where they do not fit."""
-    head, given = (config.for_task(name, task.name) for name in ("heads", "losses"))
-    compared = _separate(config, task) and task.kind != "classification"
+def _losses(config: ObjectiveConfig, task: Task, separate: bool) -> tuple[str | None, tuple[str, ...]]:
+    """The loss of the task's logits, or None, and those of its embeddings; InputError where they do not fit.
+
+    separate: whether the task's pairs are encoded as two sequences.
+    """
+    head, names = config.heads[task.name], config.losses[task.name]
+    compared = separate and task.kind != "classification"
     links = LINKS[task.kind]
     if HEADS.entry(head).compares:
         links = _OF_COSINES
         if not compared:
             raise InputError(f"--heads {task.name}={head}: {_cannot_compare(task)}")
     fitting = fitting_losses(task, links)
-    names = given.split("+")
     main = [fitting[0] if name == "auto" else name for name in names if not is_of_pairs(name)]
     added = tuple(name for name in names if is_of_pairs(name))
-    flag = f"--losses {task.name}={given}"
+    flag = f"--losses {task.name}={'+'.join(names)}"
     if added and not compared:
         raise InputError(f"{flag}: {_cannot_compare(task)}")
     if len(main) > 1 or len(set(added)) < len(added):
@@ -173,5 +175,5 @@ def _cannot_compare(task: Task) -> str:
     return f"expected pairs as two sequences, --pair-encoding {task.name}=separate"
 
 
-def _separate(config: RunConfig, task: Task) -> bool:
-    return task.pair and config.for_task("pair_encoding", task.name) == "separate"
+def _separate(pair_encoding: PerTask[str], task: Task) -> bool:
+    return task.pair and pair_encoding[task.name] == "separate"

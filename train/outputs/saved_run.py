@@ -13,9 +13,10 @@ from concord.train.checks.self_check import resolve_kernels
 from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
-from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config
 from concord.train.settings.own import check_trusted, own_names
+from concord.train.settings.parts import FineTuningConfig
+from concord.train.settings.typed import fine_tuning_config
 from concord.train.steps.build import build_model, fit_model
 from concord.train.steps.precision import Precision, choose_precision
 
@@ -26,7 +27,7 @@ _ANSWER_WITH = ("data", "heads", "losses")  # the settings whose code answers ne
 class SavedRun:
     """A run's best model, ready to answer; kernels: what its ops take, in words."""
 
-    config: RunConfig
+    config: FineTuningConfig
     tasks: list[Task]
     model: MultitaskModel
     tokenizer: Tokenizer
@@ -40,9 +41,10 @@ def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedR
     say: receives the lines of that check. Raises InputError where the folder is not a run, its best model is missing
     yet or damaged, or it names code that is not trusted.
     """
-    config = read_config(directory / CONFIG_FILE)
-    check_trusted(own_names(vars(config), _ANSWER_WITH), (), directory)
-    precision = choose_precision(device, config.amp)
+    flat = read_config(directory / CONFIG_FILE)
+    check_trusted(own_names(vars(flat), _ANSWER_WITH), (), directory)
+    config = fine_tuning_config(flat)
+    precision = choose_precision(device, config.compute.amp)
     best = directory / BEST
     if not best.is_dir():
         raise InputError(f"{directory}: the run has no best model yet, expected one that has been evaluated")
@@ -50,7 +52,11 @@ def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedR
     encoder = read_encoder(best / CONFIG_FILE)
     config = fit_model(config, encoder.config)
     kernels = resolve_kernels(
-        "auto", config.self_check, precision, lambda: shapes_of_prediction(config, encoder.config, precision), say
+        "auto",
+        config.compute.self_check,
+        precision,
+        lambda: shapes_of_prediction(config, encoder.config, precision),
+        say,
     )
     model = build_model(config, tasks, encoder, precision)
     model.load(best / WEIGHTS_FILE)

@@ -22,7 +22,7 @@ from concord.train.outputs.progress import ProgressDisplay, reading_bar
 from concord.train.outputs.stopping import StopRequest
 from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
 from concord.train.runs.session import Session
-from concord.train.settings.config import RunConfig
+from concord.train.settings.parts import OutputConfig
 from concord.train.steps.evaluation import OnRead, Reading, evaluate, predict
 from concord.train.steps.loop import Trainer
 
@@ -36,7 +36,8 @@ class FineTuning:
 
     Args:
         session: the run's life in its folder, which is open.
-        config, tasks: of the run.
+        outputs: when it logs, saves and evaluates.
+        tasks: of the run.
         tokenizer: of the model.
         data: its sets.
         trainer: with the model and the optimizer.
@@ -45,13 +46,13 @@ class FineTuning:
     def __init__(
         self,
         session: Session,
-        config: RunConfig,
+        outputs: OutputConfig,
         tasks: list[Task],
         tokenizer: Tokenizer,
         data: Datasets,
         trainer: Trainer,
     ) -> None:
-        self.session, self.config, self.tasks = session, config, tasks
+        self.session, self.outputs, self.tasks = session, outputs, tasks
         self.tokenizer, self.data, self.trainer = tokenizer, data, trainer
         self.model, self.optimizer = trainer.model, trainer.optimizer
         self._logged: tuple[LoggedStep, float] | None = None  # with the examples a second at that time
@@ -86,7 +87,7 @@ class FineTuning:
         return steps == self.trainer.total_steps or steps % self.trainer.sampler.steps_per_epoch == 0
 
     def _train_epoch(self, epoch: int, done: int, display: ProgressDisplay, stop: StopRequest) -> None:
-        progress, config = self.session.progress, self.config
+        progress, outputs = self.session.progress, self.outputs
         began, examples = time.perf_counter(), 0
         for result in self.trainer.epoch(epoch, done, _stoppable(display.reading, stop)):
             progress.steps = result.step
@@ -95,7 +96,7 @@ class FineTuning:
             examples += result.examples
             display.advance()
             # Each epoch ends with a logged step, from which the summary has its seconds and conflicts.
-            if result.step % config.log_every == 0 or self._epoch_is_over():
+            if result.step % outputs.log_every == 0 or self._epoch_is_over():
                 self._show_logged(display)
                 seconds = time.perf_counter() - began
                 logged = LoggedStep(result, self.optimizer, progress.training_seconds + seconds)
@@ -104,8 +105,8 @@ class FineTuning:
                 self._show_logged(display)
             # The end of an epoch is evaluated and saved by the caller. An evaluation is followed by a saved state, so
             # that a resumed run neither misses nor repeats it, and a stop waits for both.
-            evaluates = config.evaluate_every and result.step % config.evaluate_every == 0
-            if (evaluates or result.step % config.save_every == 0) and not self._epoch_is_over():
+            evaluates = outputs.evaluate_every and result.step % outputs.evaluate_every == 0
+            if (evaluates or result.step % outputs.save_every == 0) and not self._epoch_is_over():
                 self._show_logged(display)
                 self._add_training_time(began)
                 if evaluates:
@@ -156,7 +157,7 @@ class FineTuning:
             self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
             for name, examples in self.data.dev_examples.items():
                 path = self.session.directory / mistakes_file(name)
-                write_mistakes(path, self.data.dev[name].task, examples, answers[name], self.config.mistakes)
+                write_mistakes(path, self.data.dev[name].task, examples, answers[name], self.outputs.mistakes)
         return metrics
 
     def _keep_best(self) -> None:

@@ -5,7 +5,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,14 @@ from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CONFIG_FILE, METRICS_FILE, PRETRAINING_FILE
 from concord.train.runs.session import Session
 from concord.train.settings.config import RunConfig
+from concord.train.settings.options import setting_text
+from concord.train.settings.parts import LogConfig
+from concord.train.settings.typed import pretraining_config
 from concord.train.steps.build import fit_model, load_pretrained
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision
 from concord.train.steps.pretraining import Pretrainer, PretrainingStep
 
-NEW_HEAD_RATE = RunConfig.head_learning_rate[0]  # at the encoder's it would hold the encoder up
+NEW_HEAD_RATE = RunConfig.head_learning_rate[0]
 
 
 class Pretraining:
@@ -35,13 +37,13 @@ class Pretraining:
 
     Args:
         session: the run's life in its folder, which is open.
-        config: of the run.
+        outputs: when it logs and saves.
         base: the model that it started from, with its tokenizer.
         trainer: with the language model and the optimizer.
     """
 
-    def __init__(self, session: Session, config: RunConfig, base: Model, trainer: Pretrainer) -> None:
-        self.session, self.config, self.base, self.trainer = session, config, base, trainer
+    def __init__(self, session: Session, outputs: LogConfig, base: Model, trainer: Pretrainer) -> None:
+        self.session, self.outputs, self.base, self.trainer = session, outputs, base, trainer
 
     def train(self) -> None:
         """Pre-train from where the run stands to its end, then write what it leaves."""
@@ -56,9 +58,9 @@ class Pretraining:
                 progress.examples += result.texts
                 progress.tokens += result.tokens
                 last = result.step == trainer.total_steps
-                if last or result.step % self.config.log_every == 0:
+                if last or result.step % self.outputs.log_every == 0:
                     self._show(result)
-                if last or stop.made or result.step % self.config.save_every == 0:
+                if last or stop.made or result.step % self.outputs.save_every == 0:
                     progress.training_seconds += time.perf_counter() - began
                     session.save()
                     began = time.perf_counter()
@@ -105,38 +107,47 @@ class Pretraining:
 
 
 def begin_pre_training(
-    folder: RunFolder, config: RunConfig, console: Console, write_settings: Callable[[Path], None]
+    folder: RunFolder, flat: RunConfig, console: Console, write_settings: Callable[[Path], None]
 ) -> Pretraining:
     """Read, check and build all of a pre-training, or of one that goes on, and say what it is.
 
-    write_settings: writes what --resume reads. Raises InputError for whatever is wrong with its input, before anything
-    is written.
+    flat: its settings as the flags give them; write_settings: writes what --resume reads. Raises InputError for
+    whatever is wrong with its input, before anything is written.
     """
-    session = Session(folder, console, choose_precision(config.device, config.amp))
+    config = pretraining_config(flat)
+    session = Session(folder, console, choose_precision(config.compute.device, config.compute.amp))
     precision = session.precision
     session.say(f"device     {precision.device_name}")
     session.say(f"precision  {precision.name} ({precision.reason})")
-    choose_kernels(config.kernels, precision)  # so that what cannot be is said before anything is read
-    base = load_pretrained(config)
+    choose_kernels(config.compute.kernels, precision)  # so that what cannot be is said before anything is read
+    base = load_pretrained(config.model)
     session.say(f"model      {base.origin}")
     config = fit_model(config, base.encoder.config)
-    texts = read_texts(config, session.warn)
-    sequences = encode_texts(texts, base.tokenizer, config.max_length)
-    session.resolve_kernels(
-        config.kernels, config.self_check, lambda: shapes_of_pretraining(config, base.encoder, sequences, precision)
-    )
-    model, loaded = build_language_model(config, base, precision)
+    texts = read_texts(config.data, session.warn)
+    sequences = encode_texts(texts, base.tokenizer, config.data.max_length)
+    session.resolve_kernels(config.compute, lambda: shapes_of_pretraining(config, base.encoder, sequences, precision))
+    model, loaded = build_language_model(base, precision, config.model.seed, accumulates=config.batches.accumulate > 1)
     session.say(
         f"head       {'as it came with the model' if loaded else 'new: the model has none that reads its word table'}"
     )
-    config = replace(config, head_learning_rate=(_head_rate(config, loaded),))
-    session.say(f"rates      encoder {config.learning_rate:.3g}, head {config.head_learning_rate[0]} at their peak")
-    trainer = Pretrainer(config, model, base.tokenizer, sequences, precision)
-    session.say(f"data       {config.data}: {len(trainer.texts)} texts, {len(trainer.held_out)} held out")
+    # A new head has a rate of its own: at the encoder's it would hold the encoder up.
+    rate = config.optimizer.learning_rate
+    head_rate = setting_text(flat.head_learning_rate) or (str(rate) if loaded else NEW_HEAD_RATE)
+    session.say(f"rates      encoder {rate:.3g}, head {head_rate} at their peak")
+    trainer = Pretrainer(
+        model,
+        base.tokenizer,
+        sequences,
+        precision,
+        batches=config.batches,
+        optimizer=config.optimizer,
+        head_rate=float(head_rate),
+    )
+    session.say(f"data       {config.data.source}: {len(trainer.texts)} texts, {len(trainer.held_out)} held out")
     session.open(trainer.optimizer, {"training": _digest(sequences)}, {PRETRAINING_FILE: write_settings})
     if folder.resumed:
         session.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
-    return Pretraining(session, config, base, trainer)
+    return Pretraining(session, config.outputs, base, trainer)
 
 
 def _digest(sequences: Sequence[np.ndarray]) -> str:
@@ -144,26 +155,24 @@ def _digest(sequences: Sequence[np.ndarray]) -> str:
     return hashlib.sha256(np.concatenate(sequences).tobytes()).hexdigest()
 
 
-def _head_rate(config: RunConfig, loaded: bool) -> str:
-    """The rate of the head where it is given, else one that suits where the head comes from."""
-    if config.head_learning_rate:
-        return config.head_learning_rate[0]
-    return str(config.learning_rate) if loaded else NEW_HEAD_RATE
+def build_language_model(
+    base: Model, precision: Precision, seed: int, *, accumulates: bool
+) -> tuple[MaskedLanguageModel, bool]:
+    """The language model of a pre-trained encoder on the run's device, and whether the head came with it.
 
-
-def build_language_model(config: RunConfig, base: Model, precision: Precision) -> tuple[MaskedLanguageModel, bool]:
-    """The language model of a pre-trained encoder on the run's device, and whether the head came with it."""
+    seed: of a new head; accumulates: whether a step has several micro-batches.
+    """
     head = LanguageModelHead(base.encoder.config)
     loaded = False
     if base.directory is not None:
         path = base.directory / WEIGHTS_FILE
         loaded = head.load(read_safetensors(path), str(path))
     if not loaded:
-        head.initialise(config.seed)
+        head.initialise(seed)
     model = MaskedLanguageModel(
         base.encoder.to(precision.device),
         head.to(precision.device),
         compute_dtype=precision.compute_dtype,
-        gradient_dtype=precision.compute_dtype if config.accumulate == 1 else torch.float32,
+        gradient_dtype=torch.float32 if accumulates else precision.compute_dtype,
     )
     return model, loaded

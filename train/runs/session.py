@@ -20,6 +20,7 @@ from concord.train.outputs.names import SUMMARY_FILE
 from concord.train.outputs.progress import say
 from concord.train.outputs.provenance import commit, versions
 from concord.train.outputs.stopping import StopRequest, stop_on_signal
+from concord.train.settings.parts import ComputeConfig
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
 
@@ -50,9 +51,9 @@ class Session:
         """Print a warning."""
         self.say(f"warning: {text}")
 
-    def resolve_kernels(self, kernels: str, self_check: str, shapes: Callable[[], Shapes]) -> None:
+    def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
         """Have the kernels checked on the device, and say which are taken; see `train.checks.self_check`."""
-        self.kernels = resolve_kernels(kernels, self_check, self.precision, shapes, self.say)
+        self.kernels = resolve_kernels(compute.kernels, compute.self_check, self.precision, shapes, self.say)
         self.say(f"kernels    {self.kernels}")
 
     def open(

@@ -1,16 +1,16 @@
 """The configuration of a run: one validated dataclass, from which `train.flags` makes the command line."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from concord.bert.errors import InputError, did_you_mean
 from concord.kernels.dispatch import CHOICES as KERNEL_CHOICES
 from concord.kernels.dropout import HIGHEST_RATE
 from concord.train.settings.options import WORDS, check_bounds, check_choice, flag_of, is_of_type, of_tables, setting
+from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY
 from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
+from concord.train.settings.values import PerTask, Stage, parse_number, parse_per_task, parse_stages
 
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
-STAGES = ("all", "heads")
 _HIGHEST_SEED = 2**64 - 1  # that torch's generators take
 _PER_TASK = ("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate")
 
@@ -187,29 +187,47 @@ class RunConfig:
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
         for name in _PER_TASK:
-            self._check_per_task(name)
+            self.per_task(name)
+        for name in self.shared_layer:
+            if name not in self.tasks:
+                raise InputError(f"--shared-layer {name}: {did_you_mean(name, self.tasks)}")
+        self.loss_weights_per_task()
         self._check_decay()
         self._check_milestones()
         self._check_stages()
 
-    def _check_per_task(self, name: str) -> None:
-        items, flag = getattr(self, name), flag_of(name)
-        # A value for all tasks has no owner.
-        owners = [item.rpartition("=")[0] for item in items]
-        for owner, item in zip(owners, items, strict=True):
-            if "=" in item and owner not in self.tasks:
-                raise InputError(f"{flag} {item}: {did_you_mean(owner, self.tasks)}")
-        if len(set(owners)) < len(owners):
-            first, second = (item.rpartition("=")[2] for item in items[:2])
-            raise InputError(
-                f"{flag} {','.join(items)}: expected one value for all and task=value for some, each once, such as "
-                f"{first},{self.tasks[0]}={second}"
-            )
+    def per_task(self, name: str) -> PerTask[str]:
+        """The values of the setting `name`, one a task such as heads; InputError where they name an unknown task."""
+        return parse_per_task(flag_of(name), getattr(self, name), self.tasks, default=getattr(RunConfig, name)[0])
+
+    def numbers_per_task(self, name: str) -> PerTask[float]:
+        """The same of a setting whose values are numbers; InputError where one is none, or negative."""
+        return self.per_task(name).map(lambda text: parse_number(flag_of(name), text))
+
+    def loss_weights_per_task(self) -> PerTask[float | str]:
+        """Each task's loss weight: a number, or the name of what it follows from."""
+        names = (INVERSE_SHARE, UNCERTAINTY)
+        return self.per_task("loss_weights").map(
+            lambda text: text if text in names else parse_number("--loss-weights", text, names)
+        )
+
+    def parsed_stages(self) -> tuple[Stage, ...]:
+        """The stages of the run; InputError where they do not add up to its epochs."""
+        return parse_stages(self.stages, self.epochs)
+
+    def milestone_epochs(self) -> tuple[int, ...]:
+        """The epochs after which the rates fall."""
+        return tuple(int(item) for item in self.milestones)
+
+    def trains_encoder(self) -> bool:
+        """Whether any stage trains more than the heads."""
+        return any(stage.trains == "all" for stage in self.parsed_stages())
 
     def _check_decay(self) -> None:
         """A step shrinks a weight by its rate times the decay, and cannot take more of it than there is."""
-        rates = [self.number_for_task("head_learning_rate", task) for task in self.tasks]
-        if (rate := max(self.learning_rate, *rates)) * self.weight_decay >= 1:
+        head_rates = self.numbers_per_task("head_learning_rate")
+        rate = max(self.learning_rate, *(head_rates[task] for task in self.tasks))
+        if rate * self.weight_decay >= 1:
             raise InputError(
                 f"--weight-decay {self.weight_decay}: expected less than {1 / rate:g} with the rate of {rate:g}"
             )
@@ -222,60 +240,11 @@ class RunConfig:
             raise InputError("--milestones and --schedule milestones need each other")
 
     def _check_stages(self) -> None:
-        if not self.stages:
-            raise InputError("--stages: expected at least one")
-        for item in self.stages:
-            what, _, count = item.partition(":")
-            if what not in STAGES:
-                raise InputError(f"--stages {item}: expected {' or '.join(STAGES)}")
-            if (count or len(self.stages) > 1) and not (count.isdecimal() and int(count)):
-                raise InputError(f"--stages {item}: expected a number of epochs, such as {what}:5")
-        if self.pals and any(item.startswith("heads") for item in self.stages):
+        stages, smart = self.parsed_stages(), self.numbers_per_task("smart")
+        if self.pals and any(stage.trains == "heads" for stage in stages):
             raise InputError("--pals: they are trained with the encoder, not in stages of the heads alone")
-        if not self.trains_encoder and any(self.number_for_task("smart", task) for task in self.tasks):
+        if not self.trains_encoder() and any(smart[task] for task in self.tasks):
             raise InputError(
                 f"--smart {','.join(self.smart)}: it smooths the encoder, which --stages {','.join(self.stages)} "
                 "never trains"
             )
-        total = sum(int(item.partition(":")[2] or self.epochs) for item in self.stages)
-        if total != self.epochs:
-            raise InputError(f"--stages {','.join(self.stages)}: {total} epochs, but --epochs {self.epochs}")
-
-    @property
-    def trains_encoder(self) -> bool:
-        """Whether any stage trains more than the heads."""
-        return any(item.startswith("all") for item in self.stages)
-
-    @property
-    def milestone_epochs(self) -> list[int]:
-        """The epochs after which the rates fall."""
-        return [int(item) for item in self.milestones]
-
-    def stage_of(self, epoch: int) -> str:
-        """What `epoch` (from 0) trains: all, or heads alone."""
-        last = 0
-        for item in self.stages:
-            what, _, count = item.partition(":")
-            last += int(count or self.epochs)
-            if epoch < last:
-                return what
-        raise ValueError(f"epoch {epoch} of {last}")
-
-    def for_task(self, name: str, task: str) -> str:
-        """What the setting `name`, one a task such as heads, is for `task`: its own value, else the one for all."""
-        items = getattr(self, name)
-        own = [item.partition("=")[2] for item in items if item.startswith(f"{task}=")]
-        for_all = [item for item in items if "=" not in item]
-        return (own or for_all or getattr(RunConfig, name))[0]
-
-    def number_for_task(self, name: str, task: str, others: Collection[str] = ()) -> float:
-        """The same as a number; InputError where it is none, or negative. others: names that may stand for it."""
-        value = self.for_task(name, task)
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if not 0 <= number < float("inf"):
-            named = "".join(f", or {other}" for other in others)
-            raise InputError(f"{flag_of(name)} {value}: expected a number of at least 0{named}")
-        return number

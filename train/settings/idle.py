@@ -16,14 +16,15 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
     They are not refused: a flag over a recipe, such as --steps-per-epoch, may well idle what the recipe sets.
     kinds: of the run's tasks.
     """
-    joint = all(config.for_task("pair_encoding", task) == "joint" for task in config.tasks)
+    encodings, given_losses = config.per_task("pair_encoding"), config.per_task("losses")
+    joint = all(encodings[task] == "joint" for task in config.tasks)
     no_binary = "binary" not in kinds
-    losses = [name for task in config.tasks for name in config.for_task("losses", task).split("+")]
+    losses = [name for task in config.tasks for name in given_losses[task].split("+")]
     # Code of the user's own may read what a setting says.
     no_margin = "cosine-embedding" not in losses and not own_names({"losses": losses}, ("losses",))
     batching, rule = BATCHINGS.entry(config.batching), RULES.entry(config.surgery)
     frozen = "the encoder is never trained"
-    first = min(map(int, config.milestones), default=0)
+    first, trains_encoder = min(config.milestone_epochs(), default=0), config.trains_encoder()
     idle = (
         ("pair_features", joint, "no task has --pair-encoding separate"),
         ("threshold", no_binary, "no task's answers are 0 or 1"),
@@ -39,8 +40,8 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
         ("decay", config.schedule in ("linear", "constant"), "it is of --schedule milestones"),
         ("milestones", first >= config.epochs, f"the run ends after {config.epochs} epochs"),
         # A paper's recipes share its encoder's rate, those of a frozen one too.
-        ("learning_rate", not (config.trains_encoder or config.recipe), f"{frozen}, see --head-learning-rate"),
-        *((name, not config.trains_encoder, frozen) for name in _ENCODER_ONLY),
+        ("learning_rate", not (trains_encoder or config.recipe), f"{frozen}, see --head-learning-rate"),
+        *((name, not trains_encoder, frozen) for name in _ENCODER_ONLY),
     )
     found = {
         name: f"{flag_of(name)} {setting_text(getattr(config, name))} has no effect: {reason}"

@@ -179,7 +179,7 @@ RULES = Table(
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingEntry(Entry):
-    """Which tasks a step holds: (sizes, BatchingPlan) -> Sampler, see `concord.train.data.batching`.
+    """Which tasks a step holds: (sizes, BatchConfig) -> Sampler, see `concord.train.data.batching`.
 
     one_task: whether a step holds one task; all_sets: whether an epoch is as long as all sets together.
     """

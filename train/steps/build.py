@@ -1,7 +1,8 @@
 """From a configuration to the model and the optimizer that it describes, new or as a run saved them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -14,8 +15,10 @@ from concord.bert.multitask import SHARED_LAYER, MultitaskModel
 from concord.bert.pals import ProjectedAttention
 from concord.kernels.surgery.rules import MOST_TASKS
 from concord.train.data.tasks import Task
-from concord.train.objectives.objectives import head_specs
-from concord.train.settings.config import RunConfig
+from concord.train.data.tokenized import TokenizedSplit
+from concord.train.objectives.objectives import build_objectives, head_specs
+from concord.train.settings.parts import EncoderConfig, FineTuningConfig, OptimizerConfig, PretrainingConfig
+from concord.train.steps.loop import Trainer
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
 from concord.train.steps.weightings import host_weighting, surgery_settings
@@ -23,29 +26,38 @@ from concord.train.steps.weightings import host_weighting, surgery_settings
 _RATE, _WIDTH = 2e-4, 384  # the rate that suits encoders of this width
 _HIGHEST_RATE = 5e-4
 
+Settings = TypeVar("Settings", FineTuningConfig, PretrainingConfig)
 
-def load_pretrained(config: RunConfig) -> Model:
+
+def load_pretrained(config: EncoderConfig) -> Model:
     """The encoder that a run starts from, on the CPU, and its tokenizer."""
     return load_model(
-        config.model,
+        config.name,
         seed=config.seed,
-        hidden_dropout=config.hidden_dropout if config.hidden_dropout >= 0 else None,
-        attention_dropout=config.attention_dropout if config.attention_dropout >= 0 else None,
+        hidden_dropout=config.hidden_dropout,
+        attention_dropout=config.attention_dropout,
     )
 
 
-def fit_model(config: RunConfig, model: BertConfig) -> RunConfig:
-    """The configuration with what depends on the model: its learning rate, unless given, and no longer sequences.
+def fit_model(config: Settings, model: BertConfig) -> Settings:
+    """The settings with what depends on the model: its learning rate, unless given, and no longer sequences.
 
     Wider encoders take smaller rates: 2e-4 at a hidden size of 384, and in inverse proportion to the size's square.
     """
-    rate = config.learning_rate
+    rate = config.optimizer.learning_rate
     if rate < 0:
         rate = min(_HIGHEST_RATE, _RATE * (_WIDTH / model.hidden_size) ** 2)
-    return replace(config, learning_rate=rate, max_length=min(config.max_length, model.max_position_embeddings))
+    longest = min(config.data.max_length, model.max_position_embeddings)
+    return replace(
+        config,
+        data=replace(config.data, max_length=longest),
+        optimizer=replace(config.optimizer, learning_rate=rate),
+    )
 
 
-def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision) -> MultitaskModel:
+def build_model(
+    config: FineTuningConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision
+) -> MultitaskModel:
     """Put new heads on the encoder and lay all parameters out flat, on the run's device.
 
     Raises InputError where there are more tasks than surgery takes, the encoder knows no second segment for pairs in
@@ -55,63 +67,96 @@ def build_model(config: RunConfig, tasks: Sequence[Task], encoder: Encoder, prec
         raise InputError(f"--tasks: {len(tasks)} tasks, expected {MOST_TASKS} at most")
     if encoder.config.type_vocab_size < 2:
         for task in tasks:
-            if task.pair and config.for_task("pair_encoding", task.name) == "joint":
+            if task.pair and config.data.pair_encoding[task.name] == "joint":
                 raise InputError(
                     f"task {task.name}: the model's type_vocab_size is 1, which leaves the second sentence without an "
                     "embedding; expected --pair-encoding separate"
                 )
-    heads = build_heads(head_specs(config, tasks, encoder.config.hidden_size), seed=config.seed)
+    specs = head_specs(config.objectives, config.data.pair_encoding, tasks, encoder.config.hidden_size)
+    seed = config.model.seed
+    heads = build_heads(specs, seed=seed)
     shared_layer = None
-    if config.shared_layer:
-        shared_layer = SharedLayer(encoder.config.hidden_size, config.shared_layer)
-        shared_layer.initialise(torch.Generator().manual_seed(config.seed))
+    if config.model.shared_layer:
+        shared_layer = SharedLayer(encoder.config.hidden_size, config.model.shared_layer)
+        shared_layer.initialise(torch.Generator().manual_seed(seed))
         shared_layer.to(precision.device)
     pals = None
-    if config.pals:
-        pals = ProjectedAttention(encoder.config, [task.name for task in tasks], config.pals)
-        pals.initialise(torch.Generator().manual_seed(config.seed))
+    if config.model.pals:
+        pals = ProjectedAttention(encoder.config, [task.name for task in tasks], config.model.pals)
+        pals.initialise(torch.Generator().manual_seed(seed))
         pals.to(precision.device)
     return MultitaskModel(
         encoder.to(precision.device),
         {name: head.to(precision.device) for name, head in heads.items()},
         compute_dtype=precision.compute_dtype,
         gradient_dtype=gradient_dtype(config, precision),
-        by_matrix=config.granularity == "matrix",
-        mean_pooling=config.pooling == "mean",
+        by_matrix=config.surgery.granularity == "matrix",
+        mean_pooling=config.model.pooling == "mean",
         pals=pals,
         shared_layer=shared_layer,
     )
 
 
-def gradient_dtype(config: RunConfig, precision: Precision) -> torch.dtype:
+def gradient_dtype(config: FineTuningConfig, precision: Precision) -> torch.dtype:
     """What task gradients are kept in: the compute dtype, or fp32 where several backwards of a step accumulate."""
-    several_backwards = config.accumulate > 1 or any(config.number_for_task("smart", task) for task in config.tasks)
-    return torch.float32 if several_backwards else precision.compute_dtype
+    smooth = any(config.objectives.smart[task] for task in config.data.tasks)
+    return torch.float32 if config.batches.accumulate > 1 or smooth else precision.compute_dtype
 
 
-def build_optimizer(config: RunConfig, model: MultitaskModel, precision: Precision) -> SurgeryOptimizer:
+def build_optimizer(config: FineTuningConfig, model: MultitaskModel, precision: Precision) -> SurgeryOptimizer:
     """The optimizer of the model's parameters, with the surgery that the configuration asks for."""
-    settings = surgery_settings(config, scaling=precision.scaling)
+    settings = surgery_settings(config.surgery, config.optimizer, scaling=precision.scaling)
     groups = len(model.shared.block_names) if settings.by_block else 1
+    layers, pooled = len(model.encoder.layers), config.model.pooling == "cls"
     return SurgeryOptimizer(
         model.shared,
         model.private,
         model.tasks,
         settings=settings,
-        shared_rates=[_shared_rate(config, block, len(model.encoder.layers)) for block in model.shared.block_names],
-        private_rates=[config.number_for_task("head_learning_rate", name) for name in model.private.block_names],
-        weighting=host_weighting(config.surgery, len(model.tasks), groups, mean=settings.mean),
+        shared_rates=[_shared_rate(config.optimizer, block, layers, pooled) for block in model.shared.block_names],
+        private_rates=[config.optimizer.head_rates[name] for name in model.private.block_names],
+        weighting=host_weighting(config.surgery.rule, len(model.tasks), groups, mean=settings.mean),
     )
 
 
-def _shared_rate(config: RunConfig, block: str, layers: int) -> float:
+def _shared_rate(config: OptimizerConfig, block: str, layers: int, pooled: bool) -> float:
     """The layer that heads share learns at the heads' rate, the pooler and the last layer at the encoder's, and each
     layer below at that of the one above it times `layer_decay` (Howard and Ruder, 2018), the embeddings last. A pooler
     that is not read, since sequences are averaged, stays as it is."""
     if block.startswith(SHARED_LAYER):
-        return config.number_for_task("head_learning_rate", "")
+        return config.head_rates.default
     part, number = [*block.split("."), ""][:2]
     if part == "pooler":
-        return 0.0 if config.pooling == "mean" else config.learning_rate
+        return config.learning_rate if pooled else 0.0
     layers_above = layers if part == "embeddings" else layers - 1 - int(number)
     return config.learning_rate * config.layer_decay**layers_above
+
+
+def build_trainer(
+    config: FineTuningConfig,
+    model: MultitaskModel,
+    optimizer: SurgeryOptimizer,
+    splits: Mapping[str, TokenizedSplit],
+    device: torch.device,
+    *,
+    graphs: bool = False,
+    say: Callable[[str], None] = print,
+) -> Trainer:
+    """The trainer of that model on these training sets; the rest as `Trainer` takes it.
+
+    InputError where heads, losses or batches do not fit the tasks.
+    """
+    sizes = {name: len(split) for name, split in splits.items()}
+    tasks = [split.task for split in splits.values()]
+    return Trainer(
+        model,
+        optimizer,
+        build_objectives(config.objectives, config.data.pair_encoding, tasks, sizes),
+        splits,
+        device,
+        batches=config.batches,
+        rates=config.optimizer,
+        graphs=graphs,
+        fall_back=config.compute.cuda_graphs == "auto",
+        say=say,
+    )

@@ -6,18 +6,19 @@ several steps ahead.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from concord.bert.errors import InputError
+from concord.bert.tables import is_own
 from concord.kernels.dispatch import all_from_triton, needs_host_lengths
 from concord.kernels.graphs import capture
 from concord.train.data.device_batches import BatchShape, DeviceBatches
 from concord.train.data.sampler import MicroBatch
-from concord.train.settings.config import RunConfig
-from concord.train.settings.own import own_names
+from concord.train.settings.parts import FineTuningConfig
 from concord.train.settings.tables import RULES
 from concord.train.steps.step import StepOutput, TrainingStep
 
@@ -25,27 +26,28 @@ _AHEAD = 8  # steps that the host may be ahead of the device
 _HEADER = 4  # seed, rate factor, epoch and nothing, before the examples' numbers, which kernels like aligned
 
 
-def choose_graphs(config: RunConfig, device: torch.device) -> tuple[bool, str]:
+def choose_graphs(config: FineTuningConfig, device: torch.device) -> tuple[bool, str]:
     """Resolve the flag --cuda-graphs: whether steps are captured, and why or why not.
 
     InputError where "on" was asked for in vain.
     """
-    choice = config.cuda_graphs
-    obstacle = ""
+    choice, losses = config.compute.cuda_graphs, config.objectives.losses.values()
+    own = filter(is_own, [*chain.from_iterable(losses), *config.objectives.heads.values()])
+    trained, obstacle = config.batches.trained, ""
     if device.type != "cuda":
         obstacle = "this is no CUDA device"
     elif needs_host_lengths(device):
         obstacle = "the torch references need each batch's lengths on the host"
     elif not all_from_triton(device):
         obstacle = "a torch reference reads numbers on the host"
-    elif config.pals:
+    elif config.model.pals:
         obstacle = "projected attention layers need each batch's lengths on the host"
-    elif RULES.entry(config.surgery).place == "host":
+    elif RULES.entry(config.surgery.rule).place == "host":
         obstacle = "this surgery's coefficients come from the host"
-    elif own := own_names(vars(config), ("losses", "heads")):
+    elif named := ", ".join(dict.fromkeys(own)):
         # A graph would repeat what their Python code decided once.
-        obstacle = f"{', '.join(own)} may read numbers on the host"
-    elif not config.trains_encoder:
+        obstacle = f"{named} may read numbers on the host"
+    elif "all" not in trained:
         obstacle = "steps that train the heads alone are not captured"
     if choice == "on" and obstacle:
         raise InputError(f"--cuda-graphs on: {obstacle}")
@@ -53,8 +55,7 @@ def choose_graphs(config: RunConfig, device: torch.device) -> tuple[bool, str]:
         return False, "off, as asked"
     if obstacle:
         return False, f"off: {obstacle}"
-    heads_alone = any(stage.startswith("heads") for stage in config.stages)
-    which = " that trains the encoder" if heads_alone else ""
+    which = " that trains the encoder" if "heads" in trained else ""
     return True, f"on: a step{which} is captured once a batch of its shape recurs, and replayed from then on"
 
 

@@ -17,8 +17,8 @@ from concord.train.data.batching import build_sampler
 from concord.train.data.device_batches import DeviceBatches
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.objectives.objectives import build_objectives
-from concord.train.settings.config import RunConfig
+from concord.train.objectives.objectives import Objective
+from concord.train.settings.parts import BatchConfig, OptimizerConfig
 from concord.train.steps.evaluation import Reading
 from concord.train.steps.frozen import FrozenBatches, KeptOutputs
 from concord.train.steps.graphs import DeviceSteps
@@ -50,7 +50,17 @@ class Trainer:
     """Steps of training; what a step does depends on its number and the state of model and optimizer alone.
 
     The torch references take batches that the host has packed; the kernels take those of the device, and with `graphs`
-    whole steps as CUDA graphs; `say` is given a line where that fails, and where a frozen encoder runs.
+    whole steps as CUDA graphs.
+
+    Args:
+        model, optimizer: whose state the steps change.
+        objectives: task -> what is minimised for it.
+        splits: task -> its training set.
+        device: of all of it.
+        batches: what a step reads, how many steps there are, and what each epoch trains.
+        rates: the learning rates over the run, and the span of averaged weights.
+        graphs, fall_back: whether steps are captured, and whether they go on without graphs where a capture fails.
+        say: receives a line where that happens, and where a frozen encoder runs.
 
     Attributes:
         kept: for evaluations while the encoder is frozen, which then need not run it again; None while it is trained.
@@ -58,42 +68,42 @@ class Trainer:
 
     def __init__(
         self,
-        config: RunConfig,
         model: MultitaskModel,
         optimizer: SurgeryOptimizer,
+        objectives: Mapping[str, Objective],
         splits: Mapping[str, TokenizedSplit],
         device: torch.device,
         *,
+        batches: BatchConfig,
+        rates: OptimizerConfig,
         graphs: bool = False,
+        fall_back: bool = True,
         say: Callable[[str], None] = print,
     ) -> None:
-        self.config, self.model, self.optimizer = config, model, optimizer
-        self.splits, self.device, self._say = splits, device, say
+        self.model, self.optimizer, self.splits, self.device = model, optimizer, splits, device
+        self._say = say
+        self._seed, self._rate, self._trained = batches.seed, rates.learning_rate, batches.trained
         self._stage = "all"
         self._frozen: FrozenBatches | None = None
         self.kept: KeptOutputs | None = None
-        self.sampler = build_sampler(config, {task: len(split) for task, split in splits.items()})
-        self.total_steps = config.epochs * self.sampler.steps_per_epoch
-        if config.max_steps:
-            self.total_steps = min(self.total_steps, config.max_steps)
-        self._schedule = Schedule(config, total_steps=self.total_steps, steps_per_epoch=self.sampler.steps_per_epoch)
-        average_steps = round(self.total_steps * config.average)
+        self.sampler = build_sampler(batches, {task: len(split) for task, split in splits.items()})
+        steps_per_epoch = self.sampler.steps_per_epoch
+        self.total_steps = batches.total_steps(steps_per_epoch)
+        self._schedule = Schedule(rates.schedule, total_steps=self.total_steps, steps_per_epoch=steps_per_epoch)
+        average_steps = round(self.total_steps * rates.average)
         if average_steps:
             optimizer.keep_average(average_steps)
-        sizes = {name: len(split) for name, split in splits.items()}
-        objectives = build_objectives(config, [split.task for split in splits.values()], sizes)
         self._step = TrainingStep(model, optimizer, objectives)
         self._smoothed = [task for task, objective in objectives.items() if objective.smoothness]
         self._device_steps: DeviceSteps | None = None
         if not needs_host_lengths(device) and not model.needs_host_lengths:
-            batches = DeviceBatches(splits, device, smoothed=self._smoothed)
             self._device_steps = DeviceSteps(
                 self._step,
-                batches,
+                DeviceBatches(splits, device, smoothed=self._smoothed),
                 list(splits),
                 device,
                 graphs=graphs,
-                fall_back=(lambda text: say(f"warning: {text}")) if config.cuda_graphs == "auto" else None,
+                fall_back=(lambda text: say(f"warning: {text}")) if fall_back else None,
             )
 
     @property
@@ -121,14 +131,14 @@ class Trainer:
                 losses=output.losses,
                 present=frozenset(task for task, count in counts.items() if count),
                 plan=output.plan,
-                learning_rate=self.config.learning_rate * factor,
+                learning_rate=self._rate * factor,
                 examples=sum(counts.values()),
                 tokens=sum(self.splits[task].tokens_of(own) for batch in micro_batches for task, own in batch.items()),
             )
 
     def _enter(self, epoch: int, reading: Reading | None) -> None:
         """Freeze the encoder where the heads alone are trained, run before over what they read, or let it go again."""
-        stage = self.config.stage_of(epoch)
+        stage = self._trained[epoch]
         if stage == self._stage:
             return
         self._frozen = self.kept = None
@@ -148,11 +158,10 @@ class Trainer:
 
         They are those of the whole stage, wherever in it a resumed run begins, so that it computes the same.
         """
-        stages = [self.config.stage_of(number) for number in range(self.config.epochs)]
-        first, last = epoch, epoch + 1
-        while first and stages[first - 1] == stages[epoch]:
+        trained, first, last = self._trained, epoch, epoch + 1
+        while first and trained[first - 1] == trained[epoch]:
             first -= 1
-        while last < len(stages) and stages[last] == stages[epoch]:
+        while last < len(trained) and trained[last] == trained[epoch]:
             last += 1
         read = {task: np.zeros(len(split), dtype=bool) for task, split in self.splits.items()}
         steps = (step for number in range(first, last) for step in self.sampler.epoch(number))
@@ -188,5 +197,5 @@ class Trainer:
 
     def _seed_of(self, step: int) -> int:
         """A 63-bit seed for one step of this run: of its dropouts and of surgery's random orders."""
-        digest = hashlib.blake2b(f"{self.config.seed} {step}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(f"{self._seed} {step}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") >> 1

@@ -12,13 +12,14 @@ from torch import Tensor
 from concord.bert.language_model import TASK, MaskedLanguageModel
 from concord.bert.tokenizer import Tokenizer
 from concord.kernels.dropout import DropoutStream
-from concord.kernels.surgery.plan import SurgeryPlan, SurgerySettings
+from concord.kernels.surgery.plan import SurgeryPlan
 from concord.train.data.masking import MaskedTokens, mask_sequences
-from concord.train.settings.config import RunConfig
+from concord.train.settings.parts import AdamWConfig, StepConfig
 from concord.train.steps.deposits import check_deposits
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
 from concord.train.steps.schedule import Schedule
+from concord.train.steps.weightings import pretraining_settings
 
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 2000
 _EVALUATED_AT_ONCE = 32  # texts
@@ -62,39 +63,45 @@ class Pretrainer:
     """Steps of further pre-training; what a step does depends on its number and the weights' state alone.
 
     Args:
-        config: of the run.
         model: on the precision's device.
         tokenizer: the model's.
         texts: int32 [tokens] each, with their special tokens; a part of them is held out.
         precision: of the run.
+        batches: what a step reads, and how many steps there are.
+        optimizer: its settings, of which the learning rate is the encoder's.
+        head_rate: peak learning rate of the head.
     """
 
     def __init__(
         self,
-        config: RunConfig,
         model: MaskedLanguageModel,
         tokenizer: Tokenizer,
         texts: Sequence[np.ndarray],
         precision: Precision,
+        *,
+        batches: StepConfig,
+        optimizer: AdamWConfig,
+        head_rate: float,
     ) -> None:
-        self._config, self.model, self._tokenizer, self._device = config, model, tokenizer, precision.device
+        self.model, self._tokenizer, self._device = model, tokenizer, precision.device
+        self._batches, self._rate = batches, optimizer.learning_rate
         self._deposits_checked = False
         held_out = max(1, min(_MOST_HELD_OUT, round(len(texts) * _HELD_OUT_SHARE)))
         order = self._random(_SPLIT).permutation(len(texts))
         self.held_out = [texts[index] for index in order[:held_out]]
         self.texts = [texts[index] for index in order[held_out:]]
-        self.steps_per_epoch = -(-len(self.texts) // (config.batch_size * config.accumulate))
-        self.total_steps = config.epochs * self.steps_per_epoch
-        if config.max_steps:
-            self.total_steps = min(self.total_steps, config.max_steps)
-        self._schedule = Schedule(config, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch)
+        self.steps_per_epoch = -(-len(self.texts) // (batches.batch_size * batches.accumulate))
+        self.total_steps = batches.total_steps(self.steps_per_epoch)
+        self._schedule = Schedule(
+            optimizer.schedule, total_steps=self.total_steps, steps_per_epoch=self.steps_per_epoch
+        )
         self.optimizer = SurgeryOptimizer(
             model.shared,
             model.private,
             [TASK],
-            settings=SurgerySettings(max_norm=config.clip, scaling=precision.scaling, weight_decay=config.weight_decay),
-            shared_rates=config.learning_rate,
-            private_rates=config.number_for_task("head_learning_rate", TASK),
+            settings=pretraining_settings(optimizer, scaling=precision.scaling),
+            shared_rates=optimizer.learning_rate,
+            private_rates=head_rate,
         )
 
     def steps(self, start: int) -> Iterator[PretrainingStep]:
@@ -105,9 +112,9 @@ class Pretrainer:
     def micro_batches(self, index: int) -> list[MaskedTokens]:
         """The masked texts of step `index` (from 0): in an order, and with masks, that every epoch draws anew."""
         epoch, place = divmod(index, self.steps_per_epoch)
-        size = self._config.batch_size
+        size, accumulate = self._batches.batch_size, self._batches.accumulate
         order = self._random(_ORDER, epoch).permutation(len(self.texts))
-        chosen = order[place * size * self._config.accumulate :][: size * self._config.accumulate]
+        chosen = order[place * size * accumulate :][: size * accumulate]
         random = self._random(_MASKS, index)
         return [
             mask_sequences([self.texts[text] for text in chosen[first : first + size]], self._tokenizer, random)
@@ -136,7 +143,7 @@ class Pretrainer:
             index // self.steps_per_epoch,
             loss,
             plan,
-            self._config.learning_rate * factor,
+            self._rate * factor,
             sum(len(batch.lengths) for batch in micro_batches),
             sum(len(batch.ids) for batch in micro_batches),
             masked,
@@ -158,4 +165,4 @@ class Pretrainer:
         return {"loss": mean, "perplexity": perplexity, "accuracy": right / count, "masked": masked}
 
     def _random(self, purpose: int, number: int = 0) -> np.random.Generator:
-        return np.random.default_rng((self._config.seed, purpose, number))
+        return np.random.default_rng((self._batches.seed, purpose, number))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from concord.bert.errors import InputError
 from concord.bert.tables import is_own
-from concord.train.settings.config import RunConfig
 from concord.train.settings.own import calling
+from concord.train.settings.parts import ScheduleConfig
 from concord.train.settings.tables import SCHEDULES
 
 
@@ -42,20 +42,20 @@ def milestones(step: int, steps: Steps) -> float:
 
 
 class Schedule:
-    """Linear warm-up over a share of the steps, then what the configuration's schedule says.
+    """Linear warm-up over a share of the steps, then what the schedule says.
 
     Args:
-        config: of the run.
+        config: the schedule of the run.
         total_steps, steps_per_epoch: of the run.
     """
 
-    def __init__(self, config: RunConfig, *, total_steps: int, steps_per_epoch: int) -> None:
-        self._name, self._of_step = config.schedule, SCHEDULES.resolve(config.schedule)
+    def __init__(self, config: ScheduleConfig, *, total_steps: int, steps_per_epoch: int) -> None:
+        self._name, self._of_step = config.name, SCHEDULES.resolve(config.name)
         self._steps = Steps(
             total=total_steps,
             warmup=round(total_steps * config.warmup),
             per_epoch=steps_per_epoch,
-            milestones=tuple(config.milestone_epochs),
+            milestones=config.milestones,
             decay=config.decay,
         )
         if is_own(self._name):

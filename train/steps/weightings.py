@@ -14,25 +14,33 @@ from torch import Tensor
 from concord.bert.errors import InputError
 from concord.bert.tables import find_own, is_own
 from concord.kernels.surgery.plan import SurgerySettings
-from concord.train.settings.config import RunConfig
 from concord.train.settings.own import calling
+from concord.train.settings.parts import AdamWConfig, SurgeryConfig
 from concord.train.settings.tables import RULES
 from concord.train.steps.optimizer import Weighting
 
 
-def surgery_settings(config: RunConfig, *, scaling: bool) -> SurgerySettings:
-    """What the configuration asks for. TorchJD's rules come in the scale of a mean, and are measured against it."""
-    rule = RULES.entry(config.surgery)
+def surgery_settings(surgery: SurgeryConfig, optimizer: AdamWConfig, *, scaling: bool) -> SurgerySettings:
+    """What the optimizer's step goes by. TorchJD's rules come in the scale of a mean, and are measured against it.
+
+    scaling: whether losses have a dynamic scale.
+    """
+    rule = RULES.entry(surgery.rule)
     return SurgerySettings(
         method={"host": "given", "device": rule.name}[rule.place],
-        by_block=config.granularity != "model",
-        private_norms=config.surgery_scope == "all",
-        mean=rule.library or config.reduction == "mean",
-        gradvac_beta=config.gradvac_beta,
-        max_norm=config.clip,
+        by_block=surgery.granularity != "model",
+        private_norms=surgery.scope == "all",
+        mean=rule.library or surgery.reduction == "mean",
+        gradvac_beta=surgery.gradvac_beta,
+        max_norm=optimizer.clip,
         scaling=scaling,
-        weight_decay=config.weight_decay,
+        weight_decay=optimizer.weight_decay,
     )
+
+
+def pretraining_settings(optimizer: AdamWConfig, *, scaling: bool) -> SurgerySettings:
+    """The same of pre-training, whose one task needs no surgery."""
+    return SurgerySettings(max_norm=optimizer.clip, scaling=scaling, weight_decay=optimizer.weight_decay)
 
 
 def host_weighting(name: str, tasks: int, groups: int, *, mean: bool) -> Weighting | None:
@@ -59,23 +67,23 @@ def host_weighting(name: str, tasks: int, groups: int, *, mean: bool) -> Weighti
     return _OnTheHost(rule, start)
 
 
-def describe_surgery(config: RunConfig) -> str:
+def describe_surgery(surgery: SurgeryConfig) -> str:
     """The run's surgery for its first lines."""
-    rule = RULES.entry(config.surgery)
+    rule = RULES.entry(surgery.rule)
     if rule.name == "none":
-        return f"none (the {config.reduction} of the tasks' gradients)"
+        return f"none (the {surgery.reduction} of the tasks' gradients)"
     if rule.library:
         return (
-            f"{config.surgery} by {config.granularity}, in the scale of a mean (TorchJD, on the host: every step waits "
+            f"{surgery.rule} by {surgery.granularity}, in the scale of a mean (TorchJD, on the host: every step waits "
             "for the device)"
         )
-    norms = "shared parameters" if config.surgery_scope == "shared" else "all parameters, heads included"
+    norms = "shared parameters" if surgery.scope == "shared" else "all parameters, heads included"
     if rule.place == "host":
         return (
-            f"{config.surgery} by {config.granularity}, over {norms}, {config.reduction} of the weighted gradients "
+            f"{surgery.rule} by {surgery.granularity}, over {norms}, {surgery.reduction} of the weighted gradients "
             "(your own, on the host: every step waits for the device)"
         )
-    return f"{config.surgery} by {config.granularity}, over {norms}, {config.reduction} of the projected gradients"
+    return f"{surgery.rule} by {surgery.granularity}, over {norms}, {surgery.reduction} of the projected gradients"
 
 
 class _OwnRule:
