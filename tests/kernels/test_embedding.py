@@ -9,7 +9,7 @@ from concord.kernels.embedding import embedding
 from concord.kernels.layout.flat import CHUNK, FlatParameters
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
-from tests.kernels.parity import DEVICE, DTYPES, check, poisoned, task_rows  # noqa: F401
+from tests.kernels.parity import DEVICE, DTYPES, check, task_rows
 
 SIZES = (37, 20, 2)
 

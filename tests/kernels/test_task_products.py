@@ -10,7 +10,7 @@ from concord.kernels.layout.rows import part
 from concord.kernels.linear import linear
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_as_accurate, assert_close
-from tests.kernels.parity import DEVICE, DTYPES, poisoned, task_rows  # noqa: F401
+from tests.kernels.parity import DEVICE, DTYPES, task_rows
 
 
 def strided(tasks, m, n, dtype, start):
