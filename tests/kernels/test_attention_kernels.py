@@ -56,6 +56,7 @@ def test_the_kernels_are_as_accurate_as_torch(lengths, heads, size, rate, dtype)
     check(attention_case(lengths, heads, size, dtype, DEVICE, rate=rate))
 
 
+@pytest.mark.slow
 def test_sequences_of_512_are_as_accurate_as_torch():
     check(attention_case((512, 1, 100), 1, 64, torch.float16, DEVICE, rate=0.1))
 
@@ -206,6 +207,7 @@ def test_many_sequences_twice_are_bitwise_equal():
     check(attention_case(lengths.tolist(), 12, 64, torch.bfloat16, DEVICE, rate=0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [SHORT, (66, 7)])
 def test_torch_compile_takes_the_ops_whole(lengths):
     sequences, dropout = HostSequences(np.array(lengths), DEVICE), new_dropout(0.2, DEVICE)
