@@ -37,6 +37,8 @@ setup(
     },
     entry_points={"console_scripts": ["concord = concord.cli:main"]},
     install_requires=[
+        # Supported are torch 2.11 to 2.13 and Triton 3.6 to 3.9. Every kernel compiles with Triton 3.6, but with numpy
+        # 2.4 its interpreter fails, and so do the tests, which want 3.7. docs/architecture.md says more, "Versions".
         "torch>=2.11",
         "triton>=3.6",
         "numpy",
@@ -48,8 +50,9 @@ setup(
     ],
     extras_require={
         "model": MODEL,
-        # what the tests compare with; the Triton that torch 2.13 goes with, which the registers and the shared memory
-        # of compiled kernels depend on; what builds the wheel that they look into
+        # what the tests compare with; the Triton that torch 2.13 goes with, whose interpreter the sanitizer and bf16 as
+        # GPUs compute it are written against, and which the registers and the shared memory of compiled kernels depend
+        # on; what builds the wheel that the tests look into
         "test": [*BENCH, *MODEL, "pytest-xdist", "scipy", "triton<3.8", "build", "setuptools>=77", "ruff"],
         # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
         "rules": ["torchjd[full]"],

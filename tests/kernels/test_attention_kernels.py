@@ -43,13 +43,13 @@ def random(*shape):
         (ONES, 1, 32),
         (SHARED, 1, 32),
         (SHARED, 1, 64),
-        (MIXED, 1, 32),
-        (MIXED, 1, 64),
-        (LONG, 2, 32),
+        pytest.param(MIXED, 1, 32, marks=pytest.mark.slow),
+        pytest.param(MIXED, 1, 64, marks=pytest.mark.slow),
+        pytest.param(LONG, 2, 32, marks=pytest.mark.slow),
         (LONG, 1, 64),
-        (BOTH, 1, 32),
+        pytest.param(BOTH, 1, 32, marks=pytest.mark.slow),
         (SHORT, 1, 128),
-        (LONG, 1, 128),
+        pytest.param(LONG, 1, 128, marks=pytest.mark.slow),
     ],
 )
 def test_the_kernels_are_as_accurate_as_torch(lengths, heads, size, rate, dtype):

@@ -160,6 +160,7 @@ def test_tables_may_keep_their_flags_apart(kernels):
         assert (memory[-100:] == 7).all()
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_op_whole():
     tables, norms = tensors(16)
     tables, norms = ([tensor.to(DEVICE).requires_grad_() for tensor in group] for group in (tables, norms))

@@ -183,6 +183,7 @@ def test_deposits_without_rows_are_refused(kernels):
         linear_cross_entropy(hidden, weight, bias, targets).backward()
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_op_whole():
     hidden, weight, bias, targets = (tensor.to(DEVICE) for tensor in inputs(20, 16, 70))
     for tensor in (hidden, weight, bias):

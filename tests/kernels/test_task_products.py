@@ -157,6 +157,7 @@ def test_a_part_of_a_weight_receives_its_own_products():
     assert_close(weight.task_gradients[1, 3], x[1:].sum(0), TOLERANCES[torch.float32])
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_linear_whole():
     weight, bias = random(8, 16, torch.float32).requires_grad_(), random(8, 1, torch.float32)[:, 0].requires_grad_()
     x = random(9, 16, torch.float32).requires_grad_()
