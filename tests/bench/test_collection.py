@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from bench.conftest import pytest_collection_modifyitems
 from bench.step_cases import CASES, COMPILED, FIRST_CASES, PEERS, contests
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
+@pytest.mark.slow
 def test_the_benchmarks_are_collected_without_an_error():
     command = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", "--collect-only", "-q"]
     # Benchmarks refuse to run in a worker of pytest -n, as which the child would take itself.

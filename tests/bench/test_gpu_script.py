@@ -136,6 +136,7 @@ def test_names_differ_within_a_call_and_can_be_files():
         assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
 
 
+@pytest.mark.slow
 def test_small_attention_of_heads_of_32_is_short_and_tiled_in_bf16(monkeypatch):
     path, _, expression = HEADS_OF_32
     code = "import torch, pytest, sys; torch.cuda.is_available = lambda: True\nsys.exit(pytest.main(sys.argv[1:]))"
@@ -147,6 +148,7 @@ def test_small_attention_of_heads_of_32_is_short_and_tiled_in_bf16(monkeypatch):
     assert "test_first_tokens_are_as_accurate_as_torch[lengths0-1-32-0.2-dtype2]" in found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_cuda_device_it_ends_in_one_line(tmp_path):
     found = run("first", tmp_path / "out", PYTHON=sys.executable)
@@ -181,6 +183,7 @@ def test_called_otherwise_it_says_how_it_is_called(arguments, tmp_path):
     assert found.stderr.splitlines() == [USAGE]
 
 
+@pytest.mark.slow
 def test_the_first_call_judges_compares_and_profiles(machine):
     found = machine.call("first")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -215,6 +218,7 @@ def test_the_first_call_judges_compares_and_profiles(machine):
     assert b"13 of 13" in machine.logs()["logs/doctor-minilm-fp32.log"]
 
 
+@pytest.mark.slow
 def test_the_other_call_measures_alone_what_it_has_tested_and_leaves_one_file_of_results(machine):
     found = machine.call("all")
     assert found.returncode == 0, found.stdout + found.stderr
@@ -244,6 +248,7 @@ def test_the_other_call_measures_alone_what_it_has_tested_and_leaves_one_file_of
     assert {"logs/rehearsal-step.log", "parity/tests.test_a.xml"} <= set(machine.logs())
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_fails_the_call_and_no_other_stage(machine):
     found = machine.call("first", {"--model minilm --amp bf16": {"exit": 1, "say": "GELU   FAILED  its error"}})
     assert found.returncode == 1
@@ -252,6 +257,7 @@ def test_a_stage_that_fails_fails_the_call_and_no_other_stage(machine):
     assert machine.summary[-1].startswith("first: at fault, ")
 
 
+@pytest.mark.slow
 def test_a_process_that_the_device_has_poisoned_costs_its_own_results_alone(machine):
     fault = {"abort": True, "say": "CUDA error: an illegal memory access was encountered"}
     found = machine.call("all", {"bench/test_surgery.py -k MiniLM": fault})
@@ -262,6 +268,7 @@ def test_a_process_that_the_device_has_poisoned_costs_its_own_results_alone(mach
     assert len(parse_results((machine.out / results).read_bytes(), results).rows) == 11
 
 
+@pytest.mark.slow
 def test_a_run_that_falls_back_fails_the_call_and_the_summary_says_how(machine):
     said = "kernels    triton; LayerNorm from torch: its check failed here, error 0.3, allowed 0.03"
     found = machine.call("first", {"train.run": {"say": said}})
@@ -271,6 +278,7 @@ def test_a_run_that_falls_back_fails_the_call_and_the_summary_says_how(machine):
     assert f"    fell back: {said}" in below
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_falls_back_fails_the_call_too(machine):
     said = "..warning: no CUDA graphs from here on: out of memory"
     found = machine.call("all", {"bench/test_training_step.py -k BERT-base": {"say": said}})
@@ -278,6 +286,7 @@ def test_a_benchmark_that_falls_back_fails_the_call_too(machine):
     assert f"    fell back: {said}" in machine.line("step-BERT-base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tool", "code"), [("memcheck", 1), ("racecheck", 0)])
 def test_memcheck_fails_the_call_and_racecheck_is_told(machine, tool, code):
     fault = {"exit": 3, "say": "========= Invalid __global__ read of size 4 bytes"}
@@ -287,6 +296,7 @@ def test_memcheck_fails_the_call_and_racecheck_is_told(machine, tool, code):
     assert below == "    ========= Invalid __global__ read of size 4 bytes"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(Path("/usr/local/cuda/bin/compute-sanitizer").exists(), reason="this machine has the sanitizer")
 def test_a_machine_without_the_sanitizer_is_told_and_no_fault(machine):
     machine.sanitizer.unlink()
@@ -294,6 +304,7 @@ def test_a_machine_without_the_sanitizer_is_told_and_no_fault(machine):
     assert machine.line("memcheck") == ["memcheck                 left out (no compute-sanitizer on this machine)"]
 
 
+@pytest.mark.slow
 def test_what_hangs_is_cut_off_in_time_and_the_rest_is_left(machine):
     hangs = {"sleep": 60, "say": "    GELU: some  passed  error 1e-7 of 1e-6"}
     found = machine.call("first", {"--model bert-base --amp bf16": hangs}, seconds=14)
@@ -307,6 +318,7 @@ def test_what_hangs_is_cut_off_in_time_and_the_rest_is_left(machine):
     assert "logs/doctor-bert-base-bf16.log" in machine.logs()
 
 
+@pytest.mark.slow
 def test_where_no_time_is_left_nothing_is_begun_and_that_is_said(machine):
     found = machine.call("all", seconds=9)
     assert found.returncode == 0
@@ -314,6 +326,7 @@ def test_where_no_time_is_left_nothing_is_begun_and_that_is_said(machine):
     assert "logs.tar.gz" in machine.files()
 
 
+@pytest.mark.slow
 def test_a_check_of_the_machine_that_hangs_ends_it_in_one_line(machine):
     found = machine.call("first", {"bench.gpu_environment": {"sleep": 60}}, seconds=10)
     assert found.returncode == 2
@@ -336,6 +349,7 @@ def test_long_logs_lose_their_middle_and_long_traces_are_left_out(tmp_path, monk
         assert found == {"long.log": "first.....\n[...]\n......last", "short.log": "all of it", "short.json.gz": "1234"}
 
 
+@pytest.mark.slow
 def test_a_stage_of_which_nothing_comes_is_no_success(machine, monkeypatch, capsys):
     (machine.folder / "faults.json").write_text("{}")
     monkeypatch.setenv("PYTHON", str(machine.python))
@@ -345,6 +359,7 @@ def test_a_stage_of_which_nothing_comes_is_no_success(machine, monkeypatch, caps
     assert capsys.readouterr().out.splitlines()[-2].startswith("not yet: doctor-bert-base-bf16, ")
 
 
+@pytest.mark.slow
 def test_stopped_from_outside_it_packs_what_there_is(machine):
     (machine.folder / "faults.json").write_text(json.dumps({"train.doctor": {"sleep": 60, "say": "so far"}}))
     process = subprocess.Popen(

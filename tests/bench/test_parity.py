@@ -71,6 +71,7 @@ def modules(tmp_path, monkeypatch):
     return [f"tests/test_{name}.py" for name in bodies]
 
 
+@pytest.mark.slow
 def test_what_is_cut_off_is_named_and_the_rest_is_counted(modules, tmp_path, capsys, monkeypatch):
     whole = subprocess.run
 
@@ -116,6 +117,7 @@ def test_the_expressions_of_a_divided_module_take_every_test_once():
             assert sum(taken) == 1, (module, name)
 
 
+@pytest.mark.slow
 def test_no_part_of_a_divided_module_is_without_tests():
     divided = ["tests/kernels/test_embedding.py", "tests/train/test_graphs.py"]
     command = [sys.executable, "-m", "pytest", *divided, "--collect-only", "-q", "-p", "no:cacheprovider"]

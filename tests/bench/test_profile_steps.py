@@ -108,6 +108,7 @@ def test_classes_and_gaps_add_up_to_the_time_by_the_clock():
     assert [own["name"] for own in found["kernels"]] == ["_gelu_forward_kernel", "nvjet_a", "nvjet_b"]
 
 
+@pytest.mark.slow
 def test_a_model_is_profiled_and_its_table_and_file_agree(tmp_path, capsys):
     out, trace = tmp_path / "profile.json", tmp_path / "trace.json"
     main(["--model", "MiniLM", "--steps", "1", "--batch", "1", "--out", str(out), "--trace", str(trace)])
@@ -123,6 +124,7 @@ def test_a_model_is_profiled_and_its_table_and_file_agree(tmp_path, capsys):
     assert any(line.startswith(PRODUCTS) for line in printed)
 
 
+@pytest.mark.slow
 def test_a_profiler_that_sees_nothing_is_no_profile(tmp_path, monkeypatch):
     monkeypatch.setattr(profile_steps, "events_of", lambda profiler, on_gpu: [])
     with pytest.raises(RuntimeError, match="the profiler has seen nothing of 1 steps"):

@@ -46,6 +46,7 @@ def verdicts():
     return {name: json.loads(faults) for name, faults in (line.split("\t") for line in result.stdout.splitlines())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["32x32", "64x32"])
 @pytest.mark.parametrize("kernel", ["two_products", "unrolled_product"])
 def test_several_products_in_16_bits_with_a_side_of_32_are_at_fault_on_sm_90(verdicts, kernel, shape):
@@ -53,12 +54,14 @@ def test_several_products_in_16_bits_with_a_side_of_32_are_at_fault_on_sm_90(ver
     assert fault.startswith("2 products in 16 bits with a side of 32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kernel", ["one_product", "product_in_a_loop"])
 def test_a_single_product_is_none_even_where_a_loop_repeats_it(verdicts, kernel, shape):
     assert verdicts[f"{kernel} bf16 {shape}"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["two_products", "unrolled_product"])
 def test_several_products_with_sides_of_64_are_none_and_neither_are_those_of_fp32(verdicts, kernel):
     assert verdicts[f"{kernel} bf16 64x64"] == []
@@ -130,6 +133,7 @@ def test_a_kernel_at_fault_fails_the_command(compiled, capsys):
     assert last == "2 kernels compiled, 1 at fault"
 
 
+@pytest.mark.slow
 def test_a_compiling_process_that_breaks_fails_the_command_and_writes_no_summary(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "interpreted", lambda: False)
     broken = tmp_path / "broken"

@@ -61,6 +61,7 @@ def test_a_command_that_is_not_there_fails(run):
     assert run(9, (1, [[missing]]))["none"].why == "/none/such: No such file or directory"
 
 
+@pytest.mark.slow
 def test_what_is_not_required_or_cut_off_is_no_fault(run):
     found = run(3, (1, [[stage("other", "exit 1", required=False)], [stage("slow", "sleep 60")]]))
     assert [(own.how, own.at_fault) for own in found.values()] == [(FAILED, False), (CUT_OFF, False)]
@@ -82,12 +83,14 @@ def test_a_phase_begins_when_the_one_before_has_ended_and_lanes_run_side_by_side
     assert found["z"].limit > 9
 
 
+@pytest.mark.slow
 def test_what_is_cut_off_leaves_the_later_ones_their_time(run):
     found = run(6, (1, [[stage("slow", "sleep 60", 1), stage("after", "sleep 0.2", 1)]]))
     assert [own.how for own in found.values()] == [CUT_OFF, PASSED]
     assert found["slow"].seconds == pytest.approx(3, abs=0.8)
 
 
+@pytest.mark.slow
 def test_a_limit_of_its_own_holds_too(run):
     assert run(9, (1, [[stage("slow", "sleep 60", at_most=1.0)]]))["slow"].seconds < 2
 
@@ -111,6 +114,7 @@ def test_variables_of_its_own_are_its_own(run):
     assert (found["one"].lines, found["two"].lines) == (["1"], ["--"])
 
 
+@pytest.mark.slow
 def test_what_does_not_listen_is_killed_and_so_are_the_children_of_what_has_ended(run, tmp_path):
     deaf = "trap '' TERM; (trap '' TERM; echo $$ > deaf; sleep 60) & while true; do sleep 0.1; done"
     found = run(5, (1, [[stage("deaf", deaf, at_most=1.0)], [stage("parent", "sleep 60 & echo $! > child")]]))

@@ -16,6 +16,7 @@ EACH = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @EACH
 def test_the_peers_merged_gradient_is_ours(make, attention, options, splits):
     check_update(make, attention, options, splits)

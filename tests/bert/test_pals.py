@@ -107,6 +107,7 @@ def test_output_and_all_gradients_equal_the_padded_model(counts, all_tokens):
         assert_close(found_gradients[name], gradient, 1e-9)
 
 
+@pytest.mark.slow
 def test_the_kernels_take_heads_of_any_width():
     """17 columns a head in the paper; here 3."""
     batch, model = pack([random_tokens(count, count, longest=6) for count in (2, 0, 1)]), new_model(size=36)

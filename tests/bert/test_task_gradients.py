@@ -89,6 +89,7 @@ def test_under_bf16_matrices_are_read_from_the_copy_and_gradients_stay_close(ker
         assert_close(flat.view(flat.gradients, entry).cpu(), expected[entry.name], 6e-2)
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_whole_encoder_with_its_kernels():
     task_tokens = [random_tokens(count, (9, task)) for task, count in enumerate((3, 4))]
     encoder, flat = flat_encoder(2)

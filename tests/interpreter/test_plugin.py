@@ -113,6 +113,7 @@ def orders(printed):
     return dict(re.findall(r"passed on: (\d+) (\[.*\])", printed))
 
 
+@pytest.mark.slow
 def test_a_test_fails_for_what_its_launches_did_and_no_other_one(tmp_path):
     printed, counts = run(tmp_path, "--sanitize", "-n", "2")
     assert counts == {"passed": 3, "failed": 8, "error": 1}
@@ -133,6 +134,7 @@ def test_a_test_fails_for_what_its_launches_did_and_no_other_one(tmp_path):
     assert orders(again) == orders(printed)
 
 
+@pytest.mark.slow
 def test_without_the_option_nothing_is_watched(tmp_path):
     printed, counts = run(tmp_path)
     assert counts == {"passed": 10, "failed": 1, "skipped": 1}

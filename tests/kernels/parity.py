@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import pytest
 import torch
 
 from concord.kernels.checks import judging
@@ -14,13 +13,6 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu"
 # bf16 where it is computed as on a GPU.
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (BF16_IS_TRUE or not INTERPRETED)
-
-
-@pytest.fixture
-def poisoned():
-    """Fresh memory holds NaN, so that what a kernel forgets to write is seen."""
-    with judging.poisoned():
-        yield
 
 
 def task_rows(counts: Sequence[int], *, accumulate: bool = False) -> TaskRows:

@@ -19,7 +19,7 @@ from concord.kernels.dropout import kernel_arguments
 from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
-from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check, poisoned  # noqa: F401
+from tests.kernels.parity import DEVICE, DTYPES, INTERPRETED, check
 
 SHORT, LONG, ONES = (3, 1, 17, 2, 2), (100, 7), (*(1,) * 18, 2)
 # Of lone tokens alone the gradients of q and k are zero: an error would have nothing to be relative to.
@@ -43,19 +43,20 @@ def random(*shape):
         (ONES, 1, 32),
         (SHARED, 1, 32),
         (SHARED, 1, 64),
-        (MIXED, 1, 32),
-        (MIXED, 1, 64),
-        (LONG, 2, 32),
+        pytest.param(MIXED, 1, 32, marks=pytest.mark.slow),
+        pytest.param(MIXED, 1, 64, marks=pytest.mark.slow),
+        pytest.param(LONG, 2, 32, marks=pytest.mark.slow),
         (LONG, 1, 64),
-        (BOTH, 1, 32),
+        pytest.param(BOTH, 1, 32, marks=pytest.mark.slow),
         (SHORT, 1, 128),
-        (LONG, 1, 128),
+        pytest.param(LONG, 1, 128, marks=pytest.mark.slow),
     ],
 )
 def test_the_kernels_are_as_accurate_as_torch(lengths, heads, size, rate, dtype):
     check(attention_case(lengths, heads, size, dtype, DEVICE, rate=rate))
 
 
+@pytest.mark.slow
 def test_sequences_of_512_are_as_accurate_as_torch():
     check(attention_case((512, 1, 100), 1, 64, torch.float16, DEVICE, rate=0.1))
 
@@ -206,6 +207,7 @@ def test_many_sequences_twice_are_bitwise_equal():
     check(attention_case(lengths.tolist(), 12, 64, torch.bfloat16, DEVICE, rate=0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [SHORT, (66, 7)])
 def test_torch_compile_takes_the_ops_whole(lengths):
     sequences, dropout = HostSequences(np.array(lengths), DEVICE), new_dropout(0.2, DEVICE)

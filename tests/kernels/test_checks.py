@@ -137,6 +137,7 @@ def test_lengths_hold_the_longest_a_lone_token_and_odd_ones():
         assert sum(lengths) >= 700
 
 
+@pytest.mark.slow
 def test_the_child_judges_each_op_and_says_where_it_is():
     shapes = SHAPES.on(torch.device(DEVICE))
     request = {"shapes": shapes.as_json(), "device": DEVICE, "seed": 3, "ops": ["gather", "plan_update"], "timed": True}
@@ -154,6 +155,7 @@ def test_the_child_judges_each_op_and_says_where_it_is():
     assert all(verdict["passed"] and verdict["seconds"] > 0 for verdict in verdicts)
 
 
+@pytest.mark.slow
 def test_the_child_says_where_on_its_error_output_the_traceback_of_a_failed_case_lies(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, triton\n"

@@ -9,7 +9,7 @@ from concord.kernels.embedding import embedding
 from concord.kernels.layout.flat import CHUNK, FlatParameters
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
-from tests.kernels.parity import DEVICE, DTYPES, check, poisoned, task_rows  # noqa: F401
+from tests.kernels.parity import DEVICE, DTYPES, check, task_rows
 
 SIZES = (37, 20, 2)
 
@@ -160,6 +160,7 @@ def test_tables_may_keep_their_flags_apart(kernels):
         assert (memory[-100:] == 7).all()
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_op_whole():
     tables, norms = tensors(16)
     tables, norms = ([tensor.to(DEVICE).requires_grad_() for tensor in group] for group in (tables, norms))

@@ -22,6 +22,7 @@ def test_task_gradients_may_be_bf16():
     check(gelu_case(task_rows((10, 20)), 30, 40, torch.float32, DEVICE, gradient_dtype=torch.bfloat16))
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_op_whole():
     bias = torch.randn(16, device=DEVICE, requires_grad=True)
     x = torch.randn(9, 16, device=DEVICE, requires_grad=True)

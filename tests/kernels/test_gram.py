@@ -32,7 +32,7 @@ def expected(parameters):
 
 @pytest.mark.parametrize("kernels", ["torch", "triton"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("tasks", [1, 2, 3, 5, 8, 16])
+@pytest.mark.parametrize("tasks", [1, 2, 3, 5, 8, pytest.param(16, marks=pytest.mark.slow)])
 def test_each_blocks_products_are_those_of_fp64(tasks, dtype, kernels):
     parameters = flat(tasks, dtype)
     with using_kernels(kernels):

@@ -48,6 +48,7 @@ def test_dropout_needs_whole_calls_of_the_generator():
         add_layer_norm(*(t.to(DEVICE) for t in (x, bias, residual, gamma, beta)), 1e-12, new_dropout(0.1, DEVICE))
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_op_whole():
     (x, residual), parameters = tensors(9, 16)
     x, residual, bias, gamma, beta = (t.to(DEVICE).requires_grad_() for t in (x, residual, *parameters))

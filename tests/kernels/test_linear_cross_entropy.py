@@ -10,7 +10,7 @@ from concord.kernels.dispatch import using_kernels
 from concord.kernels.linear_cross_entropy import linear_cross_entropy
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
-from tests.kernels.parity import DEVICE, DTYPES, check, poisoned, task_rows  # noqa: F401
+from tests.kernels.parity import DEVICE, DTYPES, check, task_rows
 
 
 @pytest.fixture
@@ -180,6 +180,7 @@ def test_deposits_without_rows_are_refused(kernels):
         linear_cross_entropy(hidden, weight, bias, targets).backward()
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_op_whole():
     hidden, weight, bias, targets = (tensor.to(DEVICE) for tensor in inputs(20, 16, 70))
     for tensor in (hidden, weight, bias):

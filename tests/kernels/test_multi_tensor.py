@@ -7,7 +7,7 @@ from concord.kernels.dispatch import using_kernels
 from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensors
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
-from tests.kernels.parity import DEVICE, poisoned  # noqa: F401
+from tests.kernels.parity import DEVICE
 
 SIZES = [1, 3, 1023, 5000, 2048, 20480]  # the last one is two spans, both of whole columns
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -56,13 +56,13 @@ def check(gradients, coefficients=None):
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3, 8])
-def test_sizes_of_every_kind(tasks, poisoned):  # noqa: F811
+def test_sizes_of_every_kind(tasks, poisoned):
     check(random_gradients(tasks))
 
 
 @pytest.mark.parametrize("coefficients", [torch.float32, torch.float64])
 @pytest.mark.parametrize("tasks", [2, 3])
-def test_parameters_of_different_dtypes_in_one_call(tasks, coefficients, poisoned):  # noqa: F811
+def test_parameters_of_different_dtypes_in_one_call(tasks, coefficients, poisoned):
     gradients = random_gradients(tasks, DTYPES, sizes=[3, 1023, 2048])
     check(gradients, random_coefficients(gradients, coefficients))
 
@@ -75,7 +75,7 @@ def test_fp64_keeps_its_digits():
         assert_close(found, row @ torch.stack(own), TOLERANCES[torch.float64])
 
 
-def test_a_task_that_does_not_reach_a_parameter_counts_as_zeros(poisoned):  # noqa: F811
+def test_a_task_that_does_not_reach_a_parameter_counts_as_zeros(poisoned):
     gradients = random_gradients(3, [torch.float32, torch.bfloat16])
     for index, own in enumerate(gradients):
         own[index % 3] = None
@@ -92,7 +92,7 @@ def test_a_coefficient_that_is_not_finite_concerns_only_gradients_that_exist():
     assert torch.equal(second, torch.full_like(second, 2.0))
 
 
-def test_gradients_that_are_not_contiguous_keep_their_shape(poisoned):  # noqa: F811
+def test_gradients_that_are_not_contiguous_keep_their_shape(poisoned):
     transposed = [torch.randn(40, 60, device=DEVICE).t() for _ in range(2)]
     strided = [torch.randn(3000, device=DEVICE)[::2] for _ in range(2)]
     expanded = [torch.randn((), device=DEVICE).expand(7, 5) for _ in range(2)]
@@ -101,7 +101,7 @@ def test_gradients_that_are_not_contiguous_keep_their_shape(poisoned):  # noqa: 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_views_that_begin_anywhere(dtype, poisoned):  # noqa: F811
+def test_views_that_begin_anywhere(dtype, poisoned):
     gradients = []
     for size in (1024, 2048, 5000):
         for offset in range(1, 5):

@@ -10,7 +10,7 @@ from concord.kernels.layout.rows import part
 from concord.kernels.linear import linear
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_as_accurate, assert_close
-from tests.kernels.parity import DEVICE, DTYPES, poisoned, task_rows  # noqa: F401
+from tests.kernels.parity import DEVICE, DTYPES, task_rows
 
 
 def strided(tasks, m, n, dtype, start):
@@ -157,6 +157,7 @@ def test_a_part_of_a_weight_receives_its_own_products():
     assert_close(weight.task_gradients[1, 3], x[1:].sum(0), TOLERANCES[torch.float32])
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_linear_whole():
     weight, bias = random(8, 16, torch.float32).requires_grad_(), random(8, 1, torch.float32)[:, 0].requires_grad_()
     x = random(9, 16, torch.float32).requires_grad_()

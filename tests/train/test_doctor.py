@@ -36,6 +36,7 @@ def test_some_ops_alone_may_be_judged_case_by_case(children, capsys):
     assert "    attention: some " in printed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 def test_cases_are_told_as_they_are_judged_and_a_failed_one_with_what_its_process_said(children, capsys):
     children(bias_gelu="wrong", gather="hang", embedding="exit")

@@ -159,6 +159,7 @@ def test_it_is_said_that_the_encoder_runs_and_over_how_much(capsys):
     assert capsys.readouterr().out == said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_the_dev_sets_pass_a_frozen_encoder_once_however_often_they_are_evaluated(data, tmp_path, monkeypatch):
     passed, encode = [], frozen.encode
@@ -179,6 +180,7 @@ def test_the_dev_sets_pass_a_frozen_encoder_once_however_often_they_are_evaluate
     assert passed == [10, 10, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize(("stages", "step"), [("all:1,heads:1", 6), ("heads:1,all:1", 0)])
 def test_a_stop_while_the_encoder_reads_does_not_wait_and_loses_nothing(

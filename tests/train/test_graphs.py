@@ -117,6 +117,7 @@ class AsksTheHost(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
+@pytest.mark.slow
 def test_a_shape_that_recurs_asks_the_host_for_nothing(monkeypatch):
     mode, compute = AsksTheHost(), DeviceSteps._compute
 

@@ -64,6 +64,7 @@ def judged(shapes, monkeypatch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -85,6 +86,7 @@ def test_a_run_launches_nothing_that_was_not_judged(data, tmp_path, monkeypatch,
     assert not missing, "\n".join(map(str, sorted(missing)))
 
 
+@pytest.mark.slow
 def test_a_pre_training_launches_nothing_that_was_not_judged(tmp_path, monkeypatch):
     given = shapes_given(monkeypatch)
     model, texts = write_small_model(tmp_path / "model", WORDS), tmp_path / "texts.txt"

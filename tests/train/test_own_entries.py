@@ -105,6 +105,7 @@ def test_a_cross_entropy_of_ones_own_trains_as_the_projects(data, tmp_path, writ
         assert mine["gradient_norms"] == pytest.approx(theirs["gradient_norms"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--granularity", "layer"), ("--reduction", "mean"), ("--surgery-scope", "all")])
 def test_a_rule_of_ones_is_no_surgery_to_the_bit(data, tmp_path, write, more):
     write("my_rules", "def ones(grams):\n    return grams.new_ones(grams.shape[:2])\n")
@@ -218,6 +219,7 @@ def test_a_run_folder_alone_imports_no_code(data, tmp_path, capsys, documented, 
     assert run_command(run.main, ["--resume", str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_an_installed_command_finds_code_in_the_current_folder(tmp_path):
     (tmp_path / "bin").mkdir()
     (tmp_path / "here").mkdir()

@@ -48,6 +48,7 @@ def test_the_share_of_what_is_read_stands_in_for_the_losses_until_all_is():
     assert "loss sst 1.500" in last
 
 
+@pytest.mark.slow
 def test_a_run_whose_reader_has_gone_stops_with_its_state_saved(data, tmp_path):
     out = tmp_path / "run"
     arguments = [sys.executable, "-u", "-m", "train.run", *command(data, out, "--epochs", "500")]

@@ -44,6 +44,7 @@ def test_a_short_budget_keeps_the_stages_in_proportion():
     assert settings["head_learning_rate"] == ("0.001", "sst=0.001", "sts=0.001")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", papers())
 def test_every_system_of_a_paper_runs_and_its_tables_are_written(paper, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
@@ -143,6 +144,7 @@ def commands(printed):
     return [line.split()[2:] for line in printed.splitlines() if line.startswith("  python -m")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_systems")
 def test_finished_runs_of_other_settings_are_refused_before_anything_is_run(tmp_path, data, capsys):
     out = tmp_path / "out"
@@ -165,6 +167,7 @@ def test_finished_runs_of_other_settings_are_refused_before_anything_is_run(tmp_
     assert commands(capsys.readouterr().out) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_systems")
 @pytest.mark.parametrize("lacking", ["fine-tuned", "pretrained"])
 def test_unfinished_runs_of_other_settings_are_not_resumed(tmp_path, data, capsys, lacking):
@@ -189,6 +192,7 @@ def test_finished_systems_need_no_pretrained_model(tmp_path, data, capsys):
     assert commands(capsys.readouterr().out) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_systems")
 @pytest.mark.parametrize("stop", ["pretrained", "fine-tuned"])
 def test_ctrl_c_in_any_run_is_gone_on_from_by_the_same_command(tmp_path, data, capsys, monkeypatch, stop):
@@ -214,6 +218,7 @@ def test_ctrl_c_in_any_run_is_gone_on_from_by_the_same_command(tmp_path, data, c
     assert len(list(out.glob("*/summary.json"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_systems")
 @pytest.mark.parametrize("kill", ["pretrained", "fine-tuned"])
 def test_a_run_that_was_killed_before_its_first_saved_state_begins_anew(tmp_path, data, capsys, monkeypatch, kill):
@@ -237,6 +242,7 @@ def test_a_run_that_was_killed_before_its_first_saved_state_begins_anew(tmp_path
     assert len(list(out.glob("*/summary.json"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("two_systems")
 def test_a_damaged_summary_is_named_before_anything_runs_and_another_systems_is_not_read(tmp_path, data, capsys):
     out = tmp_path / "out"

@@ -77,6 +77,7 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys, pictur
         assert word in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_path, amp):
     for name, seed in (("a", "3"), ("b", "3"), ("c", "4")):
@@ -86,6 +87,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_p
     assert not same_state(tmp_path / "a", tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.unwatched
 @pytest.mark.parametrize(
     "more",
@@ -142,6 +144,7 @@ def contents(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [3, 4, 5, 8])
 def test_an_evaluation_within_an_epoch_is_kept_where_it_is_the_best_and_survives_a_stop(
     data, tmp_path, monkeypatch, stop
@@ -165,6 +168,7 @@ def test_an_evaluation_within_an_epoch_is_kept_where_it_is_the_best_and_survives
     assert contents(out / "best") == contents(tmp_path / "whole" / "best")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [2, 6, 9])
 @pytest.mark.parametrize("more", [(), ("--accumulate", "2", "--batch-size", "2", "--pair-encoding", "separate")])
 def test_interrupted_and_resumed_equals_uninterrupted(data, tmp_path, monkeypatch, stop_after, more):
@@ -181,6 +185,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(data, tmp_path, monkeypatc
     assert (out / "sts-dev-predictions.csv").read_text() == (tmp_path / "whole/sts-dev-predictions.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_a_saved_state_resumes_to_the_same_end(data, tmp_path, monkeypatch):
     run_command(run.main, command(data, tmp_path / "whole"))
     steps = 0
@@ -201,6 +206,7 @@ def test_a_run_killed_after_a_saved_state_resumes_to_the_same_end(data, tmp_path
     assert entries(out) == entries(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_path, monkeypatch):
     sums = iter([1, 2])
     monkeypatch.setattr(fine_tuning, "dev_sum", lambda metrics, tasks: next(sums))
@@ -223,6 +229,7 @@ def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_
     assert run_command(evaluate.main, [str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_runs_that_begin_in_the_same_second_leave_two_folders(data, tmp_path, monkeypatch):
     class Clock(datetime):
         @classmethod
@@ -239,6 +246,7 @@ def test_runs_that_begin_in_the_same_second_leave_two_folders(data, tmp_path, mo
     assert all(len(entries(Path("runs") / name)) == 2 for name in names)
 
 
+@pytest.mark.slow
 def test_a_token_cache_that_cannot_be_written_costs_a_warning_only(data, tmp_path, capsys):
     (tmp_path / "token-cache").write_text("in the way")
     assert run_command(run.main, command(data, tmp_path / "run", "--max-steps", "1")) == 0
@@ -246,6 +254,7 @@ def test_a_token_cache_that_cannot_be_written_costs_a_warning_only(data, tmp_pat
     assert "token-cache" in warning
 
 
+@pytest.mark.slow
 def test_accumulated_steps_train_as_one_large_batch_does(data, tmp_path):
     common = ("--hidden-dropout", "0", "--attention-dropout", "0", "--head-dropout", "0", "--epochs", "1")
     run_command(run.main, command(data, tmp_path / "large", *common, "--batch-size", "8"))
@@ -258,6 +267,7 @@ def test_accumulated_steps_train_as_one_large_batch_does(data, tmp_path):
     assert small == pytest.approx(large, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", [(), ("--dev-examples", "5")])
 def test_evaluate_repeats_the_scores_of_the_run_on_the_same_examples(seen, data, tmp_path, capsys):
     out = tmp_path / "run"
@@ -273,6 +283,7 @@ def test_evaluate_repeats_the_scores_of_the_run_on_the_same_examples(seen, data,
     assert "sst 10, " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_evaluate_skips_bad_rows_where_it_is_told_to_or_the_run_did(data, tmp_path, capsys):
     strict, skipping = tmp_path / "strict", tmp_path / "skipping"
     run_command(run.main, command(data, strict, "--max-steps", "1"))
@@ -287,12 +298,14 @@ def test_evaluate_skips_bad_rows_where_it_is_told_to_or_the_run_did(data, tmp_pa
         assert "warning: skipped 1 bad row" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_first_lines_name_settings_without_effect(data, tmp_path, capsys):
     more = ("--recipe", "bert-mastery/until-smallest", "--steps-per-epoch", "1", "--max-steps", "1")
     assert run_command(run.main, command(data, tmp_path / "run", *more)) == 0
     assert "warning: --until smallest has no effect: --steps-per-epoch 1 ends an epoch" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_resumed_run_finds_the_token_cache_from_within_its_folder_too(data, tmp_path, monkeypatch):
     out = tmp_path / "run"
     run_command(run.main, command(data, out, "--max-steps", "1"))
@@ -302,6 +315,7 @@ def test_a_resumed_run_finds_the_token_cache_from_within_its_folder_too(data, tm
     assert (tmp_path / CACHE).is_dir()
 
 
+@pytest.mark.slow
 def test_conflicts_are_shares_of_the_steps_in_which_two_tasks_met(data, tmp_path, capsys):
     joint, alternate = tmp_path / "joint", tmp_path / "alternate"
     staged = ("--stages", "heads:1,all:1", "--epochs", "2", "--log-every", "1")
@@ -322,6 +336,7 @@ def test_conflicts_are_shares_of_the_steps_in_which_two_tasks_met(data, tmp_path
     }
 
 
+@pytest.mark.slow
 def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "best_threshold", lambda scores, labels: float(np.median(scores)))
     out = tmp_path / "run"
@@ -339,6 +354,7 @@ def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does
     assert (tmp_path / "p.csv").read_text() == (out / "paraphrase-dev-predictions.csv").read_text()
 
 
+@pytest.mark.slow
 def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set_and_never_overwrites_it(data, tmp_path, capsys):
     out = tmp_path / "run"
     run_command(run.main, command(data, out))
@@ -351,6 +367,7 @@ def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set_and_never_
     assert (data / "sts-dev.csv").read_text() == sentences
 
 
+@pytest.mark.slow
 def test_sequences_are_cut_to_what_was_asked_for_or_to_the_models_positions_and_it_is_said(data, tmp_path, capsys):
     path = data / "ids-sst-train.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("The", "The " + "very " * 600, 1), encoding="utf-8")
@@ -361,6 +378,7 @@ def test_sequences_are_cut_to_what_was_asked_for_or_to_the_models_positions_and_
     assert "examples were longer than 8 wordpieces and cut" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_task_that_the_user_names_trains_and_answers_without_the_data_it_was_trained_on(data, tmp_path):
     definition = """
         [mood]
@@ -391,6 +409,7 @@ def test_a_task_that_the_user_names_trains_and_answers_without_the_data_it_was_t
     assert run_command(evaluate.main, [str(out), "--data", str(moved)]) == 0
 
 
+@pytest.mark.slow
 def test_the_best_model_of_a_run_is_a_model_to_start_another_from(data, tmp_path, capsys):
     run_command(run.main, command(data, tmp_path / "first", "--max-steps", "2"))
     best = str(tmp_path / "first" / "best")
@@ -398,6 +417,7 @@ def test_the_best_model_of_a_run_is_a_model_to_start_another_from(data, tmp_path
     assert f"model      {best}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_our_own_recipe_trains_every_task(data, tmp_path):
     out = tmp_path / "run"
     more = ("--recipe", "concord/best", "--epochs", "4", "--steps-per-epoch", "1")

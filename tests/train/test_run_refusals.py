@@ -130,6 +130,7 @@ def test_a_folder_of_data_that_does_not_exist_is_named_before_the_tasks_it_would
     assert told.startswith(f"error: --data {tmp_path / 'mistyped'}: no such folder")
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_command_and_its_exit_code_tells(tmp_path):
     arguments = [sys.executable, "-m", "train.run", "--surgery", "pcgrade"]
     result = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)

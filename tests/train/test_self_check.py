@@ -29,6 +29,7 @@ def resolved(kernels="auto", option="on"):
     return resolve_kernels(kernels, option, FP32, lambda: SHAPES, lines.append), lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -162,6 +163,7 @@ gelu._forward = wrong
 """
 
 
+@pytest.mark.slow
 @pytest.mark.unwatched
 @pytest.mark.usefixtures("on_cpu", "without_pictures")
 def test_a_run_with_a_wrong_kernel_has_the_losses_of_torch_and_says_why(data, tmp_path, monkeypatch, capsys):
