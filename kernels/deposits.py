@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from concord.kernels.dispatch import uses_triton
+from concord.kernels.dispatch import launchers, uses_triton
 from concord.kernels.layout.rows import TaskRows, wide
 
 
@@ -17,10 +17,8 @@ def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
 
 def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor, first: int = 0) -> None:
     """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n or more], from `first` on."""
-    if uses_triton("task_sums", values):
-        from concord.kernels.task_sums_kernels import task_sums
-
-        task_sums(values, gradients, rows.offsets, rows.accumulate, first)
+    if kernels := launchers("task_sums", values):
+        kernels.task_sums(values, gradients, rows.offsets, rows.accumulate, first)
         return
     for task, span in rows.slices():
         total = values[span].sum(0, dtype=wide(values.dtype))

@@ -1,10 +1,11 @@
-"""Which implementation an op takes: its Triton kernels, or its torch reference.
+"""Which implementation an op takes: its Triton kernels, the native ones of a CPU, or its torch reference.
 
 Triton is not imported here, nor by any module but those called `*_kernels`, which are imported when they first launch:
 without Triton, as on macOS and Windows, everything else works on the torch references.
 """
 
 import functools
+import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHOICES = ("auto", "triton", "torch")
+CHOICES = ("auto", "triton", "native", "torch")
+_NATIVE_DTYPES = (torch.float32, torch.bfloat16)
 NO_TRITON = "Triton is not installed here"
 """Why no op takes its kernels where `has_triton` is False."""
 _MATRIX_CAPABILITY = (8, 0)  # below it Triton emits no matrix instructions and spills
@@ -39,27 +41,35 @@ class Op:
     title: what it is called in the lines that a run prints.
     products: whether its kernels are made of matrix products, which stay with torch on GPUs before sm_80.
     reads_lengths: whether its reference needs on the host where sequences and tasks begin.
+    module: in kernels/, what holds its Triton launchers; those of native kernels have the same names and arguments.
+    native: whether there are native kernels of it.
     """
 
     title: str
+    module: str
     products: bool = False
     reads_lengths: bool = False
+    native: bool = False
 
 
 OPS: Mapping[str, Op] = {
-    "attention": Op(title="attention", products=True, reads_lengths=True),
-    "first_token_attention": Op(title="first tokens' attention", reads_lengths=True),
-    "bias_gelu": Op(title="GELU"),
-    "add_layer_norm": Op(title="LayerNorm", reads_lengths=True),
-    "embedding": Op(title="embedding", reads_lengths=True),
-    "task_sums": Op(title="sums over tasks' rows", reads_lengths=True),
-    "task_products": Op(title="weight gradients", products=True, reads_lengths=True),
-    "linear_cross_entropy": Op(title="linear + cross-entropy", products=True, reads_lengths=True),
-    "gather": Op(title="gathering of batches"),
-    "gram_matrix": Op(title="Gram matrix"),
-    "plan_update": Op(title="surgery's plan"),
-    "combine_adamw": Op(title="combine + AdamW"),
-    "multi_tensor": Op(title="surgery on tensors that lie apart"),
+    "attention": Op(title="attention", module="attention.launch", products=True, reads_lengths=True, native=True),
+    "first_token_attention": Op(
+        title="first tokens' attention", module="attention.first_token_kernels", reads_lengths=True
+    ),
+    "bias_gelu": Op(title="GELU", module="gelu_kernels", native=True),
+    "add_layer_norm": Op(title="LayerNorm", module="layer_norm_kernels", reads_lengths=True, native=True),
+    "embedding": Op(title="embedding", module="embedding_kernels", reads_lengths=True, native=True),
+    "task_sums": Op(title="sums over tasks' rows", module="task_sums_kernels", reads_lengths=True, native=True),
+    "task_products": Op(title="weight gradients", module="task_products_kernels", products=True, reads_lengths=True),
+    "linear_cross_entropy": Op(
+        title="linear + cross-entropy", module="linear_cross_entropy_kernels", products=True, reads_lengths=True
+    ),
+    "gather": Op(title="gathering of batches", module="gather_kernels"),
+    "gram_matrix": Op(title="Gram matrix", module="surgery.gram_kernels", native=True),
+    "plan_update": Op(title="surgery's plan", module="surgery.plan_kernels"),
+    "combine_adamw": Op(title="combine + AdamW", module="surgery.adamw_kernels", native=True),
+    "multi_tensor": Op(title="surgery on tensors that lie apart", module="surgery.multi_tensor_kernels"),
 }
 """Every op that has kernels, by the name with which it asks whether to take them."""
 
@@ -76,8 +86,9 @@ _choice = _Choice()
 
 
 def set_kernels(kernels: str, from_torch: Iterable[str] = ()) -> None:
-    """Choose for the whole process: auto (Triton for CUDA tensors, torch for others), triton, or torch.
+    """Choose for the whole process: auto (Triton for CUDA tensors, torch for others), triton, native, or torch.
 
+    native: the CPU's native kernels, where an op has some; `concord.kernels.native.build` has loaded them.
     from_torch: ops that take their torch reference in any case, since their kernels have failed a check.
     ValueError where `kernels` or an op is not known.
     """
@@ -137,6 +148,29 @@ def takes_triton(op: str, device: torch.device) -> bool:
     return not old
 
 
+def launches_native(device: torch.device) -> bool:
+    """Whether ops on `device` take native kernels at all; `takes_native` says of which it is true."""
+    return _choice.kernels == "native" and device.type == "cpu"
+
+
+def takes_native(op: str, tensor: Tensor) -> bool:
+    """Whether `op`, a name in `OPS`, takes its native kernels on `tensor`; KeyError where the name is not known."""
+    here = OPS[op].native and op not in _choice.from_torch and launches_native(tensor.device)
+    return here and tensor.dtype in _NATIVE_DTYPES
+
+
+def launchers(op: str, tensor: Tensor) -> Any | None:
+    """What holds the launchers of `op` for `tensor`: Triton's module, the native library, or None: torch's."""
+    if takes_native(op, tensor):
+        return torch.ops.concord_native
+    return _triton_launchers(OPS[op].module) if uses_triton(op, tensor) else None
+
+
+@functools.cache
+def _triton_launchers(module: str) -> Any:
+    return importlib.import_module(f"concord.kernels.{module}")
+
+
 def needs_host_lengths(device: torch.device) -> bool:
     """Whether some op on `device` takes a reference that needs a batch's lengths on the host.
 
@@ -172,6 +206,8 @@ def describe_kernels(device: torch.device) -> str:
     """What ops on `device` take, in words, but for those that `set_kernels` was told to take from torch."""
     if _choice.kernels == "auto" and not has_triton():
         return f"torch: {NO_TRITON}"
+    if _choice.kernels == "native":
+        return f"native (C++ for {torch.backends.cpu.get_cpu_capability()}; torch for what has no native kernels)"
     if not launches_triton(device):
         why = "; Triton needs a CUDA device" if _choice.kernels == "auto" else ", as asked"
         return f"torch (reference expressions{why})"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from concord.kernels.dispatch import launches_native
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -47,6 +49,9 @@ class Dropout:
     def mask(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """What the elements are multiplied by: 0 where dropped, `scale` where kept; `shape`, `dtype`."""
         count = math.prod(shape)
+        if launches_native(self.seed.device):
+            factors = torch.ops.concord_native.dropout_factors(*kernel_arguments(self), count)
+            return factors.view(shape).to(dtype)
         calls = torch.arange((count + 7) // 8, device=self.seed.device)
         return self._factors(calls, dtype).view(-1)[:count].view(shape)
 
@@ -105,14 +110,8 @@ def philox(seed: Tensor, counter: Tensor, site: int, rounds: int = _ROUNDS) -> t
     return word0, word1 & _MASK, word2, word3 & _MASK
 
 
-def kernel_arguments(dropout: Dropout | None, columns: int = 8) -> tuple[Tensor | None, int, int, float]:
-    """Seed, site, threshold and scale as launchers pass them on; a seed of None where there is no dropout.
-
-    columns: of the rows that are dropped from. ValueError where they are not a multiple of 8, since a call of the
-    generator would span two rows.
-    """
+def kernel_arguments(dropout: Dropout | None) -> tuple[Tensor | None, int, int, float]:
+    """Seed, site, threshold and scale as launchers pass them on; a seed of None where there is no dropout."""
     if dropout is None:
         return None, 0, 0, 1.0
-    if columns % 8:
-        raise ValueError(f"dropout on rows of {columns} elements: the kernels need a multiple of 8")
     return dropout.seed, dropout.site, dropout.threshold, dropout.scale

@@ -2,6 +2,13 @@
 
 import triton
 import triton.language as tl
+from torch import Tensor
+
+
+def require_whole_calls(seed: Tensor | None, columns: int) -> None:
+    """ValueError where there is a dropout and rows are no multiple of 8: a call would span two of them."""
+    if seed is not None and columns % 8:
+        raise ValueError(f"dropout on rows of {columns} elements: the kernels need a multiple of 8")
 
 
 @triton.jit

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from concord.kernels.dispatch import uses_triton
+from concord.kernels.dispatch import launchers, uses_triton
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layer_norm import layer_norm_backward, layer_norm_forward
 from concord.kernels.layout.flat import CHUNK
@@ -72,13 +72,14 @@ class _Embedding(torch.autograd.Function):
     ) -> Tensor:
         indices, tables = (ids, positions, segments), (words, position_table, segment_table)
         ctx.shapes = [table.shape for table in tables]
-        ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton("embedding", words)
+        ctx.gradients, ctx.rows, ctx.dropout = gradients, rows, dropout
+        ctx.launchers, ctx.triton = launchers("embedding", words), uses_triton("embedding", words)
         ctx.touched, ctx.tied_words = touched, tied_words
-        if ctx.triton:
-            from concord.kernels.embedding_kernels import embedding_forward
-
-            arguments = kernel_arguments(dropout, words.shape[1])
-            y, z, mean, inverse_std = embedding_forward(*indices, *tables, gamma, beta, epsilon, *arguments)
+        if ctx.launchers:
+            arguments = kernel_arguments(dropout)
+            y, z, mean, inverse_std = ctx.launchers.embedding_forward(
+                *indices, *tables, gamma, beta, epsilon, *arguments
+            )
             ctx.save_for_backward(z, mean, inverse_std, gamma, *indices)
             return y
         z = sum(table.index_select(0, index) for table, index in zip(tables, indices, strict=True))
@@ -91,9 +92,13 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.triton:
             return _Embedding._backward_triton(ctx, dy)
-        z, mean, inverse_std, gamma, *indices, mask = ctx.saved_tensors
-        dy = dy if mask is None else dy * mask
-        dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, tuple(ctx.gradients[3:]), ctx.rows)
+        if ctx.launchers:
+            dz, d_gamma, d_beta, indices = _Embedding._native_norm_backward(ctx, dy)
+        else:
+            z, mean, inverse_std, gamma, *indices, mask = ctx.saved_tensors
+            dy = dy if mask is None else dy * mask
+            gradients = tuple(ctx.gradients[3:])
+            dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, gradients, ctx.rows)
         d_tables: list[Tensor | None] = []
         tied = (ctx.tied_words, False, False)
         for index, shape, target, touched, is_tied in zip(
@@ -106,6 +111,20 @@ class _Embedding(torch.autograd.Function):
                 _deposit_table(target, touched, rows, index, dz, add=rows.accumulate or is_tied)
                 d_tables.append(None)
         return None, None, None, *d_tables, d_gamma, d_beta, *[None] * 6
+
+    @staticmethod
+    def _native_norm_backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
+        """LayerNorm's part of the backward: dz, gamma's and beta's gradients, and the tables' indices."""
+        z, mean, inverse_std, gamma, *indices = ctx.saved_tensors
+        targets, deposits = ctx.gradients[3:], ctx.gradients[3] is not None
+        if deposits:
+            rows = require_rows(ctx.rows)
+            offsets, add = rows.offsets, rows.accumulate
+        else:
+            targets, offsets, add = torch.empty(2, 1, z.shape[1]), one_task(len(z), z.device), False
+        arguments = kernel_arguments(ctx.dropout)
+        dz, _ = ctx.launchers.norm_backward(dy, z, mean, inverse_std, gamma, *targets, None, offsets, add, *arguments)
+        return dz, *((None, None) if deposits else (targets[0][0], targets[1][0])), indices
 
     @staticmethod
     def _backward_triton(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
@@ -122,7 +141,7 @@ class _Embedding(torch.autograd.Function):
             tables = [torch.empty(1, *shape, dtype=z.dtype, device=z.device) for shape in ctx.shapes]
             gradients = (*tables, *torch.empty(2, 1, z.shape[1], device=z.device))
             offsets, add = one_task(len(z), z.device), False
-        arguments = kernel_arguments(ctx.dropout, z.shape[1])
+        arguments = kernel_arguments(ctx.dropout)
         dz, _ = norm_backward(dy, z, mean, inverse_std, gamma, *gradients[3:], None, offsets, add, *arguments)
         table_sums(dz, *indices, *gradients[:3], *ctx.touched, offsets, add, deposits and ctx.tied_words)
         found = [None] * 5 if deposits else [gradient[0] for gradient in gradients]

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import launcher
-from concord.kernels.dropout_kernels import row_dropout_factors
+from concord.kernels.dropout_kernels import require_whole_calls, row_dropout_factors
 from concord.kernels.layer_norm_kernels import normalise, tile_shape
 
 
@@ -101,6 +101,7 @@ def embedding_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y and z [tokens, n] in the tables' dtype; mean and 1/std, fp32 [tokens]."""
     tokens, columns = len(ids), word_table.shape[1]
+    require_whole_calls(seed, columns)
     results = _new_forward(ids, word_table)
     shape = tile_shape(columns)
     _embedding_forward_kernel[(triton.cdiv(tokens, shape["STEP"]),)](

@@ -11,18 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from concord.kernels.deposits import deposit_sum
-from concord.kernels.dispatch import uses_triton
+from concord.kernels.dispatch import launchers
 from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of, wide
 
 
 class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, bias_gradients: Tensor | None, rows: TaskRows | None) -> Tensor:
-        ctx.triton = uses_triton("bias_gelu", x)
-        if ctx.triton:
-            from concord.kernels.gelu_kernels import gelu_forward
-
-            z, y = gelu_forward(x, bias)
+        ctx.launchers = launchers("bias_gelu", x)
+        if ctx.launchers:
+            z, y = ctx.launchers.gelu_forward(x, bias)
         else:
             z = x + bias.to(x.dtype)
             y = functional.gelu(z)
@@ -33,9 +31,8 @@ class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (z,) = ctx.saved_tensors
-        if ctx.triton:
-            from concord.kernels.gelu_kernels import gelu_backward
-
+        if ctx.launchers:
+            gelu_backward = ctx.launchers.gelu_backward
             if ctx.bias_gradients is not None:
                 rows = require_rows(ctx.rows)
                 return gelu_backward(dy, z, ctx.bias_gradients, rows.offsets, rows.accumulate), None, None, None

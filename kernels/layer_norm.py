@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from concord.kernels.deposits import deposit, deposit_sum
-from concord.kernels.dispatch import uses_triton
+from concord.kernels.dispatch import launchers
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of, wide
 
@@ -77,12 +77,13 @@ class _AddLayerNorm(torch.autograd.Function):
         gradients: tuple[Tensor | None, Tensor | None, Tensor | None],
         rows: TaskRows | None,
     ) -> Tensor:
-        ctx.gradients, ctx.rows, ctx.dropout, ctx.triton = gradients, rows, dropout, uses_triton("add_layer_norm", x)
-        if ctx.triton:
-            from concord.kernels.layer_norm_kernels import add_norm_forward
-
-            arguments = kernel_arguments(dropout, x.shape[1])
-            y, z, mean, inverse_std = add_norm_forward(x, bias, residual, gamma, beta, epsilon, *arguments)
+        ctx.gradients, ctx.rows, ctx.dropout = gradients, rows, dropout
+        ctx.launchers = launchers("add_layer_norm", x)
+        if ctx.launchers:
+            arguments = kernel_arguments(dropout)
+            y, z, mean, inverse_std = ctx.launchers.add_norm_forward(
+                x, bias, residual, gamma, beta, epsilon, *arguments
+            )
             ctx.save_for_backward(z, mean, inverse_std, gamma)
             return y
         z = x + bias.to(x.dtype)
@@ -97,8 +98,8 @@ class _AddLayerNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.triton:
-            return _AddLayerNorm._backward_triton(ctx, dy)
+        if ctx.launchers:
+            return _AddLayerNorm._launched_backward(ctx, dy)
         z, mean, inverse_std, gamma, mask = ctx.saved_tensors
         bias_gradients, *norm_gradients = ctx.gradients
         dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, tuple(norm_gradients), ctx.rows)
@@ -111,9 +112,7 @@ class _AddLayerNorm(torch.autograd.Function):
         return dx, d_bias, dz, d_gamma, d_beta, None, None, None, None
 
     @staticmethod
-    def _backward_triton(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        from concord.kernels.layer_norm_kernels import norm_backward
-
+    def _launched_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         z, mean, inverse_std, gamma = ctx.saved_tensors
         bias_gradients, gamma_gradients, beta_gradients = ctx.gradients
         deposits = bias_gradients is not None
@@ -124,8 +123,8 @@ class _AddLayerNorm(torch.autograd.Function):
             bias_gradients, gamma_gradients, beta_gradients = torch.empty(3, 1, z.shape[1], device=z.device)
             offsets, add = one_task(len(z), z.device), False
         targets = (gamma_gradients, beta_gradients, bias_gradients)
-        arguments = kernel_arguments(ctx.dropout, z.shape[1])
-        dz, dx = norm_backward(dy, z, mean, inverse_std, gamma, *targets, offsets, add, *arguments)
+        arguments = kernel_arguments(ctx.dropout)
+        dz, dx = ctx.launchers.norm_backward(dy, z, mean, inverse_std, gamma, *targets, offsets, add, *arguments)
         if ctx.dropout is None:
             dx = dz
         if deposits:

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import architecture, launcher
-from concord.kernels.dropout_kernels import row_dropout_factors
+from concord.kernels.dropout_kernels import require_whole_calls, row_dropout_factors
 from concord.kernels.task_sums_kernels import collect, new_partials, task_span, tile_rows
 
 
@@ -206,6 +206,7 @@ def add_norm_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """z = residual + dropout(x + bias) and LayerNorm's y, like x [rows, n]; mean and 1/std, fp32 [rows]."""
     rows, columns = x.shape
+    require_whole_calls(seed, columns)
     x, residual = x.contiguous(), residual.contiguous()
     y, z, mean, inverse_std = torch.empty_like(x), torch.empty_like(x), _statistics(rows, x), _statistics(rows, x)
     shape = tile_shape(columns)
@@ -264,6 +265,7 @@ def norm_backward(
     is a dropout within z, dx like it.
     """
     rows, columns = z.shape
+    require_whole_calls(seed, columns)
     dz, dx = _new_backward(z, bias_gradients, seed)
     shape = tile_shape(columns)
     if z.element_size() == 4:

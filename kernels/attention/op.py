@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from concord.kernels.attention.launch import attention_backward, attention_forward
-from concord.kernels.dispatch import uses_triton
+from concord.kernels.dispatch import launchers
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layout.rows import wide
 from concord.kernels.layout.sequences import Group, Sequences
@@ -54,10 +53,10 @@ def _backward(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
-        ctx.triton, ctx.sequences, ctx.dropout = uses_triton("attention", qkv), sequences, dropout
-        if ctx.triton:
+        ctx.launchers, ctx.sequences, ctx.dropout = launchers("attention", qkv), sequences, dropout
+        if ctx.launchers:
             boundaries = (sequences.cu_seqlens, sequences.max_length)
-            out, log_sums = attention_forward(qkv, *boundaries, *kernel_arguments(dropout))
+            out, log_sums = ctx.launchers.attention_forward(qkv, *boundaries, *kernel_arguments(dropout))
             ctx.save_for_backward(qkv, out, log_sums)
             return out
         padding = sequences.padding
@@ -76,10 +75,10 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.triton:
+        if ctx.launchers:
             boundaries = (ctx.sequences.cu_seqlens, ctx.sequences.max_length)
             arguments = kernel_arguments(ctx.dropout)
-            return attention_backward(d_out, *ctx.saved_tensors, *boundaries, *arguments), None, None
+            return ctx.launchers.attention_backward(d_out, *ctx.saved_tensors, *boundaries, *arguments), None, None
         saved, padding = ctx.saved_tensors, ctx.padding
         padded_d_out = padding.pad_with_zeros(d_out)
         d_padded = d_out.new_empty(ctx.shape)
@@ -93,11 +92,9 @@ class _Attention(torch.autograd.Function):
 class _FirstTokenAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, kv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
-        ctx.triton, ctx.sequences, ctx.dropout = uses_triton("first_token_attention", q), sequences, dropout
-        if ctx.triton:
-            from concord.kernels.attention.first_token_kernels import first_token_forward
-
-            out, *saved = first_token_forward(q, kv, sequences.cu_seqlens, *kernel_arguments(dropout))
+        ctx.launchers, ctx.sequences, ctx.dropout = launchers("first_token_attention", q), sequences, dropout
+        if ctx.launchers:
+            out, *saved = ctx.launchers.first_token_forward(q, kv, sequences.cu_seqlens, *kernel_arguments(dropout))
             ctx.save_for_backward(q, kv, *saved)
             return out
         padding = sequences.padding
@@ -117,11 +114,13 @@ class _FirstTokenAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        if ctx.triton:
-            from concord.kernels.attention.first_token_kernels import first_token_backward
-
+        if ctx.launchers:
             arguments = kernel_arguments(ctx.dropout)
-            return *first_token_backward(d_out, *ctx.saved_tensors, ctx.sequences.cu_seqlens, *arguments), None, None
+            return (
+                *ctx.launchers.first_token_backward(d_out, *ctx.saved_tensors, ctx.sequences.cu_seqlens, *arguments),
+                None,
+                None,
+            )
         saved, padding = ctx.saved_tensors, ctx.padding
         dq, d_padded = torch.empty_like(d_out), d_out.new_empty(ctx.shape)
         for index, group in enumerate(padding.groups):

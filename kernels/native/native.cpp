@@ -759,7 +759,7 @@ void add_products(const float* values, int64_t tasks, double* gram) {
   }
 }
 
-Tensor gram(const Tensor& gradients, const Tensor& touched, const Tensor& spans, const Tensor& span_offsets) {
+Tensor gram_of_flat(const Tensor& gradients, const Tensor& touched, const Tensor& spans, const Tensor& span_offsets) {
   const int64_t tasks = gradients.size(0), chunks = touched.size(1), count = spans.size(0);
   const int64_t blocks = span_offsets.numel() - 1, stride = gradients.stride(0), flags_stride = touched.stride(0);
   const Tensor result = at::zeros({blocks, tasks, tasks}, at::kDouble);
@@ -812,7 +812,7 @@ Tensor gram(const Tensor& gradients, const Tensor& touched, const Tensor& spans,
   return result;
 }
 
-void combine_adamw(const Tensor& gradients, const Tensor& touched, const Tensor& coefficients, const Tensor& momentum,
+void combine_adamw_step(const Tensor& gradients, const Tensor& touched, const Tensor& coefficients, const Tensor& momentum,
                    const Tensor& variance, const Tensor& master, Optional copy, const Tensor& chunk_block,
                    const Tensor& chunk_decays, const Tensor& factor, const Tensor& step_sizes, const Tensor& shrinks,
                    const Tensor& apply, double rest1, double rest2, double epsilon) {
@@ -888,12 +888,12 @@ TORCH_LIBRARY(concord_native, library) {
   library.def("add_norm_forward", cpu(add_norm_forward));
   library.def("attention_backward", cpu(attention_backward));
   library.def("attention_forward", cpu(attention_forward));
-  library.def("combine_adamw", cpu(combine_adamw));
+  library.def("combine_adamw_step", cpu(combine_adamw_step));
   library.def("dropout_factors", cpu(dropout_factors));
   library.def("embedding_forward", cpu(embedding_forward));
   library.def("gelu_backward", cpu(gelu_backward));
   library.def("gelu_forward", cpu(gelu_forward));
-  library.def("gram", cpu(gram));
+  library.def("gram_of_flat", cpu(gram_of_flat));
   library.def("norm_backward", cpu(norm_backward));
   library.def("task_sums", cpu(task_sums));
 }

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from concord.kernels.dispatch import uses_triton
+from concord.kernels.dispatch import launchers
 from concord.kernels.layout.flat import FlatParameters
 
 _SLICE = 1 << 18  # elements: few enough for a processor's cache, and enough to outweigh the calls
@@ -48,10 +48,8 @@ def combine_adamw_(
     if parameters.size == 0:
         return
     copy = None if parameters.compute is parameters.master else parameters.compute
-    if uses_triton("combine_adamw", parameters.master):
-        from concord.kernels.surgery.adamw_kernels import combine_adamw_step
-
-        combine_adamw_step(
+    if kernels := launchers("combine_adamw", parameters.master):
+        kernels.combine_adamw_step(
             parameters.gradients,
             parameters.touched,
             coefficients,

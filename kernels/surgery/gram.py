@@ -8,7 +8,7 @@ gradients. Reads T * P elements once, but of embedding tables only what a step t
 import torch
 from torch import Tensor
 
-from concord.kernels.dispatch import uses_triton
+from concord.kernels.dispatch import launchers
 from concord.kernels.layout.flat import FlatParameters
 
 # Elements of a task in one product, and in one call, of the reference: T slices stay in a core's cache.
@@ -24,10 +24,8 @@ def gram_matrix(parameters: FlatParameters) -> Tensor:
     gradients = parameters.gradients
     if parameters.size == 0:
         return torch.zeros(0, len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
-    if uses_triton("gram_matrix", gradients):
-        from concord.kernels.surgery.gram_kernels import gram_of_flat
-
-        return gram_of_flat(gradients, parameters.touched, parameters.spans, parameters.span_offsets)
+    if kernels := launchers("gram_matrix", gradients):
+        return kernels.gram_of_flat(gradients, parameters.touched, parameters.spans, parameters.span_offsets)
     tasks = gradients.shape[0]
     gram = torch.zeros(len(parameters.block_names), tasks, tasks, dtype=torch.float64, device=gradients.device)
     for run in parameters.runs:

@@ -29,7 +29,7 @@ def _read(address, first, stop, column, ELEMENT: tl.constexpr, WHOLE: tl.constex
     """Elements first + column of the gradient at `address`, in fp32; zeros where there is none."""
     pointers = address.to(tl.pointer_type(ELEMENT)) + first + column
     if WHOLE:
-        # A comparison of the columns, true for all, makes a mask of the address's: a scalar masks no tile in every Triton.
+        # Made a tile of by a comparison that is true for every column: in some Tritons a scalar masks no tile.
         values = tl.load(tl.multiple_of(pointers, 16), mask=tl.where(address != 0, column >= 0, column < 0), other=0.0)
     else:
         # The columns that there are, and none of a gradient that there is not.

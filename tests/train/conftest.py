@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from concord.kernels.native.build import cache_folder
 from concord.train.checks import children as judged
 from concord.train.runs.fine_tuning import FineTuning
 from tests.train.checked_runs import CHILD, FAILED, PASSED
@@ -29,6 +30,10 @@ def pictures():
 
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path, monkeypatch):
+    native = cache_folder()  # but for the native kernels, which take seconds to build
+    native.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "cache" / "concord").mkdir(parents=True)
+    (tmp_path / "cache" / "concord" / "native").symlink_to(native)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 

@@ -87,7 +87,8 @@ class RunConfig:
     )
     kernels: str = setting(
         "auto",
-        "what computes: auto takes Triton for CUDA and torch otherwise; triton on a CPU needs TRITON_INTERPRET=1",
+        "what computes: auto takes Triton for CUDA, native kernels or else torch on a CPU; triton on a CPU needs "
+        "TRITON_INTERPRET=1",
         choices=KERNEL_CHOICES,
     )
     self_check: str = setting(

@@ -8,6 +8,7 @@ import torch
 
 from concord.bert.errors import InputError, did_you_mean
 from concord.kernels.dispatch import NO_TRITON, describe_kernels, has_triton, interpreted, set_kernels
+from concord.kernels.native.build import native_library
 from concord.train.settings.config import AMP_CHOICES
 
 # The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
@@ -77,9 +78,13 @@ def cpu_multiplies_bf16() -> bool:
 def choose_kernels(kernels: str, precision: Precision) -> str:
     """Resolve the flag --kernels for the whole process; what ops on the run's device take from now on, in words.
 
-    Raises InputError where Triton is asked for and is not installed, or can neither run nor be interpreted, and where
-    its interpreter would have to compute in bf16, whose bits it takes for whole numbers in products.
+    On a CPU, `auto` takes the native kernels where they can be built, and says why where they cannot.
+    Raises InputError where native kernels are asked for and cannot be had; where Triton is, and is not installed or can
+    neither run nor be interpreted; and where its interpreter would have to compute in bf16, whose bits it takes for
+    whole numbers in products.
     """
+    if kernels == "native" or (kernels == "auto" and precision.device.type == "cpu"):
+        return _choose_native(kernels, precision)
     if kernels == "triton" and not has_triton():
         raise InputError(f"--kernels triton: {NO_TRITON}; --kernels auto takes the torch references")
     if kernels == "triton" and precision.device.type == "cpu":
@@ -94,6 +99,24 @@ def choose_kernels(kernels: str, precision: Precision) -> str:
             )
     set_kernels(kernels)
     return describe_kernels(precision.device)
+
+
+def _choose_native(kernels: str, precision: Precision) -> str:
+    """The same where the CPU's native kernels are asked for, or would be taken."""
+    if precision.device.type != "cpu":
+        raise InputError(f"--kernels native: needs a CPU, and this run is on {precision.device_name}")
+    if precision.compute_dtype == torch.float16:
+        missing, built = "there are no native kernels of fp16", None
+    else:
+        library = native_library()
+        missing, built = library.missing, library.built
+    if missing and kernels == "native":
+        raise InputError(f"--kernels native: {missing}; --kernels auto takes the torch references")
+    if missing:
+        set_kernels("torch")
+        return f"torch (reference expressions; {missing})"
+    set_kernels("native")
+    return describe_kernels(precision.device) + ("" if built is None else f"; built in {built:.0f} s")
 
 
 def _processor() -> str:
