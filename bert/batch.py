@@ -15,7 +15,9 @@ from concord.kernels.layout.sequences import HostSequences, Sequences
 class TaskTokens:
     """One task's sequences of a batch, end to end.
 
-    ids: int [tokens], wordpieces with their special tokens; segments: int [tokens], 0 or 1; lengths: int [sequences].
+    ids: int [tokens], wordpieces with their special tokens.
+    segments: int [tokens], 0 or 1.
+    lengths: int [sequences], each in tokens.
     """
 
     ids: np.ndarray
@@ -27,9 +29,12 @@ class TaskTokens:
 class PackedBatch:
     """What the encoder reads. Tasks are contiguous, in order; a task may have no sequence.
 
-    ids, positions, segments: int32 [tokens] on the device.
+    ids: int32 [tokens] on the device, wordpieces with their special tokens.
+    positions: int32 [tokens] on the device, each token's place in its sequence.
+    segments: int32 [tokens] on the device, 0 or 1.
     sequences: where each sequence begins and ends.
-    token_rows, sequence_rows: which tokens, and which sequences, belong to which task.
+    token_rows: which tokens belong to which task.
+    sequence_rows: which sequences belong to which task.
     """
 
     ids: Tensor
@@ -42,8 +47,11 @@ class PackedBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class PooledBatch:
-    """What the heads read where the encoder has been run before: pooled outputs, [sequences, hidden], and which of
-    them belong to which task."""
+    """What the heads read where the encoder has been run before.
+
+    pooled: [sequences, hidden], the encoder's pooled outputs.
+    sequence_rows: which of them belong to which task.
+    """
 
     pooled: Tensor
     sequence_rows: TaskRows

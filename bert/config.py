@@ -11,7 +11,10 @@ from concord.kernels.dropout import HIGHEST_RATE
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """Sizes and rates of a BERT encoder (Devlin et al., 2019); the defaults are bert-base-uncased's."""
+    """Sizes and rates of a BERT encoder (Devlin et al., 2019), under Hugging Face's names.
+
+    The defaults are bert-base-uncased's.
+    """
 
     vocab_size: int = 30522
     hidden_size: int = 768

@@ -15,7 +15,11 @@ from concord.kernels.layout.rows import TaskRows
 from concord.kernels.linear import linear
 
 Link = Literal["softmax", "sigmoid", "identity"]
-_WIDTHS = {"concatenation": 2, "difference": 3, "product": 4}  # of the features of a pair, in the encoder's
+_WIDTHS = {
+    "concatenation": 2,
+    "difference": 3,
+    "product": 4,
+}  # columns of a pair's features, in multiples of the encoder's
 _HIDDEN_LAYERS = 2
 
 
@@ -23,8 +27,16 @@ _HIDDEN_LAYERS = 2
 class HeadSpec:
     """What a task's head is.
 
-    build: makes the head that this describes, such as `linear_head`; hidden_size: of the encoder; for the rest see
-    `Head`.
+    build: makes the head that this describes, such as `linear_head`.
+    hidden_size: columns of the encoder.
+    outputs: logits an example.
+    pair: whether an example is two sequences that are encoded one by one.
+    pair_features: what is read of such a pair: concatenation, difference or product, see `Head`.
+    dropout: the rate on what the last layer reads.
+    link: what makes answers of the logits, see `TaskHead`.
+    centre: what a new head answers before training.
+    learns_variance: whether the variance of the task's loss is learned.
+    has_threshold: whether a threshold of a binary task is a part of the head.
     """
 
     build: Callable[["HeadSpec"], "TaskHead"]

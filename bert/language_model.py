@@ -25,7 +25,7 @@ from concord.kernels.linear_cross_entropy import linear_cross_entropy
 TASK = "language_model"  # the one task of a language model's gradients
 _ENCODER, _HEAD = "bert.", "cls.predictions."
 _DECODER, _WORDS = "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"
-_SCORED_AT_ONCE = 256  # masked tokens whose scores of the whole vocabulary stand in memory in an evaluation
+_SCORED_AT_ONCE = 256  # masked tokens scored at once in an evaluation, each with a score for every word
 
 
 class LanguageModelHead(nn.Module):

@@ -31,7 +31,13 @@ TINY_DIRECTORY = Path(__file__).parent / "tiny"
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder, its tokenizer, one line that says where they came from, and their folder, None for random weights."""
+    """An encoder, and what belongs to it.
+
+    encoder: with its weights.
+    tokenizer: that goes with it.
+    origin: one line that says where they came from.
+    directory: the folder that they were read from; None for random weights.
+    """
 
     encoder: Encoder
     tokenizer: Tokenizer
@@ -157,6 +163,6 @@ def _download(name: str) -> Path:
     wanted = ["config.json", WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VOCABULARY_FILE]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # the library, and what it talks through, raise of every kind where a network fails
+    except Exception as error:  # where a network fails, the library and those below it raise errors of any kind
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise _HubError(f"is not in the local cache and not to be had from the hub ({reason})") from None

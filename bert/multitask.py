@@ -25,8 +25,8 @@ _HEADS, _PALS = "heads.", "pals."
 class TaskOutput:
     """One task's part of a batch.
 
-    logits: fp32 [examples, outputs]; embeddings: fp32 [sequences of the task, hidden], what the head was given, before
-    its dropout.
+    logits: fp32 [examples, outputs].
+    embeddings: fp32 [sequences of the task, hidden], what the head was given, before its dropout.
     """
 
     logits: Tensor

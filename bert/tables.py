@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from concord.bert.errors import InputError, did_you_mean
 
-_LONGEST_REASON = 200  # characters of what another's code says as it fails
+_LONGEST_REASON = 200  # characters of an error's message, where a user's own module fails
 _ROOMS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _NOT_THE_USERS = (
     "<frozen ",
@@ -25,7 +25,12 @@ _NOT_THE_USERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """name: as it is typed; help: a phrase; target: MODULE:NAME, where the function or class lies."""
+    """One entry of a table.
+
+    name: as it is typed.
+    help: a phrase.
+    target: MODULE:NAME, where the function or class lies.
+    """
 
     name: str
     help: str
@@ -88,7 +93,7 @@ def find_own(name: str) -> Any:
     The module is looked for where `python -m` would: in the current folder, in PYTHONPATH, among what is installed.
     """
     module, _, attribute = name.partition(":")
-    if not {"", os.getcwd()} & set(sys.path):  # of an installed command it is not there
+    if not {"", os.getcwd()} & set(sys.path):  # an installed command does not have it
         sys.path.insert(0, os.getcwd())
     try:
         found = import_module(module)

@@ -76,7 +76,7 @@ OPS: Mapping[str, Op] = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Choice:
-    """What the process has chosen: one of `CHOICES`, and the ops that take their reference whatever it is."""
+    """What the process has chosen: one of `CHOICES`, and the ops that take their torch reference under any of these."""
 
     kernels: str = "auto"
     from_torch: frozenset[str] = frozenset()

@@ -19,8 +19,8 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 7  # the fewest with which Philox4x32 passes BigCrush
 _LEVELS = 1 << 16
 HIGHEST_RATE = 1 - 1 / _LEVELS
-"""That an element has a chance of being kept with."""
-_SITES = 1 << 16  # of one forward pass: a number that no model's dropouts reach
+"""The highest rate of a dropout: rates are multiples of 2^-16, and below 1, so that some elements are kept."""
+_SITES = 1 << 16  # sites of one forward pass: no model has as many dropouts
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def philox(seed: Tensor, counter: Tensor, site: int, rounds: int = _ROUNDS) -> t
     word0, word1 = counter & _MASK, counter >> 32
     word2, word3 = torch.full_like(counter, site), torch.zeros_like(counter)
     for _ in range(rounds):
-        # The products wrap around in int64 with the bits of the unsigned ones. Words 1 and 3, their lower halves, keep
-        # the upper halves too: these meet nothing but exclusive ors until a mask takes them off.
+        # In int64 the products overflow, and their bits are those of the unsigned products. Words 1 and 3 are the lower
+        # halves; the upper halves are left in them, since only exclusive ors follow until a mask removes them.
         product0, product1 = word0 * _MULTIPLIERS[0], word2 * _MULTIPLIERS[1]
         word0 = (product1 >> 32).bitwise_xor_(word1).bitwise_xor_(key0).bitwise_and_(_MASK)
         word2 = (product0 >> 32).bitwise_xor_(word3).bitwise_xor_(key1).bitwise_and_(_MASK)

@@ -26,7 +26,7 @@ def dropout_factors(seed, low, high, site, threshold, scale):
     Returns fp32 [rows, 8 * calls].
     """
     word0, word1, word2, word3 = _words(seed, low, high, site)
-    # Joined from the slowest of the three binary digits of a lane's number to the fastest.
+    # A lane's number has three binary digits: the joins go from the highest digit to the lowest.
     lower = tl.join(tl.join(word0 & 0xFFFF, word2 & 0xFFFF), tl.join(word1 & 0xFFFF, word3 & 0xFFFF))
     upper = tl.join(tl.join(word0 >> 16, word2 >> 16), tl.join(word1 >> 16, word3 >> 16))
     lanes = tl.reshape(tl.join(lower, upper), [low.shape[0], low.shape[1] * 8])

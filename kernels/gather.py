@@ -16,7 +16,9 @@ from concord.kernels.dispatch import uses_triton
 class Corpus:
     """Tokenised sequences end to end, on the device.
 
-    ids: int32 [tokens of all]; segments: uint8 [tokens of all]; cu_seqlens: int64 [sequences + 1].
+    ids: int32 [tokens of all].
+    segments: uint8 [tokens of all].
+    cu_seqlens: int64 [sequences + 1], where each sequence begins.
     """
 
     ids: Tensor
@@ -26,8 +28,15 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class GatheredTokens:
-    """ids, positions, segments: int32 [tokens]; cu_seqlens: int32 [sequences + 1]; first: int64 [sequences];
-    token_offsets: int32 [T + 1], the rows of each task."""
+    """A packed batch on the device.
+
+    ids: int32 [tokens].
+    positions: int32 [tokens], each token's place in its sequence.
+    segments: int32 [tokens], 0 or 1.
+    cu_seqlens: int32 [sequences + 1], where each sequence begins.
+    first: int64 [sequences], the row of each sequence's first token.
+    token_offsets: int32 [T + 1], the rows of each task.
+    """
 
     ids: Tensor
     positions: Tensor

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_SEQUENCES, _TOKENS = 512, 128  # read at once
+_SEQUENCES, _TOKENS = 512, 128  # sequences, and tokens of one, that a program reads at once
 
 
 @triton.jit(do_not_specialize=["sequences"])

@@ -8,7 +8,7 @@ from torch import Tensor
 from concord.kernels.dispatch import launcher
 from concord.kernels.task_sums_kernels import collect, new_partials, task_span, tile_rows
 
-_STEP, _COLUMNS = 4, 512  # rows at once, and columns a program
+_STEP, _COLUMNS = 4, 512  # rows that a program reads at once, and its columns
 
 
 @triton.jit

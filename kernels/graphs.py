@@ -25,7 +25,7 @@ def capture(
         with torch.cuda.graph(graph, pool=pool, stream=stream):
             output = function()
     except Exception:
-        # A capture that cannot be ended leaves torch on its stream, and the generator waiting for the end.
+        # A failed capture leaves its stream as the current one, and the generator in its state of capturing.
         torch.cuda.set_stream(current)
         generator.graphsafe_set_state(state)
         raise

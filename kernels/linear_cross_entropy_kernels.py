@@ -11,10 +11,10 @@ from concord.kernels.layout.rows import one_task
 from concord.kernels.task_products_kernels import task_products
 from concord.kernels.task_sums_kernels import task_sums
 
-_CHUNK_BYTES = 64 << 20  # of logits; less would read and write the weight gradients more often
+_CHUNK_BYTES = 64 << 20  # bytes of a chunk's logits; less would read and write the weight gradients more often
 _CHUNK_ROWS = 64  # chunks are multiples of it, so that each starts at an aligned address
 _ALIGNED = 64  # columns; rows of logits are padded to a multiple, which fast products and wide loads need
-_BLOCK, _WARPS = 4096, 8  # of the vocabulary at once
+_BLOCK, _WARPS = 4096, 8  # words that a program reads at once, and its warps
 
 
 @triton.jit

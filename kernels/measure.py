@@ -21,7 +21,12 @@ FLUSH_BYTES = 256 << 20  # more than any L2 cache
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a round: the median, and the 20th and 80th percentile."""
+    """How long a round takes.
+
+    median: seconds.
+    p20: seconds, the 20th percentile.
+    p80: seconds, the 80th percentile.
+    """
 
     median: float
     p20: float
@@ -30,7 +35,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Work:
-    """The least that one round must do: bytes to and from device memory, and operations of matrix products."""
+    """The least that one round must do.
+
+    bytes: that are read from and written to device memory.
+    operations: of matrix products.
+    dtype: of these products.
+    """
 
     bytes: float = 0.0
     operations: float = 0.0
@@ -44,7 +54,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Limits:
-    """Measured: bytes a second of a copy (read and written), operations a second of products, by dtype."""
+    """What the device was measured to reach.
+
+    copy: bytes a second of a copy, those that are read and those that are written.
+    products: operations a second of matrix products, by the name of their dtype.
+    """
 
     copy: float
     products: dict[str, float]

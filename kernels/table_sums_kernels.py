@@ -20,8 +20,8 @@ from concord.kernels.layout.flat import CHUNK
 from concord.kernels.task_sums_kernels import task_span
 
 _PIECE = 32
-_KEYS = 256  # tokens a program, when keys are made
-_CLEARED = 8  # chunks a program, when they become zero: most programs find nothing to do
+_KEYS = 256  # tokens whose keys a program makes
+_CLEARED = 8  # chunks that a program clears: most programs find nothing to do
 
 
 @triton.jit
@@ -90,7 +90,7 @@ def _place(key, tasks, words, places, kinds):
 @triton.jit
 def _of_table(table, words, positions, segments):
     """What belongs to `table` of the three."""
-    # Not by branches: of those that choose between pointers, Triton 3.6 compiles none for AMD.
+    # Without branches: Triton 3.6 compiles no branch for AMD that chooses between pointers.
     return tl.where(table == 0, words, tl.where(table == 1, positions, segments))
 
 
@@ -270,7 +270,7 @@ def table_sums(
             CHUNK=CHUNK,
             CHUNKS=triton.next_power_of_2(triton.cdiv(columns - 1, CHUNK) + 1),
             SECOND=second,
-            ADD=add or add_words,  # the other tables are zero, so that adding to them is as good
+            ADD=add or add_words,  # where only words are added, the other tables are zero
             PIECE=_PIECE,
             STEP=max(1, 2048 // width),
             COLUMNS=width,

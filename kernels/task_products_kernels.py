@@ -46,12 +46,12 @@ _HALF_TILES = {
 # fp32 is multiplied as such, on CUDA without matrix instructions.
 _SINGLE_TILES = (_Tiles(128, 128, 16, 8, 3), _Tiles(64, 64, 32, 4, 3))
 _MULTIPROCESSORS = {"hip": 304, 8: 108, 9: 132, 10: 148}
-_DIVISION = 512  # least rows (on average) of a division: its partial product is written and read again
+_DIVISION = 512  # the fewest rows (on average) that are worth a division, whose product is written and read again
 _DIVISIONS = 16
-_ADDED = 1024  # elements a program of the second kernel
+_ADDED = 1024  # elements that a program of the second kernel adds up
 
-# Architecture -> least rows a task from which grouped_mm is taken. It holds nothing: neither way was timed on a GPU
-# yet, and until then the kernel here is taken everywhere.
+# Architecture -> the rows a task from which on torch's grouped_mm is taken. It is empty, since neither way was timed on
+# a GPU yet: until then the kernel here is taken everywhere.
 _GROUPED_FROM: dict[str | int, int] = {}
 
 
@@ -74,7 +74,7 @@ def _plan(
     """Tiles and divisions, from what the host knows: the largest tiles that fill the device, else the smallest."""
     sizes = _SINGLE_TILES if dtype == torch.float32 else for_architecture(_HALF_TILES, device)
     if not aligned:
-        sizes = sizes[1:]  # large tiles that are read element by element spill
+        sizes = sizes[1:]  # read element by element, large tiles would spill
     aim = for_architecture(_MULTIPROCESSORS, device)
     for tiles in sizes:
         programs = triton.cdiv(m, tiles.m) * triton.cdiv(n, tiles.n) * tasks
@@ -115,7 +115,7 @@ def _task_products_kernel(
     task_stride, division_stride: int, elements of target from one task, or division, to the next.
     """
     task, division = tl.program_id(1), tl.program_id(2)
-    tiles = tl.cdiv(n, TILE_N)  # neighbours share the columns of `left`
+    tiles = tl.cdiv(n, TILE_N)  # neighbouring programs read the same columns of `left`
     i = tl.program_id(0) // tiles * TILE_M + tl.arange(0, TILE_M)
     j = tl.program_id(0) % tiles * TILE_N + tl.arange(0, TILE_N)
     start, stop = tl.load(offsets + task), tl.load(offsets + task + 1)
@@ -124,7 +124,7 @@ def _task_products_kernel(
         start = tl.minimum(start + division * each, stop)
         stop = tl.minimum(start + each, stop)
     row = tl.arange(0, ROWS)
-    # Pointers, not tl.trans, transpose: before sm_90 only one of the two would be fetched ahead otherwise.
+    # `left` is transposed by its pointers: with tl.trans, only one operand would be fetched ahead before sm_90.
     left_at = left + start.to(tl.int64) * left_stride + i[:, None] + row[None, :] * left_stride
     right_at = right + start.to(tl.int64) * right_stride + row[:, None] * right_stride + j[None, :]
     inside_left, inside_right = (i < left_columns)[:, None], (j < right_columns)[None, :]
@@ -136,7 +136,7 @@ def _task_products_kernel(
         total = tl.dot(a, b, total, input_precision="ieee")
         left_at += ROWS * left_stride
         right_at += ROWS * right_stride
-    # T * P passes 2^31.
+    # In int64: T * P may exceed 2^31.
     base = target + task.to(tl.int64) * task_stride + division.to(tl.int64) * division_stride
     at = base + i.to(tl.int64)[:, None] * n + j[None, :]
     valid = (i < m)[:, None] & (j < n)[None, :]

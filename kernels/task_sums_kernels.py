@@ -16,7 +16,7 @@ from torch import Tensor
 
 from concord.kernels.dispatch import launcher
 
-_PROGRAMS = 512  # of stage one, to aim at: about four for each multiprocessor of a large GPU
+_PROGRAMS = 512  # how many stage one aims at: about four for each multiprocessor of a large GPU
 _STEP, _COLUMNS = 16, 128  # stage one of the plain sum: rows read at once, and columns a program
 _SLOTS, _COLLECTED = 32, 64  # stage two: slots read at once, and columns a program
 
@@ -109,7 +109,7 @@ def _collect_task_sums_kernel(
             at = (which * slots + slot).to(tl.int64)[:, None] * columns + column[None, :]
             total += tl.sum(tl.load(partials + at, mask=(slot <= last_slot)[:, None] & valid[None, :], other=0.0), 0)
     wide_task = task.to(tl.int64)  # T * P passes 2^31
-    # Not by branches: of those that choose between pointers, Triton 3.6 compiles none for AMD.
+    # Without branches: Triton 3.6 compiles no branch for AMD that chooses between pointers.
     gradients = tl.where(which == 0, first_gradients, tl.where(which == 1, second_gradients, third_gradients))
     stride = tl.where(which == 0, first_stride, tl.where(which == 1, second_stride, third_stride))
     target = gradients + wide_task * stride + column

@@ -9,7 +9,13 @@ from concord.kernels.dispatch import for_architecture
 
 
 class Tiles(NamedTuple):
-    """Queries and keys a tile, warps, and stages of the loop's loads."""
+    """How one kernel is cut into tiles and run.
+
+    queries: of a tile.
+    keys: of a tile.
+    warps: of a program.
+    stages: of the pipeline of the loop's loads.
+    """
 
     queries: int
     keys: int
@@ -18,8 +24,13 @@ class Tiles(NamedTuple):
 
 
 class Configuration(NamedTuple):
-    """Tiles of the three kernels; apart: whether keys and values get their gradients in programs of their own, where
-    the registers do not hold both."""
+    """The tiles of the three kernels.
+
+    forward: of the result's kernel.
+    query_gradients: of the kernel for the queries' gradients.
+    key_gradients: of the kernel for the keys' and values' gradients.
+    apart: whether keys and values have programs of their own there, where the registers do not hold both gradients.
+    """
 
     forward: Tiles
     query_gradients: Tiles
@@ -27,9 +38,10 @@ class Configuration(NamedTuple):
     apart: bool = False
 
 
-# For 16 bits: by architecture, then by head size up to which they serve. Compiled without spills for each; none was
-# timed yet. On sm_90 no side is shorter than `shortest_side`, and there are four warps, which multiply together: of
-# several such groups, Triton 3.6 and 3.7 let one write what another still multiplies (triton-lang/triton issue 11047).
+# For 16 bits: by architecture, then by the largest head size that an entry serves. Each compiles without spills; none
+# was timed yet. On sm_90 no side is shorter than `shortest_side`, and a program has four warps, which multiply as one
+# group: of several groups, Triton 3.6 and 3.7 let one overwrite what another still multiplies (triton-lang/triton issue
+# 11047).
 _HALF = {
     "hip": {
         64: Configuration(Tiles(64, 32, 4, 1), Tiles(64, 32, 4, 1), Tiles(32, 64, 4, 1)),

@@ -14,7 +14,7 @@ from concord.kernels.attention.tiles_kernels import clear_padding
 from concord.kernels.dispatch import launcher
 from concord.kernels.dropout_kernels import dropout_factors
 
-_ELEMENTS = 2048  # of keys, read at once
+_ELEMENTS = 2048  # elements of keys that a program reads at once
 
 
 @triton.jit

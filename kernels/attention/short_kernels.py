@@ -139,7 +139,7 @@ def _short_attention_forward_kernel(
             if DROPOUT:
                 result *= (scale / total)[:, None]
             else:
-                # Not by a product with the inverses, which would spill on sm_86.
+                # A division: a product with the inverses would spill on sm_86.
                 result /= total[:, None]
             store_rows(out + across, 0, length, heads * D, result, TILE, D, WIDTH)
             tl.store(log_sums + head * tokens + row, top + tl.log2(total), mask=row < stop)

@@ -58,11 +58,11 @@ def kept_bits(seed, row, head, heads, first_key, site, threshold, KEYS: tl.const
 @triton.jit
 def kept_mask(bits, KEYS: tl.constexpr):
     """The first KEYS of each query's `kept_bits`: bool [rows, KEYS]."""
-    # Not bits[:, None]: through it the layout of the products would reach the generator, and with that of a tile of 32
-    # every call is made by four threads.
+    # A reshape, and not bits[:, None], by which the compiler would pass the layout of the products on to the generator:
+    # in that of a tile of 32, four threads make every call.
     row = tl.reshape(bits, [bits.shape[0], 1])
     key = tl.arange(0, KEYS)[None, :]
-    # Shifts of 32 bits: a loop would keep the distances for 64, which take some 80 registers more.
+    # The shifts are of 32 bits: those of 64 would keep their distances in some 80 more registers throughout a loop.
     word = row.to(tl.uint32)
     if KEYS > 32:
         word = tl.where(key < 32, word, (row >> 32).to(tl.uint32))

@@ -20,7 +20,7 @@ from concord.kernels.checks.judging import Case, Verdict, judge, time_case
 from concord.kernels.checks.shapes import Shapes, cases_of
 
 DEVICE_LOST = 3  # the exit code where the device takes no more work from this process
-OUT_OF_MEMORY = 4  # that where a case does not fit into the device's memory, which says nothing of its kernels
+OUT_OF_MEMORY = 4  # the exit code where a case does not fit into the device's memory: no verdict on its kernels
 
 
 def main() -> int:
@@ -52,7 +52,7 @@ def _judged(case: Case, device: torch.device) -> tuple[Verdict, bool]:
         verdict = judge(case)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a kernel raises, or the compiler, is the verdict
+    except Exception as error:  # an error of the kernel or of the compiler is the verdict, whatever its type
         traceback.print_exc()
         reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]
         verdict = Verdict(op=case.op, shapes=case.shapes, passed=False, reason=reason)
@@ -68,7 +68,7 @@ def _judged(case: Case, device: torch.device) -> tuple[Verdict, bool]:
 def _timed(case: Case, device: torch.device) -> dict[str, Any]:
     try:
         seconds, share = time_case(case, device)
-    except RuntimeError as error:  # that it cannot be timed says nothing of its results
+    except RuntimeError as error:  # the results are right all the same
         return {"not_timed": str(error).strip().splitlines()[0][:200]}
     return {"seconds": seconds, "share": share}
 

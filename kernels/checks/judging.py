@@ -51,8 +51,13 @@ class Case:
 class Verdict:
     """What came of a case.
 
-    op, shapes: of the case; passed: whether the kernels may be trusted with it; error, allowed: relative, of the result
-    that is nearest to its limit, or beyond it, by `result`'s name; reason: why it did not pass, in words.
+    op: of the case.
+    shapes: of the case.
+    passed: whether the kernels may be trusted with it.
+    error: the relative error of the result that is nearest to its limit, or furthest beyond it; None without one.
+    allowed: the limit of that error.
+    result: the name of that result.
+    reason: why the case did not pass, in words.
     """
 
     op: str

@@ -31,24 +31,38 @@ from concord.kernels.layout.rows import TaskRows
 from concord.kernels.surgery.plan import SurgerySettings
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_SHORT_TILES = (32, 64)  # tokens up to which sequences share tiles, of either size
+_SHORT_TILES = (32, 64)  # the two sizes of tiles that short sequences share, in tokens
 _MOST_TOKENS = 16384  # of a case; more would check the same programs again
 _MOST_WORDS = 8192  # rows of the word table of a case
-_CORPUS = 300  # sequences
+_CORPUS = 300  # sequences of the corpus that batches are gathered from
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:
     """The sizes, dtypes and options that decide which kernels a run launches, and on what.
 
-    hidden, inner: columns of the encoder; attention: (heads, size of a head) of each kind of attention in it; words,
-    positions, segments: rows of its tables; tokens: of a batch; longest: no sequence is longer; sequences: of a batch.
-    tasks: with a gradient of their own; blocks, heads: shared and private blocks of parameters.
-    compute, gradients: names of dtypes; hidden_dropout, attention_dropout: rates while training.
-    surgery: the settings of `SurgerySettings`; accumulates: whether micro-batches add up; ordinary: whether some
-    backward passes give parameters ordinary gradients instead of one a task.
-    first_tokens: whether the last layer computes the first tokens alone; trains: whether there are backward passes and
-    optimizer steps, and not predictions alone; vocabulary: whether there is a loss over all words.
+    hidden: columns of the encoder.
+    inner: columns of its feed-forward layers.
+    attention: (heads, size of a head) of each kind of attention in it.
+    words: rows of the word table.
+    positions: rows of the position table.
+    segments: rows of the segment table.
+    longest: tokens of the longest sequence.
+    tokens: of a batch.
+    sequences: of a batch.
+    tasks: how many have a gradient of their own.
+    blocks: of shared parameters.
+    heads: blocks of private parameters.
+    compute: the name of the dtype of matrices and activations.
+    gradients: the name of the dtype of the task gradients.
+    hidden_dropout: the rate while training, as in `BertConfig`.
+    attention_dropout: the rate while training, as in `BertConfig`.
+    surgery: the fields of `SurgerySettings`.
+    accumulates: whether micro-batches add up.
+    ordinary: whether some backward passes give parameters ordinary gradients instead of one a task.
+    first_tokens: whether the last layer computes the first tokens alone.
+    trains: whether there are backward passes and optimizer steps, and not predictions alone.
+    vocabulary: whether there is a loss over all words.
     """
 
     hidden: int

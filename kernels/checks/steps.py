@@ -18,7 +18,7 @@ from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensor
 from concord.kernels.surgery.plan import Rates, SurgerySettings, new_surgery_state, plan_update
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-6
-_STEPS = 3  # that are planned; the last but one overflows
+_STEPS = 3  # steps that are planned; the second of them overflows
 
 
 def gather_case(lengths: Sequence[int], chosen: int, tasks: int, device: torch.device | str) -> Case:

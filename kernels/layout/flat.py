@@ -14,13 +14,21 @@ from torch import Tensor, nn
 
 CHUNK = 1024  # elements; small enough to waste little on biases, large enough for one program's tile
 
-_SPANS = 1024  # to aim at: some eight for each multiprocessor of a large GPU
+_SPANS = 1024  # how many to aim at: about eight for each multiprocessor of a large GPU
 _LONGEST_SPAN = 64  # chunks: fp32 sums over more elements would lose digits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One parameter's place: elements start to start + size of the buffer; its block and whether weights decay."""
+    """One parameter's place in the buffer.
+
+    name: of the parameter.
+    shape: of the parameter.
+    start: its first element in the buffer.
+    size: its elements.
+    block: the number of its block.
+    decays: whether its weights decay.
+    """
 
     name: str
     shape: torch.Size
@@ -32,7 +40,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Run:
-    """Consecutive chunks start to stop (in elements) that share block and decay."""
+    """Consecutive chunks that share block and decay.
+
+    start: their first element in the buffer.
+    stop: the element after their last.
+    block: the number of their block.
+    decays: whether their weights decay.
+    """
 
     start: int
     stop: int
@@ -57,15 +71,19 @@ class FlatParameters:
         deposit: True: the ops deposit gradients through the parameters' `task_gradients`; False: `.grad` is used.
 
     Attributes:
-        master: fp32 [P]; compute: compute_dtype [P]; gradients: gradient_dtype [tasks, P]; all zero between parameters.
-        momentum, variance: Adam's moments, fp32 [P].
+        master: fp32 [P], the weights; like all that follow, zero between parameters.
+        compute: compute_dtype [P], the copy that the forward reads.
+        gradients: gradient_dtype [tasks, P], the task gradients.
+        momentum: fp32 [P], Adam's first moments.
+        variance: fp32 [P], Adam's second moments.
         touched: uint8 [tasks, P / CHUNK], 0 only where all of a chunk's gradients of a task are zero, so that kernels
             need not read them. An op that writes a few rows of a table keeps the flags of that table, through its
             parameter's `touched_chunks` [tasks, chunks]; all others stay 1. Whoever writes to such a table's gradients
             by hand sets its flags.
-        chunk_block: int32 [P / CHUNK]; chunk_decays: bool [P / CHUNK].
-        spans: int32 [S, 2], ranges of chunks that lie in one block each and are read by one program; span_offsets:
-            int32 [blocks + 1], which spans belong to which block.
+        chunk_block: int32 [P / CHUNK], the block of each chunk.
+        chunk_decays: bool [P / CHUNK], whether its weights decay.
+        spans: int32 [S, 2], ranges of chunks that lie in one block each and are read by one program.
+        span_offsets: int32 [blocks + 1], which spans belong to which block.
     """
 
     def __init__(
@@ -80,7 +98,7 @@ class FlatParameters:
         deposit: bool = True,
     ) -> None:
         self.block_names = list(dict.fromkeys(blocks[name] for name in parameters))
-        # Within a block, matrices first: each block then is two runs of equal treatment.
+        # Matrices come first within a block, so that a block is two runs: one that decays, and one that does not.
         ordered = sorted(parameters, key=lambda name: (self.block_names.index(blocks[name]), parameters[name].ndim < 2))
         self.entries: list[Entry] = []
         start = 0

@@ -12,8 +12,11 @@ from torch import Tensor
 class Group:
     """Sequences of similar length, which the reference pads to the longest of them.
 
-    members: int64 [size], the indices of the group's sequences; start: the group's first row among the padded ones.
+    members: int64 [size], the indices of the group's sequences.
     mask: fp32 [size, 1, 1, length], 0 at tokens and -inf at padding; None where nothing is padded.
+    start: the group's first row among the padded ones.
+    size: the number of its sequences.
+    length: the tokens of its longest sequence.
     """
 
     members: Tensor
@@ -32,6 +35,7 @@ class Group:
 class Padding:
     """How all groups are padded at once.
 
+    groups: in the order of their padded rows.
     sources: int64 [padded rows], the token that each padded row copies: its own, or at padding its sequence's last.
     slots: int64 [tokens], the padded row of each token.
     is_token: fp32 [padded rows], 1 at tokens and 0 at padding.

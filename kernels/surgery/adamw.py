@@ -21,8 +21,8 @@ from torch.optim.adamw import adamw
 from concord.kernels.dispatch import launchers
 from concord.kernels.layout.flat import FlatParameters
 
-_SLICE = 1 << 18  # elements: few enough for a processor's cache, and enough to outweigh the calls
-_LATE = 1e7  # a step at which torch's own bias correction is 1: the step sizes hold it already
+_SLICE = 1 << 18  # elements a call: they fit in a processor's cache, and take longer than the call itself
+_LATE = 1e7  # the step that torch is told, at which its bias correction is 1: the step sizes hold ours already
 
 
 def combine_adamw_(
@@ -68,7 +68,7 @@ def combine_adamw_(
             epsilon,
         )
         return
-    if not apply:  # the reference may ask: on a CPU nothing waits for the answer
+    if not apply:  # the reference may read it: on a CPU no device is waited for
         return
     rows = coefficients * factor
     sizes, kept = step_sizes.tolist(), shrinks.tolist()
@@ -76,7 +76,7 @@ def combine_adamw_(
     for run in parameters.runs:
         if sizes[run.block] == 0:
             continue
-        # torch's weights decay first, by 1 - rate * decay: the step after it is made smaller by as much.
+        # torch shrinks the weights before the step, and here the step comes first and is shrunk too: hence this rate.
         shrink = kept[run.block] if run.decays else 1.0
         rate = sizes[run.block] * shrink
         decay = (1 - shrink) / rate

@@ -58,7 +58,7 @@ def _combine_adamw_kernel(
         gradient = tl.zeros([CHUNK], tl.float32)
         for task in tl.static_range(TASKS):
             coefficient = tl.load(coefficients + block * TASKS + task) * tl.load(factor)
-            # No columns of a chunk that holds zeros only.
+            # Of a chunk that holds zeros only, no column is read.
             count = tl.where(tl.load(touched + task * tl.num_programs(0) + chunk) != 0, CHUNK, 0)
             value = tl.load(gradients + task * stride.to(tl.int64) + at, mask=column < count, other=0.0)
             gradient += coefficient * value.to(tl.float32)

@@ -31,11 +31,11 @@ def gram_matrix(parameters: FlatParameters) -> Tensor:
     for run in parameters.runs:
         for start in range(run.start, run.stop, _PIECE):
             piece = gradients[:, start : min(start + _PIECE, run.stop)].float()
-            # One product a slice, which threads share among them; what does not fill a slice follows.
+            # One product for each slice, which the threads divide among them, and one for the rest.
             whole = piece.shape[1] // _SLICE * _SLICE
             slices = piece[:, :whole].unflatten(1, (-1, _SLICE)).transpose(0, 1)
             gram[run.block] += torch.bmm(slices, slices.mT).sum(0, dtype=torch.float64)
             rest = piece[:, whole:]
             gram[run.block] += rest @ rest.t()
-    # Some processors' matrix products round the two halves apart: the lower one stands for both, as in the kernel.
+    # Some processors' products round the two triangles differently: the lower one is taken for both, as in the kernel.
     return gram.tril() + gram.tril(-1).mT

@@ -9,7 +9,7 @@ from concord.kernels.dispatch import launcher
 from concord.kernels.layout.flat import CHUNK
 from concord.kernels.surgery.pair_products_kernels import add_products, columns_at_once, no_products, store_products
 
-_SPANS = 64  # read at once when the spans' products are added up
+_SPANS = 64  # spans read at once when the spans' products are added up
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _gram_products_kernel(
     for first in range(start, stop, COLUMNS):
         values = ()
         for task in tl.static_range(TASKS):
-            # No columns of a chunk that holds zeros only.
+            # Of a chunk that holds zeros only, no column is read.
             count = tl.where(tl.load(touched + task * chunks + first // CHUNK) != 0, COLUMNS, 0)
             value = tl.load(gradients + task * stride.to(tl.int64) + first + column, mask=column < count, other=0.0)
             values = values + (value.to(tl.float32),)

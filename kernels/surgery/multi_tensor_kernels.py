@@ -7,8 +7,8 @@ from torch import Tensor
 
 from concord.kernels.surgery.pair_products_kernels import add_products, columns_at_once, no_products, store_products
 
-_COLUMNS = 1024  # elements at once
-_PARTIALS = 512  # read at once when the spans' products are added up
+_COLUMNS = 1024  # elements that a program reads at once
+_PARTIALS = 512  # products read at once when the spans' products are added up
 _ELEMENTS = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 

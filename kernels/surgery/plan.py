@@ -30,7 +30,10 @@ class SurgerySettings:
     gradvac_beta: how fast GradVac's targets follow the cosines.
     max_norm: the global norm that the merged gradient is clipped to; 0 for no clipping.
     scaling: whether losses are multiplied by a dynamic loss scale (fp16).
-    beta1, beta2, epsilon, weight_decay: of AdamW.
+    beta1: AdamW's rate of decay of the first moments.
+    beta2: AdamW's rate of decay of the second moments.
+    epsilon: what AdamW adds to the root of the second moments.
+    weight_decay: AdamW's, which the learning rate multiplies.
     """
 
     method: str = "none"
@@ -56,12 +59,20 @@ class SurgerySettings:
 class SurgeryState:
     """What a step leaves for the next one, on the device; see `new_surgery_state`.
 
-    loss_scale: fp32; steps_since_overflow, applied_steps, skipped_steps: int64; beta_powers: fp64 [blocks + heads, 2],
-    beta1^t and beta2^t of the t steps in which each shared and each private block moved; targets: GradVac's, fp64
-    [groups, T, T]. Then sums over the applied steps, of each block and, in the last row, of the whole model: meetings,
-    conflicts, cosines: fp64 [blocks + 1, T, T], how often two tasks both had a gradient (one task, on the diagonal),
-    how often their dot product was negative, and the sum of the cosines; norms: fp64 [blocks + 1, T], of the task
-    gradients; changes: fp64 [blocks + 1], by how much surgery changed the plain sum (or mean), as a share of its norm.
+    loss_scale: fp32 scalar, what losses are multiplied by.
+    steps_since_overflow: int64 scalar.
+    applied_steps: int64 scalar.
+    skipped_steps: int64 scalar, those whose gradients were not finite.
+    beta_powers: fp64 [blocks + heads, 2], beta1^t and beta2^t of the t steps in which each block moved.
+    targets: fp64 [groups, T, T], GradVac's.
+
+    Sums over the applied steps follow, of each block and, in the last row, of the whole model:
+
+    meetings: fp64 [blocks + 1, T, T], how often two tasks both had a gradient (one task, on the diagonal).
+    conflicts: fp64 [blocks + 1, T, T], how often their dot product was negative.
+    cosines: fp64 [blocks + 1, T, T], of their gradients.
+    norms: fp64 [blocks + 1, T], of the task gradients.
+    changes: fp64 [blocks + 1], by how much surgery changed the plain sum (or mean), as a share of its norm.
     """
 
     loss_scale: Tensor
@@ -85,12 +96,18 @@ class SurgeryState:
 class SurgeryPlan:
     """What the optimizer's pass over the gradients reads, and what a log may show; all on the device.
 
-    coefficients: fp32 [blocks, T]; private_coefficients: fp32 [heads, 1]; factor: fp32, the clip factor times the
-    inverse loss scale, by which they are to be multiplied; step_sizes, shrinks: fp32 [blocks], AdamW's learning rate
-    with its bias correction, and 1 - rate * decay, or 0 and 1 of a block whose rate or whose gradients are 0, which the
-    step leaves as it is; private_step_sizes, private_shrinks: fp32 [heads]; apply: bool, False where a gradient is not
-    finite; gram: fp64 [T, T], the whole model's (private parameters not in it), free of
-    the loss scale; merged_norm: fp64, of the update's gradient before clipping, private parameters included.
+    A block whose learning rate or whose gradients are 0 is left as it is: its step size is 0, and its shrink 1.
+
+    coefficients: fp32 [blocks, T], what the task gradients of each block are multiplied by.
+    private_coefficients: fp32 [heads, 1], the same of the private blocks.
+    factor: fp32 scalar, the clip factor over the loss scale, which all coefficients are to be multiplied by.
+    step_sizes: fp32 [blocks], AdamW's learning rate with its bias correction.
+    shrinks: fp32 [blocks], 1 - rate * decay, what weights are multiplied by.
+    private_step_sizes: fp32 [heads], those of the private blocks.
+    private_shrinks: fp32 [heads], those of the private blocks.
+    apply: bool scalar, False where a gradient is not finite.
+    gram: fp64 [T, T], of the whole model without its private parameters, free of the loss scale.
+    merged_norm: fp64 scalar, of the update's gradient before clipping, private parameters included.
     """
 
     coefficients: Tensor
@@ -107,7 +124,12 @@ class SurgeryPlan:
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates on the device: fp32 [blocks] of the shared blocks, [heads] of the private ones, and a factor."""
+    """Learning rates on the device.
+
+    shared: fp32 [blocks], of the shared blocks.
+    private: fp32 [heads], of the private blocks.
+    factor: fp32 scalar, what all of them are multiplied by.
+    """
 
     shared: Tensor
     private: Tensor

@@ -15,7 +15,7 @@ from torch import Tensor
 from concord.kernels.dispatch import architecture
 from concord.kernels.surgery.rules import MOST_TASKS, ORDERS_SITE
 
-_ELEMENTS = 512  # blocks * T^3 at once
+_ELEMENTS = 512  # elements of the largest tensor of a program, which takes as many blocks at once as they allow
 
 
 @triton.jit
@@ -52,7 +52,7 @@ def _coefficients(
     running = tl.zeros([GROUPS, WIDTH, WIDTH], tl.float64) + start[None, :, :]
     length = squares
     for place in range(TASKS):
-        # Each row meets one task; its column of the matrix is taken by a product with zeros and a one.
+        # Each row meets one task, whose column of the matrix is selected by a product with a one-hot vector.
         meets = (ranks == place) & (i < TASKS) & (j < TASKS)
         chosen = meets.to(tl.float64)
         other = tl.sum((meets & (i != j)).to(tl.int32), 1)[None, :] > 0
@@ -344,10 +344,10 @@ def _surgery_plan_kernel(
     private = tl.load(private_squares + head, mask=head < heads, other=0.0) * inverse * inverse
     owner = tl.load(private_tasks + head, mask=head < heads, other=0)
     owns = (owner[:, None] == task[None, :]) & (head < heads)[:, None]
-    # Squares: an infinity cannot cancel. NaN compares false.
+    # These are sums of squares, in which infinities cannot cancel; a NaN compares as false.
     finite = (tl.sum(total_squares, 0) + tl.sum(private, 0)) < float("inf")
     tl.store(apply, finite)
-    # What a step that is not applied must leave alone is masked by these.
+    # A step that is not applied leaves the state alone: these limits mask what it would write.
     live_tasks, live_blocks = tl.where(finite, TASKS, 0), tl.where(finite, blocks, 0)
     live_pairs = (row < live_tasks) & (column < live_tasks)
 
@@ -517,7 +517,7 @@ def launch_plan(
     tile = max(1, _ELEMENTS // width**3) if by_block else max(1, _ELEMENTS // width**2)
     outputs = {"total_gram" if name == "gram" else name: tensor for name, tensor in plan.items()}
     with torch.cuda.device_of(gram):
-        # ptxas would rather spill than take all registers, which one program may.
+        # Only one program runs, which may have all registers; left to itself, ptxas would spill instead.
         options = {} if architecture(gram.device) == "hip" else {"maxnreg": 255}
         _surgery_plan_kernel[(1,)](
             gram=gram,

@@ -19,7 +19,7 @@ from torch import Tensor
 from concord.kernels.dropout import philox
 
 MOST_TASKS = 16
-ORDERS_SITE = 0x7FFFFFFF  # of the orders' random numbers: no dropout reaches it
+ORDERS_SITE = 0x7FFFFFFF  # the site of the orders' random numbers: no dropout has it
 
 
 def random_orders(seed: Tensor, tasks: int) -> Tensor:
