@@ -15,6 +15,7 @@ ROOMS = (
     "kernels.surgery",
     "kernels.checks",
     "bert",
+    "train.reporter",
     "train.settings",
     "train.data",
     "train.objectives",

@@ -1,7 +1,7 @@
 """Tokenised data sets: composed into sequences once, and cached by the hash of what decides them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from concord.bert.errors import InputError, did_you_mean
 from concord.bert.files import replacing
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Example, Task
+from concord.train.reporter import Reporter
 
 _FORMAT = "1"  # a new number makes every cached file stale
 _PAIR_ENCODINGS = ("joint", "separate")
@@ -95,15 +96,15 @@ def tokenize_split(
 class TokenCache:
     """Tokenised splits in files, which are made anew where they are damaged.
 
-    A folder that cannot be written is no cache: one line says so, and nothing more is kept.
+    A folder that cannot be written is no cache: one warning says so, and nothing more is kept.
 
     Args:
         folder: of the files, made where it is missing.
-        warn: receives that line.
+        reporter: is warned then.
     """
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
-        self._folder, self._warn = folder, warn
+    def __init__(self, folder: Path, reporter: Reporter) -> None:
+        self._folder, self._reporter = folder, reporter
         self._writable = True
 
     def read(self, content: str, sequences: int) -> dict[str, np.ndarray] | None:
@@ -128,7 +129,7 @@ class TokenCache:
                 save_file(arrays, beside)
         except OSError as error:
             self._writable = False
-            self._warn(f"{error.filename}: {error.strerror}; the tokenised data are not kept for the next run")
+            self._reporter.warn(f"{error.filename}: {error.strerror}; the tokenised data are not kept for the next run")
 
     def _path(self, content: str) -> Path:
         return self._folder / f"{content}.safetensors"
