@@ -21,7 +21,7 @@ from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of
 
-# Of the settings of a run these count here, some with other defaults; None keeps the run's.
+# The settings of a run that pre-training has too -> their defaults here; None keeps the run's default.
 _SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("data", "tasks", "skip_bad_rows", "model", "max_length", "hidden_dropout", "attention_dropout")),
     "epochs": None,

@@ -33,8 +33,11 @@ _MOST_REASON = 160  # characters of a reason in the banner
 class Checked:
     """What a self-check found.
 
-    verdicts: in the order of the ops; path: where they are kept; seconds: that they took; kept_since: when they were
-    found, "" where that was just now.
+    Attributes:
+        verdicts: in the order of the ops.
+        path: where they are kept.
+        seconds: how long the check took.
+        kept_since: when they were found, "" where that was just now.
     """
 
     verdicts: Sequence[Entry]

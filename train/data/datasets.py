@@ -18,8 +18,14 @@ _SHOWN = 20  # bad rows that the warning names one by one
 
 @dataclass(frozen=True)
 class Datasets:
-    """Task -> tokenised set, for each split, in the order of the run's tasks; test may lack some tasks. dev_examples:
-    task -> what the dev set was made of."""
+    """The sets of a run, each task -> its set, in the order of the run's tasks.
+
+    Attributes:
+        train: tokenised training sets.
+        dev: tokenised dev sets.
+        test: tokenised test sets; tasks without one are missing.
+        dev_examples: the texts and labels that the dev sets were made of.
+    """
 
     train: dict[str, TokenizedSplit]
     dev: dict[str, TokenizedSplit]

@@ -20,7 +20,7 @@ class RunConsole(Console):
 
     def on_broken_pipe(self) -> None:
         """Write no more, and ask the process to stop."""
-        with suppress(SystemExit):  # with which rich would end the process in the middle of a step
+        with suppress(SystemExit):  # rich would end the process in the middle of a step
             super().on_broken_pipe()
         signal.raise_signal(signal.SIGTERM)
 

@@ -20,12 +20,21 @@ from concord.train.settings.typed import fine_tuning_config
 from concord.train.steps.build import build_model, fit_model
 from concord.train.steps.precision import Precision, choose_precision
 
-_ANSWER_WITH = ("data", "heads", "losses")  # the settings whose code answers need; a loss says what they are made with
+_ANSWER_WITH = ("data", "heads", "losses")  # their code is needed: a loss tells the link of its answers
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's best model, ready to answer; kernels: what its ops take, in words."""
+    """A run's best model, ready to answer.
+
+    Attributes:
+        config: its settings, as the model fits them.
+        tasks: in the order of the run.
+        model: on the device, with the best weights.
+        tokenizer: of the model.
+        precision: device and number format.
+        kernels: which kernels its ops take, in words.
+    """
 
     config: FineTuningConfig
     tasks: list[Task]

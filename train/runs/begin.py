@@ -63,7 +63,7 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
 
 
 def _introduce(session: Session, flat: RunConfig, config: FineTuningConfig, tasks: list[Task]) -> None:
-    """The first lines, and what cannot be: InputError before anything is read."""
+    """Say the first lines; InputError where the settings and this machine do not fit, before anything is read."""
     precision = session.precision
     session.reporter.say(f"device     {precision.device_name}")
     session.reporter.say(f"precision  {precision.name} ({precision.reason})")

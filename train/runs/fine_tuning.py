@@ -51,7 +51,7 @@ class FineTuning:
         self.outputs, self.tasks = outputs, tasks
         self.tokenizer, self.data, self.trainer = tokenizer, data, trainer
         self.model, self.optimizer = trainer.model, trainer.optimizer
-        self._logged: tuple[LoggedStep, float] | None = None  # with the examples a second at that time
+        self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
 
     def train(self) -> None:
         """Train from where the run stands to its end, then write what it leaves."""
@@ -214,7 +214,7 @@ class FineTuning:
     def _draw(self) -> None:
         try:
             from concord.train.outputs.plots import plot_conflicts, plot_curves
-        except ImportError as error:  # a machine that only computes may lack it
+        except ImportError as error:  # matplotlib may be missing where runs only compute
             self.reporter.warn(f"no pictures are drawn ({error})")
             return
         plot_curves(self.session.directory)

@@ -120,7 +120,7 @@ def begin_pre_training(
     precision = session.precision
     reporter.say(f"device     {precision.device_name}")
     reporter.say(f"precision  {precision.name} ({precision.reason})")
-    choose_kernels(config.compute.kernels, precision)  # so that what cannot be is said before anything is read
+    choose_kernels(config.compute.kernels, precision)  # so that a wrong --kernels is refused before anything is read
     base = load_pretrained(config.model)
     reporter.say(f"model      {base.origin}")
     config = fit_model(config, base.encoder.config)

@@ -23,7 +23,12 @@ _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536}
 
 @dataclass(frozen=True)
 class Answers:
-    """predictions: float64 [examples], in the set's order; errors: float64 [examples], how wrong each is, in [0, 1]."""
+    """What a model answers to the examples of a set, in the set's order.
+
+    Attributes:
+        predictions: float64 [examples].
+        errors: float64 [examples], how wrong each is, in [0, 1].
+    """
 
     predictions: np.ndarray
     errors: np.ndarray
@@ -119,7 +124,7 @@ def evaluate(
 ) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
     """Each task's metrics on its labelled set, and the answers that they judge.
 
-    A task with a score that is not finite has metrics of NaN: the class of the greatest one would say nothing.
+    Where a logit is not finite, all metrics of the task are NaN, since its predictions mean nothing.
     choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
     gather_kept: a batch of these sets' examples with outputs of the encoder that have been computed before; None to
     run it. reporter: is told of each batch that is read.

@@ -23,8 +23,8 @@ from concord.train.settings.parts import FineTuningConfig
 from concord.train.settings.tables import RULES
 from concord.train.steps.step import StepOutput, TrainingStep
 
-_AHEAD = 8  # steps that the host may be ahead of the device
-_HEADER = 4  # seed, rate factor, epoch and nothing, before the examples' numbers, which kernels like aligned
+_AHEAD = 8  # steps by which the host may be ahead of the device
+_HEADER = 4  # seed, rate factor, epoch and a zero that aligns the examples' indices behind them
 
 
 def choose_graphs(config: FineTuningConfig, device: torch.device) -> tuple[bool, str]:

@@ -31,9 +31,15 @@ from concord.train.steps.step import StepOutput, TrainingStep
 class StepResult:
     """What one step did. Numbers that came from the device are still there until the next step: reading them waits.
 
-    step: steps done so far in the run, this one included; epoch: from 0; losses: task -> fp32 scalar, the mean over the
-    step's examples; present: the tasks that it held; plan: what surgery and optimizer did; learning_rate: the
-    encoder's; examples, tokens: of this step alone.
+    Attributes:
+        step: steps done so far in the run, this one included.
+        epoch: from 0.
+        losses: task -> fp32 scalar, the mean over the step's examples.
+        present: the tasks that it held.
+        plan: what surgery and optimizer did.
+        learning_rate: of the encoder in this step.
+        examples: how many the step read.
+        tokens: how many the step read.
     """
 
     step: int
