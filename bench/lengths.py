@@ -19,6 +19,7 @@ from concord.train.data.datasets import load_datasets, run_tasks
 from concord.train.data.tasks import Task, select_tasks
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.flags import OneLineParser
+from concord.train.outputs.progress import ConsoleReporter
 from concord.train.settings.config import RunConfig
 from concord.train.settings.typed import fine_tuning_config
 
@@ -35,7 +36,7 @@ def load_splits(data: str, split: str) -> dict[str, TokenizedSplit]:
     """The "train" or "dev" split of each task, of a folder in the course layout; InputError where it cannot be read."""
     config = fine_tuning_config(RunConfig(data=data, tasks=TASKS, skip_bad_rows=True)).data
     tokenizer = load_model("minilm", seed=1).tokenizer
-    found = load_datasets(config, run_tasks(config), tokenizer, None, print, splits=(split,))
+    found = load_datasets(config, run_tasks(config), tokenizer, None, ConsoleReporter(), splits=(split,))
     return getattr(found, split)
 
 

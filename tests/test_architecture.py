@@ -16,6 +16,7 @@ ROOMS = (
     "kernels.surgery",
     "kernels.checks",
     "bert",
+    "train.reporter",
     "train.settings",
     "train.data",
     "train.objectives",

@@ -14,7 +14,7 @@ BAD_INPUT, INTERRUPTED = 2, 130
 def run_command(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: its own, 2 after bad input, 130 where the user stopped it."""
     for stream in (sys.stdout, sys.stderr):
-        # A name or a text that the terminal cannot show is no reason to end a run.
+        # Characters that the terminal cannot encode are escaped, and do not end the run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -23,7 +23,7 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except (RuntimeError, MemoryError) as error:
-        # Where the host's memory ends, torch raises a plain RuntimeError.
+        # Out of host memory, torch raises a plain RuntimeError.
         of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
         if not of_memory:
             raise

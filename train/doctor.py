@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         verdicts = judge_ops(ops, shapes, device, isolated=True, jobs=given.jobs, **options)
         failed = {entry["op"] for entry in verdicts if not entry["passed"]}
-        if device.type == "cuda":  # alone on the device, and compiled by now
+        if device.type == "cuda":  # one at a time, and already compiled
             timed = judge_ops([op for op in ops if op not in failed], shapes, device, timed=True, jobs=1, **options)
             verdicts = [*timed, *(entry for entry in verdicts if entry["op"] in failed)]
             failed |= {entry["op"] for entry in timed if not entry["passed"]}

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets
 from concord.train.flags import OneLineParser
 from concord.train.objectives.metrics import overall
-from concord.train.outputs.progress import reading_bar, say
+from concord.train.outputs.progress import ConsoleReporter
 from concord.train.outputs.saved_run import load_run
 from concord.train.outputs.summary import score_line
 from concord.train.steps.evaluation import evaluate
@@ -20,9 +18,9 @@ from concord.train.steps.evaluation import evaluate
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the dev metrics of every task; raises InputError for bad input."""
     given = _parser().parse(arguments)
-    console = Console()
+    reporter = ConsoleReporter()
     directory = Path(given.run)
-    saved = load_run(directory, given.device, lambda text: say(console, text))
+    saved = load_run(directory, given.device, reporter)
 
     config = saved.config.data
     config = replace(
@@ -36,21 +34,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         saved.tasks,
         saved.tokenizer,
         None,
-        lambda text: say(console, f"warning: {text}"),
+        reporter,
         splits=("dev",),
     )
-    say(console, f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
-    say(console, f"kernels    {saved.kernels}")
+    reporter.say(f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
+    reporter.say(f"kernels    {saved.kernels}")
     sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
-    say(console, f"data       {config.source}: {sizes} (dev examples)")
-    with reading_bar(console) as reading:
-        on_read = reading("dev sets", sum(map(len, datasets.dev.values())))
-        metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device, on_read=on_read)
-    say(console, f"dev        {score_line(metrics)}")
+    reporter.say(f"data       {config.source}: {sizes} (dev examples)")
+    with reporter.reading("dev sets", sum(map(len, datasets.dev.values()))):
+        metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device, reporter=reporter)
+    reporter.say(f"dev        {score_line(metrics)}")
     for name, threshold in saved.model.thresholds().items():
-        say(console, f"           {name} is 1 above {threshold:.3f}, as was best on the dev set in training")
+        reporter.say(f"           {name} is 1 above {threshold:.3f}, as was best on the dev set in training")
     score, mean = overall(metrics, saved.tasks)
-    say(console, f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
+    reporter.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
 
 
 def _parser() -> OneLineParser:

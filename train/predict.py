@@ -7,15 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from concord.bert.errors import InputError, did_you_mean
 from concord.train.command import run_command
 from concord.train.data.course import read_plain_input
 from concord.train.data.datasets import tokenize
 from concord.train.flags import OneLineParser
 from concord.train.outputs.predictions import write_predictions
-from concord.train.outputs.progress import reading_bar
+from concord.train.outputs.progress import ConsoleReporter
 from concord.train.outputs.saved_run import load_run
 from concord.train.steps.evaluation import predict
 
@@ -23,7 +21,8 @@ from concord.train.steps.evaluation import predict
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one prediction a row of the input; raises InputError for bad input."""
     given = _parser().parse(arguments)
-    saved = load_run(Path(given.run), given.device, print)
+    reporter = ConsoleReporter()
+    saved = load_run(Path(given.run), given.device, reporter)
     tasks = {task.name: task for task in saved.tasks}
     if given.task not in tasks:
         raise InputError(
@@ -35,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     examples = read_plain_input(task, Path(given.input))
     split = tokenize(saved.config.data, task, examples, saved.tokenizer, None)
     if split.truncated:
-        print(f"warning: {split.truncated} rows were longer than {saved.config.data.max_length} wordpieces and cut")
-    with reading_bar(Console()) as reading:
-        answers = predict(saved.model, split, saved.precision.device, reading(task.name, len(split)))
+        reporter.warn(f"{split.truncated} rows were longer than {saved.config.data.max_length} wordpieces and cut")
+    with reporter.reading(task.name, len(split)):
+        answers = predict(saved.model, split, saved.precision.device, reporter)
     write_predictions(output, task, split.example_ids, answers)
-    print(f"{len(split)} predictions of {task.name} written to {output}")
+    reporter.say(f"{len(split)} predictions of {task.name} written to {output}")
 
 
 def _parser() -> OneLineParser:

@@ -15,13 +15,13 @@ from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
 from concord.train.outputs.names import PRETRAINING_FILE
-from concord.train.outputs.progress import RunConsole
+from concord.train.outputs.progress import ConsoleReporter, RunConsole
 from concord.train.runs.pre_training import NEW_HEAD_RATE, begin_pre_training
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of
 
-# Of the settings of a run these count here, some with other defaults; None keeps the run's.
+# The settings of a run that pre-training has too -> their defaults here; None keeps the run's default.
 _SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("data", "tasks", "skip_bad_rows", "model", "max_length", "hidden_dropout", "attention_dropout")),
     "epochs": None,
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = {name: asdict(config)[name] for name in _SETTINGS}
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
-    begin_pre_training(folder, config, RunConsole(), write_settings).train()
+    begin_pre_training(folder, config, ConsoleReporter(RunConsole()), write_settings).train()
 
 
 def config_from(arguments: argparse.Namespace) -> RunConfig:

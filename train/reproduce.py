@@ -29,7 +29,7 @@ from concord.train.settings.recipes import Paper, Recipe, papers, read_paper, re
 
 PRETRAINED = "pretrained"
 _FOR_PRETRAINING = ("model", "tasks", "data", "skip_bad_rows", "amp", "device", "seed")
-# What the results of a run do not depend on, where there are any.
+# The settings on which the results of a finished run do not depend.
 _WITHOUT_EFFECT = {
     *("device", "kernels", "self_check", "cuda_graphs"),
     *("log_every", "save_every", "mistakes", "skip_test", "skip_bad_rows"),
@@ -40,9 +40,14 @@ _WITHOUT_EFFECT = {
 class Budget:
     """How much of a paper's schedule is run.
 
-    stages: whether epochs, stages and milestones are shortened: to one epoch a stage where `divisor` is 0, else to
-    their share, each at least one; steps: of a whole run; batch_size: at most; rate, head_rate: what the paper's
-    learning rates are multiplied by, the heads' up to 1e-3; more: further settings.
+    Attributes:
+        divisor: of the epochs of stages and milestones, each of which stays at least one; 0 for one epoch a stage.
+        steps: of the whole run, divided among its epochs.
+        batch_size: the paper's batch size is cut to this.
+        rate: factor of the encoder's learning rate.
+        head_rate: factor of the heads' learning rates, which it raises to 1e-3 at most.
+        pretraining_steps: of the further pre-training before it; 0 for as many as the paper has.
+        more: further settings, name and value.
     """
 
     divisor: int = 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concord.train.command import run_command
 from concord.train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
 from concord.train.outputs.names import CONFIG_FILE
-from concord.train.outputs.progress import RunConsole
+from concord.train.outputs.progress import ConsoleReporter, RunConsole
 from concord.train.runs.begin import begin_fine_tuning
 from concord.train.settings.files import read_config
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         config = read_config(folder.path / CONFIG_FILE)
         check_resumable(config, given, folder.path)
-    begin_fine_tuning(folder, config, RunConsole()).train()
+    begin_fine_tuning(folder, config, ConsoleReporter(RunConsole())).train()
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class _GradientSurgery:
         self._mean = reduction == "mean"
         self._spans_all = scope == "all"
         self._scaler = scaler
-        # The call's number in the lower half: runs of neighbouring seeds share no order.
+        # Calls are counted in the lower 32 bits, so that runs with neighbouring seeds share no orders.
         self._order_seed = (seed & 0x7FFFFFFF) << 32
         self._targets: Tensor | None = None
 

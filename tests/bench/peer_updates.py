@@ -13,6 +13,7 @@ from concord.bert.models import load_model, minilm_directory
 from concord.bert.weights import to_hugging_face
 from concord.train.data.datasets import load_datasets, run_tasks
 from concord.train.data.sampler import JointSampler
+from concord.train.reporter import SILENT
 from concord.train.steps.build import build_model, build_optimizer, build_trainer, load_pretrained
 from concord.train.steps.precision import choose_precision
 from tests.assertions import assert_as_accurate, assert_close
@@ -42,7 +43,7 @@ def peer_splits():
     """The training examples of both tasks."""
     config = config_of().data
     tokenizer = load_model("minilm", seed=1).tokenizer
-    return load_datasets(config, run_tasks(config), tokenizer, None, print, splits=("train",)).train
+    return load_datasets(config, run_tasks(config), tokenizer, None, SILENT, splits=("train",)).train
 
 
 def concord_gradients(config, splits, amp="off"):

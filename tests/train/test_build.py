@@ -12,6 +12,7 @@ from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
 from concord.train.outputs.saved_run import load_run
+from concord.train.reporter import SILENT
 from concord.train.steps.build import build_model, build_optimizer, load_pretrained
 from concord.train.steps.precision import choose_precision
 from tests.samples import SMALL, random_batch, small_encoder
@@ -25,7 +26,7 @@ def trained(tmp_path, name, *more):
         write_course_data(data)
     command = ("--data", str(data), "--model", "tiny", "--out", str(tmp_path / name), "--max-steps", "3")
     assert run_command(run.main, [*command, "--device", "cpu", "--surgery", "pcgrad", *more]) == 0
-    return load_run(tmp_path / name, "cpu", print).model
+    return load_run(tmp_path / name, "cpu", SILENT).model
 
 
 @pytest.mark.slow
@@ -40,7 +41,7 @@ def test_projected_attention_is_trained_saved_and_read_again(tmp_path):
 
 def test_mean_pooling_neither_reads_nor_trains_the_pooler(tmp_path):
     model, batch = trained(tmp_path, "run", "--pooling", "mean"), random_batch((2, 1, 1))
-    untrained = load_pretrained(load_run(tmp_path / "run", "cpu", print).config.model).encoder
+    untrained = load_pretrained(load_run(tmp_path / "run", "cpu", SILENT).config.model).encoder
     assert torch.equal(model.encoder.pooler.weight, untrained.pooler.weight)
     assert not torch.equal(model.encoder.layers[0].qkv.weight, untrained.layers[0].qkv.weight)
     before = model(batch)
@@ -100,4 +101,4 @@ def test_a_best_model_whose_tokenizer_has_more_entries_than_it_is_refused(tmp_pa
     content["model"]["vocab"]["overmuch"] = 2048
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match="the tokenizer has 2049 entries, more than the model's 2048"):
-        load_run(tmp_path / "run", "cpu", print)
+        load_run(tmp_path / "run", "cpu", SILENT)

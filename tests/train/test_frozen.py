@@ -12,6 +12,7 @@ from concord.train import run
 from concord.train.command import INTERRUPTED, run_command
 from concord.train.data.batches import gather
 from concord.train.data.tasks import select_tasks
+from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.config import RunConfig
 from concord.train.steps import frozen
 from concord.train.steps.build import build_model, build_optimizer, build_trainer
@@ -21,6 +22,7 @@ from concord.train.steps.precision import choose_precision
 from tests.samples import random_split, small_encoder
 from tests.settings import fine_tuning
 from tests.train.small_runs import command
+from tests.train.told import Told
 
 CPU = torch.device("cpu")
 TASKS = select_tasks(["sst", "paraphrase", "sts"], None)
@@ -38,7 +40,7 @@ def scores(out):
     return [(line["step"], line["dev"]) for line in lines if line["event"] == "evaluation"]
 
 
-def make(**settings):
+def make(reporter=SILENT, **settings):
     settings = {
         "pair_encoding": ("separate",),
         "batch_size": 4,
@@ -49,7 +51,9 @@ def make(**settings):
     config = fine_tuning(learning_rate=1e-3, **settings)
     precision = choose_precision("cpu", "off")
     model = build_model(config, TASKS, small_encoder(), precision)
-    return model, build_trainer(config, model, build_optimizer(config, model, precision), SPLITS, CPU)
+    return model, build_trainer(
+        config, model, build_optimizer(config, model, precision), SPLITS, CPU, reporter=reporter
+    )
 
 
 def encoder_of(model):
@@ -151,12 +155,12 @@ def test_projected_attention_cannot_be_trained_with_a_frozen_encoder():
         RunConfig(pals=24, stages=("heads",))
 
 
-def test_it_is_said_that_the_encoder_runs_and_over_how_much(capsys):
-    _, trainer = make(stages=("heads:1", "all:1"))
+def test_it_is_said_that_the_encoder_runs_and_over_how_much():
+    told = Told()
+    _, trainer = make(told, stages=("heads:1", "all:1"))
     for epoch in range(2):
         next(trainer.epoch(epoch))
-    said = "frozen     the encoder runs once over the 118 sequences that the heads will read\n"
-    assert capsys.readouterr().out == said
+    assert told.lines == ["frozen     the encoder runs once over the 118 sequences that the heads will read"]
 
 
 @pytest.mark.slow
@@ -164,10 +168,10 @@ def test_it_is_said_that_the_encoder_runs_and_over_how_much(capsys):
 def test_the_dev_sets_pass_a_frozen_encoder_once_however_often_they_are_evaluated(data, tmp_path, monkeypatch):
     passed, encode = [], frozen.encode
 
-    def counted(model, split, examples, device, on_read):
+    def counted(model, split, examples, device, reporter):
         if len(split) == 10:  # the training sets have 24
             passed.append(len(split))
-        return encode(model, split, examples, device, on_read)
+        return encode(model, split, examples, device, reporter)
 
     monkeypatch.setattr(frozen, "encode", counted)
     staged = command(data, tmp_path / "kept", "--stages", "heads:1,all:1", "--evaluate-every", "2")
@@ -190,14 +194,15 @@ def test_a_stop_while_the_encoder_reads_does_not_wait_and_loses_nothing(
     assert run_command(run.main, command(data, whole, "--stages", stages)) == 0
     encode, read = frozen.encode, []
 
-    def stopped(model, split, examples, device, on_read):
-        def stop_then_tell(count):
-            read.append(count)
-            if len(read) == 2:
-                signal.raise_signal(signal.SIGINT)
-            on_read(count)
+    def stopped(model, split, examples, device, reporter):
+        class StopThenTell(Reporter):
+            def read(self, count):
+                read.append(count)
+                if len(read) == 2:
+                    signal.raise_signal(signal.SIGINT)
+                reporter.read(count)
 
-        return encode(model, split, examples, device, stop_then_tell)
+        return encode(model, split, examples, device, StopThenTell())
 
     monkeypatch.setattr(frozen, "encode", stopped)
     capsys.readouterr()

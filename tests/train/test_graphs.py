@@ -19,12 +19,14 @@ from concord.kernels.graphs import capture
 from concord.kernels.surgery.plan import SurgerySettings
 from concord.train.data.device_batches import DeviceBatches
 from concord.train.data.tasks import select_tasks
+from concord.train.reporter import SILENT
 from concord.train.steps.build import build_trainer
 from concord.train.steps.graphs import DeviceSteps, choose_graphs
 from concord.train.steps.optimizer import SurgeryOptimizer
 from tests.kernels.parity import DEVICE
 from tests.samples import random_split
 from tests.settings import fine_tuning
+from tests.train.told import Told
 
 TASKS = {task.name: task for task in select_tasks(["sst", "paraphrase", "sts"], None)}
 NEEDS_CUDA = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
@@ -45,7 +47,7 @@ SMALL = BertConfig(
 def make_trainer(
     *,
     graphs=False,
-    say=print,
+    reporter=SILENT,
     accumulate=1,
     dtype=torch.float32,
     surgery="pcgrad",
@@ -80,7 +82,7 @@ def make_trainer(
         model.shared, model.private, model.tasks, settings=settings, shared_rates=1e-3, private_rates=1e-2
     )
     config = fine_tuning(batch_size=1, epochs=4, accumulate=accumulate, surgery=surgery, smart=smart)
-    return build_trainer(config, model, optimizer, splits, device, graphs=graphs, say=say), model
+    return build_trainer(config, model, optimizer, splits, device, graphs=graphs, reporter=reporter), model
 
 
 def losses_of(trainer, steps):
@@ -172,17 +174,19 @@ def test_where_a_capture_fails_training_goes_on_without_and_says_so(monkeypatch)
         raise RuntimeError("not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr("concord.train.steps.graphs.DeviceSteps._capture", fail)
-    said, done = [], []
-    steps = make_steps(lambda batches, examples, *, seed, rate_factor, epoch: done.append(seed.item()), graphs=True)
+    told, done = Told(), []
+    steps = make_steps(
+        lambda batches, examples, *, seed, rate_factor, epoch: done.append(seed.item()), graphs=True, reporter=told
+    )
     batch = [dict.fromkeys(TASKS, np.array([1]))]
     steps.run(batch, seed=1, rate_factor=1.0, epoch=0)
     with pytest.raises(RuntimeError, match="capturing"):
         steps.run(batch, seed=2, rate_factor=1.0, epoch=0)
-    steps._fall_back = said.append
+    steps._fall_back = True
     for seed in (2, 3):
         steps.run(batch, seed=seed, rate_factor=1.0, epoch=0)
     assert done == [1, 2, 3]
-    assert said == ["no CUDA graphs from here on: not permitted when stream is capturing"]
+    assert told.lines == ["warning: no CUDA graphs from here on: not permitted when stream is capturing"]
 
 
 def test_a_capture_that_cannot_be_ended_leaves_stream_and_generator_as_they_were(monkeypatch):

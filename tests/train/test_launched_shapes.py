@@ -47,9 +47,9 @@ def shapes_given(monkeypatch):
     """Filled with the shapes that a command hands to its self-check."""
     resolve, given = session.resolve_kernels, []
 
-    def spy(kernels, self_check, precision, shapes, say):
+    def spy(kernels, self_check, precision, shapes, reporter):
         given.append(shapes())
-        return resolve(kernels, "off", precision, shapes, say)
+        return resolve(kernels, "off", precision, shapes, reporter)
 
     monkeypatch.setattr(session, "resolve_kernels", spy)
     return given

@@ -17,7 +17,8 @@ from concord.train import evaluate, predict, run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
 from concord.train.data.texts import read_texts
-from concord.train.outputs.progress import ProgressDisplay
+from concord.train.outputs.progress import ConsoleReporter
+from concord.train.reporter import SILENT
 from concord.train.settings.own import VARIABLE
 from concord.train.steps.build import build_model
 from concord.train.steps.graphs import choose_graphs
@@ -75,15 +76,15 @@ def test_a_loss_and_a_rule_of_ones_own_train_and_the_run_goes_on_to_the_same_end
     assert whole[0]["losses"]["sts"] == plain[0]["losses"]["sts"]
 
     stopped = tmp_path / "stopped"
-    advance = ProgressDisplay.advance
+    advance = ConsoleReporter.advance
 
     def advance_and_stop(self):
         advance(self)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(ProgressDisplay, "advance", advance_and_stop)
+    monkeypatch.setattr(ConsoleReporter, "advance", advance_and_stop)
     assert run_command(run.main, command(data, stopped, "--max-steps", "5", *OWN)) == 130
-    monkeypatch.setattr(ProgressDisplay, "advance", advance)
+    monkeypatch.setattr(ConsoleReporter, "advance", advance)
     assert len(steps_of(stopped)) == 1
     assert run_command(run.main, ["--resume", str(stopped), *OWN]) == 0
     assert steps_of(stopped) == whole
@@ -139,7 +140,7 @@ def test_a_head_a_batching_a_schedule_and_a_source_of_ones_own_train(data, tmp_p
     assert not (out / "sst-test-predictions.csv").exists()
     monkeypatch.setenv(VARIABLE, "my_parts")
     assert run_command(evaluate.main, [str(out)]) == 0
-    texts = read_texts(fine_tuning(data="my_parts:reviews", tasks=("sst",)).data, print)
+    texts = read_texts(fine_tuning(data="my_parts:reviews", tasks=("sst",)).data, SILENT)
     assert texts == [f"review {number}" for number in range(20)]
 
 

@@ -11,6 +11,7 @@ from concord.train.steps.weightings import host_weighting
 from tests.settings import fine_tuning
 from tests.train.small_runs import command, refused
 from tests.train.test_own_entries import steps_of
+from tests.train.told import Told
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -153,11 +154,12 @@ def test_an_example_of_ones_own_source_that_cannot_be_used_is_named(tmp_path, ca
 
 def test_bad_examples_of_ones_own_source_are_left_out_where_that_is_asked_for(write):
     write("mine", EXAMPLE.format("[Example(str(n), 'text', None, n) for n in (3, 9, 1)]"))
-    config, told = fine_tuning(data="mine:source", tasks=("sst",), skip_bad_rows=True, skip_test=True).data, []
-    found = load_datasets(config, run_tasks(config), _Words(), None, told.append)
+    config, told = fine_tuning(data="mine:source", tasks=("sst",), skip_bad_rows=True, skip_test=True).data, Told()
+    found = load_datasets(config, run_tasks(config), _Words(), None, told)
     assert found.train["sst"].labels.tolist() == [3, 1]
-    assert told == [
-        "skipped 2 bad rows: mine:source: example 1 of sst train: its label is 9, expected a whole number from 0 to 4; "
+    assert told.lines == [
+        "warning: skipped 2 bad rows: "
+        "mine:source: example 1 of sst train: its label is 9, expected a whole number from 0 to 4; "
         "mine:source: example 1 of sst dev: its label is 9, expected a whole number from 0 to 4"
     ]
 

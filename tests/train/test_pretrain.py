@@ -14,6 +14,7 @@ from concord.train import pretrain, run
 from concord.train.command import run_command
 from concord.train.data.masking import MaskedTokens
 from concord.train.data.texts import encode_texts, read_texts
+from concord.train.reporter import SILENT
 from concord.train.runs.pre_training import build_language_model
 from concord.train.settings.config import RunConfig
 from concord.train.settings.typed import pretraining_config
@@ -118,7 +119,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(texts, model, tmp_path, monkeypa
 def make_pretrainer(texts, model, head_rate=1e-3, **more):
     config = pretraining_config(RunConfig(data=str(texts), model=str(model), batch_size=4, accumulate=3, **more))
     base, precision = load_pretrained(config.model), choose_precision("cpu", "off")
-    sequences = encode_texts(read_texts(config.data, print), base.tokenizer, 64)
+    sequences = encode_texts(read_texts(config.data, SILENT), base.tokenizer, 64)
     language_model, _ = build_language_model(base, precision, config.model.seed, accumulates=True)
     parts = {"batches": config.batches, "optimizer": config.optimizer, "head_rate": head_rate}
     return Pretrainer(language_model, base.tokenizer, sequences, precision, **parts)
@@ -188,13 +189,13 @@ def test_head_and_encoder_move_at_their_own_rates(texts, model):
 def test_texts_are_different_lines_or_the_sentences_of_a_data_set(tmp_path):
     path = tmp_path / "lines.txt"
     path.write_text("one\n\n two \none\r\nthree", encoding="utf-8")
-    assert read_texts(fine_tuning(data=str(path)).data, print) == ["one", "two", "three"]
+    assert read_texts(fine_tuning(data=str(path)).data, SILENT) == ["one", "two", "three"]
     data = write_course_data(tmp_path / "data")
-    found = read_texts(fine_tuning(data=str(data), tasks=("sst", "sts")).data, print)
+    found = read_texts(fine_tuning(data=str(data), tasks=("sst", "sts")).data, SILENT)
     assert len(found) == len(set(found))
     beginnings = {text.split(" ")[0] for text in found}
     assert beginnings == {"The", "I", "A"}, "both sentences of a pair, and those of each task"
-    assert len(read_texts(fine_tuning(tasks=("sst",)).data, print)) > 500, "the demo data"
+    assert len(read_texts(fine_tuning(tasks=("sst",)).data, SILENT)) > 500, "the demo data"
 
 
 def test_bad_input_is_one_line(texts, model, tmp_path, capsys):

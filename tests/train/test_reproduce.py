@@ -10,9 +10,10 @@ import pytest
 from concord.bert.errors import InputError
 from concord.train import reproduce
 from concord.train.command import run_command
+from concord.train.outputs.progress import ConsoleReporter
 from concord.train.papers.tables import row_scores, write_tables
 from concord.train.reproduce import BUDGETS, budgeted
-from concord.train.runs import fine_tuning, session
+from concord.train.runs import session
 from concord.train.settings.config import RunConfig
 from concord.train.settings.recipes import papers, read_paper, read_recipe, recipes
 from concord.train.steps.pretraining import Pretrainer
@@ -198,7 +199,7 @@ def test_finished_systems_need_no_pretrained_model(tmp_path, data, capsys):
 def test_ctrl_c_in_any_run_is_gone_on_from_by_the_same_command(tmp_path, data, capsys, monkeypatch, stop):
     """Pre-training, and a system's run: the state is saved, and the same command resumes it."""
     monkeypatch.setitem(BUDGETS, "smoke", replace(BUDGETS["smoke"], pretraining_steps=2))
-    stopped = (Pretrainer, "_step") if stop == "pretrained" else (fine_tuning.ProgressDisplay, "advance")
+    stopped = (Pretrainer, "_step") if stop == "pretrained" else (ConsoleReporter, "advance")
     step = getattr(*stopped)
 
     def press_ctrl_c(self, *arguments):

@@ -14,6 +14,7 @@ from concord.kernels.tolerances import TOLERANCES
 from concord.train import evaluate, predict, run
 from concord.train.command import run_command
 from concord.train.outputs.names import CACHE
+from concord.train.outputs.progress import ConsoleReporter
 from concord.train.runs import fine_tuning
 from concord.train.steps import evaluation
 from tests.samples import write_small_model
@@ -128,7 +129,7 @@ def test_triton_kernels_and_torch_give_the_same_losses(data, tmp_path, capsys, m
 
 def stop_at(monkeypatch, step):
     """Have the user press Ctrl-C during a step."""
-    advance, done = fine_tuning.ProgressDisplay.advance, 0
+    advance, done = ConsoleReporter.advance, 0
 
     def advance_and_stop(self):
         nonlocal done
@@ -137,7 +138,7 @@ def stop_at(monkeypatch, step):
             signal.raise_signal(signal.SIGINT)
         advance(self)
 
-    monkeypatch.setattr(fine_tuning.ProgressDisplay, "advance", advance_and_stop)
+    monkeypatch.setattr(ConsoleReporter, "advance", advance_and_stop)
 
 
 def contents(directory):
@@ -196,7 +197,7 @@ def test_a_run_killed_after_a_saved_state_resumes_to_the_same_end(data, tmp_path
         if steps == 10:
             raise RuntimeError("killed")
 
-    monkeypatch.setattr(fine_tuning.ProgressDisplay, "advance", advance)
+    monkeypatch.setattr(ConsoleReporter, "advance", advance)
     out = tmp_path / "killed"
     with pytest.raises(RuntimeError, match="killed"):
         run.main(command(data, out, "--save-every", "2"))
@@ -222,7 +223,7 @@ def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_
                 path.write_text("of the earlier one")
                 (reader / path.name).hardlink_to(path)
 
-    monkeypatch.setattr(fine_tuning.ProgressDisplay, "advance", advance)
+    monkeypatch.setattr(ConsoleReporter, "advance", advance)
     assert run_command(run.main, command(data, out)) == 0
     assert set(contents(reader)) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert set(contents(reader).values()) == {b"of the earlier one"}

@@ -19,14 +19,15 @@ from concord.train.steps.precision import Precision
 from tests.kernels.test_checks import SHAPES
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command
+from tests.train.told import Told
 
 CPU = torch.device("cpu")
 FP32 = Precision(CPU, torch.float32, False, "")
 
 
 def resolved(kernels="auto", option="on"):
-    lines = []
-    return resolve_kernels(kernels, option, FP32, lambda: SHAPES, lines.append), lines
+    told = Told()
+    return resolve_kernels(kernels, option, FP32, lambda: SHAPES, told), told.lines
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Example, select_tasks
 from concord.train.data.tokenized import TokenCache, tokenize_split
+from tests.train.told import Told
 
 SST, STS = select_tasks(["sst", "sts"], None)
 WORDS = [f"w{number}" for number in range(40)]
@@ -50,8 +51,11 @@ def single(text, label=0.0):
 
 
 def tokenize(task, examples, tokenizer, *, pair_encoding="joint", max_length=32, cache=None):
-    cache = TokenCache(cache, pytest.fail) if cache else None
-    return tokenize_split(task, examples, tokenizer, pair_encoding=pair_encoding, max_length=max_length, cache=cache)
+    told = Told()
+    cache = TokenCache(cache, told) if cache else None
+    found = tokenize_split(task, examples, tokenizer, pair_encoding=pair_encoding, max_length=max_length, cache=cache)
+    assert not told.lines
+    return found
 
 
 def sequences(split):
@@ -257,13 +261,13 @@ def test_a_cache_that_cannot_be_written_is_no_cache_and_one_warning_says_so(tmp_
             raise SafetensorError("I/O error: No space left on device")
 
         monkeypatch.setattr("concord.train.data.tokenized.save_file", refuse)
-    warnings = []
-    cache = TokenCache(folder, warnings.append)
+    told = Told()
+    cache = TokenCache(folder, told)
     for text in ("w0", "w1", "w1"):
         split = tokenize_split(SST, [single(text)], tokenizer, pair_encoding="joint", max_length=32, cache=cache)
         assert_sound(split)
     assert tokenizer.calls == 3
-    (warning,) = warnings
+    (warning,) = told.lines
     assert str(folder) in warning
     assert "not kept" in warning
     assert "\n" not in warning
@@ -274,11 +278,11 @@ def test_an_unreadable_cache_is_no_cache(tmp_path, tokenizer):
     (path,) = (tmp_path / "cache").iterdir()
     path.unlink()
     path.mkdir()
-    warnings = []
-    cache = TokenCache(tmp_path / "cache", warnings.append)
+    told = Told()
+    cache = TokenCache(tmp_path / "cache", told)
     split = tokenize_split(SST, [single("w0")], tokenizer, pair_encoding="joint", max_length=32, cache=cache)
     assert sequences(split) == [[CLS, 5, SEP]]
-    assert len(warnings) == 1
+    assert len(told.lines) == 1
 
 
 def test_two_sets_have_the_same_digest_where_they_train_alike(tmp_path, tokenizer):

@@ -21,6 +21,7 @@ from concord.bert.files import replacing
 from concord.kernels.checks.shapes import Shapes, ops_of
 from concord.kernels.dispatch import OPS, interpreted, launches_triton, set_kernels, takes_triton
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
+from concord.train.reporter import SILENT, Reporter
 from concord.train.steps.precision import Precision, choose_kernels
 
 _SOURCE = Path(kernels.__file__).parent
@@ -31,8 +32,11 @@ _MOST_REASON = 160  # characters of a reason in the banner
 class Checked:
     """What a self-check found.
 
-    verdicts: in the order of the ops; path: where they are kept; seconds: that they took; kept_since: when they were
-    found, "" where that was just now.
+    Attributes:
+        verdicts: in the order of the ops.
+        path: where they are kept.
+        seconds: how long the check took.
+        kept_since: when they were found, "" where that was just now.
     """
 
     verdicts: Sequence[Entry]
@@ -58,12 +62,12 @@ class Checked:
 
 
 def resolve_kernels(
-    kernels: str, self_check: str, precision: Precision, shapes: Callable[[], Shapes], say: Callable[[str], None]
+    kernels: str, self_check: str, precision: Precision, shapes: Callable[[], Shapes], reporter: Reporter
 ) -> str:
     """Resolve the flags --kernels and --self-check for the whole process; in words, what ops take from now on.
 
     self_check: auto checks Triton's kernels on CUDA, on also interpreted ones, off none; shapes: gives what will be
-    launched, where that is needed; say: receives the lines `checked ...` and `warning: ...`.
+    launched, where that is needed; reporter: is told what comes of the check.
     Raises InputError as `choose_kernels` does, where an op fails and --kernels triton asked for all of them, and where
     --self-check on cannot be done.
     """
@@ -73,15 +77,13 @@ def resolve_kernels(
     if self_check == "off":
         return f"{taken}, unchecked as asked"
     try:
-        checked = check(
-            shapes().on(device), device, on_start=lambda: say("checking   the kernels on this device, once")
-        )
+        checked = check(shapes().on(device), device, reporter)
     except CheckNotDone as error:
         if self_check == "on":
             raise InputError(f"--self-check on: {error}") from None
-        say(f"warning: the kernels are not checked on this device: {error}")
+        reporter.warn(f"the kernels are not checked on this device: {error}")
         return f"{taken}, unchecked"
-    say(f"checked    {checked.summary()}")
+    reporter.say(f"checked    {checked.summary()}")
     failed = checked.failed()
     described = "; ".join(f"{OPS[op].title} from torch: {describe_failure(verdict)}" for op, verdict in failed.items())
     if not failed:
@@ -102,16 +104,16 @@ def describe_failure(verdict: Entry) -> str:
     return f"its check failed here, {verdict['reason'][:_MOST_REASON]}"
 
 
-def check(shapes: Shapes, device: torch.device, on_start: Callable[[], None] = lambda: None) -> Checked:
+def check(shapes: Shapes, device: torch.device, reporter: Reporter = SILENT) -> Checked:
     """The verdicts on what a run of `shapes` launches on `device`: kept ones, or new ones, which then are kept.
 
-    on_start: called before anything is judged. Raises CheckNotDone where nothing can be judged.
+    reporter: is told before anything is judged. Raises CheckNotDone where nothing can be judged.
     """
     environment = environment_of(device)
     path = verdict_path(environment, shapes)
     if kept := _read(path, environment, shapes):
         return kept
-    on_start()
+    reporter.say("checking   the kernels on this device, once")
     began = time.perf_counter()
     verdicts = judge_ops([op for op in ops_of(shapes) if takes_triton(op, device)], shapes, device)
     checked = Checked(verdicts=verdicts, path=path, seconds=time.perf_counter() - began)

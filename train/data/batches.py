@@ -14,9 +14,13 @@ from concord.train.data.tokenized import TokenizedSplit
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """packed: the tokens, or what a frozen encoder has made of them; labels: task -> fp32 [examples], for the tasks
-    that have examples in the batch; smoothed: the sequences of the tasks with SMART's regulariser, packed by
-    themselves, if there are any."""
+    """What a step reads of one micro-batch.
+
+    Attributes:
+        packed: the tokens, or what a frozen encoder has made of them.
+        labels: task -> fp32 [examples], for the tasks that have examples in the batch.
+        smoothed: the sequences of the tasks with SMART's regulariser, packed by themselves, if there are any.
+    """
 
     packed: PackedBatch | PooledBatch
     labels: dict[str, Tensor]

@@ -197,10 +197,10 @@ class AnnealedSampler(Sampler):
 
     def _draws_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each step of `epoch`: the place of its task, and how often the run has drawn that task before, int64."""
-        # A resumed run draws the epochs before again, since where a set goes on depends on them.
+        # A resumed run draws the earlier epochs again: where each set goes on depends on how often it was drawn.
         while len(self._draws) <= epoch:
             drawn_epoch, count = len(self._draws), len(self._tasks)
-            # The number after those of the tasks, whose permutations have generators of their own.
+            # The tasks' permutations are seeded by their numbers, so this generator takes the next number.
             generator = np.random.default_rng((self._seed, count, drawn_epoch))
             places = generator.choice(count, size=self.steps_per_epoch, p=self.probabilities(drawn_epoch))
             chosen = places[:, None] == np.arange(count)
@@ -216,7 +216,7 @@ def divide_in_proportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]
     total: at least the number of tasks, which the parts add up to.
     """
     shared = dict(sizes)
-    # What a small set is given beyond its share, the others go without, which may bring the next one below 1.
+    # A small set that is raised to 1 leaves less for the others, which may bring the next one below 1.
     while True:
         rest, whole = total - (len(sizes) - len(shared)), sum(shared.values())
         enough = {task: size for task, size in shared.items() if size * rest >= whole}

@@ -15,7 +15,12 @@ _LONGEST_SHOWN = 80  # characters of a header's cell
 
 @dataclass(frozen=True)
 class Split:
-    """The examples of one file, and one line for each row that could not be used."""
+    """What one file holds.
+
+    Attributes:
+        examples: of its usable rows.
+        bad_rows: one line for each row that cannot be used: where it is, and what is wrong with it.
+    """
 
     examples: list[Example] = field(default_factory=list)
     bad_rows: list[str] = field(default_factory=list)
@@ -124,8 +129,8 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line}: not UTF-8 (byte {content[error.start]:#04x}), expected UTF-8") from None
-    csv.field_size_limit(2**31 - 1)  # a long text is none of a row's faults
-    # Not splitlines: sentences may hold U+2028 and other signs that it takes for the end of a line.
+    csv.field_size_limit(2**31 - 1)  # long texts are allowed
+    # splitlines would also cut at U+2028 and other characters that sentences may hold.
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
         if '"' not in line:
@@ -170,10 +175,10 @@ def _example(
 def _label(task: Task, text: str) -> float:
     whole = task.kind != "regression"
     try:
-        label = float(text) if "_" not in text else math.nan  # which Python reads as 1_000
+        label = float(text) if "_" not in text else math.nan  # Python would read 1_000 as a number
     except ValueError:
         label = math.nan
-    # NaN is in no range.
+    # The comparison is false for NaN too.
     if not task.low <= label <= task.high or (whole and not label.is_integer()):
         kind = "a whole number" if whole else "a number"
         raise _BadRow(f"{task.label_column} is {text!r}, expected {kind} from {task.low:g} to {task.high:g}")
@@ -187,5 +192,5 @@ def _tabs(cells: Sequence[str]) -> str:
 
 
 def _one_column(header: Sequence[str]) -> str:
-    """What a header that commas or other signs divide looks like to whoever expects tabs."""
+    """A hint for headers of one column, as files have that are delimited by commas instead of tabs."""
     return " (one column, with no tab in it)" if len(header) == 1 else ""

@@ -1,6 +1,6 @@
 """The data sets of a run: read or generated, checked, tokenised and cached."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from concord.train.data.course import name_bad_rows
 from concord.train.data.sources import open_source
 from concord.train.data.tasks import Example, Task
 from concord.train.data.tokenized import TokenCache, TokenizedSplit, tokenize_split
+from concord.train.reporter import Reporter
 from concord.train.settings.parts import DataConfig
 
 SPLITS = ("train", "dev", "test")
@@ -17,8 +18,14 @@ _SHOWN = 20  # bad rows that the warning names one by one
 
 @dataclass(frozen=True)
 class Datasets:
-    """Task -> tokenised set, for each split, in the order of the run's tasks; test may lack some tasks. dev_examples:
-    task -> what the dev set was made of."""
+    """The sets of a run, each task -> its set, in the order of the run's tasks.
+
+    Attributes:
+        train: tokenised training sets.
+        dev: tokenised dev sets.
+        test: tokenised test sets; tasks without one are missing.
+        dev_examples: the texts and labels that the dev sets were made of.
+    """
 
     train: dict[str, TokenizedSplit]
     dev: dict[str, TokenizedSplit]
@@ -41,14 +48,14 @@ def load_datasets(
     tasks: Sequence[Task],
     tokenizer: Tokenizer,
     cache: Path | None,
-    say: Callable[[str], None],
+    reporter: Reporter,
     *,
     splits: Sequence[str] = SPLITS,
 ) -> Datasets:
     """Read and tokenise the wanted splits of every task.
 
-    cache: folder of tokenised sets, None for no cache (nor is a folder that cannot be written one); say:
-    receives one line a warning.
+    cache: folder of tokenised sets, None for no cache (nor is a folder that cannot be written one);
+    reporter: is warned of rows that are skipped or cut.
     Raises InputError as the source's `read` does.
     """
     source = open_source(config.source)
@@ -65,16 +72,18 @@ def load_datasets(
         if config.dev_examples and task.name in read["dev"]:
             read["dev"][task.name] = evenly_spaced(read["dev"][task.name], config.dev_examples)
     if bad_rows:
-        say(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
+        reporter.warn(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
     tokenized: dict[str, dict[str, TokenizedSplit]] = {split: {} for split in SPLITS}
-    kept = TokenCache(cache, say) if cache else None
+    kept = TokenCache(cache, reporter) if cache else None
     for split in splits:
         for task in tasks:
             if task.name in read[split]:
                 tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, kept)
                 cut = tokenized[split][task.name].truncated
                 if cut:
-                    say(f"{task.name} {split}: {cut} examples were longer than {config.max_length} wordpieces and cut")
+                    reporter.warn(
+                        f"{task.name} {split}: {cut} examples were longer than {config.max_length} wordpieces and cut"
+                    )
     return Datasets(**tokenized, dev_examples=read["dev"])
 
 

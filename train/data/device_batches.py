@@ -1,6 +1,6 @@
-"""Batches gathered on the device from the tokenised data that lie there: only the examples' numbers come from outside.
+"""Batches gathered on the device from the tokenised data that lie there: only the examples' indices come from the host.
 
-Sizes are rounded up to a few, since a CUDA graph holds one.
+Sizes are rounded up, so that few different ones occur: each needs a CUDA graph of its own.
 """
 
 import itertools
@@ -19,15 +19,18 @@ from concord.train.data.batches import LabelledBatch
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 
-_FEWEST_TOKENS = 64  # that token counts are rounded to a multiple of
+_FEWEST_TOKENS = 64  # token counts are rounded up to a multiple of this, or of a greater power of two
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """What of a packed batch is fixed.
+    """The sizes of a packed batch, which a CUDA graph fixes.
 
-    examples: of each task; tokens: rows, those after the last token being padding; smoothed_tokens: the same of the
-    batch of those tasks that have SMART's regulariser, 0 for none; max_length: no sequence is longer.
+    Attributes:
+        examples: how many of each task.
+        tokens: rows of the batch; those after the last token are padding.
+        smoothed_tokens: rows of the batch of the tasks with SMART's regulariser, 0 for none.
+        max_length: tokens that no sequence exceeds.
     """
 
     examples: tuple[int, ...]
@@ -127,7 +130,7 @@ class DeviceBatches:
         )
 
     def _sequence_rows(self, examples: tuple[int, ...]) -> TaskRows:
-        # Kept, since what is copied from the host cannot be part of a CUDA graph.
+        # Kept on the device, since a CUDA graph cannot contain a copy from the host.
         if examples not in self._offsets:
             counts = [own * count for own, count in zip(examples, self._per_example, strict=True)]
             self._offsets[examples] = TaskRows.of_counts(counts, self._device)

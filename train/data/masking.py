@@ -20,8 +20,14 @@ _MASKED_SHARE, _REPLACED_SHARE = 0.8, 0.1  # of the chosen
 
 @dataclass(frozen=True)
 class MaskedTokens:
-    """ids: int32 [tokens], masked; lengths: int64 [sequences]; positions: int64 [chosen], ascending; targets: int64
-    [chosen], the ids that stood there."""
+    """Sequences whose chosen wordpieces are masked.
+
+    Attributes:
+        ids: int32 [tokens], after masking.
+        lengths: int64 [sequences], tokens of each.
+        positions: int64 [chosen], ascending: where the chosen wordpieces are.
+        targets: int64 [chosen], their ids before masking.
+    """
 
     ids: np.ndarray
     lengths: np.ndarray

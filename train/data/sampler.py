@@ -7,7 +7,7 @@ import numpy as np
 
 from concord.bert.errors import InputError, did_you_mean
 
-_ENDS = {"largest": max, "smallest": min}  # of all sets' batches, those of the set that ends an epoch
+_ENDS = {"largest": max, "smallest": min}  # which of all sets' batch counts is the length of an epoch
 
 MicroBatch = dict[str, np.ndarray]
 """Task -> int64 indices of its examples; a task may have none."""
@@ -116,7 +116,8 @@ class JointSampler(Sampler):
         steps_per_epoch: int = 0,
     ) -> None:
         super().__init__(sizes, batch_size=batch_size, accumulate=accumulate, seed=seed)
-        # Batches, not steps: of two sets that end within the same step, the smaller one is filled up.
+        # Counted in batches, not in steps: of two sets that end within the same step, only the one with more batches is
+        # read once; the other is filled up with examples of its next pass.
         batches = {task: size / self._batch_sizes[task] for task, size in sizes.items()}
         if until not in _ENDS:
             raise InputError(f"until {until}: {did_you_mean(until, _ENDS)}")

@@ -23,7 +23,7 @@ FOLDER = "course"
 
 
 class Source(Protocol):
-    """What has the examples of tasks."""
+    """Gives tasks and their examples."""
 
     def tasks(self, names: Sequence[str]) -> list[Task]:
         """The tasks called `names`, in that order; InputError for one that the source does not have."""
@@ -45,7 +45,7 @@ class DemoSource:
     """The generated demo data."""
 
     def __init__(self, data: str) -> None:
-        """`data` is of no account: there is one demo data set."""
+        """`data` is not read: there is one demo data set."""
 
     def tasks(self, names: Sequence[str]) -> list[Task]:
         """See `Source`."""
@@ -68,7 +68,7 @@ class CourseSource:
 
     def tasks(self, names: Sequence[str]) -> list[Task]:
         """See `Source`; those that the folder defines are among them."""
-        # Before the tasks: of one that the folder defines it would be said that there is none of the name.
+        # First of all: in a folder that is missing, a task that it should define would be reported as unknown.
         check_folder(self._directory)
         return select_tasks(list(names), self._directory)
 

@@ -23,8 +23,12 @@ Kind = Literal["classification", "binary", "regression"]
 class Example:
     """One row of a data set.
 
-    second: the second sentence of a pair, else None. label: class index or score, None where unlabelled.
-    source: "file:line" of the row, for messages.
+    Attributes:
+        id: its name in prediction files.
+        first: the sentence, or the first one of a pair.
+        second: the second sentence of a pair, else None.
+        label: class index or score, None where unlabelled.
+        source: "file:line" of the row, for messages.
     """
 
     id: str

@@ -1,6 +1,5 @@
 """Raw text to train a language model on: the lines of a file, or the sentences of the tasks' training sets."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +9,24 @@ from concord.bert.tables import is_own
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows
 from concord.train.data.sources import DEMO, open_source
+from concord.train.reporter import Reporter
 from concord.train.settings.parts import TextConfig
 
 _SHOWN = 20  # bad rows that the warning names one by one
 
 
-def read_texts(config: TextConfig, warn: Callable[[str], None]) -> list[str]:
+def read_texts(config: TextConfig, reporter: Reporter) -> list[str]:
     """The different texts of `config.source`, in order: a UTF-8 file with one on each line, or the training sets of
     `config.tasks` in a folder in the course layout, or in the demo data.
 
-    warn: is told of rows that were skipped. Raises InputError where there is nothing to read, or a row is bad and
+    reporter: is warned of rows that are skipped. Raises InputError where there is nothing to read, or a row is bad and
     bad rows are not to be skipped.
     """
     path = Path(config.source)
     if path.is_file():
         texts = _lines(path)
     elif config.source == DEMO or path.is_dir() or (is_own(config.source) and not path.exists()):
-        texts = _sentences(config, warn)
+        texts = _sentences(config, reporter)
     else:
         raise InputError(f"--data {config.source}: expected a text file, a folder in the course layout, or {DEMO}")
     texts = list(dict.fromkeys(text for text in (text.strip() for text in texts) if text))
@@ -51,7 +51,7 @@ def _lines(path: Path) -> list[str]:
     return texts
 
 
-def _sentences(config: TextConfig, warn: Callable[[str], None]) -> list[str]:
+def _sentences(config: TextConfig, reporter: Reporter) -> list[str]:
     examples, bad_rows = [], []
     source = open_source(config.source)
     for task in source.tasks(config.tasks):
@@ -60,5 +60,5 @@ def _sentences(config: TextConfig, warn: Callable[[str], None]) -> list[str]:
             examples += split.examples
             bad_rows += split.bad_rows
     if bad_rows:
-        warn(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
+        reporter.warn(f"skipped {name_bad_rows(bad_rows, _SHOWN)}")
     return [text for example in examples for text in (example.first, example.second or "")]

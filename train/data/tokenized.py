@@ -1,7 +1,7 @@
 """Tokenised data sets: composed into sequences once, and cached by the hash of what decides them."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from concord.bert.errors import InputError, did_you_mean
 from concord.bert.files import replacing
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Example, Task
+from concord.train.reporter import Reporter
 
-_FORMAT = "1"  # a new number makes every cached file stale
+_FORMAT = "1"  # of cached files; with a new number every old file is ignored
 _PAIR_ENCODINGS = ("joint", "separate")
 
 
@@ -22,10 +23,16 @@ _PAIR_ENCODINGS = ("joint", "separate")
 class TokenizedSplit:
     """One split of one task as the encoder reads it.
 
-    ids: int32 [tokens], special tokens included; segments: uint8 [tokens]; cu_seqlens: int64 [sequences + 1];
-    sequences_per_example: 1, or 2 for pairs encoded one by one, whose sequences follow each other;
-    labels: fp32 [examples], NaN where there is none; truncated: how many examples were cut to the maximum length;
-    digest: sha256 (hex) of texts, labels and what decides the sequences, in which two sets that train alike agree.
+    Attributes:
+        task: whose examples they are.
+        example_ids: the examples' ids, in their order.
+        ids: int32 [tokens], wordpieces, special tokens included.
+        segments: uint8 [tokens], 1 for the second sentence of a pair in one sequence, else 0.
+        cu_seqlens: int64 [sequences + 1], where each sequence begins.
+        sequences_per_example: 1, or 2 for pairs encoded one by one, whose sequences follow each other.
+        labels: fp32 [examples], NaN where there is none.
+        truncated: how many examples were cut to the maximum length.
+        digest: sha256 (hex) of texts, labels and all that decides the sequences: equal digests train alike.
     """
 
     task: Task
@@ -95,15 +102,15 @@ def tokenize_split(
 class TokenCache:
     """Tokenised splits in files, which are made anew where they are damaged.
 
-    A folder that cannot be written is no cache: one line says so, and nothing more is kept.
+    A folder that cannot be written is no cache: one warning says so, and nothing more is kept.
 
     Args:
         folder: of the files, made where it is missing.
-        warn: receives that line.
+        reporter: is warned then.
     """
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
-        self._folder, self._warn = folder, warn
+    def __init__(self, folder: Path, reporter: Reporter) -> None:
+        self._folder, self._reporter = folder, reporter
         self._writable = True
 
     def read(self, content: str, sequences: int) -> dict[str, np.ndarray] | None:
@@ -128,7 +135,7 @@ class TokenCache:
                 save_file(arrays, beside)
         except OSError as error:
             self._writable = False
-            self._warn(f"{error.filename}: {error.strerror}; the tokenised data are not kept for the next run")
+            self._reporter.warn(f"{error.filename}: {error.strerror}; the tokenised data are not kept for the next run")
 
     def _path(self, content: str) -> Path:
         return self._folder / f"{content}.safetensors"
@@ -149,7 +156,7 @@ def _compose(
         if not (joint and index % 2):
             parts.append(cls)
         parts += [piece[: kept[index]], sep]
-    # A sentence's share of its sequence: itself, its [SEP], and [CLS] where it comes first.
+    # How many tokens each sentence adds to its sequence: its own, its [SEP], and [CLS] where it comes first.
     shares = kept + (np.arange(len(kept)) % 2 == 0) + 1 if joint else kept + 2
     segments = np.repeat(np.arange(len(kept)) % 2 if joint else np.zeros(len(kept)), shares)
     sequence_lengths = shares.reshape(-1, 2).sum(1) if joint else shares
@@ -181,6 +188,6 @@ def _content_hash(task: Task, examples: Sequence[Example], tokenizer: Tokenizer,
     for example in examples:
         for text in _texts(task, example):
             encoded = text.encode("utf-8", "surrogatepass")
-            # The length in front keeps two texts from running together.
+            # With its length in front, no text can be confused with two shorter ones.
             content.update(f"\n{len(encoded)} ".encode() + encoded)
     return content.hexdigest()

@@ -8,7 +8,7 @@ from concord.bert.heads import Link
 from concord.train.data.tasks import Task
 from concord.train.objectives.logit_losses import shares_of_range
 
-# The links that fit each kind of task: the first is that of a loss that names none, and of the loss "auto".
+# The links that fit each kind of task; the first is taken for losses without a link of their own, and for "auto".
 LINKS: dict[str, tuple[Link, ...]] = {
     "classification": ("softmax",),
     "binary": ("sigmoid", "softmax", "identity"),
@@ -47,7 +47,7 @@ def task_predictions(task: Task, logits: Tensor, link: Link | None = None) -> np
     if link == "softmax":
         values = logits.argmax(1)
     elif task.kind == "binary":
-        # Where the share is a half, which a sigmoid need not be computed for.
+        # The logit at which the share of the range is a half.
         values = logits.squeeze(1) > {"sigmoid": 0.0, "identity": 0.5}[link]
     elif task.kind == "regression":
         values = task.low + (task.high - task.low) * answers_as_shares(logits, link).clamp(0, 1)

@@ -31,14 +31,15 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
     """
     order = np.argsort(scores, kind="stable")
     values, ones = scores[order].astype(np.float32), labels[order] == 1
-    # right[k]: answers that are right where the first k are 0. Equal scores have equal answers: no cut between them.
+    # right[k]: how many answers are right if the k lowest scores mean 0 and the others 1. There is no threshold between
+    # equal scores.
     right = np.concatenate([[0], np.cumsum(~ones)]) + np.concatenate([np.cumsum(ones[::-1])[::-1], [0]])
     below, above = values[:-1], values[1:]
     right[1:-1][below == above] = -1
     if right[np.searchsorted(values, np.float32(0.5), side="right")] == right.max():
         return 0.5
     middles = below + (above - below) / 2
-    middles = np.where(middles < above, middles, below)  # rounding must not carry it over
+    middles = np.where(middles < above, middles, below)  # rounding must not raise it to the score above
     cuts = np.concatenate([[np.nextafter(values[0], np.float32(-np.inf))], middles, values[-1:]])
     best = cuts[right == right.max()]
     return float(best[np.abs(best - 0.5).argmin()])
@@ -46,7 +47,7 @@ def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Pearson's correlation; 0 where either is constant."""
-    # Asked of the values themselves: rounding keeps a constant's distances from its mean from being exactly 0.
+    # Checked on the values, since a constant's differences from its rounded mean need not be exactly 0.
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
     x = predictions.astype(np.float64) - np.mean(predictions, dtype=np.float64)

@@ -26,15 +26,20 @@ from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY, ObjectiveCo
 from concord.train.settings.tables import HEADS
 from concord.train.settings.values import PerTask
 
-_OF_COSINES = ("identity",)  # the links that a share of the range in [-1, 1] can have
+_OF_COSINES = ("identity",)  # the links that fit heads whose logit is a cosine
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """What is minimised for one task.
 
-    main: the loss of its logits, or None; added: the losses of its embeddings; weight: of their sum, where it is not
-    learned; smoothness: of SMART's regulariser beside the losses, 0 for none; margin: of the cosine-embedding loss.
+    Attributes:
+        task: whose objective it is.
+        main: the loss of its logits, or None.
+        added: the losses of its embeddings.
+        weight: of their sum, where it is not learned.
+        smoothness: weight of SMART's regulariser beside the losses, 0 for none.
+        margin: of the cosine-embedding loss.
     """
 
     task: Task

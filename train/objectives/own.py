@@ -20,16 +20,20 @@ from concord.train.data.tasks import Task
 from concord.train.objectives.pairs import Pairs
 from concord.train.settings.own import calling
 
-_TRIED = 6  # examples
-_WIDTH = 8  # of the embeddings
+_TRIED = 6  # examples that a loss or a head is tried on
+_WIDTH = 8  # of the embeddings that a loss of pairs is tried on
 
 
 @dataclass(frozen=True)
 class OwnLoss:
     """A function of the user's own, which is called with a check of what it gives.
 
-    link: what makes answers of the logits that it trains; None for what suits the task's kind; squared_error: whether
-    it stands for a Gaussian's likelihood; of_pairs: whether it takes `Pairs` instead of logits.
+    Attributes:
+        name: MODULE:FUNCTION, as the settings give it.
+        function: what it names.
+        link: what makes answers of the logits that it trains; None for what suits the task's kind.
+        squared_error: whether it stands for a Gaussian's likelihood.
+        of_pairs: whether it takes `Pairs` instead of logits.
     """
 
     name: str

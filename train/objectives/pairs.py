@@ -14,19 +14,24 @@ from torch.nn import functional
 
 from concord.kernels.dropout import DropoutStream, philox
 
-_LABEL_THRESHOLD, _LABEL_RISE = 4.4 / 5, 0.05 / 5  # of the share, and by how much it rises an epoch
+_LABEL_THRESHOLD, _LABEL_RISE = 4.4 / 5, 0.05 / 5  # the least share of a positive, and its rise an epoch
 _COSINE_THRESHOLD, _COSINE_RISE = 0.8, 0.02
 _SINGLE_THRESHOLD = 3 / 5
 _TRIPLET_MARGIN = 1.0
-_ROUNDING = 1e-4  # within which a share lies on a threshold
+_ROUNDING = 1e-4  # a share this close to a threshold counts as equal to it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
     """The pairs of a micro-batch, and what their losses may take beside.
 
-    first, second: fp32 [n, hidden], x and y; shares: fp32 [n]; margin: of the cosine-embedding loss; epoch: fp32
-    scalar, from 0, with which thresholds rise; dropouts: where random numbers come from.
+    Attributes:
+        first: fp32 [n, hidden], the embeddings x of the first sequences.
+        second: fp32 [n, hidden], the embeddings y of the second sequences.
+        shares: fp32 [n], the labels as shares of the task's range.
+        margin: of the cosine-embedding loss.
+        epoch: fp32 scalar, from 0, with which thresholds rise.
+        dropouts: where random numbers come from.
     """
 
     first: Tensor
@@ -87,13 +92,14 @@ def single_positive(pairs: Pairs) -> Tensor:
 def weighted_triplet(pairs: Pairs) -> Tensor:
     """The mean of share_i * max(0, |x_i - y_i| - |x_i - y_k| + 1), y_k being that of a random other pair k."""
     first, second, count = pairs.first, pairs.second, len(pairs.first)
-    # The rate is of no account: what is wanted is a place in the generator's stream.
+    # Only the place in the generator's stream is used; the dropout rate given here has no effect.
     random = pairs.dropouts(0.5)
     if count < 2:
         return first.sum() * 0
     numbers = torch.arange(count, device=first.device)
     negative = (numbers + 1 + philox(random.seed, numbers, random.site)[0] % (count - 1)) % count
-    # A product with 0 and 1: the gradient of a gather, where k repeats, is summed in an order that varies on a GPU.
+    # A product with a one-hot matrix: where k repeats, the gradient of a gather is summed in an order that varies on a
+    # GPU.
     chosen = (negative[:, None] == numbers).to(second.dtype) @ second
     losses = functional.triplet_margin_loss(first, second, chosen, margin=_TRIPLET_MARGIN, reduction="none")
     return (pairs.shares * losses).mean()

@@ -31,7 +31,12 @@ _SIGMA, _ETA, _EPSILON = 1e-5, 1e-3, 1e-6
 
 @dataclass(frozen=True)
 class Smoothness:
-    """Computes the regulariser of `model`, times the smoothness and the fixed weight of each task's objective."""
+    """Computes the regulariser, times the smoothness and the fixed weight of each task's objective.
+
+    Attributes:
+        model: whose outputs are to be smooth.
+        objectives: task -> its objective.
+    """
 
     model: MultitaskModel
     objectives: Mapping[str, Objective]
@@ -87,7 +92,7 @@ def divergences(task: Task, link: Link, first: Tensor, second: Tensor) -> Tensor
         first, second = first.log_softmax(1), second.log_softmax(1)
         return ((first.exp() - second.exp()) * (first - second)).sum(1)
     if link == "sigmoid" and task.kind == "binary":
-        # The log odds' difference is what the two outcomes' log-probabilities differ by together.
+        # Both outcomes' terms add up to this: (p - q) times the difference of the log odds, which are the logits.
         first, second = first.squeeze(1), second.squeeze(1)
         return (first.sigmoid() - second.sigmoid()) * (first - second)
     return functional.mse_loss(answers_as_shares(first, link), answers_as_shares(second, link), reduction="none")
@@ -95,7 +100,7 @@ def divergences(task: Task, link: Link, first: Tensor, second: Tensor) -> Tensor
 
 def normal_numbers(dropouts: DropoutStream, shape: tuple[int, int]) -> Tensor:
     """Standard normal numbers, fp32 of `shape`, by Box and Muller (1958) from the step's generator."""
-    # The rate is of no account: what is wanted is a place in the generator's stream.
+    # Only the place in the generator's stream is used; the dropout rate given here has no effect.
     random = dropouts(0.5)
     count = shape[0] * shape[1]
     counters = torch.arange((count + 3) // 4, device=random.seed.device)

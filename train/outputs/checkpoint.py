@@ -19,9 +19,16 @@ from concord.train.steps.optimizer import SurgeryOptimizer
 class Progress:
     """How far a run has come.
 
-    steps: done so far; seconds, training_seconds: wall time of the whole run and of its steps alone; examples, tokens:
-    trained on; best_sum, best_step: of the dev metrics, and where it was reached; best_dev: the metrics there;
-    log_bytes: the length of metrics.jsonl, beyond which a resumed run cuts it off.
+    Attributes:
+        steps: optimizer steps done so far.
+        seconds: wall time of the whole run.
+        training_seconds: wall time of its training steps alone.
+        examples: how many it has trained on, repetitions included.
+        tokens: how many it has trained on, repetitions included.
+        best_sum: the highest sum of the tasks' main dev metrics.
+        best_step: the step at which that sum was reached.
+        best_dev: task -> name of a metric -> its value at that step.
+        log_bytes: the length of metrics.jsonl, beyond which a resumed run cuts it off.
     """
 
     steps: int = 0

@@ -9,15 +9,17 @@ from concord.bert.files import parts_of
 from concord.train.outputs.log import MetricsLog
 from concord.train.outputs.names import METRICS_FILE
 
-_TEMPORARY = ".tmp" + 6 * "[0-9A-Za-z]"  # what safetensors calls a file that it is writing
+_TEMPORARY = ".tmp" + 6 * "[0-9A-Za-z]"  # the name that safetensors gives to a file while writing it
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """Where a run goes on, or begins once its input has proved good.
 
-    path: of the folder; resumed: whether a run goes on in it; numbered: whether a new run that finds it taken goes to
-    another of that name with a number behind it.
+    Attributes:
+        path: of the folder.
+        resumed: whether a run goes on in it.
+        numbered: whether a new run that finds the folder taken appends a number to its name.
     """
 
     path: Path
@@ -55,7 +57,7 @@ def clear_folder(directory: Path, files: Iterable[str]) -> None:
     under way in the folder.
     """
     if (directory / METRICS_FILE).exists():
-        MetricsLog(directory).close()  # which no process can open while another has it
+        MetricsLog(directory).close()  # InputError while another process has it open
     paths = [directory / name for name in files]
     folders = {path.parent for path in paths}
     parts = [part for path in paths for part in parts_of(path)]

@@ -13,12 +13,12 @@ CACHE = "token-cache"  # a folder beside the runs, which share it
 
 
 def predictions_file(task: str, split: str) -> str:
-    """Of a task's answers to a split, dev or test."""
+    """The file of a task's answers to a split, dev or test."""
     return f"{task}-{split}-predictions.csv"
 
 
 def mistakes_file(task: str) -> str:
-    """Of a task's worst mistakes on its dev set."""
+    """The file of a task's worst mistakes on its dev set."""
     return f"{task}-dev-mistakes.csv"
 
 

@@ -11,7 +11,7 @@ from rich.table import Column
 
 from concord.train.outputs.log import conflict_shares
 from concord.train.outputs.summary import score_line
-from concord.train.steps.evaluation import OnRead, Reading
+from concord.train.reporter import Reporter
 
 
 class RunConsole(Console):
@@ -20,45 +20,59 @@ class RunConsole(Console):
 
     def on_broken_pipe(self) -> None:
         """Write no more, and ask the process to stop."""
-        with suppress(SystemExit):  # with which rich would end the process in the middle of a step
+        with suppress(SystemExit):  # rich would end the process in the middle of a step
             super().on_broken_pipe()
         signal.raise_signal(signal.SIGTERM)
 
 
-def say(console: Console, text: str) -> None:
-    """Print one plain line, as it is."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def reading_bar(console: Console) -> Iterator[Reading]:
-    """Whom to tell while examples are read: on a terminal, a bar of their share, which goes with this context."""
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-
-        def reading(what: str, total: int) -> OnRead:
-            line = bar.add_task(what, total=total)
-            return lambda examples: bar.advance(line, examples)
-
-        yield reading
-
-
-class ProgressDisplay:
-    """Shows the steps of one epoch after the other.
+class ConsoleReporter(Reporter):
+    """Prints what it is told, and shows on a terminal how far an epoch, or else a reading, has come.
 
     Args:
         console: where to write; its `is_terminal` decides between a live line and plain ones.
-        epochs, total_steps: of the run.
-        steps_per_epoch: of a whole epoch.
     """
 
-    def __init__(self, console: Console, *, epochs: int, steps_per_epoch: int, total_steps: int) -> None:
-        self._console, self._epochs = console, epochs
-        self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
         self._status = self._scores = ""
         self._live: Progress | None = None
+        self._bar: Progress | None = None
+        self._what, self._total, self._examples = "", 0, 0
+
+    def say(self, text: str) -> None:
+        """Print one plain line, as it is."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def reading(self, what: str, total: int) -> Iterator[None]:
+        """Show the share that is read, on a terminal: on the epoch's live line, or on a bar where there is none."""
+        self._what, self._total, self._examples = what, total, 0
+        if self._live is not None or not self._console.is_terminal:
+            yield
+            return
+        with Progress(console=self._console, transient=True) as self._bar:
+            self._bar_line = self._bar.add_task(what, total=total)
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def read(self, examples: int) -> None:
+        """Show that so many examples more are read; once all are, the live line shows again what it did before."""
+        self._examples += examples
+        if self._live is not None and self._total:
+            share = self._examples / self._total
+            self._live.update(self._line, status=f"{self._what} {share:.0%}" if share < 1 else self._status)
+        elif self._bar is not None:
+            self._bar.advance(self._bar_line, examples)
+
+    def begin_training(self, *, steps_per_epoch: int, total_steps: int) -> None:
+        """Keep what epochs and steps are counted against."""
+        self._steps_per_epoch, self._total_steps = steps_per_epoch, total_steps
+        self._epochs = -(-total_steps // steps_per_epoch)
 
     def begin_epoch(self, epoch: int, done: int) -> None:
-        """Start the line of `epoch` (from 0), `done` steps of which are behind the run already."""
+        """Start the live line of `epoch`."""
         self._epoch = epoch
         self._steps = min(self._steps_per_epoch, self._total_steps - epoch * self._steps_per_epoch)
         if not self._console.is_terminal:
@@ -79,12 +93,12 @@ class ProgressDisplay:
         self._live.start()
 
     def advance(self) -> None:
-        """One step is done."""
+        """Move the live line on by a step."""
         if self._live is not None:
             self._live.advance(self._line)
 
-    def show(self, entry: Mapping[str, Any], speed: float) -> None:
-        """Show a logged step: its entry in metrics.jsonl, with the conflicts so far, and examples a second."""
+    def show_step(self, entry: Mapping[str, Any], speed: float) -> None:
+        """Show a logged step on the live line, or print it."""
         losses = " ".join(f"{task} {loss:.3f}" for task, loss in entry["losses"].items())
         shares = " ".join(f"{pair} {share:.0%}" for pair, share in conflict_shares(entry).items())
         status = f"loss {losses}  conflicts {shares or '-'}  {speed:.0f} examples/s"
@@ -93,27 +107,14 @@ class ProgressDisplay:
             self._live.update(self._line, status=self._status)
         else:
             within = entry["step"] - self._epoch * self._steps_per_epoch
-            say(self._console, f"epoch {self._epoch + 1}/{self._epochs}  step {within}/{self._steps}  {status}")
-
-    def reading(self, what: str, total: int) -> OnRead:
-        """Whom to tell while `total` examples are read: the live line shows the share of them, until all are."""
-        done = 0
-
-        def on_read(examples: int) -> None:
-            nonlocal done
-            done += examples
-            if self._live is not None:
-                status = f"{what} {done / total:.0%}" if done < total else self._status
-                self._live.update(self._line, status=status)
-
-        return on_read
+            self.say(f"epoch {self._epoch + 1}/{self._epochs}  step {within}/{self._steps}  {status}")
 
     def show_scores(self, dev: Mapping[str, Mapping[str, float]]) -> None:
         """Print the dev scores, above the live line where there is one."""
         self._scores = score_line(dev)
-        say(self._console, f"epoch {self._epoch + 1}/{self._epochs}  dev {self._scores}")
+        self.say(f"epoch {self._epoch + 1}/{self._epochs}  dev {self._scores}")
 
-    def stop(self) -> None:
+    def end_epoch(self) -> None:
         """Take down the live line, so that what follows is not drawn over."""
         if self._live is not None:
             self._live.stop()

@@ -1,6 +1,5 @@
 """A run's best model, read again to answer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from concord.train.checks.self_check import resolve_kernels
 from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
+from concord.train.reporter import Reporter
 from concord.train.settings.files import read_config
 from concord.train.settings.own import check_trusted, own_names
 from concord.train.settings.parts import FineTuningConfig
@@ -20,12 +20,21 @@ from concord.train.settings.typed import fine_tuning_config
 from concord.train.steps.build import build_model, fit_model
 from concord.train.steps.precision import Precision, choose_precision
 
-_ANSWER_WITH = ("data", "heads", "losses")  # the settings whose code answers need; a loss says what they are made with
+_ANSWER_WITH = ("data", "heads", "losses")  # their code is needed: a loss tells the link of its answers
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run's best model, ready to answer; kernels: what its ops take, in words."""
+    """A run's best model, ready to answer.
+
+    Attributes:
+        config: its settings, as the model fits them.
+        tasks: in the order of the run.
+        model: on the device, with the best weights.
+        tokenizer: of the model.
+        precision: device and number format.
+        kernels: which kernels its ops take, in words.
+    """
 
     config: FineTuningConfig
     tasks: list[Task]
@@ -35,11 +44,11 @@ class SavedRun:
     kernels: str
 
 
-def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedRun:
+def load_run(directory: Path, device: str, reporter: Reporter) -> SavedRun:
     """The best model of the run in `directory`, on `device`, whose kernels are checked before they are trusted.
 
-    say: receives the lines of that check. Raises InputError where the folder is not a run, its best model is missing
-    yet or damaged, or it names code that is not trusted.
+    reporter: is told what comes of that check. Raises InputError where the folder is not a run, its best model is
+    missing yet or damaged, or it names code that is not trusted.
     """
     flat = read_config(directory / CONFIG_FILE)
     check_trusted(own_names(vars(flat), _ANSWER_WITH), (), directory)
@@ -56,7 +65,7 @@ def load_run(directory: Path, device: str, say: Callable[[str], None]) -> SavedR
         config.compute.self_check,
         precision,
         lambda: shapes_of_prediction(config, encoder.config, precision),
-        say,
+        reporter,
     )
     model = build_model(config, tasks, encoder, precision)
     model.load(best / WEIGHTS_FILE)

@@ -10,7 +10,7 @@ from concord.bert.files import replacing
 from concord.train.objectives.metrics import course_score
 from concord.train.settings.recipes import Paper, Row, Table
 
-_MAIN_METRICS = ("accuracy", "pearson")  # a task has one of them
+_MAIN_METRICS = ("accuracy", "pearson")  # each task has exactly one of them
 METRICS = ("sst", "paraphrase", "sts", "overall")
 _TITLES = {"sst": "SST accuracy", "paraphrase": "paraphrase accuracy", "sts": "STS Pearson", "overall": "overall"}
 

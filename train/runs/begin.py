@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from concord.bert.errors import InputError
 from concord.bert.tokenizer import Tokenizer
 from concord.train.checks.shapes import shapes_of_run
@@ -12,6 +10,8 @@ from concord.train.data.datasets import Datasets, load_datasets, run_tasks
 from concord.train.data.tasks import Task, read_tasks, write_tasks
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CACHE, CONFIG_FILE, TASKS_FILE
+from concord.train.outputs.stopping import StoppableReporter
+from concord.train.reporter import Reporter
 from concord.train.runs.fine_tuning import FineTuning
 from concord.train.runs.session import Session
 from concord.train.settings.config import RunConfig
@@ -26,21 +26,21 @@ from concord.train.steps.precision import choose_kernels, choose_precision
 from concord.train.steps.weightings import describe_surgery
 
 
-def begin_fine_tuning(folder: RunFolder, flat: RunConfig, console: Console) -> FineTuning:
+def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) -> FineTuning:
     """Read, check and build all of a run, or of one that goes on, and say what it is.
 
-    flat: the run's settings as its folder keeps them. Raises InputError for whatever is wrong with the run's input,
-    before anything is written.
+    flat: the run's settings as its folder keeps them; reporter: is told what the run does. Raises InputError for
+    whatever is wrong with the run's input, before anything is written.
     """
     config = fine_tuning_config(flat)
     tasks = run_tasks(config.data)
     if folder.resumed:
         _check_tasks(tasks, folder.path / TASKS_FILE)
-    session = Session(folder, console, choose_precision(config.compute.device, config.compute.amp))
+    session = Session(folder, reporter, choose_precision(config.compute.device, config.compute.amp))
     precision = session.precision
     _introduce(session, flat, config, tasks)
     pretrained = load_pretrained(config.model)
-    session.say(f"model      {pretrained.origin}")
+    reporter.say(f"model      {pretrained.origin}")
     config = fit_model(config, pretrained.encoder.config)
     _say_rates(session, flat, config.optimizer)
     data = _load_data(session, config.data, tasks, pretrained.tokenizer)
@@ -50,41 +50,42 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, console: Console) -> F
     )
     graphs, reason = choose_graphs(config, precision.device)
     if precision.device.type == "cuda":
-        session.say(f"graphs     {reason}")
+        reporter.say(f"graphs     {reason}")
     model = build_model(config, tasks, pretrained.encoder, precision)
     optimizer = build_optimizer(config, model, precision)
-    trainer = build_trainer(config, model, optimizer, data.train, precision.device, graphs=graphs, say=session.say)
+    told = StoppableReporter(reporter, session.stop)
+    trainer = build_trainer(config, model, optimizer, data.train, precision.device, graphs=graphs, reporter=told)
     settings = {CONFIG_FILE: lambda path: write_config(flat, path), TASKS_FILE: lambda path: write_tasks(path, tasks)}
     session.open(optimizer, data.digests(), settings)
     if folder.resumed:
-        session.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
+        reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer)
 
 
 def _introduce(session: Session, flat: RunConfig, config: FineTuningConfig, tasks: list[Task]) -> None:
-    """The first lines, and what cannot be: InputError before anything is read."""
+    """Say the first lines; InputError where the settings and this machine do not fit, before anything is read."""
     precision = session.precision
-    session.say(f"device     {precision.device_name}")
-    session.say(f"precision  {precision.name} ({precision.reason})")
+    session.reporter.say(f"device     {precision.device_name}")
+    session.reporter.say(f"precision  {precision.name} ({precision.reason})")
     choose_kernels(config.compute.kernels, precision)
-    session.say(f"surgery    {describe_surgery(config.surgery)}")
+    session.reporter.say(f"surgery    {describe_surgery(config.surgery)}")
     choose_graphs(config, precision.device)
     for text in without_effect(flat, [task.kind for task in tasks]):
-        session.warn(text)
+        session.reporter.warn(text)
 
 
 def _say_rates(session: Session, flat: RunConfig, optimizer: OptimizerConfig) -> None:
     decay = optimizer.layer_decay
     below = "" if decay == 1 else f" (times {decay:g} from each layer to the one below)"
     heads = setting_text(flat.head_learning_rate)
-    session.say(f"rates      encoder {optimizer.learning_rate:.3g}{below}, heads {heads} at their peak")
+    session.reporter.say(f"rates      encoder {optimizer.learning_rate:.3g}{below}, heads {heads} at their peak")
 
 
 def _load_data(session: Session, config: DataConfig, tasks: list[Task], tokenizer: Tokenizer) -> Datasets:
     cache = session.directory.resolve().parent / CACHE
-    data = load_datasets(config, tasks, tokenizer, cache, session.warn)
+    data = load_datasets(config, tasks, tokenizer, cache, session.reporter)
     sizes = ", ".join(f"{task.name} {len(data.train[task.name])}/{len(data.dev[task.name])}" for task in tasks)
-    session.say(f"data       {config.source}: {sizes} (train/dev examples)")
+    session.reporter.say(f"data       {config.source}: {sizes} (train/dev examples)")
     return data
 
 

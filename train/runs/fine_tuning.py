@@ -18,17 +18,12 @@ from concord.train.outputs.log import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
 from concord.train.outputs.names import BEST, CONFIG_FILE, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
-from concord.train.outputs.progress import ProgressDisplay, reading_bar
-from concord.train.outputs.stopping import StopRequest
+from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
 from concord.train.runs.session import Session
 from concord.train.settings.parts import OutputConfig
-from concord.train.steps.evaluation import OnRead, Reading, evaluate, predict
+from concord.train.steps.evaluation import Answers, evaluate, predict
 from concord.train.steps.loop import Trainer
-
-
-class _StoppedReading(Exception):
-    """A stop was asked for while a frozen encoder read what its heads will learn from: nothing is lost by it."""
 
 
 class FineTuning:
@@ -52,32 +47,29 @@ class FineTuning:
         data: Datasets,
         trainer: Trainer,
     ) -> None:
-        self.session, self.outputs, self.tasks = session, outputs, tasks
+        self.session, self.reporter = session, session.reporter
+        self.outputs, self.tasks = outputs, tasks
         self.tokenizer, self.data, self.trainer = tokenizer, data, trainer
         self.model, self.optimizer = trainer.model, trainer.optimizer
-        self._logged: tuple[LoggedStep, float] | None = None  # with the examples a second at that time
+        self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
 
     def train(self) -> None:
         """Train from where the run stands to its end, then write what it leaves."""
         trainer, session = self.trainer, self.session
-        display = ProgressDisplay(
-            session.console,
-            epochs=-(-trainer.total_steps // trainer.sampler.steps_per_epoch),
-            steps_per_epoch=trainer.sampler.steps_per_epoch,
-            total_steps=trainer.total_steps,
-        )
-        with session.training(trainer.total_steps) as stop:
-            while session.progress.steps < trainer.total_steps and not stop.made:
-                epoch, done = divmod(session.progress.steps, trainer.sampler.steps_per_epoch)
-                display.begin_epoch(epoch, done)
+        steps_per_epoch = trainer.sampler.steps_per_epoch
+        self.reporter.begin_training(steps_per_epoch=steps_per_epoch, total_steps=trainer.total_steps)
+        with session.training(trainer.total_steps):
+            while session.progress.steps < trainer.total_steps and not session.stop.made:
+                epoch, done = divmod(session.progress.steps, steps_per_epoch)
+                self.reporter.begin_epoch(epoch, done)
                 try:
-                    self._train_epoch(epoch, done, display, stop)
+                    self._train_epoch(epoch, done)
                     if self._epoch_is_over():
-                        display.show_scores(self._evaluate(epoch, display.reading))
-                except _StoppedReading:
+                        self._evaluate(epoch)
+                except ReadingStopped:
                     pass
                 finally:
-                    display.stop()
+                    self.reporter.end_epoch()
                 session.save()
         session.log.close()
         self._finish()
@@ -86,44 +78,44 @@ class FineTuning:
         steps = self.session.progress.steps
         return steps == self.trainer.total_steps or steps % self.trainer.sampler.steps_per_epoch == 0
 
-    def _train_epoch(self, epoch: int, done: int, display: ProgressDisplay, stop: StopRequest) -> None:
+    def _train_epoch(self, epoch: int, done: int) -> None:
         progress, outputs = self.session.progress, self.outputs
         began, examples = time.perf_counter(), 0
-        for result in self.trainer.epoch(epoch, done, _stoppable(display.reading, stop)):
+        for result in self.trainer.epoch(epoch, done):
             progress.steps = result.step
             progress.examples += result.examples
             progress.tokens += result.tokens
             examples += result.examples
-            display.advance()
+            self.reporter.advance()
             # Each epoch ends with a logged step, from which the summary has its seconds and conflicts.
             if result.step % outputs.log_every == 0 or self._epoch_is_over():
-                self._show_logged(display)
+                self._show_logged()
                 seconds = time.perf_counter() - began
                 logged = LoggedStep(result, self.optimizer, progress.training_seconds + seconds)
                 self._logged = logged, examples / seconds
             if self._logged and self._logged[0].ready():
-                self._show_logged(display)
+                self._show_logged()
             # The end of an epoch is evaluated and saved by the caller. An evaluation is followed by a saved state, so
             # that a resumed run neither misses nor repeats it, and a stop waits for both.
             evaluates = outputs.evaluate_every and result.step % outputs.evaluate_every == 0
             if (evaluates or result.step % outputs.save_every == 0) and not self._epoch_is_over():
-                self._show_logged(display)
+                self._show_logged()
                 self._add_training_time(began)
                 if evaluates:
-                    display.show_scores(self._evaluate(epoch, display.reading))
+                    self._evaluate(epoch)
                 self.session.save()
                 began, examples = time.perf_counter(), 0
-            if stop.made:
+            if self.session.stop.made:
                 break
-        self._show_logged(display)
+        self._show_logged()
         self._add_training_time(began)
 
-    def _show_logged(self, display: ProgressDisplay) -> None:
+    def _show_logged(self) -> None:
         """Write and show the logged step whose numbers were still on their way."""
         if self._logged:
             entry = self._logged[0].entry()
             self.session.log.write(entry)
-            display.show(entry, self._logged[1])
+            self.reporter.show_step(entry, self._logged[1])
             self._logged = None
 
     def _add_training_time(self, began: float) -> None:
@@ -131,22 +123,25 @@ class FineTuning:
             torch.cuda.synchronize()
         self.session.progress.training_seconds += time.perf_counter() - began
 
-    def _evaluate(self, epoch: int, reading: Reading) -> dict[str, dict[str, float]]:
-        """Dev metrics of the averaged weights, which are kept where their sum is the best so far."""
+    def _evaluate(self, epoch: int) -> None:
+        """Evaluate the averaged weights on the dev sets, and keep them where their metrics' sum is the best so far."""
         with self.optimizer.averaged():
-            return self._evaluate_model(epoch, reading)
+            metrics, answers = self._dev_answers()
+            self._judge(epoch, metrics, answers)
+        self.reporter.show_scores(metrics)
 
-    def _evaluate_model(self, epoch: int, reading: Reading) -> dict[str, dict[str, float]]:
-        device, kept, progress = self.session.precision.device, self.trainer.kept, self.session.progress
-        on_read = reading("dev sets", sum(map(len, self.data.dev.values())))
-        metrics, answers = evaluate(
-            self.model,
-            self.data.dev,
-            device,
-            choose_thresholds=True,
-            gather_kept=kept.of(self.model, self.data.dev, device, on_read).gather if kept else None,
-            on_read=None if kept else on_read,
-        )
+    def _dev_answers(self) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
+        """The dev metrics of the weights as they are, and the answers; a frozen encoder does not run again."""
+        device, kept, sets = self.session.precision.device, self.trainer.kept, self.data.dev
+        with self.reporter.reading("dev sets", sum(map(len, sets.values()))):
+            if kept is None:
+                return evaluate(self.model, sets, device, choose_thresholds=True, reporter=self.reporter)
+            batches = kept.of(self.model, sets, device, self.reporter)
+            return evaluate(self.model, sets, device, choose_thresholds=True, gather_kept=batches.gather)
+
+    def _judge(self, epoch: int, metrics: dict[str, dict[str, float]], answers: Mapping[str, Answers]) -> None:
+        """Log an evaluation; where it is the best so far, keep the model, its answers and its worst mistakes."""
+        progress = self.session.progress
         thresholds = self.model.thresholds()
         entry = {"event": "evaluation", "step": progress.steps, "epoch": epoch, "dev": metrics}
         self.session.log.write(entry | ({"thresholds": thresholds} if thresholds else {}))
@@ -158,7 +153,6 @@ class FineTuning:
             for name, examples in self.data.dev_examples.items():
                 path = self.session.directory / mistakes_file(name)
                 write_mistakes(path, self.data.dev[name].task, examples, answers[name], self.outputs.mistakes)
-        return metrics
 
     def _keep_best(self) -> None:
         """Write the model as it is now, as a directory that Hugging Face's library reads."""
@@ -188,16 +182,15 @@ class FineTuning:
                 "that stays finite, as with a lower --learning-rate"
             )
         self.model.load(session.directory / BEST / WEIGHTS_FILE)
-        with reading_bar(session.console) as reading:
-            on_read = reading("test sets", sum(map(len, self.data.test.values())))
+        with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
-                name: predict(self.model, split, session.precision.device, on_read)
+                name: predict(self.model, split, session.precision.device, self.reporter)
                 for name, split in self.data.test.items()
             }
         self._write_predictions("test", self.data.test, answers)
         self._sum_up()
         self._draw()
-        session.say(f"written    {session.directory}")
+        self.reporter.say(f"written    {session.directory}")
 
     def _sum_up(self) -> None:
         session, progress = self.session, self.session.progress
@@ -207,36 +200,22 @@ class FineTuning:
         surgery = surgery_summary(self.optimizer, [task.name for task in self.tasks])
         after = {"epochs": epoch_summary(session.directory), "surgery": surgery}
         summary = session.write_summary(before, "examples", after)
-        session.say(f"best       step {progress.best_step}: {score_line(progress.best_dev)}")
-        session.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
-        session.say(
+        self.reporter.say(f"best       step {progress.best_step}: {score_line(progress.best_dev)}")
+        self.reporter.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
+        self.reporter.say(
             f"speed      {summary['examples_per_second']:.0f} examples/s, {summary['tokens_per_second']:.0f} tokens/s; "
             f"{progress.seconds:.0f} s in all"
         )
         if summary["skipped_steps"]:
-            session.say(f"skipped    {summary['skipped_steps']} of {progress.steps} steps: gradients were not finite")
+            self.reporter.say(
+                f"skipped    {summary['skipped_steps']} of {progress.steps} steps: gradients were not finite"
+            )
 
     def _draw(self) -> None:
         try:
             from concord.train.outputs.plots import plot_conflicts, plot_curves
-        except ImportError as error:  # a machine that only computes may lack it
-            self.session.warn(f"no pictures are drawn ({error})")
+        except ImportError as error:  # matplotlib may be missing where runs only compute
+            self.reporter.warn(f"no pictures are drawn ({error})")
             return
         plot_curves(self.session.directory)
         plot_conflicts(self.session.directory)
-
-
-def _stoppable(reading: Reading, stop: StopRequest) -> Reading:
-    """The same, but that a stop does not wait for the end: on a CPU a frozen encoder reads for minutes."""
-
-    def stoppable(what: str, total: int) -> OnRead:
-        show = reading(what, total)
-
-        def on_read(count: int) -> None:
-            show(count)
-            if stop.made:
-                raise _StoppedReading
-
-        return on_read
-
-    return stoppable

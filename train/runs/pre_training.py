@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
@@ -20,6 +19,7 @@ from concord.train.checks.shapes import shapes_of_pretraining
 from concord.train.data.texts import encode_texts, read_texts
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CONFIG_FILE, METRICS_FILE, PRETRAINING_FILE
+from concord.train.reporter import Reporter
 from concord.train.runs.session import Session
 from concord.train.settings.config import RunConfig
 from concord.train.settings.options import setting_text
@@ -43,7 +43,8 @@ class Pretraining:
     """
 
     def __init__(self, session: Session, outputs: LogConfig, base: Model, trainer: Pretrainer) -> None:
-        self.session, self.outputs, self.base, self.trainer = session, outputs, base, trainer
+        self.session, self.reporter = session, session.reporter
+        self.outputs, self.base, self.trainer = outputs, base, trainer
 
     def train(self) -> None:
         """Pre-train from where the run stands to its end, then write what it leaves."""
@@ -51,7 +52,7 @@ class Pretraining:
         progress = session.progress
         if not progress.log_bytes:
             self._evaluate()
-        with session.training(trainer.total_steps) as stop:
+        with session.training(trainer.total_steps):
             began = time.perf_counter()
             for result in trainer.steps(progress.steps):
                 progress.steps = result.step
@@ -60,26 +61,26 @@ class Pretraining:
                 last = result.step == trainer.total_steps
                 if last or result.step % self.outputs.log_every == 0:
                     self._show(result)
-                if last or stop.made or result.step % self.outputs.save_every == 0:
+                if last or session.stop.made or result.step % self.outputs.save_every == 0:
                     progress.training_seconds += time.perf_counter() - began
                     session.save()
                     began = time.perf_counter()
-                if stop.made:
+                if session.stop.made:
                     break
         self._finish()
 
     def _show(self, result: PretrainingStep) -> None:
         entry = result.entry()
         self.session.log.write(entry)
-        self.session.say(f"step {result.step}/{self.trainer.total_steps}  loss {entry['loss']:.3f}")
+        self.reporter.say(f"step {result.step}/{self.trainer.total_steps}  loss {entry['loss']:.3f}")
 
     def _evaluate(self) -> dict[str, float]:
         found = self.trainer.evaluate()
         self.session.log.write({"event": "evaluation", "step": self.session.progress.steps, "held_out": found})
         shown = "  ".join(f"{name} {found[name]:.3f}" for name in ("loss", "perplexity", "accuracy"))
-        self.session.say(f"held out   {shown}")
+        self.reporter.say(f"held out   {shown}")
         if not found["masked"]:
-            self.session.warn("no wordpiece of the held-out texts was masked, so that there is no score")
+            self.reporter.warn("no wordpiece of the held-out texts was masked, so that there is no score")
         return found
 
     def _finish(self) -> None:
@@ -102,38 +103,38 @@ class Pretraining:
         scores = {"before": before, "after": after}
         texts = {"texts": len(self.trainer.texts), "held_out": len(self.trainer.held_out)}
         summary = session.write_summary(scores | texts, "texts", {})
-        session.say(f"speed      {summary['tokens_per_second']:.0f} tokens/s; {summary['seconds']:.0f} s in all")
-        session.say(f"written    {directory}; fine-tune with: python -m train.run --model {directory}")
+        self.reporter.say(f"speed      {summary['tokens_per_second']:.0f} tokens/s; {summary['seconds']:.0f} s in all")
+        self.reporter.say(f"written    {directory}; fine-tune with: python -m train.run --model {directory}")
 
 
 def begin_pre_training(
-    folder: RunFolder, flat: RunConfig, console: Console, write_settings: Callable[[Path], None]
+    folder: RunFolder, flat: RunConfig, reporter: Reporter, write_settings: Callable[[Path], None]
 ) -> Pretraining:
     """Read, check and build all of a pre-training, or of one that goes on, and say what it is.
 
-    flat: its settings as the flags give them; write_settings: writes what --resume reads. Raises InputError for
-    whatever is wrong with its input, before anything is written.
+    flat: its settings as the flags give them; write_settings: writes what --resume reads; reporter: is told what
+    the run does. Raises InputError for whatever is wrong with its input, before anything is written.
     """
     config = pretraining_config(flat)
-    session = Session(folder, console, choose_precision(config.compute.device, config.compute.amp))
+    session = Session(folder, reporter, choose_precision(config.compute.device, config.compute.amp))
     precision = session.precision
-    session.say(f"device     {precision.device_name}")
-    session.say(f"precision  {precision.name} ({precision.reason})")
-    choose_kernels(config.compute.kernels, precision)  # so that what cannot be is said before anything is read
+    reporter.say(f"device     {precision.device_name}")
+    reporter.say(f"precision  {precision.name} ({precision.reason})")
+    choose_kernels(config.compute.kernels, precision)  # so that a wrong --kernels is refused before anything is read
     base = load_pretrained(config.model)
-    session.say(f"model      {base.origin}")
+    reporter.say(f"model      {base.origin}")
     config = fit_model(config, base.encoder.config)
-    texts = read_texts(config.data, session.warn)
+    texts = read_texts(config.data, reporter)
     sequences = encode_texts(texts, base.tokenizer, config.data.max_length)
     session.resolve_kernels(config.compute, lambda: shapes_of_pretraining(config, base.encoder, sequences, precision))
     model, loaded = build_language_model(base, precision, config.model.seed, accumulates=config.batches.accumulate > 1)
-    session.say(
+    reporter.say(
         f"head       {'as it came with the model' if loaded else 'new: the model has none that reads its word table'}"
     )
     # A new head has a rate of its own: at the encoder's it would hold the encoder up.
     rate = config.optimizer.learning_rate
     head_rate = setting_text(flat.head_learning_rate) or (str(rate) if loaded else NEW_HEAD_RATE)
-    session.say(f"rates      encoder {rate:.3g}, head {head_rate} at their peak")
+    reporter.say(f"rates      encoder {rate:.3g}, head {head_rate} at their peak")
     trainer = Pretrainer(
         model,
         base.tokenizer,
@@ -143,10 +144,10 @@ def begin_pre_training(
         optimizer=config.optimizer,
         head_rate=float(head_rate),
     )
-    session.say(f"data       {config.data.source}: {len(trainer.texts)} texts, {len(trainer.held_out)} held out")
+    reporter.say(f"data       {config.data.source}: {len(trainer.texts)} texts, {len(trainer.held_out)} held out")
     session.open(trainer.optimizer, {"training": _digest(sequences)}, {PRETRAINING_FILE: write_settings})
     if folder.resumed:
-        session.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
+        reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return Pretraining(session, config.outputs, base, trainer)
 
 

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from concord.bert.files import replacing
 from concord.kernels.checks.shapes import Shapes
 from concord.train.checks.self_check import resolve_kernels
@@ -17,9 +15,9 @@ from concord.train.outputs.checkpoint import Progress, load_state, save_state
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.log import MetricsLog
 from concord.train.outputs.names import SUMMARY_FILE
-from concord.train.outputs.progress import say
 from concord.train.outputs.provenance import commit, versions
 from concord.train.outputs.stopping import StopRequest, stop_on_signal
+from concord.train.reporter import Reporter
 from concord.train.settings.parts import ComputeConfig
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
@@ -30,31 +28,23 @@ class Session:
 
     Args:
         folder: where the run begins or goes on.
-        console: where it tells what it does.
+        reporter: is told what the run does.
         precision: its device and number format.
 
     Attributes:
         directory: of the run; progress: how far it has come; log: its metrics.jsonl; kernels: what its ops take, in
-            words.
+            words; stop: whether the run has been asked to stop.
     """
 
-    def __init__(self, folder: RunFolder, console: Console, precision: Precision) -> None:
-        self.folder, self.console, self.precision = folder, console, precision
-        self.directory, self.progress, self.kernels = folder.path, Progress(), ""
+    def __init__(self, folder: RunFolder, reporter: Reporter, precision: Precision) -> None:
+        self.folder, self.reporter, self.precision = folder, reporter, precision
+        self.directory, self.progress, self.kernels, self.stop = folder.path, Progress(), "", StopRequest()
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
-
-    def say(self, text: str) -> None:
-        """Print one plain line."""
-        say(self.console, text)
-
-    def warn(self, text: str) -> None:
-        """Print a warning."""
-        self.say(f"warning: {text}")
 
     def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
         """Have the kernels checked on the device, and say which are taken; see `train.checks.self_check`."""
-        self.kernels = resolve_kernels(compute.kernels, compute.self_check, self.precision, shapes, self.say)
-        self.say(f"kernels    {self.kernels}")
+        self.kernels = resolve_kernels(compute.kernels, compute.self_check, self.precision, shapes, self.reporter)
+        self.reporter.say(f"kernels    {self.kernels}")
 
     def open(
         self,
@@ -79,13 +69,13 @@ class Session:
         self.log = MetricsLog(self.directory, keep=self.progress.log_bytes)
 
     @contextmanager
-    def training(self, total_steps: int) -> Iterator[StopRequest]:
+    def training(self, total_steps: int) -> Iterator[None]:
         """Within this context signals ask for a stop; where steps are left at its end, KeyboardInterrupt says so."""
-        with stop_on_signal() as stop:
-            yield stop
+        with stop_on_signal(self.stop):
+            yield
         if self.progress.steps < total_steps:
             self.log.close()
-            self.say(f"stopped    after step {self.progress.steps}; go on with: --resume {self.directory}")
+            self.reporter.say(f"stopped    after step {self.progress.steps}; go on with: --resume {self.directory}")
             raise KeyboardInterrupt
 
     def save(self) -> None:

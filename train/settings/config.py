@@ -11,7 +11,7 @@ from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, PAIR_LOSSES,
 from concord.train.settings.values import PerTask, Stage, parse_number, parse_per_task, parse_stages
 
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
-_HIGHEST_SEED = 2**64 - 1  # that torch's generators take
+_HIGHEST_SEED = 2**64 - 1  # the highest that torch's generators take
 _PER_TASK = ("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate")
 
 

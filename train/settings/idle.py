@@ -20,7 +20,7 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
     joint = all(encodings[task] == "joint" for task in config.tasks)
     no_binary = "binary" not in kinds
     losses = [name for task in config.tasks for name in given_losses[task].split("+")]
-    # Code of the user's own may read what a setting says.
+    # A loss of the user's own may read the margin.
     no_margin = "cosine-embedding" not in losses and not own_names({"losses": losses}, ("losses",))
     batching, rule = BATCHINGS.entry(config.batching), RULES.entry(config.surgery)
     frozen = "the encoder is never trained"
@@ -39,7 +39,7 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
         ("until", config.steps_per_epoch > 0, f"--steps-per-epoch {config.steps_per_epoch} ends an epoch"),
         ("decay", config.schedule in ("linear", "constant"), "it is of --schedule milestones"),
         ("milestones", first >= config.epochs, f"the run ends after {config.epochs} epochs"),
-        # A paper's recipes share its encoder's rate, those of a frozen one too.
+        # All recipes of a paper share the encoder's rate, even those that freeze the encoder.
         ("learning_rate", not (trains_encoder or config.recipe), f"{frozen}, see --head-learning-rate"),
         *((name, not trains_encoder, frozen) for name in _ENCODER_ONLY),
     )

@@ -8,7 +8,7 @@ from typing import Any
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.tables import Table, is_own
 
-# The setting that each group of them begins with, in the order of the fields.
+# The first setting of each group -> the group's title in the help, in the order of the fields.
 GROUPS = {
     "recipe": "data and model",
     "pooling": "objectives (task=value is for one task, a value alone for all, with commas between several)",

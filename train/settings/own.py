@@ -53,9 +53,9 @@ def check_trusted(names: Collection[str], typed: Collection[str], folder: Path) 
 
 @contextmanager
 def calling(name: str) -> Iterator[None]:
-    """What the code called `name` raises within this context becomes an InputError of one line.
+    """Within this context errors of the code called `name` become InputErrors of one line.
 
-    Where memory ends, the error stays as it is: commands say what may help.
+    Out-of-memory errors pass unchanged: the commands answer them with what may help.
     """
     try:
         yield

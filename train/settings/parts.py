@@ -16,9 +16,11 @@ INVERSE_SHARE, UNCERTAINTY = "inverse-share", "uncertainty"
 class TextConfig:
     """Which texts are read.
 
-    source: what --data says, such as a folder; tasks: their names, in the run's order; max_length: wordpieces after
-    which a sequence is cut, special tokens included; skip_bad_rows: whether rows that cannot be used are skipped
-    instead of being an error.
+    Attributes:
+        source: what --data says, such as a folder.
+        tasks: their names, in the run's order.
+        max_length: wordpieces after which a sequence is cut, special tokens included.
+        skip_bad_rows: whether rows that cannot be used are skipped instead of being an error.
     """
 
     source: str
@@ -31,8 +33,10 @@ class TextConfig:
 class DataConfig(TextConfig):
     """Which labelled sets are read, and how pairs are encoded.
 
-    pair_encoding: joint for one sequence a pair, separate for two; dev_examples: how many of each dev set, 0 for all;
-    skip_test: whether test sets are left unread.
+    Attributes:
+        pair_encoding: joint for one sequence a pair, separate for two.
+        dev_examples: how many of each dev set, 0 for all.
+        skip_test: whether test sets are left unread.
     """
 
     pair_encoding: PerTask[str]
@@ -44,8 +48,11 @@ class DataConfig(TextConfig):
 class EncoderConfig:
     """The encoder that a run starts from.
 
-    name: a known model, a folder, or owner/name on the hub; hidden_dropout, attention_dropout: rates in [0, 1), None
-    for the model's own; seed: of weights that are drawn at random.
+    Attributes:
+        name: a known model, a folder, or owner/name on the hub.
+        hidden_dropout: rate in [0, 1) on hidden states, None for the model's own.
+        attention_dropout: rate in [0, 1) on attention's probabilities, None for the model's own.
+        seed: of weights that are drawn at random.
     """
 
     name: str
@@ -58,8 +65,10 @@ class EncoderConfig:
 class ModelConfig(EncoderConfig):
     """The encoder, and what lies between it and the heads.
 
-    pooling: cls or mean; shared_layer: the tasks whose heads read through one layer that they share; pals: columns of
-    each task's projected attention layers, 0 for none.
+    Attributes:
+        pooling: cls for the pooled first token of a sequence, mean for the mean of all its tokens.
+        shared_layer: the tasks whose heads read through one layer that they share.
+        pals: columns of each task's projected attention layers, 0 for none.
     """
 
     pooling: Literal["cls", "mean"]
@@ -71,10 +80,15 @@ class ModelConfig(EncoderConfig):
 class ObjectiveConfig:
     """Each task's head, and what is minimised for it.
 
-    heads: names in the table of heads; head_dropout: rate in [0, 1) on their features; pair_features: what a head reads
-    of two sequences; losses: names in the tables of losses, or auto, which are added up; loss_weights: a number of at
-    least 0, or `INVERSE_SHARE` or `UNCERTAINTY`; margin: cosine, of the cosine-embedding loss; smart: weight of SMART's
-    regulariser, 0 for none; chooses_thresholds: whether binary tasks have the thresholds that are best on dev.
+    Attributes:
+        heads: names in the table of heads.
+        head_dropout: rate in [0, 1) on their features.
+        pair_features: what a head reads of two sequences.
+        losses: names in the tables of losses, or auto, which are added up.
+        loss_weights: a number of at least 0, or `INVERSE_SHARE` or `UNCERTAINTY`.
+        margin: cosine, of the cosine-embedding loss.
+        smart: weight of SMART's regulariser, 0 for none.
+        chooses_thresholds: whether binary tasks have the thresholds that are best on dev.
     """
 
     heads: PerTask[str]
@@ -91,9 +105,12 @@ class ObjectiveConfig:
 class SurgeryConfig:
     """What repairs conflicts between the tasks' gradients.
 
-    rule: a name in the table of rules; granularity: what has surgery of its own; scope: whether dot products span the
-    shared parameters or all; reduction: what is taken of the projected gradients; gradvac_beta: share in [0, 1) by
-    which GradVac's targets follow the cosines in each step.
+    Attributes:
+        rule: a name in the table of rules.
+        granularity: what has surgery of its own: the model, each layer or each matrix.
+        scope: whether dot products span the shared parameters or all.
+        reduction: whether the projected gradients are summed or averaged.
+        gradvac_beta: share in [0, 1) by which GradVac's targets follow the cosines in each step.
     """
 
     rule: str
@@ -118,8 +135,12 @@ class ComputeConfig:
 class StepConfig:
     """How much a step reads, and how many steps there are.
 
-    batch_size: examples of a task, or texts, in a micro-batch; accumulate: micro-batches a step; epochs: passes over
-    the data; max_steps: of the run, 0 for no limit; seed: of orders, masks, dropout and surgery's orders.
+    Attributes:
+        batch_size: examples of a task, or texts, in a micro-batch.
+        accumulate: micro-batches a step.
+        epochs: passes over the data.
+        max_steps: the run ends after so many steps; 0 for no limit.
+        seed: of the examples' order, masks, dropout, and the random order in which surgery meets the tasks.
     """
 
     batch_size: int
@@ -138,8 +159,11 @@ class StepConfig:
 class BatchConfig(StepConfig):
     """Which tasks' examples a step reads, and what it trains. A batching is given all of it.
 
-    batching: a name in the table of batchings; until: the set, largest or smallest, whose end ends an epoch;
-    steps_per_epoch: 0 for as many as the sets' sizes make; stages: of the run, which add up to its epochs.
+    Attributes:
+        batching: a name in the table of batchings.
+        until: the set, largest or smallest, whose end ends an epoch.
+        steps_per_epoch: 0 for as many as the sets' sizes make.
+        stages: of the run, which add up to its epochs.
     """
 
     batching: str
@@ -157,8 +181,10 @@ class BatchConfig(StepConfig):
 class ScheduleConfig:
     """The factor of all learning rates over the run.
 
-    name: in the table of schedules; warmup: share of the steps, in [0, 1), in which rates rise linearly; milestones:
-    epochs after which rates are multiplied by `decay`.
+    Attributes:
+        name: a name in the table of schedules.
+        warmup: share of the steps, in [0, 1), in which rates rise linearly.
+        milestones: epochs after which rates are multiplied by `decay`.
     """
 
     name: str
@@ -171,8 +197,11 @@ class ScheduleConfig:
 class AdamWConfig:
     """AdamW, clipping, and the schedule of the rates.
 
-    learning_rate: peak rate of the encoder, below 0 for one that suits the model's width; weight_decay: decoupled, of
-    matrices; clip: global norm of the gradient, 0 for no clipping.
+    Attributes:
+        learning_rate: peak rate of the encoder, below 0 for one that suits the model's width.
+        weight_decay: decoupled, of matrices alone.
+        clip: global norm that the gradient is clipped to, 0 for no clipping.
+        schedule: factor of the rates over the run.
     """
 
     learning_rate: float
@@ -185,8 +214,10 @@ class AdamWConfig:
 class OptimizerConfig(AdamWConfig):
     """The same with rates for heads and layers, and averaged weights.
 
-    head_rates: peak rate of each task's head; layer_decay: what the encoder's rate is multiplied by from each layer to
-    the one below, in [0, 1]; average: share of the run's steps, in [0, 1), that averaged weights span, 0 for none.
+    Attributes:
+        head_rates: peak rate of each task's head.
+        layer_decay: what the encoder's rate is multiplied by from each layer to the one below, in [0, 1].
+        average: share of the run's steps, in [0, 1), that averaged weights span, 0 for none.
     """
 
     head_rates: PerTask[float]
@@ -196,7 +227,12 @@ class OptimizerConfig(AdamWConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """When a run logs and saves, in steps."""
+    """When a run logs and saves.
+
+    Attributes:
+        log_every: steps between two logged ones.
+        save_every: steps between two saved states.
+    """
 
     log_every: int
     save_every: int
@@ -206,7 +242,9 @@ class LogConfig:
 class OutputConfig(LogConfig):
     """When a run evaluates, and what it lists.
 
-    evaluate_every: steps between two evaluations within an epoch, 0 for none; mistakes: worst answers listed a task.
+    Attributes:
+        evaluate_every: steps between two evaluations within an epoch, 0 for none.
+        mistakes: how many of the worst answers are listed for each task.
     """
 
     evaluate_every: int

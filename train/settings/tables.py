@@ -20,9 +20,11 @@ _TRAIN, _TORCHJD = "concord.train", "torchjd.aggregation"
 class LossEntry(Entry):
     """A loss of a task's logits: (logits, labels, task) -> the sum over the examples, see `logit_losses`.
 
-    link: what makes answers of the logits that it trains, from which follows which tasks it fits; None for what suits
-    the task's kind. squared_error: whether it stands for a Gaussian's likelihood where its weight is learned. auto_of:
-    the kind of tasks for which it is what "auto" stands for.
+    Attributes:
+        link: the function from logits to answers, which decides which tasks the loss fits; None for the link that
+            suits the task's kind.
+        squared_error: whether it stands for a Gaussian's likelihood where its weight is learned.
+        auto_of: the kind of tasks for which it is what "auto" stands for.
     """
 
     link: "Link | None" = None
@@ -107,8 +109,9 @@ PAIR_LOSSES = Table(
 class HeadEntry(Entry):
     """A head: (HeadSpec) -> TaskHead, see `concord.bert.heads`.
 
-    compares: whether it needs a pair's two embeddings and answers a share of the range; has_parameters: whether a loss
-    of its logits has anything in it to train.
+    Attributes:
+        compares: whether it needs a pair's two embeddings and answers a share of the range.
+        has_parameters: whether a loss of its logits has anything in it to train.
     """
 
     compares: bool = False
@@ -140,9 +143,11 @@ HEADS = Table(
 class RuleEntry(Entry):
     """A rule of surgery, which makes coefficients of Gram matrices.
 
-    place: where it computes: on the device, in the plan of a step, under its name; or on the host, which every step
-    then waits for: (fp64 [groups, T, T]) -> fp64 [groups, T], see `concord.train.steps.weightings`.
-    library: whether it is TorchJD's, a class that takes `options` and makes a rule of one matrix, in a mean's scale.
+    Attributes:
+        place: where it computes: on the device, in the plan of a step, under its name; or on the host, which every
+            step then waits for: (fp64 [groups, T, T]) -> fp64 [groups, T], see `concord.train.steps.weightings`.
+        library: whether it is TorchJD's: a class that makes a rule of one matrix, in the scale of a mean.
+        options: keyword arguments of that class.
     """
 
     place: Literal["device", "host"] = "host"
@@ -158,7 +163,7 @@ def _of_torchjd(name: str, text: str, target: str, **options: float) -> RuleEntr
     return RuleEntry(name=name, help=text, target=target, library=True, options=options)
 
 
-# The free numbers of TorchJD's rules are those of each rule's authors.
+# The hyperparameters of TorchJD's rules are those of each rule's authors.
 RULES = Table(
     "rule of surgery",
     RuleEntry,
@@ -181,7 +186,9 @@ RULES = Table(
 class BatchingEntry(Entry):
     """Which tasks a step holds: (sizes, BatchConfig) -> Sampler, see `concord.train.data.batching`.
 
-    one_task: whether a step holds one task; all_sets: whether an epoch is as long as all sets together.
+    Attributes:
+        one_task: whether a step holds one task.
+        all_sets: whether an epoch is as long as all sets together.
     """
 
     one_task: bool = False
@@ -228,8 +235,11 @@ SCHEDULES = Table(
 
 @dataclass(frozen=True, kw_only=True)
 class MetricEntry(Entry):
-    """A metric: (predictions, labels) -> float; kinds: of the tasks that have it; the first that a kind has is what
-    its tasks are judged by."""
+    """A metric: (predictions, labels) -> float. The first metric of a kind is what its tasks are judged by.
+
+    Attributes:
+        kinds: the kinds of tasks that have it.
+    """
 
     kinds: tuple[str, ...] = ()
 

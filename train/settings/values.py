@@ -15,7 +15,9 @@ Other = TypeVar("Other")
 class PerTask(Generic[Value]):
     """A value for each task: `per_task[task]` is the task's own value, or else the one for all tasks.
 
-    default: of all tasks without a value of their own; own: task -> its value.
+    Attributes:
+        default: of all tasks without a value of their own.
+        own: task -> its value.
     """
 
     default: Value
@@ -37,7 +39,9 @@ class PerTask(Generic[Value]):
 class Stage:
     """A stretch of a run in which the same parameters are trained.
 
-    trains: everything, or the heads alone, for which the encoder is frozen; epochs: how long the stage is.
+    Attributes:
+        trains: everything, or the heads alone, for which the encoder is frozen.
+        epochs: how long the stage is.
     """
 
     trains: Literal["all", "heads"]

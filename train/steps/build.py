@@ -1,6 +1,6 @@
 """From a configuration to the model and the optimizer that it describes, new or as a run saved them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from concord.kernels.surgery.rules import MOST_TASKS
 from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.objectives import build_objectives, head_specs
+from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import EncoderConfig, FineTuningConfig, OptimizerConfig, PretrainingConfig
 from concord.train.steps.loop import Trainer
 from concord.train.steps.optimizer import SurgeryOptimizer
@@ -140,7 +141,7 @@ def build_trainer(
     device: torch.device,
     *,
     graphs: bool = False,
-    say: Callable[[str], None] = print,
+    reporter: Reporter = SILENT,
 ) -> Trainer:
     """The trainer of that model on these training sets; the rest as `Trainer` takes it.
 
@@ -158,5 +159,5 @@ def build_trainer(
         rates=config.optimizer,
         graphs=graphs,
         fall_back=config.compute.cuda_graphs == "auto",
-        say=say,
+        reporter=reporter,
     )

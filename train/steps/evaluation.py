@@ -15,29 +15,33 @@ from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.answers import binary_scores, task_errors, task_predictions
 from concord.train.objectives.metrics import best_threshold, task_metrics
+from concord.train.reporter import SILENT, Reporter
 
 GatherKept = Callable[[MicroBatch], LabelledBatch]
-OnRead = Callable[[int], None]  # is told how many examples each batch had, once the model has read it
-Reading = Callable[[str, int], OnRead]  # whom to tell, where so many examples of what it names are to be read
 _TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65536}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """predictions: float64 [examples], in the set's order; errors: float64 [examples], how wrong each is, in [0, 1]."""
+    """What a model answers to the examples of a set, in the set's order.
+
+    Attributes:
+        predictions: float64 [examples].
+        errors: float64 [examples], how wrong each is, in [0, 1].
+    """
 
     predictions: np.ndarray
     errors: np.ndarray
 
 
 def predict(
-    model: MultitaskModel, split: TokenizedSplit, device: torch.device, on_read: OnRead | None = None
+    model: MultitaskModel, split: TokenizedSplit, device: torch.device, reporter: Reporter = SILENT
 ) -> np.ndarray:
     """What the model answers for each example of a task's set, float64 [examples], in the set's order.
 
-    Batches hold examples of similar length and a fixed number of tokens.
+    Batches hold examples of similar length and a fixed number of tokens. reporter: is told of each that is read.
     """
-    return _answer(model, split, device, judged=False, on_read=on_read).predictions
+    return _answer(model, split, device, judged=False, reporter=reporter).predictions
 
 
 @torch.no_grad()
@@ -49,11 +53,11 @@ def _answer(
     judged: bool,
     choose_threshold: bool = False,
     gather_kept: GatherKept | None = None,
-    on_read: OnRead | None = None,
+    reporter: Reporter = SILENT,
 ) -> Answers:
     task, head = split.task, model.heads[split.task.name]
     predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
-    for examples, batch in _batches(model, split, np.arange(len(split)), device, on_read, gather_kept):
+    for examples, batch in _batches(model, split, np.arange(len(split)), device, reporter, gather_kept):
         logits = model(batch)[task.name].logits
         if head.threshold is None:
             predictions[examples] = task_predictions(task, logits, head.link)
@@ -74,15 +78,15 @@ def encode(
     split: TokenizedSplit,
     examples: np.ndarray,
     device: torch.device,
-    on_read: OnRead | None = None,
+    reporter: Reporter = SILENT,
 ) -> Tensor:
     """The pooled output of each sequence of some examples of a task's set, [sequences, hidden], without dropout.
 
-    examples: int64 indices, rising; the sequences are in their order.
+    examples: int64 indices, rising; the sequences are in their order; reporter: is told of each batch that is read.
     """
     like = model.encoder.pooler.weight
     pooled = like.new_empty(len(examples) * split.sequences_per_example, len(like))
-    for own, packed in _batches(model, split, examples, device, on_read):
+    for own, packed in _batches(model, split, examples, device, reporter):
         sequences = split.sequences_of(np.searchsorted(examples, own))
         pooled[torch.from_numpy(sequences).to(device)] = model.pool(packed)
     return pooled
@@ -93,7 +97,7 @@ def _batches(
     split: TokenizedSplit,
     examples: np.ndarray,
     device: torch.device,
-    on_read: OnRead | None = None,
+    reporter: Reporter = SILENT,
     gather_kept: GatherKept | None = None,
 ) -> Iterator[tuple[np.ndarray, PackedBatch | PooledBatch]]:
     """Examples of a set in batches of similar length: their indices, and what the model reads; gather_kept: see
@@ -106,8 +110,7 @@ def _batches(
         if len(own):
             micro_batch = {**empty, split.task.name: own}
             yield own, (gather_kept(micro_batch) if gather_kept else gather(splits, micro_batch, device)).packed
-            if on_read:
-                on_read(len(own))
+            reporter.read(len(own))
 
 
 def evaluate(
@@ -117,14 +120,14 @@ def evaluate(
     *,
     choose_thresholds: bool = False,
     gather_kept: GatherKept | None = None,
-    on_read: OnRead | None = None,
+    reporter: Reporter = SILENT,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
     """Each task's metrics on its labelled set, and the answers that they judge.
 
-    A task with a score that is not finite has metrics of NaN: the class of the greatest one would say nothing.
+    Where a logit is not finite, all metrics of the task are NaN, since its predictions mean nothing.
     choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
     gather_kept: a batch of these sets' examples with outputs of the encoder that have been computed before; None to
-    run it.
+    run it. reporter: is told of each batch that is read.
     """
     answers = {
         name: _answer(
@@ -134,7 +137,7 @@ def evaluate(
             judged=True,
             choose_threshold=choose_thresholds,
             gather_kept=gather_kept,
-            on_read=on_read,
+            reporter=reporter,
         )
         for name, split in splits.items()
     }

@@ -12,7 +12,8 @@ from concord.kernels.layout.rows import TaskRows
 from concord.train.data.batches import LabelledBatch
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.steps.evaluation import OnRead, encode
+from concord.train.reporter import SILENT, Reporter
+from concord.train.steps.evaluation import encode
 
 
 class FrozenBatches:
@@ -23,7 +24,7 @@ class FrozenBatches:
         splits: task -> its set, in the order of the model's tasks.
         examples: task -> int64 indices, rising, of the examples that batches may hold.
         device: where the outputs are kept, in the compute dtype.
-        on_read: see `train.steps.evaluation.OnRead`.
+        reporter: is told of each batch that the encoder has read.
     """
 
     def __init__(
@@ -32,10 +33,10 @@ class FrozenBatches:
         splits: Mapping[str, TokenizedSplit],
         examples: Mapping[str, np.ndarray],
         device: torch.device,
-        on_read: OnRead | None = None,
+        reporter: Reporter = SILENT,
     ) -> None:
         self._splits, self._examples, self._device = splits, examples, device
-        self._pooled = {task: encode(model, split, examples[task], device, on_read) for task, split in splits.items()}
+        self._pooled = {task: encode(model, split, examples[task], device, reporter) for task, split in splits.items()}
 
     def gather(self, micro_batch: MicroBatch, *, accumulate: bool = False) -> LabelledBatch:
         """The pooled outputs and labels of a micro-batch; accumulate: see `bert.batch.pack`."""
@@ -63,12 +64,12 @@ class KeptOutputs:
         model: MultitaskModel,
         splits: Mapping[str, TokenizedSplit],
         device: torch.device,
-        on_read: OnRead | None = None,
+        reporter: Reporter = SILENT,
     ) -> FrozenBatches:
         """Those of all examples of `splits`, in the order of the model's tasks, which are to be the same each time."""
         weights = model.encoder_values()
         if self._batches is None or any(not torch.equal(kept, weights[name]) for name, kept in self._weights.items()):
             self._weights = {name: value.clone() for name, value in weights.items()}
             examples = {task: np.arange(len(split)) for task, split in splits.items()}
-            self._batches = FrozenBatches(model, splits, examples, device, on_read)
+            self._batches = FrozenBatches(model, splits, examples, device, reporter)
         return self._batches

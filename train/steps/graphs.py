@@ -5,7 +5,7 @@ numbers of its examples. The host prepares them while the device computes, and w
 several steps ahead.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
@@ -18,12 +18,13 @@ from concord.kernels.dispatch import all_from_triton, needs_host_lengths
 from concord.kernels.graphs import capture
 from concord.train.data.device_batches import BatchShape, DeviceBatches
 from concord.train.data.sampler import MicroBatch
+from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import FineTuningConfig
 from concord.train.settings.tables import RULES
 from concord.train.steps.step import StepOutput, TrainingStep
 
-_AHEAD = 8  # steps that the host may be ahead of the device
-_HEADER = 4  # seed, rate factor, epoch and nothing, before the examples' numbers, which kernels like aligned
+_AHEAD = 8  # steps by which the host may be ahead of the device
+_HEADER = 4  # seed, rate factor, epoch and a zero that aligns the examples' indices behind them
 
 
 def choose_graphs(config: FineTuningConfig, device: torch.device) -> tuple[bool, str]:
@@ -68,7 +69,8 @@ class DeviceSteps:
         tasks: the tasks' names, in the order of the batches.
         device: of all of it.
         graphs: whether to capture and replay CUDA graphs. The losses are the same bits with and without.
-        fall_back: is told why where a capture fails, and steps go on without graphs; None lets the error out.
+        fall_back: whether steps go on without graphs where a capture fails, instead of raising its RuntimeError.
+        reporter: is warned then.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class DeviceSteps:
         device: torch.device,
         *,
         graphs: bool,
-        fall_back: Callable[[str], None] | None = None,
+        fall_back: bool = False,
+        reporter: Reporter = SILENT,
     ) -> None:
         self._step, self._batches, self._tasks, self._device = step, batches, list(tasks), device
-        self._graphs, self._fall_back = graphs, fall_back
+        self._graphs, self._fall_back, self._reporter = graphs, fall_back, reporter
         self._staging = _Staging(device)
         self._inputs: dict[tuple[BatchShape, ...], Tensor] = {}
         self._captured: dict[tuple[BatchShape, ...], tuple[torch.cuda.CUDAGraph, StepOutput]] = {}
@@ -114,10 +117,10 @@ class DeviceSteps:
             try:
                 self._captured[shapes] = self._capture(shapes, inputs)
             except RuntimeError as error:
-                if self._fall_back is None:
+                if not self._fall_back:
                     raise
                 self._graphs = False
-                self._fall_back(f"no CUDA graphs from here on: {str(error).splitlines()[0]}")
+                self._reporter.warn(f"no CUDA graphs from here on: {str(error).splitlines()[0]}")
                 return self._compute(shapes, inputs)
         graph, output = self._captured[shapes]
         graph.replay()

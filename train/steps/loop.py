@@ -1,7 +1,7 @@
 """The training loop: which examples, seed and rates each step gets, and where its batches are gathered."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,8 +18,8 @@ from concord.train.data.device_batches import DeviceBatches
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.objectives import Objective
+from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import BatchConfig, OptimizerConfig
-from concord.train.steps.evaluation import Reading
 from concord.train.steps.frozen import FrozenBatches, KeptOutputs
 from concord.train.steps.graphs import DeviceSteps
 from concord.train.steps.optimizer import SurgeryOptimizer
@@ -31,9 +31,15 @@ from concord.train.steps.step import StepOutput, TrainingStep
 class StepResult:
     """What one step did. Numbers that came from the device are still there until the next step: reading them waits.
 
-    step: steps done so far in the run, this one included; epoch: from 0; losses: task -> fp32 scalar, the mean over the
-    step's examples; present: the tasks that it held; plan: what surgery and optimizer did; learning_rate: the
-    encoder's; examples, tokens: of this step alone.
+    Attributes:
+        step: steps done so far in the run, this one included.
+        epoch: from 0.
+        losses: task -> fp32 scalar, the mean over the step's examples.
+        present: the tasks that it held.
+        plan: what surgery and optimizer did.
+        learning_rate: of the encoder in this step.
+        examples: how many the step read.
+        tokens: how many the step read.
     """
 
     step: int
@@ -60,7 +66,7 @@ class Trainer:
         batches: what a step reads, how many steps there are, and what each epoch trains.
         rates: the learning rates over the run, and the span of averaged weights.
         graphs, fall_back: whether steps are captured, and whether they go on without graphs where a capture fails.
-        say: receives a line where that happens, and where a frozen encoder runs.
+        reporter: is told where that happens, and where a frozen encoder runs.
 
     Attributes:
         kept: for evaluations while the encoder is frozen, which then need not run it again; None while it is trained.
@@ -78,10 +84,10 @@ class Trainer:
         rates: OptimizerConfig,
         graphs: bool = False,
         fall_back: bool = True,
-        say: Callable[[str], None] = print,
+        reporter: Reporter = SILENT,
     ) -> None:
         self.model, self.optimizer, self.splits, self.device = model, optimizer, splits, device
-        self._say = say
+        self._reporter = reporter
         self._seed, self._rate, self._trained = batches.seed, rates.learning_rate, batches.trained
         self._stage = "all"
         self._frozen: FrozenBatches | None = None
@@ -103,7 +109,8 @@ class Trainer:
                 list(splits),
                 device,
                 graphs=graphs,
-                fall_back=(lambda text: say(f"warning: {text}")) if fall_back else None,
+                fall_back=fall_back,
+                reporter=reporter,
             )
 
     @property
@@ -111,12 +118,9 @@ class Trainer:
         """How many CUDA graphs the steps so far have left."""
         return self._device_steps.captured if self._device_steps else 0
 
-    def epoch(self, epoch: int, start: int = 0, reading: Reading | None = None) -> Iterator[StepResult]:
-        """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step.
-
-        reading: is asked whom to tell while a frozen encoder reads the stage's examples, before its first step.
-        """
-        self._enter(epoch, reading)
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[StepResult]:
+        """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step."""
+        self._enter(epoch)
         first = epoch * self.sampler.steps_per_epoch
         for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
             if index >= self.total_steps:
@@ -136,7 +140,7 @@ class Trainer:
                 tokens=sum(self.splits[task].tokens_of(own) for batch in micro_batches for task, own in batch.items()),
             )
 
-    def _enter(self, epoch: int, reading: Reading | None) -> None:
+    def _enter(self, epoch: int) -> None:
         """Freeze the encoder where the heads alone are trained, run before over what they read, or let it go again."""
         stage = self._trained[epoch]
         if stage == self._stage:
@@ -145,9 +149,9 @@ class Trainer:
         if stage == "heads":
             examples = self._examples_of_stage(epoch)
             count = sum(len(own) * self.splits[task].sequences_per_example for task, own in examples.items())
-            self._say(f"frozen     the encoder runs once over the {count} sequences that the heads will read")
-            on_read = reading("frozen encoder", sum(map(len, examples.values()))) if reading else None
-            self._frozen = FrozenBatches(self.model, self.splits, examples, self.device, on_read)
+            self._reporter.say(f"frozen     the encoder runs once over the {count} sequences that the heads will read")
+            with self._reporter.reading("frozen encoder", sum(map(len, examples.values()))):
+                self._frozen = FrozenBatches(self.model, self.splits, examples, self.device, self._reporter)
             self.kept = KeptOutputs()
         encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
         self.optimizer.freeze(encoder if stage == "heads" else ())

@@ -11,7 +11,7 @@ from concord.kernels.surgery.adamw import combine_adamw_
 from concord.kernels.surgery.gram import gram_matrix
 from concord.kernels.surgery.plan import Rates, SurgeryPlan, SurgerySettings, new_surgery_state, plan_update
 
-_TIMES = 10  # that weights are taken into their average over its span
+_TIMES = 10  # how often the weights enter their moving average within its span
 _BUFFERS = ("master", "momentum", "variance")
 
 Weighting = Callable[[Tensor], Tensor]  # fp64 [groups, T, T] Gram matrices -> fp64 [groups, T] coefficients

@@ -17,7 +17,14 @@ _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_COR
 
 @dataclass(frozen=True)
 class Precision:
-    """device: to run on; compute_dtype: of matrices and activations; scaling: dynamic loss scaling; reason: a line."""
+    """Where a run computes, and in which number format.
+
+    Attributes:
+        device: to run on.
+        compute_dtype: of matrices and activations.
+        scaling: whether losses are multiplied by a dynamic loss scale.
+        reason: why this format was chosen, in a phrase.
+    """
 
     device: torch.device
     compute_dtype: torch.dtype

@@ -31,8 +31,15 @@ _SPLIT, _ORDER, _MASKS, _HELD_OUT_MASKS, _STEP = range(5)
 class PretrainingStep:
     """What one step did; tensors are on the device, and reading them waits.
 
-    step: steps done so far, this one included; epoch: from 0; loss: fp32 scalar, the mean over the masked wordpieces;
-    texts, tokens, masked: of this step alone.
+    Attributes:
+        step: steps done so far, this one included.
+        epoch: from 0.
+        loss: fp32 scalar, the mean over the masked wordpieces.
+        plan: what the optimizer did.
+        learning_rate: of the encoder in this step.
+        texts: how many the step read.
+        tokens: how many the step read.
+        masked: how many wordpieces were masked in the step.
     """
 
     step: int
@@ -129,7 +136,8 @@ class Pretrainer:
         self.optimizer.zero_private_gradients()
         for number, batch in enumerate(micro_batches):
             inputs = batch.to_device(self._device, accumulate=number > 0)
-            # The model's loss is a mean: weighted so, the micro-batches' add up to that of one large batch.
+            # The model's loss is a mean: weighted by their shares of the masked wordpieces, the micro-batches' losses
+            # add up to the mean of one large batch.
             part = self.model(*inputs, DropoutStream(seed, number)) * (len(batch.positions) / max(1, masked))
             (part * self.optimizer.loss_scale).backward()
             if not self._deposits_checked:
@@ -158,9 +166,9 @@ class Pretrainer:
             batch = mask_sequences(self.held_out[first : first + _EVALUATED_AT_ONCE], self._tokenizer, random)
             loss, correct = self.model.score(*batch.to_device(self._device))
             total, right, masked = total + loss.item(), right + int(correct.item()), masked + len(batch.positions)
-        count = masked or math.nan  # of nothing there is no mean
+        count = masked or math.nan  # without masked wordpieces every mean is NaN
         mean = total / count
-        # A perplexity that no double holds is infinite.
+        # Where exp would overflow a double, the perplexity counts as infinite.
         perplexity = math.inf if mean >= 700 else math.exp(mean)
         return {"loss": mean, "perplexity": perplexity, "accuracy": right / count, "masked": masked}
 

@@ -15,8 +15,15 @@ from concord.train.settings.tables import SCHEDULES
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """What a schedule may go by: the steps of the whole run, of its warm-up and of an epoch; the epochs after which
-    rates fall, and what they are multiplied by there."""
+    """What a schedule may go by.
+
+    Attributes:
+        total: steps of the whole run.
+        warmup: steps in which the rates rise, at its beginning.
+        per_epoch: steps of an epoch.
+        milestones: epochs after which the rates fall.
+        decay: what the rates are multiplied by at a milestone.
+    """
 
     total: int
     warmup: int
@@ -26,17 +33,17 @@ class Steps:
 
 
 def linear(step: int, steps: Steps) -> float:
-    """Falling to 0, which the step after the last would have."""
+    """Falls linearly and would reach 0 in the step after the last."""
     return (steps.total - step) / max(1, steps.total - steps.warmup)
 
 
 def constant(step: int, steps: Steps) -> float:
-    """1."""
+    """Stays at 1."""
     return 1.0
 
 
 def milestones(step: int, steps: Steps) -> float:
-    """The decay to the power of the milestones that are passed."""
+    """The decay to the power of the number of milestones passed."""
     passed = sum(step >= epoch * steps.per_epoch for epoch in steps.milestones)
     return steps.decay**passed
 

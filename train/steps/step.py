@@ -19,8 +19,12 @@ from concord.train.steps.optimizer import SurgeryOptimizer
 
 @dataclass(frozen=True)
 class StepOutput:
-    """losses: task -> fp32 scalar, the unweighted mean over the step's examples; plan: what surgery and optimizer did.
-    All of it is on the device: reading it waits for it."""
+    """What a step gives, all of it on the device: reading it waits for it.
+
+    Attributes:
+        losses: task -> fp32 scalar, the unweighted mean over the step's examples.
+        plan: what surgery and optimizer did.
+    """
 
     losses: dict[str, Tensor]
     plan: SurgeryPlan
@@ -77,9 +81,9 @@ class TrainingStep:
                 through_clean, through_moved = self._smoothness(batch.smoothed, outputs, examples, dropouts, scale)
                 totals = [totals[0] + through_clean, through_moved]
             for total in totals:
-                if total.requires_grad:  # a head without parameters on a frozen encoder has nothing to train
+                if total.requires_grad:  # not so where a head without parameters reads a frozen encoder
                     (total * self._optimizer.loss_scale).backward()
-            if not self._deposits_checked and isinstance(batch.packed, PackedBatch):  # which the encoder has read
+            if not self._deposits_checked and isinstance(batch.packed, PackedBatch):  # the encoder took part
                 check_deposits(self._model.shared_parameters())
                 self._deposits_checked = True
         return StepOutput(losses, self._optimizer.step(seed=seed, rate_factor=rate_factor))

@@ -100,7 +100,7 @@ class _OwnRule:
 
     def __call__(self, grams: Tensor) -> Tensor:
         on_host = grams.cpu()
-        if not on_host.isfinite().all():  # an overflow: the plan skips the step, whatever stands here
+        if not on_host.isfinite().all():  # an overflow: the plan skips the step, so that these have no effect
             return torch.ones_like(grams[:, 0])
         with calling(self._name), torch.no_grad():
             found = self._rule(on_host.clone())
@@ -129,17 +129,17 @@ class _OnTheHost:
 
     def __call__(self, grams: Tensor) -> Tensor:
         on_host = grams.cpu()
-        if not on_host.isfinite().all():  # an overflow: the plan skips the step, whatever stands here
+        if not on_host.isfinite().all():  # an overflow: the plan skips the step, so that these have no effect
             return torch.ones_like(grams[:, 0])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # solvers comment on every problem they are given
+            warnings.simplefilter("ignore")  # the solvers warn about nearly every problem
             weights = torch.stack([self._of_group(group, gram) for group, gram in enumerate(on_host)])
         return weights.to(grams.device)
 
     def _of_group(self, group: int, gram: Tensor) -> Tensor:
         present = (gram.diagonal() > 0).nonzero().flatten()
         weights = torch.zeros_like(gram[0])
-        if len(present) < 2:  # nothing to weigh
+        if len(present) < 2:  # a lone gradient has nothing to be weighed against
             weights[present] = 1 / len(gram)
             return weights
         given = [gram[present][:, present]]
@@ -172,7 +172,7 @@ class NashMTL:
             self._weightings[tasks] = self._library.NashMTL(n_tasks=tasks).weighting
         weighting = self._weightings[tasks]
         values, vectors = torch.linalg.eigh(gram)
-        # The library keeps one start, whatever group comes next, and forgets it between processes.
+        # The library keeps a single start for all groups, and does not save it with the run.
         weighting.prvs_alpha = start[:, 0].numpy().copy()
         weights = weighting(vectors * values.clamp_min(0).sqrt())
         start[:, 0] = torch.from_numpy(weighting.prvs_alpha)
@@ -200,7 +200,8 @@ class PCD:
         steps += 1
         average.lerp_(squares, 1 - beta)
         unbiased = average / (1 - beta**steps)
-        # What the library, with a step more and of so many that it corrects no bias, makes this average of.
+        # The library will update the average it keeps, and correct its bias by the number of steps: it is given the
+        # value whose update is `unbiased`, and so many steps that the correction is 1.
         weighting._sq_norm_ema = (unbiased - (1 - beta) * squares) / beta
         weighting._n_steps, weighting._state_key = torch.tensor(10**9), len(gram)
         return weighting(gram)

@@ -21,8 +21,14 @@ _OWN_KEYS = ("description", "pretrain")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One system: its name PAPER/SYSTEM, a line about it, settings over the defaults of RunConfig, and whether the
-    encoder is pre-trained further on the tasks' sentences before."""
+    """One system of a paper.
+
+    Attributes:
+        name: PAPER/SYSTEM.
+        description: one line about it.
+        settings: name -> value, over the defaults of RunConfig.
+        pretrain: whether the encoder is first pre-trained further on the tasks' sentences.
+    """
 
     name: str
     description: str
@@ -34,7 +40,11 @@ class Recipe:
 class Row:
     """A row of a paper's table. Where several systems make it, each brings the scores of its own tasks.
 
-    figures, test: what the paper reports on dev and test, by task or as `overall`.
+    Attributes:
+        name: as the paper calls it.
+        systems: the recipes' names without the paper's.
+        figures: task, or `overall` -> the dev score that the paper reports.
+        test: task, or `overall` -> the test score that the paper reports.
     """
 
     name: str
@@ -45,7 +55,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a paper, and what is to be known of its figures."""
+    """A table of a paper.
+
+    Attributes:
+        title: as the paper has it.
+        rows: its systems.
+        notes: what is to be known of its figures, a paragraph each.
+    """
 
     title: str
     rows: tuple[Row, ...]
@@ -54,9 +70,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: its short name and title, its tables, and how it pre-trains.
+    """A paper whose systems are recipes.
 
-    overall: what it calls so: "course", the course's score, in which Pearson counts as (r + 1) / 2, or the "mean".
+    Attributes:
+        name: the short name, by which commands know it.
+        title: as it was published.
+        tables: in the paper's order.
+        pretraining: settings of its further pre-training, name -> value.
+        overall: its overall score: "course", in which Pearson's r counts as (r + 1) / 2, or "mean" of the three.
     """
 
     name: str
