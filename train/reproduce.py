@@ -9,7 +9,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -206,14 +206,12 @@ class _PlannedRun:
         """Raise InputError where what is done was done with other settings, as far as results depend on them."""
         if not (self.finished or self.saved):
             return
-        kept, wanted = self._kept(), self._wanted()
-        for option in fields(RunConfig):
-            name = option.name
-            value, found = getattr(wanted, name), getattr(kept, name)
+        kept = vars(self._kept())
+        for name, value in vars(self._wanted()).items():
             # A run that goes on stays on its device.
             counts = name not in _WITHOUT_EFFECT or (name == "device" and not self.finished)
-            if counts and not _same(name, value, found):
-                raise InputError(f"{contradiction(name, value, found, self.directory)}; give another --out")
+            if counts and not _same(name, value, kept[name]):
+                raise InputError(f"{contradiction(name, value, kept[name], self.directory)}; give another --out")
 
     def go_on(self) -> None:
         """Run it to its end, from its last state or, where none was saved, from the beginning."""
