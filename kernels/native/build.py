@@ -15,11 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock  # torch's own dependency
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is built
+    fcntl = None
 
 SOURCE = Path(__file__).with_name("native.cpp")
 _COMPILERS = ("c++", "g++", "clang++")
@@ -95,7 +100,7 @@ def _load(compiler: str, command: list[str]) -> Native:
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / f"{digest.hexdigest()[:32]}.so"
     built = None
-    with FileLock(library.with_suffix(".lock")):
+    with _alone(library.with_suffix(".lock")):
         if not library.exists():
             started = time.monotonic()
             wrong = _build(command, library)
@@ -104,6 +109,15 @@ def _load(compiler: str, command: list[str]) -> Native:
             built = time.monotonic() - started
     torch.ops.load_library(str(library))
     return Native(built=built)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait for the processes that hold the lock `path`; without locks several build the same file, each whole."""
+    with open(path, "a", encoding="utf-8") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _build(command: list[str], library: Path) -> str:

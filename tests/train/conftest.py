@@ -29,12 +29,13 @@ def pictures():
 
 
 @pytest.fixture(autouse=True)
-def cache_of_its_own(tmp_path, monkeypatch):
+def cache_of_its_own(tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
     native = cache_folder()  # but for the native kernels, which take seconds to build
     native.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "cache" / "concord").mkdir(parents=True)
-    (tmp_path / "cache" / "concord" / "native").symlink_to(native)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (cache / "concord").mkdir()
+    (cache / "concord" / "native").symlink_to(native)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import torch
 
 from concord.bert.errors import InputError
 from concord.kernels.dispatch import OPS, interpreted, takes_triton
+from concord.kernels.native.build import Native
 from concord.train.steps.precision import choose_kernels, choose_precision
 
 
@@ -73,7 +74,22 @@ def test_bf16_in_tritons_interpreter_is_refused_with_what_to_use_instead(monkeyp
     with pytest.raises(InputError, match=r"wrong products in bf16.* use --amp off or --amp fp16"):
         choose_kernels("triton", choose_precision("cpu", amp))
     assert "interpreted" in choose_kernels("triton", choose_precision("cpu", "fp16"))
-    assert "torch" in choose_kernels("auto", choose_precision("cpu", amp))
+    assert "triton" not in choose_kernels("auto", choose_precision("cpu", amp))
+
+
+def test_a_cpu_takes_native_kernels_or_says_why_it_cannot(monkeypatch):
+    fp32, fp16 = choose_precision("cpu", "off"), choose_precision("cpu", "fp16")
+    monkeypatch.setattr("concord.train.steps.precision.native_library", lambda: Native(built=9.4))
+    assert choose_kernels("auto", fp32).startswith("native (C++ for ")
+    assert choose_kernels("native", fp32).endswith("; built in 9 s")
+    assert choose_kernels("auto", fp16) == "torch (reference expressions; there are no native kernels of fp16)"
+    monkeypatch.setattr("concord.train.steps.precision.native_library", lambda: Native(missing="no compiler"))
+    assert choose_kernels("auto", fp32) == "torch (reference expressions; no compiler)"
+    with pytest.raises(InputError, match=r"^--kernels native: no compiler; --kernels auto takes the torch references$"):
+        choose_kernels("native", fp32)
+    pretend_gpu(monkeypatch, (9, 0))
+    with pytest.raises(InputError, match=r"^--kernels native: needs a CPU"):
+        choose_kernels("native", choose_precision("cuda", "off"))
 
 
 def test_triton_where_it_is_not_installed_is_bad_input_and_auto_says_why_torch_is_taken(monkeypatch):
@@ -81,7 +97,6 @@ def test_triton_where_it_is_not_installed_is_bad_input_and_auto_says_why_torch_i
     monkeypatch.setattr("concord.kernels.dispatch._has_triton", False)
     with pytest.raises(InputError, match=r"^--kernels triton: Triton is not installed here; --kernels auto takes"):
         choose_kernels("triton", choose_precision("cuda", "auto"))
-    for device in ("cuda", "cpu"):
-        assert choose_kernels("auto", choose_precision(device, "auto")) == "torch: Triton is not installed here"
+    assert choose_kernels("auto", choose_precision("cuda", "auto")) == "torch: Triton is not installed here"
     assert not interpreted()
     assert not any(takes_triton(op, torch.device("cuda")) for op in OPS)
