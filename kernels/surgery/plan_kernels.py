@@ -102,12 +102,6 @@ def _add_statistics(meetings, conflicts, cosines, norms, gram, squares, pair_at,
 
 
 @triton.jit
-def _share_changed(changed, unchanged):
-    """By how much surgery changed a norm, as a share of it (0 where there is none), from two squared norms."""
-    return tl.where(unchanged > 0, tl.sqrt(changed / tl.where(unchanged > 0, unchanged, 1.0)), 0.0)
-
-
-@triton.jit
 def _whole_gram(gram, blocks, pair_at, pair_mask, TASKS: tl.constexpr, WIDTH: tl.constexpr, BLOCKS: tl.constexpr):
     """The Gram matrix of the whole model, the sum of its blocks': fp64 [WIDTH, WIDTH]."""
     total = tl.zeros([WIDTH, WIDTH], tl.float64)
@@ -140,11 +134,11 @@ def _rows_of_model(
 ):
     """The coefficients of all blocks where surgery is the whole model's: fp64 [BLOCKS, WIDTH]; advances `targets`.
 
+    METHOD: given, pcgrad or gradvac.
     total, total_squares: fp64 [WIDTH, WIDTH] and its diagonal; private, owns: fp64 [HEADS], the squared norms of the
     private parameters, and bool [HEADS, WIDTH], whose they are; live_pairs: of a step that is applied.
     """
     task = tl.arange(0, WIDTH)
-    rows = tl.full([BLOCKS, WIDTH], 1.0, tl.float64)
     if METHOD == "given":
         own = tl.load(given + task, mask=task < TASKS, other=0.0)
         rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own[None, :]
@@ -191,9 +185,11 @@ def _rows_of_blocks(
     WIDTH: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """The coefficients of a tile of blocks that each have surgery of their own: fp64 [BLOCKS, WIDTH]; advances
-    `targets`. values, squares: fp64 [BLOCKS, WIDTH, WIDTH], their Gram matrices, and the diagonals."""
-    rows = tl.full([BLOCKS, WIDTH], 1.0, tl.float64)
+    """The coefficients of a tile of blocks that each have their own surgery: fp64 [BLOCKS, WIDTH]; advances `targets`.
+
+    METHOD: given, pcgrad or gradvac; values, squares: fp64 [BLOCKS, WIDTH, WIDTH], their Gram matrices, and the
+    diagonals, fp64 [BLOCKS, WIDTH].
+    """
     if METHOD == "given":
         rows = tl.load(given + task_at, mask=task_mask, other=0.0)
     elif METHOD == "pcgrad" or METHOD == "gradvac":
@@ -206,22 +202,18 @@ def _rows_of_blocks(
 
 
 @triton.jit
-def _step_sizes(
-    step_sizes, shrinks, rates, beta_powers, at, power_at, inside, schedule, squares, finite, decay, beta1, beta2
-):
-    """`adamw_steps` of a tile of blocks, whose rows in `beta_powers` are `power_at`: writes step sizes and shrinks."""
-    rate = tl.load(rates + at, mask=inside, other=0.0).to(tl.float64) * schedule
-    power1 = tl.load(beta_powers + 2 * power_at, mask=inside, other=1.0)
-    power2 = tl.load(beta_powers + 2 * power_at + 1, mask=inside, other=1.0)
+def _step_sizes(beta_powers, at, inside, rate, squares, finite, decay, beta1, beta2):
+    """`adamw_steps` of a tile of blocks, the rows `at` of the powers: step sizes and shrinks, fp64 like `rate`."""
+    power1 = tl.load(beta_powers + 2 * at, mask=inside, other=1.0)
+    power2 = tl.load(beta_powers + 2 * at + 1, mask=inside, other=1.0)
     tl.debug_barrier()
     live = (rate != 0) & (squares > 0)
     power1 *= tl.where(live, tl.where(finite, beta1, 1.0), 1.0)
     power2 *= tl.where(live, tl.where(finite, beta2, 1.0), 1.0)
-    tl.store(beta_powers + 2 * power_at, power1, mask=inside)
-    tl.store(beta_powers + 2 * power_at + 1, power2, mask=inside)
+    tl.store(beta_powers + 2 * at, power1, mask=inside)
+    tl.store(beta_powers + 2 * at + 1, power2, mask=inside)
     correction = tl.sqrt(1 - power2) / tl.maximum(1 - power1, 1e-12)
-    tl.store(step_sizes + at, tl.where(live, rate * correction, 0.0), mask=inside)
-    tl.store(shrinks + at, tl.where(live, 1 - rate * decay, 1.0), mask=inside)
+    return tl.where(live, rate * correction, 0.0), tl.where(live, 1 - rate * decay, 1.0)
 
 
 @triton.jit
@@ -353,7 +345,8 @@ def _surgery_plan_kernel(
 
     ranks = _ranks(tl.load(seed), SITE, MOST, TASKS, WIDTH)
     rows = tl.full([BLOCKS, WIDTH], 1.0, tl.float64)
-    if not BY_BLOCK:
+    private_rows = tl.full([HEADS], 1.0, tl.float64)
+    if METHOD != "none" and not BY_BLOCK:
         rows = _rows_of_model(
             given,
             targets,
@@ -372,7 +365,6 @@ def _surgery_plan_kernel(
             WIDTH,
             BLOCKS,
         )
-    private_rows = tl.full([HEADS], 1.0, tl.float64)
     if PRIVATE_NORMS:
         own = tl.sum(rows, 0) / BLOCKS
         private_rows = tl.sum(tl.where(owns, own[None, :], 0.0), 1)
@@ -389,7 +381,7 @@ def _surgery_plan_kernel(
         squares = tl.sum(tl.where(diagonal[None, :, :], values, 0.0), 2)
         task_at = (block * TASKS)[:, None] + task[None, :]
         task_mask = inside[:, None] & (task < TASKS)[None, :]
-        if BY_BLOCK:
+        if METHOD != "none" and BY_BLOCK:
             rows = _rows_of_blocks(
                 given,
                 targets,
@@ -414,7 +406,8 @@ def _surgery_plan_kernel(
         whole = _squared_norms(values, weights * 0 + plain)
         changed += tl.sum(difference, 0)
         unchanged += tl.sum(whole, 0)
-        _add(changes + block, _share_changed(difference, whole), block < live_blocks)
+        share = tl.where(whole > 0, tl.sqrt(difference / tl.where(whole > 0, whole, 1.0)), 0.0)
+        _add(changes + block, share, block < live_blocks)
         _add_statistics(
             meetings,
             conflicts,
@@ -427,25 +420,15 @@ def _surgery_plan_kernel(
             mask & live_pairs[None, :, :],
             task_mask & (task < live_tasks)[None, :],
         )
+        rate = tl.load(rates + block, mask=inside, other=0.0).to(tl.float64) * schedule
         of_block = tl.sum(squares, 1)
-        _step_sizes(
-            step_sizes,
-            shrinks,
-            rates,
-            beta_powers,
-            block,
-            block,
-            inside,
-            schedule,
-            of_block,
-            finite,
-            decay,
-            beta1,
-            beta2,
-        )
+        size, shrink = _step_sizes(beta_powers, block, inside, rate, of_block, finite, decay, beta1, beta2)
+        tl.store(step_sizes + block, size, mask=inside)
+        tl.store(shrinks + block, shrink, mask=inside)
 
     if finite:
-        tl.store(changes + blocks, tl.load(changes + blocks) + _share_changed(changed, unchanged))
+        share = tl.where(unchanged > 0, tl.sqrt(changed / tl.where(unchanged > 0, unchanged, 1.0)), 0.0)
+        tl.store(changes + blocks, tl.load(changes + blocks) + share)
     last = blocks * TASKS
     _add_statistics(
         meetings,
@@ -467,22 +450,11 @@ def _surgery_plan_kernel(
     tl.store(factor, scale)
 
     inside = head < heads
+    rate = tl.load(private_rates + head, mask=inside, other=0.0).to(tl.float64) * schedule
+    size, shrink = _step_sizes(beta_powers, blocks + head, inside, rate, private, finite, decay, beta1, beta2)
     tl.store(private_coefficients + head, private_rows, mask=inside)
-    _step_sizes(
-        private_step_sizes,
-        private_shrinks,
-        private_rates,
-        beta_powers,
-        head,
-        blocks + head,
-        inside,
-        schedule,
-        private,
-        finite,
-        decay,
-        beta1,
-        beta2,
-    )
+    tl.store(private_step_sizes + head, size, mask=inside)
+    tl.store(private_shrinks + head, shrink, mask=inside)
     _count_step(applied_steps, skipped_steps, loss_scale, steps_since_overflow, finite, growth_interval, SCALING)
 
 

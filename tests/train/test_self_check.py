@@ -150,9 +150,9 @@ def test_the_digest_of_the_source_changes_with_any_file_of_the_kernels(tmp_path,
 
 # What the kernel of GELU gives is a little too large, in the run as in the child that judges it.
 PLANTED = """
-from concord.kernels import gelu
+from concord.kernels import gelu_kernels
 
-right = gelu._forward
+right = gelu_kernels.gelu_forward
 
 
 def wrong(x, bias):
@@ -160,7 +160,7 @@ def wrong(x, bias):
     return z, y * 1.3
 
 
-gelu._forward = wrong
+gelu_kernels.gelu_forward = wrong
 """
 
 
@@ -193,9 +193,9 @@ def test_a_run_with_a_wrong_kernel_has_the_losses_of_torch_and_says_why(data, tm
         found = losses("checked", "--self-check", "on")
         unchecked = losses("unchecked", "--self-check", "off")
     finally:
-        from concord.kernels import gelu
+        from concord.kernels import gelu_kernels
 
-        gelu._forward = gelu._forward.__globals__["right"]
+        gelu_kernels.gelu_forward = gelu_kernels.gelu_forward.__globals__["right"]
     assert close(found, expected)
     assert not close(unchecked, expected)
     printed = capsys.readouterr().out
