@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from concord.kernels.dispatch import set_kernels
 from concord.kernels.native.build import cache_folder
 from concord.train.checks import children as judged
 from concord.train.runs.fine_tuning import FineTuning
@@ -59,6 +60,12 @@ def on_cpu(monkeypatch):
         monkeypatch.setattr(f"{module}.launches_triton", lambda device: True)
     monkeypatch.setattr("concord.kernels.dispatch.describe_kernels", lambda device: "triton")
     monkeypatch.setattr("concord.train.steps.precision.describe_kernels", lambda device: "triton")
+
+    def take_triton(kernels, precision):
+        set_kernels("auto")
+        return "triton"
+
+    monkeypatch.setattr("concord.train.steps.precision._choose_native", take_triton)
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def test_a_cpu_takes_native_kernels_or_says_why_it_cannot(monkeypatch):
     with pytest.raises(InputError, match=r"^--kernels native: no compiler; --kernels auto takes the torch references$"):
         choose_kernels("native", fp32)
     pretend_gpu(monkeypatch, (9, 0))
-    with pytest.raises(InputError, match=r"^--kernels native: needs a CPU"):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda place: "a GPU")
+    with pytest.raises(InputError, match=r"^--kernels native: needs a CPU, and this run is on a GPU$"):
         choose_kernels("native", choose_precision("cuda", "off"))
 
 
