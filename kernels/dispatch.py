@@ -113,6 +113,11 @@ def using_kernels(kernels: str, from_torch: Iterable[str] = ()) -> Iterator[None
         _choice = before
 
 
+def chosen_kernels() -> str:
+    """What the process has chosen: one of `CHOICES`."""
+    return _choice.kernels
+
+
 def has_triton() -> bool:
     """Whether Triton is installed; it is not imported to find out."""
     return _has_triton

@@ -28,6 +28,7 @@ class Progress:
         best_sum: the highest sum of the tasks' main dev metrics.
         best_step: the step at which that sum was reached.
         best_dev: task -> name of a metric -> its value at that step.
+        kernels: what its steps are computed by, one of the choices of --kernels; "" where it has none yet.
         log_bytes: the length of metrics.jsonl, beyond which a resumed run cuts it off.
     """
 
@@ -39,6 +40,7 @@ class Progress:
     best_sum: float = float("-inf")
     best_step: int = 0
     best_dev: dict[str, dict[str, float]] = field(default_factory=dict)
+    kernels: str = ""
     log_bytes: int = 0
 
 

@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.kernels.checks.shapes import Shapes
+from concord.kernels.dispatch import chosen_kernels, set_kernels
 from concord.train.checks.self_check import resolve_kernels
 from concord.train.outputs.checkpoint import Progress, load_state, save_state
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.log import MetricsLog
-from concord.train.outputs.names import SUMMARY_FILE
+from concord.train.outputs.names import STATE_FILE, SUMMARY_FILE
 from concord.train.outputs.provenance import commit, versions
 from concord.train.outputs.stopping import StopRequest, stop_on_signal
 from concord.train.reporter import Reporter
@@ -60,13 +62,28 @@ class Session:
         self._optimizer, self._digests = optimizer, digests
         if self.folder.resumed:
             self.progress = load_state(self.directory, optimizer, digests)
+            self._take_kernels_of_state()
         else:
             self.directory = self.folder.claim()
             for name, write in settings.items():
                 with replacing(self.directory / name) as beside:
                     write(beside)
+        self.progress.kernels = chosen_kernels()
         self._earlier_seconds = self.progress.seconds
         self.log = MetricsLog(self.directory, keep=self.progress.log_bytes)
+
+    def _take_kernels_of_state(self) -> None:
+        """Go on with what computed the state's steps; InputError where those are native kernels and there are none."""
+        before, now = self.progress.kernels, chosen_kernels()
+        if (before, now) == ("native", "torch"):
+            raise InputError(
+                f"{self.directory / STATE_FILE}: its steps were computed by native kernels, which cannot be had here "
+                f"({self.kernels}); the rest would not be the same run"
+            )
+        if (before, now) == ("torch", "native"):
+            set_kernels("torch")
+            self.kernels = "torch (reference expressions, as the steps of the saved state)"
+            self.reporter.say(f"kernels    {self.kernels}")
 
     @contextmanager
     def training(self, total_steps: int) -> Iterator[None]:
