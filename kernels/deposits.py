@@ -1,10 +1,19 @@
 """Task gradients written to where they are kept: sums and products over each task's rows."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from concord.kernels.dispatch import launchers, uses_triton
 from concord.kernels.layout.rows import TaskRows, wide
+
+
+def _triton() -> Any:
+    """The module of the Triton launchers."""
+    from concord.kernels import task_sums_kernels
+
+    return task_sums_kernels
 
 
 def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
@@ -17,7 +26,7 @@ def deposit(target: Tensor, value: Tensor, accumulate: bool) -> None:
 
 def deposit_sum(gradients: Tensor, rows: TaskRows, values: Tensor, first: int = 0) -> None:
     """Deposit the sum over each task's rows of `values` [rows, n] into `gradients` [T, n or more], from `first` on."""
-    if kernels := launchers("task_sums", values):
+    if kernels := launchers("task_sums", values, _triton):
         kernels.task_sums(values, gradients, rows.offsets, rows.accumulate, first)
         return
     for task, span in rows.slices():

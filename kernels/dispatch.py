@@ -5,7 +5,6 @@ without Triton, as on macOS and Windows, everything else works on the torch refe
 """
 
 import functools
-import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,35 +40,29 @@ class Op:
     title: what it is called in the lines that a run prints.
     products: whether its kernels are made of matrix products, which stay with torch on GPUs before sm_80.
     reads_lengths: whether its reference needs on the host where sequences and tasks begin.
-    module: in kernels/, what holds its Triton launchers; those of native kernels have the same names and arguments.
-    native: whether there are native kernels of it.
+    native: whether there are native kernels of it, whose launchers have the names and arguments of Triton's.
     """
 
     title: str
-    module: str
     products: bool = False
     reads_lengths: bool = False
     native: bool = False
 
 
 OPS: Mapping[str, Op] = {
-    "attention": Op(title="attention", module="attention.launch", products=True, reads_lengths=True, native=True),
-    "first_token_attention": Op(
-        title="first tokens' attention", module="attention.first_token_kernels", reads_lengths=True
-    ),
-    "bias_gelu": Op(title="GELU", module="gelu_kernels", native=True),
-    "add_layer_norm": Op(title="LayerNorm", module="layer_norm_kernels", reads_lengths=True, native=True),
-    "embedding": Op(title="embedding", module="embedding_kernels", reads_lengths=True, native=True),
-    "task_sums": Op(title="sums over tasks' rows", module="task_sums_kernels", reads_lengths=True, native=True),
-    "task_products": Op(title="weight gradients", module="task_products_kernels", products=True, reads_lengths=True),
-    "linear_cross_entropy": Op(
-        title="linear + cross-entropy", module="linear_cross_entropy_kernels", products=True, reads_lengths=True
-    ),
-    "gather": Op(title="gathering of batches", module="gather_kernels"),
-    "gram_matrix": Op(title="Gram matrix", module="surgery.gram_kernels", native=True),
-    "plan_update": Op(title="surgery's plan", module="surgery.plan_kernels"),
-    "combine_adamw": Op(title="combine + AdamW", module="surgery.adamw_kernels", native=True),
-    "multi_tensor": Op(title="surgery on tensors that lie apart", module="surgery.multi_tensor_kernels"),
+    "attention": Op(title="attention", products=True, reads_lengths=True, native=True),
+    "first_token_attention": Op(title="first tokens' attention", reads_lengths=True),
+    "bias_gelu": Op(title="GELU", native=True),
+    "add_layer_norm": Op(title="LayerNorm", reads_lengths=True, native=True),
+    "embedding": Op(title="embedding", reads_lengths=True, native=True),
+    "task_sums": Op(title="sums over tasks' rows", reads_lengths=True, native=True),
+    "task_products": Op(title="weight gradients", products=True, reads_lengths=True),
+    "linear_cross_entropy": Op(title="linear + cross-entropy", products=True, reads_lengths=True),
+    "gather": Op(title="gathering of batches"),
+    "gram_matrix": Op(title="Gram matrix", native=True),
+    "plan_update": Op(title="surgery's plan"),
+    "combine_adamw": Op(title="combine + AdamW", native=True),
+    "multi_tensor": Op(title="surgery on tensors that lie apart"),
 }
 """Every op that has kernels, by the name with which it asks whether to take them."""
 
@@ -164,16 +157,14 @@ def takes_native(op: str, tensor: Tensor) -> bool:
     return here and tensor.dtype in _NATIVE_DTYPES
 
 
-def launchers(op: str, tensor: Tensor) -> Any | None:
-    """What holds the launchers of `op` for `tensor`: Triton's module, the native library, or None: torch's."""
+def launchers(op: str, tensor: Tensor, triton: Callable[[], Any]) -> Any | None:
+    """What holds the launchers of `op` for `tensor`: Triton's module, the native library, or None: torch's reference.
+
+    triton: imports the module of the op's Triton launchers, by a statement: torch.compile follows no other way.
+    """
     if takes_native(op, tensor):
         return torch.ops.concord_native
-    return _triton_launchers(OPS[op].module) if uses_triton(op, tensor) else None
-
-
-@functools.cache
-def _triton_launchers(module: str) -> Any:
-    return importlib.import_module(f"concord.kernels.{module}")
+    return triton() if uses_triton(op, tensor) else None
 
 
 def needs_host_lengths(device: torch.device) -> bool:

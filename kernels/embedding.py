@@ -18,6 +18,13 @@ from concord.kernels.layout.flat import CHUNK
 from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of
 
 
+def _triton() -> Any:
+    """The module of the Triton launchers."""
+    from concord.kernels import embedding_kernels
+
+    return embedding_kernels
+
+
 def _deposit_table(
     gradients: Tensor, touched: Tensor | None, rows: TaskRows, indices: Tensor, values: Tensor, *, add: bool
 ) -> None:
@@ -73,7 +80,7 @@ class _Embedding(torch.autograd.Function):
         indices, tables = (ids, positions, segments), (words, position_table, segment_table)
         ctx.shapes = [table.shape for table in tables]
         ctx.gradients, ctx.rows, ctx.dropout = gradients, rows, dropout
-        ctx.launchers, ctx.triton = launchers("embedding", words), uses_triton("embedding", words)
+        ctx.launchers, ctx.triton = launchers("embedding", words, _triton), uses_triton("embedding", words)
         ctx.touched, ctx.tied_words = touched, tied_words
         if ctx.launchers:
             arguments = kernel_arguments(dropout)

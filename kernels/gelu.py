@@ -15,10 +15,17 @@ from concord.kernels.dispatch import launchers
 from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of, wide
 
 
+def _triton() -> Any:
+    """The module of the Triton launchers."""
+    from concord.kernels import gelu_kernels
+
+    return gelu_kernels
+
+
 class _BiasGelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor, bias_gradients: Tensor | None, rows: TaskRows | None) -> Tensor:
-        ctx.launchers = launchers("bias_gelu", x)
+        ctx.launchers = launchers("bias_gelu", x, _triton)
         if ctx.launchers:
             z, y = ctx.launchers.gelu_forward(x, bias)
         else:

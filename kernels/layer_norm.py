@@ -17,6 +17,13 @@ from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of, wide
 
 
+def _triton() -> Any:
+    """The module of the Triton launchers."""
+    from concord.kernels import layer_norm_kernels
+
+    return layer_norm_kernels
+
+
 def layer_norm_forward(z: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """The reference of LayerNorm over the last axis of `z` [rows, n]: y like z, and fp32 mean and 1/std [rows, 1]."""
     dtype = wide(z.dtype)
@@ -78,7 +85,7 @@ class _AddLayerNorm(torch.autograd.Function):
         rows: TaskRows | None,
     ) -> Tensor:
         ctx.gradients, ctx.rows, ctx.dropout = gradients, rows, dropout
-        ctx.launchers = launchers("add_layer_norm", x)
+        ctx.launchers = launchers("add_layer_norm", x, _triton)
         if ctx.launchers:
             arguments = kernel_arguments(dropout)
             y, z, mean, inverse_std = ctx.launchers.add_norm_forward(

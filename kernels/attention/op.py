@@ -18,6 +18,20 @@ from concord.kernels.layout.rows import wide
 from concord.kernels.layout.sequences import Group, Sequences
 
 
+def _first_token_triton() -> Any:
+    """The module of the Triton launchers."""
+    from concord.kernels.attention import first_token_kernels
+
+    return first_token_kernels
+
+
+def _triton() -> Any:
+    """The module of the Triton launchers."""
+    from concord.kernels.attention import launch
+
+    return launch
+
+
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, group: Group, dropout: Dropout | None, rows: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -53,7 +67,7 @@ def _backward(
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
-        ctx.launchers, ctx.sequences, ctx.dropout = launchers("attention", qkv), sequences, dropout
+        ctx.launchers, ctx.sequences, ctx.dropout = launchers("attention", qkv, _triton), sequences, dropout
         if ctx.launchers:
             boundaries = (sequences.cu_seqlens, sequences.max_length)
             out, log_sums = ctx.launchers.attention_forward(qkv, *boundaries, *kernel_arguments(dropout))
@@ -92,7 +106,11 @@ class _Attention(torch.autograd.Function):
 class _FirstTokenAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, kv: Tensor, sequences: Sequences, dropout: Dropout | None) -> Tensor:
-        ctx.launchers, ctx.sequences, ctx.dropout = launchers("first_token_attention", q), sequences, dropout
+        ctx.launchers, ctx.sequences, ctx.dropout = (
+            launchers("first_token_attention", q, _first_token_triton),
+            sequences,
+            dropout,
+        )
         if ctx.launchers:
             out, *saved = ctx.launchers.first_token_forward(q, kv, sequences.cu_seqlens, *kernel_arguments(dropout))
             ctx.save_for_backward(q, kv, *saved)

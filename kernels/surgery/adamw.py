@@ -14,6 +14,8 @@ and written once, and the copy written once: with three bf16 gradients and a bf1
 0.81 ms for BERT-base at 4.3 TB/s.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
@@ -23,6 +25,13 @@ from concord.kernels.layout.flat import FlatParameters
 
 _SLICE = 1 << 18  # elements a call: they fit in a processor's cache, and take longer than the call itself
 _LATE = 1e7  # the step that torch is told, at which its bias correction is 1: the step sizes hold ours already
+
+
+def _triton() -> Any:
+    """The module of the Triton launchers."""
+    from concord.kernels.surgery import adamw_kernels
+
+    return adamw_kernels
 
 
 def combine_adamw_(
@@ -48,7 +57,7 @@ def combine_adamw_(
     if parameters.size == 0:
         return
     copy = None if parameters.compute is parameters.master else parameters.compute
-    if kernels := launchers("combine_adamw", parameters.master):
+    if kernels := launchers("combine_adamw", parameters.master, _triton):
         kernels.combine_adamw_step(
             parameters.gradients,
             parameters.touched,
