@@ -15,7 +15,7 @@ from concord.kernels.dispatch import launchers, uses_triton
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layer_norm import layer_norm_backward, layer_norm_forward
 from concord.kernels.layout.flat import CHUNK
-from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of
+from concord.kernels.layout.rows import TaskRows, require_rows, rows_to_sum, task_gradients_of
 
 
 def _triton() -> Any:
@@ -97,15 +97,15 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        if ctx.triton:
-            return _Embedding._backward_triton(ctx, dy)
         if ctx.launchers:
-            dz, d_gamma, d_beta, indices = _Embedding._native_norm_backward(ctx, dy)
+            dz, d_gamma, d_beta, indices = _Embedding._launched_norm_backward(ctx, dy)
         else:
             z, mean, inverse_std, gamma, *indices, mask = ctx.saved_tensors
             dy = dy if mask is None else dy * mask
             gradients = tuple(ctx.gradients[3:])
             dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, gradients, ctx.rows)
+        if ctx.triton:
+            return None, None, None, *_Embedding._launched_tables(ctx, dz, indices), d_gamma, d_beta, *[None] * 6
         d_tables: list[Tensor | None] = []
         tied = (ctx.tied_words, False, False)
         for index, shape, target, touched, is_tied in zip(
@@ -120,39 +120,26 @@ class _Embedding(torch.autograd.Function):
         return None, None, None, *d_tables, d_gamma, d_beta, *[None] * 6
 
     @staticmethod
-    def _native_norm_backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
+    def _launched_norm_backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
         """LayerNorm's part of the backward: dz, gamma's and beta's gradients, and the tables' indices."""
         z, mean, inverse_std, gamma, *indices = ctx.saved_tensors
-        targets, deposits = ctx.gradients[3:], ctx.gradients[3] is not None
-        if deposits:
-            rows = require_rows(ctx.rows)
-            offsets, add = rows.offsets, rows.accumulate
-        else:
-            targets, offsets, add = torch.empty(2, 1, z.shape[1]), one_task(len(z), z.device), False
-        arguments = kernel_arguments(ctx.dropout)
-        dz, _ = ctx.launchers.norm_backward(dy, z, mean, inverse_std, gamma, *targets, None, offsets, add, *arguments)
+        targets, offsets_and_add = ctx.gradients[3:], rows_to_sum(ctx.gradients[3], ctx.rows, z)
+        deposits = targets[0] is not None
+        if not deposits:
+            targets = torch.empty(2, 1, z.shape[1], device=z.device)
+        arguments = (*targets, None, *offsets_and_add, *kernel_arguments(ctx.dropout))
+        dz, _ = ctx.launchers.norm_backward(dy, z, mean, inverse_std, gamma, *arguments)
         return dz, *((None, None) if deposits else (targets[0][0], targets[1][0])), indices
 
     @staticmethod
-    def _backward_triton(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        from concord.kernels.layer_norm_kernels import norm_backward
-        from concord.kernels.table_sums_kernels import table_sums
-
-        z, mean, inverse_std, gamma, *indices = ctx.saved_tensors
-        gradients = ctx.gradients
+    def _launched_tables(ctx: Any, dz: Tensor, indices: list[Tensor]) -> list[Tensor | None]:
+        """The tables' part of it by Triton: their gradients, None where these are deposited."""
+        gradients, (offsets, add) = ctx.gradients[:3], rows_to_sum(ctx.gradients[0], ctx.rows, dz)
         deposits = gradients[0] is not None
-        if deposits:
-            rows = require_rows(ctx.rows)
-            offsets, add = rows.offsets, rows.accumulate
-        else:
-            tables = [torch.empty(1, *shape, dtype=z.dtype, device=z.device) for shape in ctx.shapes]
-            gradients = (*tables, *torch.empty(2, 1, z.shape[1], device=z.device))
-            offsets, add = one_task(len(z), z.device), False
-        arguments = kernel_arguments(ctx.dropout)
-        dz, _ = norm_backward(dy, z, mean, inverse_std, gamma, *gradients[3:], None, offsets, add, *arguments)
-        table_sums(dz, *indices, *gradients[:3], *ctx.touched, offsets, add, deposits and ctx.tied_words)
-        found = [None] * 5 if deposits else [gradient[0] for gradient in gradients]
-        return None, None, None, *found, *[None] * 6
+        if not deposits:
+            gradients = [torch.empty(1, *shape, dtype=dz.dtype, device=dz.device) for shape in ctx.shapes]
+        ctx.launchers.table_sums(dz, *indices, *gradients, *ctx.touched, offsets, add, deposits and ctx.tied_words)
+        return [None] * 3 if deposits else [gradient[0] for gradient in gradients]
 
 
 def embedding(

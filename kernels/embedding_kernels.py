@@ -7,7 +7,9 @@ from torch import Tensor
 
 from concord.kernels.dispatch import launcher
 from concord.kernels.dropout_kernels import require_whole_calls, row_dropout_factors
+from concord.kernels.layer_norm_kernels import norm_backward as norm_backward  # launched with those here
 from concord.kernels.layer_norm_kernels import normalise, tile_shape
+from concord.kernels.table_sums_kernels import table_sums as table_sums
 
 
 @triton.jit(do_not_specialize=["tokens", "site"])

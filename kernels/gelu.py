@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from concord.kernels.deposits import deposit_sum
 from concord.kernels.dispatch import launchers
-from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of, wide
+from concord.kernels.layout.rows import TaskRows, require_rows, rows_to_sum, task_gradients_of, wide
 
 
 def _triton() -> Any:
@@ -39,12 +39,12 @@ class _BiasGelu(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         (z,) = ctx.saved_tensors
         if ctx.launchers:
-            gelu_backward = ctx.launchers.gelu_backward
-            if ctx.bias_gradients is not None:
-                rows = require_rows(ctx.rows)
-                return gelu_backward(dy, z, ctx.bias_gradients, rows.offsets, rows.accumulate), None, None, None
-            d_bias = torch.empty(1, z.shape[1], device=z.device)
-            return gelu_backward(dy, z, d_bias, one_task(len(z), z.device), False), d_bias[0], None, None
+            target = ctx.bias_gradients
+            deposits, offsets_and_add = target is not None, rows_to_sum(target, ctx.rows, z)
+            if not deposits:
+                target = torch.empty(1, z.shape[1], device=z.device)
+            dz = ctx.launchers.gelu_backward(dy, z, target, *offsets_and_add)
+            return dz, None if deposits else target[0], None, None
         dz = torch.ops.aten.gelu_backward(dy, z)
         d_bias = None
         if ctx.bias_gradients is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from concord.kernels.deposits import deposit, deposit_sum
 from concord.kernels.dispatch import launchers
 from concord.kernels.dropout import Dropout, kernel_arguments
-from concord.kernels.layout.rows import TaskRows, one_task, require_rows, task_gradients_of, wide
+from concord.kernels.layout.rows import TaskRows, require_rows, rows_to_sum, task_gradients_of, wide
 
 
 def _triton() -> Any:
@@ -122,13 +122,9 @@ class _AddLayerNorm(torch.autograd.Function):
     def _launched_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         z, mean, inverse_std, gamma = ctx.saved_tensors
         bias_gradients, gamma_gradients, beta_gradients = ctx.gradients
-        deposits = bias_gradients is not None
-        if deposits:
-            rows = require_rows(ctx.rows)
-            offsets, add = rows.offsets, rows.accumulate
-        else:
+        deposits, (offsets, add) = bias_gradients is not None, rows_to_sum(bias_gradients, ctx.rows, z)
+        if not deposits:
             bias_gradients, gamma_gradients, beta_gradients = torch.empty(3, 1, z.shape[1], device=z.device)
-            offsets, add = one_task(len(z), z.device), False
         targets = (gamma_gradients, beta_gradients, bias_gradients)
         arguments = kernel_arguments(ctx.dropout)
         dz, dx = ctx.launchers.norm_backward(dy, z, mean, inverse_std, gamma, *targets, offsets, add, *arguments)

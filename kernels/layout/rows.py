@@ -93,6 +93,18 @@ def one_task(rows: int, device: torch.device) -> Tensor:
     return torch.arange(2, dtype=torch.int32, device=device) * rows  # made there, so that nothing is copied
 
 
+def rows_to_sum(gradients: Tensor | None, rows: TaskRows | None, values: Tensor) -> tuple[Tensor, bool]:
+    """Where the rows begin that a launcher sums `values` over, int32 [T + 1], and whether it adds to what stands there.
+
+    gradients: the task gradients that the sums go to: each task's rows, and a ValueError without `rows`; None for
+    ordinary autograd: all rows as those of one task.
+    """
+    if gradients is None:
+        return one_task(len(values), values.device), False
+    rows = require_rows(rows)
+    return rows.offsets, rows.accumulate
+
+
 def require_rows(rows: TaskRows | None) -> TaskRows:
     """`rows`, or a ValueError where a deposit was asked for without them."""
     if rows is None:

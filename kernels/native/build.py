@@ -21,10 +21,7 @@ from pathlib import Path
 
 import torch
 
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing is built
-    fcntl = None
+from concord.kernels.caches import user_cache
 
 SOURCE = Path(__file__).with_name("native.cpp")
 _COMPILERS = ("c++", "g++", "clang++")
@@ -52,7 +49,7 @@ class Native:
 
 def cache_folder() -> Path:
     """Where built libraries are kept: concord/native in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "concord" / "native"
+    return user_cache("native")
 
 
 def instruction_set() -> str:
@@ -113,10 +110,11 @@ def _load(compiler: str, command: list[str]) -> Native:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Wait for the processes that hold the lock `path`; without locks several build the same file, each whole."""
+    """Wait for the processes that hold the lock `path`, and keep others waiting."""
+    import fcntl  # Linux alone comes here
+
     with open(path, "a", encoding="utf-8") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -1,7 +1,7 @@
 // The ops of kernels/ for a CPU: what their Triton launchers do, by the same names and with the same arguments.
 //
 // Everything is computed in fp32, whatever the activations' dtype (float or bfloat16), with ATen's vectors (AVX-512,
-// AVX2, or what else the headers are compiled for) and ATen's threads. Dropout's bits are those of kernels/dropout.py.
+// AVX2) and ATen's threads. Dropout's bits are those of kernels/dropout.py.
 // No result depends on the number of threads: sums over rows are taken in pieces of a fixed size, added up in order.
 
 #include <ATen/Parallel.h>
@@ -11,11 +11,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -123,15 +121,7 @@ inline void multiply_words(const I& words, uint32_t number, I& high, I& low) {
   high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
   low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
 #else
-  uint32_t bits[kWidth], upper[kWidth], lower[kWidth];
-  words.store(bits);
-  for (int64_t lane = 0; lane < kWidth; lane++) {
-    const uint64_t product = static_cast<uint64_t>(bits[lane]) * number;
-    upper[lane] = static_cast<uint32_t>(product >> 32);
-    lower[lane] = static_cast<uint32_t>(product);
-  }
-  high = I::loadu(upper);
-  low = I::loadu(lower);
+#error "native kernels are built for AVX-512 or AVX2"
 #endif
 }
 
@@ -608,6 +598,13 @@ void for_heads(const int32_t* cu, int64_t sequences, int64_t heads, const Functi
   });
 }
 
+// `rows` [tokens, ...], zero after the last sequence, where a batch of fixed size has padding.
+inline Tensor cleared_after(const Tensor& cu_seqlens, const Tensor& rows) {
+  const int64_t last = cu_seqlens.const_data_ptr<int32_t>()[cu_seqlens.numel() - 1];
+  rows.narrow(0, last, rows.size(0) - last).zero_();
+  return rows;
+}
+
 // Attention's dropout: the factors of one query's keys.
 inline void attention_factors(const Dropout& dropout, int64_t row, int64_t heads, int64_t head, int64_t keys,
                               float* factors) {
@@ -618,7 +615,7 @@ std::tuple<Tensor, Tensor> attention_forward(const Tensor& given, const Tensor& 
                                              Optional seed, int64_t site, int64_t threshold, double factor) {
   const Tensor qkv = given.contiguous();
   const int64_t tokens = qkv.size(0), heads = qkv.size(2), d = qkv.size(3), wide = whole(d);
-  const Tensor out = at::zeros({tokens, heads, d}, qkv.options()), log_sums = at::empty({heads, tokens}, at::kFloat);
+  const Tensor out = cleared_after(cu_seqlens, at::empty({tokens, heads, d}, qkv.options())), log_sums = at::empty({heads, tokens}, at::kFloat);
   const int32_t* cu = cu_seqlens.const_data_ptr<int32_t>();
   const Dropout dropout(seed, site, threshold, factor);
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
@@ -670,7 +667,8 @@ std::tuple<Tensor, Tensor> attention_forward(const Tensor& given, const Tensor& 
 Tensor attention_backward(const Tensor& d_out_given, const Tensor& given, const Tensor& out, const Tensor& log_sums,
                           const Tensor& cu_seqlens, int64_t max_length, Optional seed, int64_t site, int64_t threshold,
                           double factor) {
-  const Tensor qkv = given.contiguous(), d_out = d_out_given.contiguous(), d_qkv = at::zeros_like(qkv);
+  const Tensor qkv = given.contiguous(), d_out = d_out_given.contiguous();
+  const Tensor d_qkv = cleared_after(cu_seqlens, at::empty_like(qkv));
   const int64_t tokens = qkv.size(0), heads = qkv.size(2), d = qkv.size(3), wide = whole(d);
   const int32_t* cu = cu_seqlens.const_data_ptr<int32_t>();
   const Dropout dropout(seed, site, threshold, factor);

@@ -114,6 +114,19 @@ def test_bits_do_not_depend_on_the_number_of_threads(op):
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attentions_rows_after_the_last_sequence_are_zero(dtype):
+    cu_seqlens, no_dropout = torch.tensor([0, 3, 10], dtype=torch.int32), (None, 0, 0, 1.0)
+    qkv, library = torch.randn(14, 3, 2, 24).to(dtype), torch.ops.concord_native
+    for _ in range(3):  # memory that was used before
+        torch.full((14, 3, 2, 24), torch.nan, dtype=dtype), torch.full((14, 2, 24), torch.nan, dtype=dtype)
+        out, log_sums = library.attention_forward(qkv, cu_seqlens, 7, *no_dropout)
+        d_qkv = library.attention_backward(torch.ones_like(out), qkv, out, log_sums, cu_seqlens, 7, *no_dropout)
+        assert not out[10:].any() and not d_qkv[10:].any()
+        assert out[:10].isfinite().all() and d_qkv[:10].isfinite().all() and out[:10].any(-1).all()
+
+
+@needs_native
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (31, 384)])
 def test_dropouts_bits_are_those_of_the_reference(shape):
     drop = dropout(0.25)

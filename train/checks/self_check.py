@@ -6,7 +6,6 @@ each is paid once.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from concord import kernels
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
+from concord.kernels.caches import user_cache
 from concord.kernels.checks.shapes import Shapes, ops_of
 from concord.kernels.dispatch import OPS, interpreted, launches_triton, set_kernels, takes_triton
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
@@ -156,7 +156,7 @@ def source_digest() -> str:
 
 def verdict_folder() -> Path:
     """Where verdicts are kept: concord/self-check in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "concord" / "self-check"
+    return user_cache("self-check")
 
 
 def verdict_path(environment: Mapping[str, str], shapes: Shapes) -> Path:
