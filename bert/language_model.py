@@ -20,6 +20,7 @@ from concord.bert.weights import POOLER, modern_name, to_hugging_face, write_saf
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows
+from concord.kernels.linear import linear
 from concord.kernels.linear_cross_entropy import linear_cross_entropy
 
 TASK = "language_model"  # the one task of a language model's gradients
@@ -51,7 +52,7 @@ class LanguageModelHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """What the decoder reads of hidden states, [rows, hidden] in their dtype."""
-        x = functional.gelu(functional.linear(hidden.to(self.bias.dtype), self.dense.weight, self.dense.bias))
+        x = functional.gelu(linear(hidden.to(self.bias.dtype), self.dense.weight, self.dense.bias))
         normal = functional.layer_norm(x, x.shape[-1:], self.norm.weight, self.norm.bias, self.norm.epsilon)
         return normal.to(hidden.dtype)
 
@@ -134,7 +135,7 @@ class MaskedLanguageModel(nn.Module):
         loss = torch.zeros((), device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
         for part, wanted in zip(hidden.split(_SCORED_AT_ONCE), targets.split(_SCORED_AT_ONCE), strict=True):
-            scores = functional.linear(part, self.encoder.embeddings.words).float() + self.head.bias
+            scores = linear(part, self.encoder.embeddings.words).float() + self.head.bias
             loss += functional.cross_entropy(scores, wanted, reduction="sum")
             correct += (scores.argmax(1) == wanted).sum()
         return loss, correct

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from concord.bert.config import BertConfig
 from concord.kernels.attention.op import attention, first_token_attention
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.layout.sequences import Sequences
+from concord.kernels.linear import linear
 
 _MOST_HEADS = 12
 
@@ -111,6 +111,4 @@ class ProjectedAttention(nn.ModuleDict):
 def _by_task(x: Tensor, rows: TaskRows, weights: Sequence[Tensor]) -> Tensor:
     """Each task's rows of `x` times the transpose of its own weight: [rows, n] -> [rows, m] in x's dtype."""
     pieces = x.split([span.stop - span.start for _, span in rows.slices()])
-    return torch.cat(
-        [functional.linear(piece, weight.to(x.dtype)) for piece, weight in zip(pieces, weights, strict=True)]
-    )
+    return torch.cat([linear(piece, weight.to(x.dtype)) for piece, weight in zip(pieces, weights, strict=True)])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from concord.kernels.dispatch import launchers, uses_triton
 from concord.kernels.layout.rows import TaskRows, wide
+from concord.kernels.products import linear_product, takes_onednn
 
 
 def _triton() -> Any:
@@ -47,8 +48,8 @@ def deposit_product(gradients: Tensor, rows: TaskRows, left: Tensor, right: Tens
         return
     for task, span in rows.slices():
         target = gradients[task, first : first + left.shape[1]]
-        if target.dtype != left.dtype:
-            deposit(target, left[span].t() @ right[span], rows.accumulate)
+        if target.dtype != left.dtype or takes_onednn(left):
+            deposit(target, linear_product(left[span].t(), right[span].t()), rows.accumulate)
         elif rows.accumulate:
             target.addmm_(left[span].t(), right[span])
         else:

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from concord.kernels.deposits import deposit_product, deposit_sum
 from concord.kernels.layout.rows import TaskRows, first_row_of, require_rows, task_gradients_of, wide
+from concord.kernels.products import linear_product
 
 
 class _Linear(torch.autograd.Function):
@@ -31,17 +31,17 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.weight_gradients, ctx.bias_gradients = weight_gradients, bias_gradients
         ctx.first_row, ctx.rows = first_row, rows
-        return functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
+        return linear_product(x, weight, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        dx = dy @ weight if ctx.needs_input_grad[0] else None
+        dx = linear_product(dy, weight.t()) if ctx.needs_input_grad[0] else None
         d_weight = d_bias = None
         if ctx.weight_gradients is not None:
             deposit_product(ctx.weight_gradients, require_rows(ctx.rows), dy, x, ctx.first_row)
         elif ctx.needs_input_grad[1]:
-            d_weight = dy.t() @ x
+            d_weight = linear_product(dy.t(), x.t())
         if ctx.bias_gradients is not None:
             deposit_sum(ctx.bias_gradients, require_rows(ctx.rows), dy, ctx.first_row)
         elif ctx.needs_input_grad[2]:

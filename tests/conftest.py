@@ -34,6 +34,8 @@ def _same_numbers_every_time():
 def _default_kernels():
     """A command that a test runs chooses kernels for the whole process: the next test starts from the default."""
     from concord.kernels.dispatch import using_kernels
+    from concord.kernels.products import set_products
 
+    set_products("torch")
     with using_kernels("auto"):
         yield

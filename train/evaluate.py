@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     reporter.say(f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
     reporter.say(f"kernels    {saved.kernels}")
+    if saved.products:
+        reporter.say(f"products   {saved.products}")
     sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
     reporter.say(f"data       {config.source}: {sizes} (dev examples)")
     with reporter.reading("dev sets", sum(map(len, datasets.dev.values()))):

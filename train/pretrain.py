@@ -33,7 +33,7 @@ _SETTINGS: dict[str, Any] = {
     "warmup": None,
     "weight_decay": None,
     "clip": None,
-    **dict.fromkeys(("amp", "kernels", "self_check", "device", "seed", "log_every", "save_every")),
+    **dict.fromkeys(("amp", "kernels", "products", "self_check", "device", "seed", "log_every", "save_every")),
 }
 _HELP = {
     "data": "file with one text a line, directory in the course layout, or demo for the generated data set",

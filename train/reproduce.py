@@ -31,7 +31,7 @@ PRETRAINED = "pretrained"
 _FOR_PRETRAINING = ("model", "tasks", "data", "skip_bad_rows", "amp", "device", "seed")
 # The settings on which the results of a finished run do not depend.
 _WITHOUT_EFFECT = {
-    *("device", "kernels", "self_check", "cuda_graphs"),
+    *("device", "kernels", "products", "self_check", "cuda_graphs"),
     *("log_every", "save_every", "mistakes", "skip_test", "skip_bad_rows"),
 }
 

@@ -29,6 +29,7 @@ class Progress:
         best_step: the step at which that sum was reached.
         best_dev: task -> name of a metric -> its value at that step.
         kernels: what its steps are computed by, one of the choices of --kernels; "" where it has none yet.
+        products: the library of its fp32 products on a CPU, one of `kernels.products.LIBRARIES`; "" where it has none.
         log_bytes: the length of metrics.jsonl, beyond which a resumed run cuts it off.
     """
 
@@ -41,6 +42,7 @@ class Progress:
     best_step: int = 0
     best_dev: dict[str, dict[str, float]] = field(default_factory=dict)
     kernels: str = ""
+    products: str = ""
     log_bytes: int = 0
 
 

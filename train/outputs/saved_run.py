@@ -8,6 +8,7 @@ from concord.bert.models import load_tokenizer, read_encoder
 from concord.bert.multitask import MultitaskModel
 from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import WEIGHTS_FILE
+from concord.train.checks.products import resolve_products
 from concord.train.checks.self_check import resolve_kernels
 from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
@@ -34,6 +35,7 @@ class SavedRun:
         tokenizer: of the model.
         precision: device and number format.
         kernels: which kernels its ops take, in words.
+        products: what multiplies its fp32 matrices, in words; empty where that is no question.
     """
 
     config: FineTuningConfig
@@ -42,6 +44,7 @@ class SavedRun:
     tokenizer: Tokenizer
     precision: Precision
     kernels: str
+    products: str
 
 
 def load_run(directory: Path, device: str, reporter: Reporter) -> SavedRun:
@@ -67,6 +70,7 @@ def load_run(directory: Path, device: str, reporter: Reporter) -> SavedRun:
         lambda: shapes_of_prediction(config, encoder.config, precision),
         reporter,
     )
+    products = resolve_products("auto", precision)
     model = build_model(config, tasks, encoder, precision)
     model.load(best / WEIGHTS_FILE)
-    return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision, kernels)
+    return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision, kernels, products)

@@ -12,6 +12,8 @@ from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.kernels.checks.shapes import Shapes
 from concord.kernels.dispatch import chosen_kernels, set_kernels
+from concord.kernels.products import chosen_products, onednn_missing, set_products
+from concord.train.checks.products import resolve_products
 from concord.train.checks.self_check import resolve_kernels
 from concord.train.outputs.checkpoint import Progress, load_state, save_state
 from concord.train.outputs.folders import RunFolder
@@ -34,19 +36,26 @@ class Session:
         precision: its device and number format.
 
     Attributes:
-        directory: of the run; progress: how far it has come; log: its metrics.jsonl; kernels: what its ops take, in
-            words; stop: whether the run has been asked to stop.
+        directory: of the run; progress: how far it has come; log: its metrics.jsonl.
+        kernels: what its ops take, in words.
+        products: what multiplies fp32 matrices, in words; empty where that is no question.
+        stop: whether the run has been asked to stop.
     """
 
     def __init__(self, folder: RunFolder, reporter: Reporter, precision: Precision) -> None:
         self.folder, self.reporter, self.precision = folder, reporter, precision
-        self.directory, self.progress, self.kernels, self.stop = folder.path, Progress(), "", StopRequest()
+        self.directory, self.progress, self.stop = folder.path, Progress(), StopRequest()
+        self.kernels = self.products = ""
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
 
     def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
-        """Have the kernels checked on the device, and say which are taken; see `train.checks.self_check`."""
+        """Have the kernels checked on the device, and say what is taken; see `train.checks.self_check` and, of fp32
+        products on a CPU, `train.checks.products`."""
         self.kernels = resolve_kernels(compute.kernels, compute.self_check, self.precision, shapes, self.reporter)
         self.reporter.say(f"kernels    {self.kernels}")
+        self.products = resolve_products(compute.products, self.precision)
+        if self.products:
+            self.reporter.say(f"products   {self.products}")
 
     def open(
         self,
@@ -63,12 +72,13 @@ class Session:
         if self.folder.resumed:
             self.progress = load_state(self.directory, optimizer, digests)
             self._take_kernels_of_state()
+            self._take_products_of_state()
         else:
             self.directory = self.folder.claim()
             for name, write in settings.items():
                 with replacing(self.directory / name) as beside:
                     write(beside)
-        self.progress.kernels = chosen_kernels()
+        self.progress.kernels, self.progress.products = chosen_kernels(), chosen_products()
         self._earlier_seconds = self.progress.seconds
         self.log = MetricsLog(self.directory, keep=self.progress.log_bytes)
 
@@ -84,6 +94,20 @@ class Session:
             set_kernels("torch")
             self.kernels = "torch (reference expressions, as the steps of the saved state)"
             self.reporter.say(f"kernels    {self.kernels}")
+
+    def _take_products_of_state(self) -> None:
+        """Go on with the library that multiplied in the state's steps; InputError where it cannot be had."""
+        before = self.progress.products
+        if before in ("", chosen_products()):
+            return
+        if before == "onednn" and (missing := onednn_missing()):
+            raise InputError(
+                f"{self.directory / STATE_FILE}: its steps' products are oneDNN's, which cannot be had here "
+                f"({missing}); the rest would not be the same run"
+            )
+        set_products(before)
+        self.products = f"{'oneDNN' if before == 'onednn' else before}, as in the steps of the saved state"
+        self.reporter.say(f"products   {self.products}")
 
     @contextmanager
     def training(self, total_steps: int) -> Iterator[None]:
@@ -119,6 +143,7 @@ class Session:
             "device": self.precision.device_name,
             "precision": self.precision.name,
             "kernels": self.kernels,
+            "products": self.products,
             **after,
             "versions": versions(),
             "commit": commit(),

@@ -91,6 +91,12 @@ class RunConfig:
         "TRITON_INTERPRET=1",
         choices=KERNEL_CHOICES,
     )
+    products: str = setting(
+        "auto",
+        "which library multiplies fp32 matrices on a CPU: auto times both once a machine, and leaves torch's default "
+        "where oneDNN is a fifth faster",
+        choices=("auto", "torch", "onednn"),
+    )
     self_check: str = setting(
         "auto",
         "judge the kernels on the device before the first step, and take from torch what fails; once for a device and "

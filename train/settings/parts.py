@@ -126,6 +126,7 @@ class ComputeConfig:
 
     amp: str
     kernels: str
+    products: str
     self_check: str
     cuda_graphs: str
     device: str

@@ -95,6 +95,7 @@ def _compute(flat: RunConfig) -> ComputeConfig:
     return ComputeConfig(
         amp=flat.amp,
         kernels=flat.kernels,
+        products=flat.products,
         self_check=flat.self_check,
         cuda_graphs=flat.cuda_graphs,
         device=flat.device,
