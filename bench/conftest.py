@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,18 +16,23 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.contest import Contestant, Turns
 from bench.lengths import load_splits, read_lengths, splits_of_lengths
 from bench.measure import device_record
 from bench.parity import read_parity
 from concord.bert.files import replacing
 from concord.kernels.measure import FLUSH_BYTES, EventTimer, Timing, Work, measure_limits, summarise
+from concord.train.checks.products import resolve_products
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.outputs.provenance import commit, versions
+from concord.train.steps.precision import choose_kernels, choose_precision
 
 RESULTS = Path(__file__).parent / "results"
 _rows: list[dict[str, Any]] = []
+_taken: dict[str, str] = {}  # what computes
 
 Recorder = Callable[..., Timing]
+RecordContest = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +55,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def device() -> torch.device:
     """What is measured: the GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def computed_by() -> dict[str, str]:
+    """What a run takes by default computes: kernels, and on a CPU fp32 products, each in words."""
+    precision = choose_precision("auto", "off")
+    _taken["kernels"] = choose_kernels("auto", precision)
+    if products := resolve_products("auto", precision):
+        _taken["products"] = products
+    return _taken
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -122,25 +137,55 @@ def record(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, device: 
             benchmark.pedantic(function, rounds=rounds, warmup_rounds=warm_up)
             seconds = list(benchmark.stats.stats.data)
         timing = summarise(seconds)
-        for unit in ("tokens", "examples"):
-            if unit in extra:
-                extra[f"{unit}_per_second"] = round(extra[unit] / timing.median, 1)
-        row = {
-            "group": group,
-            "name": name,
-            "case": case,
-            "peer": peer,
-            "seconds": asdict(timing),
-            "floor_seconds": work.floor(measure_limits(device)) if work else None,
-            "parity": list(parity),
-            "extra": extra,
-        }
+        row = _row(group, name, case, peer, timing, work, parity, extra, device)
         benchmark.extra_info.update(row)
         _rows.append(row)
         _write(request.config)
         return timing
 
     return run
+
+
+@pytest.fixture
+def record_contest(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, device: torch.device) -> RecordContest:
+    """Time contestants in turn on a CPU, and keep a row of each; a round of pytest-benchmark is one of all of them."""
+
+    def run(contestants: Sequence[Contestant], *, group: str, name: str, rounds: int, warm_up: int = 1) -> None:
+        turns = Turns(contestants)
+        benchmark.pedantic(turns.take, rounds=rounds, warmup_rounds=warm_up)
+        for contestant, (wall, thread) in zip(contestants, turns.timings(warm_up), strict=True):
+            extra = dict(contestant.extra) | ({"thread_seconds": asdict(thread)} if thread else {})
+            own = (contestant.case, contestant.peer, wall, contestant.work, contestant.parity, extra)
+            _rows.append(_row(group, name, *own, device))
+        _write(request.config)
+
+    return run
+
+
+def _row(
+    group: str,
+    name: str,
+    case: dict[str, Any],
+    peer: str,
+    timing: Timing,
+    work: Work | None,
+    parity: tuple[str, ...],
+    extra: dict[str, Any],
+    device: torch.device,
+) -> dict[str, Any]:
+    for unit in ("tokens", "examples"):
+        if unit in extra:
+            extra[f"{unit}_per_second"] = round(extra[unit] / timing.median, 1)
+    return {
+        "group": group,
+        "name": name,
+        "case": case,
+        "peer": peer,
+        "seconds": asdict(timing),
+        "floor_seconds": work.floor(measure_limits(device)) if work else None,
+        "parity": list(parity),
+        "extra": extra,
+    }
 
 
 def _write(config: pytest.Config) -> None:
@@ -154,7 +199,7 @@ def _write(config: pytest.Config) -> None:
 def _file(config: pytest.Config) -> tuple[Path, dict[str, Any]]:
     """Where this run's results go, and what they are of."""
     now = datetime.now(UTC)
-    described = device_record(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    described = device_record(torch.device("cuda" if torch.cuda.is_available() else "cpu")) | _taken
     slug = re.sub(r"[^a-z0-9]+", "-", described["device"].lower()).strip("-")
     folder = Path(config.getoption("--results"))
     folder.mkdir(parents=True, exist_ok=True)

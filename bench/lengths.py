@@ -6,8 +6,10 @@ one. The command counts them anew: python -m bench.lengths --data DIR, a folder 
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,8 @@ CLS, SEP, FIRST_WORD, VOCABULARY = 101, 102, 999, 30522
 
 Histogram = dict[int, int]
 """Length of a sequence in tokens -> how many there are."""
+Splits = dict[str, TokenizedSplit]
+"""Task -> its examples."""
 
 
 def load_splits(data: str, split: str) -> dict[str, TokenizedSplit]:
@@ -74,6 +78,23 @@ def splits_of_lengths(histograms: Mapping[str, Histogram], seed: int = 1) -> dic
         histogram = histograms[task.name]
         lengths = generator.permutation(np.repeat(list(histogram), list(histogram.values())))
         splits[task.name] = random_split(task, lengths, generator)
+    return splits
+
+
+def splits_of_tasks(count: int, examples: int, histograms: Mapping[str, Histogram], seed: int = 1) -> Splits:
+    """Random examples of `count` tasks, of the three kinds in turn, `examples` of each; all have lengths as the data's
+    tasks have them together, so that a step of as many examples is as long whatever the tasks' number.
+    """
+    pooled: Counter[int] = Counter()
+    for histogram in histograms.values():
+        pooled.update(histogram)
+    lengths, counts = np.array(list(pooled)), np.array(list(pooled.values()), dtype=np.float64)
+    splits = {}
+    for number, kind in zip(range(count), cycle(select_tasks(list(histograms), None)), strict=False):
+        generator = np.random.default_rng((seed, number))
+        drawn = np.maximum(generator.choice(lengths, examples, p=counts / counts.sum()), 5)
+        task = replace(kind, name=f"{kind.name}_{number}")
+        splits[task.name] = random_split(task, drawn, generator)
     return splits
 
 

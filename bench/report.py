@@ -34,7 +34,8 @@ _LEGEND = (
     "Times are medians (20th to 80th percentile). Of the limit: the least time that the device's measured copy "
     "bandwidth and product rate allow, over the median. Ratios: the peer's median over Concord's, and of peak memory "
     "the peer's bytes over Concord's. Host synchronisations: how often a step makes the host wait for the GPU; on a "
-    "CPU, how many of the references' operations would."
+    "CPU, how many of the references' operations would. Thread: by the CPU clock of the thread that computed, which "
+    "does not count what else the machine did."
 )
 
 
@@ -83,7 +84,9 @@ def print_changes(before: dict[str, list[Comparison]], after: dict[str, list[Com
 
 def _provenance(file: ResultFile) -> str:
     device = [file.device["device"]]
-    device += [f"{name} {file.device[name]}" for name in ("driver", "threads") if name in file.device]
+    device += [
+        f"{name} {file.device[name]}" for name in ("driver", "threads", "kernels", "products") if name in file.device
+    ]
     versions = [f"{name} {version}" for name, version in file.versions.items()]
     commit = file.commit.removesuffix(CHANGED)[:10] + (CHANGED if file.changed else "")
     return f"{', '.join(device + versions)}; commit {commit}, {file.date:%Y-%m-%d %H:%M} UTC: `{file.command}`"
@@ -142,7 +145,11 @@ def _synchronisations(comparison: Comparison) -> str:
 
 
 def _ratio(other: Row, row: Row) -> str:
-    return _times(other.median / row.median)
+    """By the clock, and where one thread computed by that thread's own."""
+    by_clock = _times(other.median / row.median)
+    if row.thread_median is None or other.thread_median is None:
+        return by_clock
+    return f"{by_clock} (thread {_times(other.thread_median / row.thread_median)})"
 
 
 def _times(ratio: float) -> str:

@@ -35,6 +35,12 @@ class Row:
     extra: dict[str, Any]
 
     @property
+    def thread_median(self) -> float | None:
+        """The median by the clock of the one thread that computed, None where several did, or a device."""
+        seconds = self.extra.get("thread_seconds")
+        return seconds["median"] if seconds else None
+
+    @property
     def key(self) -> str:
         """What peers of one comparison share."""
         return json.dumps([self.group, self.name, self.case], sort_keys=True)
@@ -205,6 +211,10 @@ def _row(content: Any, where: str) -> Row:
     for name in ("tokens_per_second", "padding_share", "peak_bytes", "host_synchronisations"):
         if name in fields["extra"]:
             _field(fields["extra"], name, (int, float, type(None)), f"{where}: extra")
+    if "thread_seconds" in fields["extra"]:
+        own = _field(fields["extra"], "thread_seconds", dict, f"{where}: extra")
+        if not _field(own, "median", (int, float), f"{where}: thread_seconds") > 0:
+            raise InputError(f"{where}: thread_seconds: 'median' is {own['median']}, expected a time above 0")
     parity = _field(content, "parity", list, where)
     return Row(group=group, floor=floor, parity=tuple(map(str, parity)), **times, **names, **fields)
 

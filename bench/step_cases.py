@@ -21,6 +21,7 @@ from bench.peers.faithful import FaithfulTrainer
 from bench.peers.padded import PaddedModel, pad
 from bench.peers.stock import StockTrainer
 from bench.peers.torchjd_trainer import TorchJDTrainer
+from bench.step_operations import step_operations
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.multitask import MultitaskModel
@@ -50,6 +51,8 @@ PARITY = (
 )
 TORCHJD_PARITY = "tests/bench/test_torchjd_peer.py"
 COMPILED_PARITY = "tests/bench/test_compiled_peers.py"
+AMP = "auto" if torch.cuda.is_available() else "off"
+"""The number format, as --amp has it, where a benchmark measures one alone."""
 BUCKET = 32  # padding's multiple where graphs are compiled for each length
 _EPOCHS = 1000  # more than are measured
 _EXAMPLES = 1024  # of each task, where all are of one length
@@ -93,12 +96,13 @@ class Step:
     """One contestant, ready to train.
 
     run: does one step, on the next examples; tokens: of a step on average, computed: with padding;
-    optimizer: torch's, of a peer.
+    operations: of the matrix products that a step needs, on average; optimizer: torch's, of a peer.
     """
 
     run: Callable[[], object]
     tokens: float
     computed: float
+    operations: float
     optimizer: torch.optim.Optimizer | None = None
 
 
@@ -140,7 +144,7 @@ def contests() -> list[tuple[Case, str]]:
 
     The first cases come first; after them those of their contestants that compile for a minute; then the other cases.
     """
-    found = [(SMALL, name) for name in ("concord", "faithful", "best of stock")]
+    found = []
     for cases in (FIRST_CASES, CASES[len(FIRST_CASES) :]):
         of_the_data = [case for case in cases if case.length is None]
         found += [
@@ -148,11 +152,6 @@ def contests() -> list[tuple[Case, str]]:
         ]
         found += [(case, name) for case in of_the_data for name in COMPILED]
     return found
-
-
-def runs_on_cpu(case: Case, name: str) -> bool:
-    """Whether a contest is over in seconds on a CPU."""
-    return case == SMALL or (case == Case("MiniLM") and name not in COMPILED)
 
 
 def parity_of(name: str) -> tuple[str, ...]:
@@ -168,13 +167,13 @@ def splits_of(case: Case, data: Splits) -> Splits:
 
 
 def build_concord(
-    case: Case, splits: Splits, surgery: str = "none", cuda_graphs: str = "auto"
+    case: Case, splits: Splits, surgery: str = "none", cuda_graphs: str = "auto", amp: str = AMP
 ) -> tuple[FineTuningConfig, MultitaskModel, Precision]:
-    """Concord's model with a head for each task, in mixed precision on a GPU, and the configuration it is built by."""
+    """Concord's model with a head for each task, and the configuration it is built by."""
     flat = RunConfig(
         tasks=tuple(splits),
         batch_size=case.batch,
-        amp="auto" if torch.cuda.is_available() else "off",
+        amp=amp,
         surgery=surgery,
         epochs=_EPOCHS,
         cuda_graphs=cuda_graphs,
@@ -187,9 +186,9 @@ def build_concord(
     return config, build.build_model(config, [split.task for split in splits.values()], encoder, precision), precision
 
 
-def build_trainer(case: Case, splits: Splits, surgery: str, *, cuda_graphs: str = "auto") -> Trainer:
+def build_trainer(case: Case, splits: Splits, surgery: str, *, cuda_graphs: str = "auto", amp: str = AMP) -> Trainer:
     """Concord's trainer of that model; cuda_graphs: as the flag of the same name. InputError where that cannot be."""
-    config, model, precision = build_concord(case, splits, surgery, cuda_graphs)
+    config, model, precision = build_concord(case, splits, surgery, cuda_graphs, amp)
     optimizer = build.build_optimizer(config, model, precision)
     graphs, _ = choose_graphs(config, precision.device)
     return build.build_trainer(config, model, optimizer, splits, precision.device, graphs=graphs)
@@ -205,37 +204,41 @@ def build_padded(case: Case, splits: Splits, attention: str, device: torch.devic
         return PaddedModel(configuration, outputs, kinds, attention=attention)
 
 
-def build_step(case: Case, name: str, splits: Splits, device: torch.device, *, rounds: int, warm_up: int) -> Step:
+def build_step(
+    case: Case, name: str, splits: Splits, device: torch.device, *, rounds: int, warm_up: int, amp: str = AMP
+) -> Step:
     """The contestant called `name`, with the same examples for all: of `warm_up` steps, and of the `rounds` that count.
 
-    What it trains in is `step_precision`.
+    amp: the number format it trains in, as the flag of that name has it.
     """
     batches = list(islice(_micro_batches(splits, case.batch), warm_up + rounds))
-    counts = [_tokens(splits, batch) for batch in batches[warm_up:]]
+    lengths = [_lengths(splits, batch) for batch in batches[warm_up:]]
+    counts = [int(each.sum()) for each in lengths]
     tokens = float(np.mean(counts))
+    operations = float(np.mean([step_operations(MODELS[case.model], each) for each in lengths]))
     forget_compiled()  # of the contestants before
     if name in CONCORD:
-        trainer = build_trainer(case, splits, CONCORD[name])
+        trainer = build_trainer(case, splits, CONCORD[name], amp=amp)
         results = (result for epoch in count() for result in trainer.epoch(epoch))
         # Steps on the device's own batches have sizes of which there are few.
         on_device = not needs_host_lengths(trainer.device)
         computed = float(np.mean([round_tokens(count) for count in counts])) if on_device else tokens
-        return Step(lambda: next(results), tokens, computed)
+        return Step(lambda: next(results), tokens, computed, operations)
     peer = (PEERS | TORCHJD | COMPILED)[name]
     model = build_padded(case, splits, peer.attention, device)
-    dtype = step_precision().compute_dtype
+    dtype = step_precision(amp).compute_dtype
     peer_trainer = peer.make(model, learning_rate=5e-5, amp=None if dtype == torch.float32 else dtype)
     padded = [
         {task: pad(split, batch[task], device, peer.multiple) for task, split in splits.items()} for batch in batches
     ]
     computed = float(np.mean([sum(part.ids.numel() for part in batch.values()) for batch in padded[warm_up:]]))
     remaining = cycle(padded)
-    return Step(lambda: peer_trainer.step(next(remaining)), tokens, computed, peer_trainer.optimizer)
+    return Step(lambda: peer_trainer.step(next(remaining)), tokens, computed, operations, peer_trainer.optimizer)
 
 
-def step_precision() -> Precision:
-    """What the contestants compute in: mixed precision on a GPU, fp32 on a CPU."""
-    return choose_precision("auto", "auto" if torch.cuda.is_available() else "off")
+def step_precision(amp: str = AMP) -> Precision:
+    """What the contestants compute in, and where."""
+    return choose_precision("auto", amp)
 
 
 def _micro_batches(splits: Splits, batch_size: int) -> Iterator[MicroBatch]:
@@ -245,6 +248,7 @@ def _micro_batches(splits: Splits, batch_size: int) -> Iterator[MicroBatch]:
     return (batches[0] for epoch in count() for batches in sampler.epoch(epoch))
 
 
-def _tokens(splits: Splits, batch: MicroBatch) -> int:
-    """Tokens of a batch's examples, without padding."""
-    return sum(split.tokens_of(batch[task]) for task, split in splits.items())
+def _lengths(splits: Splits, batch: MicroBatch) -> np.ndarray:
+    """The tokens of each of a batch's sequences, without padding."""
+    own = [np.diff(split.cu_seqlens)[split.sequences_of(batch[task])] for task, split in splits.items()]
+    return np.concatenate(own)

@@ -5,16 +5,17 @@ a round must move and multiply at least gives its floor, and the limits that the
 the device by the same process: a large copy, and a large product in each dtype.
 """
 
-import functools
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
 
 from concord.kernels.graphs import capture
+from concord.kernels.products import by_onednn, cpu_multiplies_bf16, onednn_missing
 
 FLUSH_BYTES = 256 << 20  # more than any L2 cache
 
@@ -132,7 +133,7 @@ def captured(
     would look for it on the device. It is replayed once.
     """
     if device.type == "cpu":
-        return functools.partial(function, *(prepare() if prepare else ()))
+        return partial(function, *(prepare() if prepare else ()))
     stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
@@ -150,19 +151,28 @@ def captured(
     return _Replay(graph, (function, before, *arguments))
 
 
-@functools.cache
+@cache
 def measure_limits(device: torch.device) -> Limits:
-    """The copy bandwidth and the product rates of `device`, measured once a process."""
+    """The copy bandwidth and the product rates of `device`, measured once a process.
+
+    The rate of a dtype is that of the fastest library that there is for it.
+    """
     on_cpu = device.type == "cpu"
     elements, edge, rounds = (1 << 25, 1024, 5) if on_cpu else (1 << 28, 8192, 20)
     source = torch.rand(elements, device=device)
     target = torch.empty_like(source)
     copy = time_rounds(lambda: target.copy_(source), device, rounds=rounds)
+    dtypes = (torch.float32, torch.float16, torch.bfloat16)
+    if on_cpu:
+        dtypes = (torch.float32, torch.bfloat16) if cpu_multiplies_bf16() else (torch.float32,)
     products = {}
-    for dtype in (torch.float32,) if on_cpu else (torch.float32, torch.float16, torch.bfloat16):
+    for dtype in dtypes:
         left, right = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
-        timing = time_rounds(lambda left=left, right=right: left @ right, device, rounds=rounds)
-        products[_name(dtype)] = 2 * edge**3 / timing.median
+        libraries = [torch.mm]
+        if on_cpu and dtype == torch.float32 and not onednn_missing():
+            libraries.append(by_onednn)
+        medians = [time_rounds(partial(by, left, right), device, rounds=rounds).median for by in libraries]
+        products[_name(dtype)] = 2 * edge**3 / min(medians)
     return Limits(copy=2 * 4 * elements / copy.median, products=products)
 
 

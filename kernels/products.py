@@ -5,6 +5,7 @@ is reached by an operator of torch's own compiler, which has no gradient, and so
 alone. bf16 goes to oneDNN in any case, other devices to libraries of their own.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ LIBRARIES = ("torch", "onednn")
 GAIN = 1.2  # times as fast as torch's default, before that is left
 _ROWS, _INNER, _WIDTH = 1024, 1536, 384  # of the products that are timed: one linear layer of MiniLM
 _ROUNDS = 7
+
+# The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
+_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 _library = "torch"
 
@@ -50,10 +54,17 @@ def onednn_missing() -> str:
     return ""
 
 
+def cpu_multiplies_bf16() -> bool:
+    """Whether torch multiplies bf16 in hardware here: the processor can, and ONEDNN_MAX_CPU_ISA does not forbid it."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BF16:
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x @ weight^T + bias`, without a gradient by oneDNN: [rows, n], [m, n] and [m] in one dtype -> [rows, m]."""
     if takes_onednn(x):
-        return _by_onednn(x, weight, bias)
+        return by_onednn(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
@@ -62,7 +73,8 @@ def takes_onednn(x: Tensor) -> bool:
     return _library == "onednn" and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
 
-def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x @ weight^T + bias` by oneDNN, whatever is chosen; without a gradient."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -99,21 +111,21 @@ def compare_products() -> Comparison:
     for left, right in pairs:
         exact = left.double() @ right.t().double()
         try:
-            error = relative_error(_by_onednn(left, right, None), exact)
+            error = relative_error(by_onednn(left, right, None), exact)
         except RuntimeError as refused:
             return Comparison(wrong=f"oneDNN does not multiply here: {str(refused).partition(chr(10))[0][:120]}")
         if not error <= (allowed := allowed_error(left @ right.t(), exact, torch.float32)):
             return Comparison(wrong=f"oneDNN's products differ here, error {error:.2g}, allowed {allowed:.2g}")
-    seconds = {functional.linear: 0.0, _by_onednn: 0.0}
+    seconds = {functional.linear: 0.0, by_onednn: 0.0}
     for left, right in pairs:
         for product, least in _least_seconds(left, right).items():
             seconds[product] += least
-    return Comparison(gain=seconds[functional.linear] / seconds[_by_onednn])
+    return Comparison(gain=seconds[functional.linear] / seconds[by_onednn])
 
 
 def _least_seconds(left: Tensor, right: Tensor) -> dict[Callable[..., Tensor], float]:
     """The least of some rounds of each library, in turn."""
-    least = {functional.linear: float("inf"), _by_onednn: float("inf")}
+    least = {functional.linear: float("inf"), by_onednn: float("inf")}
     for _ in range(_ROUNDS):
         for product in least:
             began = time.perf_counter()

@@ -45,8 +45,8 @@ def test_a_linear_layer_by_onednn_is_as_near_to_fp64_as_torchs(accumulate):
 @needs_onednn
 def test_gradients_without_tasks_are_onednns_too(monkeypatch):
     taken = []
-    by_onednn = products._by_onednn
-    monkeypatch.setattr(products, "_by_onednn", lambda *given: taken.append(1) or by_onednn(*given))
+    by_onednn = products.by_onednn
+    monkeypatch.setattr(products, "by_onednn", lambda *given: taken.append(1) or by_onednn(*given))
     set_products("onednn")
     x, weight = torch.randn(9, WIDTH, requires_grad=True), torch.randn(INNER, WIDTH, requires_grad=True)
     linear(x, weight).sum().backward()
@@ -56,7 +56,7 @@ def test_gradients_without_tasks_are_onednns_too(monkeypatch):
 
 @needs_onednn
 def test_other_formats_and_empty_batches_stay_with_torch(monkeypatch):
-    monkeypatch.setattr(products, "_by_onednn", lambda *given: pytest.fail("taken"))
+    monkeypatch.setattr(products, "by_onednn", lambda *given: pytest.fail("taken"))
     set_products("onednn")
     for rows, dtype in ((4, torch.bfloat16), (4, torch.float64), (0, torch.float32)):
         x = torch.randn(rows, WIDTH, dtype=dtype, requires_grad=True)
@@ -77,8 +77,8 @@ def test_the_comparison_measures_a_gain_and_sees_wrong_products(monkeypatch):
     found = compare_products()
     assert found.gain > 0
     assert not found.wrong
-    by_onednn = products._by_onednn
-    monkeypatch.setattr(products, "_by_onednn", lambda *given: by_onednn(*given) * 1.001)
+    by_onednn = products.by_onednn
+    monkeypatch.setattr(products, "by_onednn", lambda *given: by_onednn(*given) * 1.001)
     assert "differ here, error 0.001" in compare_products().wrong
     assert compare_products().library == "torch"
 

@@ -1,6 +1,5 @@
 """Which device, which number format and which kernels a run uses, and why."""
 
-import os
 import platform
 from dataclasses import dataclass
 
@@ -9,10 +8,8 @@ import torch
 from concord.bert.errors import InputError, did_you_mean
 from concord.kernels.dispatch import NO_TRITON, describe_kernels, has_triton, interpreted, set_kernels
 from concord.kernels.native.build import native_library
+from concord.kernels.products import cpu_multiplies_bf16
 from concord.train.settings.config import AMP_CHOICES
-
-# The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
-_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @dataclass(frozen=True)
@@ -73,13 +70,6 @@ def choose_precision(device: str, amp: str) -> Precision:
     return Precision(
         place, torch.float32, False, "--amp: this CPU multiplies neither bf16 nor fp16 in hardware, so nothing to gain"
     )
-
-
-def cpu_multiplies_bf16() -> bool:
-    """Whether torch multiplies bf16 in hardware here: the processor can, and ONEDNN_MAX_CPU_ISA does not forbid it."""
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_BF16:
-        return False
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def choose_kernels(kernels: str, precision: Precision) -> str:

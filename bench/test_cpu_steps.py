@@ -1,0 +1,96 @@
+"""The whole training step with PCGrad on a CPU: Concord against its peers, in turn, and how it grows.
+
+All train on the same examples, in fp32 and, where the CPU multiplies it, in bf16: at the lengths of the course data, or
+of --data. Where one thread computes, rounds are timed by that thread's own clock too, which does not count what else
+the machine does. Peers train under autocast.
+"""
+
+import pytest
+import torch
+
+from bench.contest import Contestant, peak_bytes
+from bench.lengths import read_lengths, splits_of_tasks
+from bench.step_cases import (
+    CONCORD,
+    PEERS,
+    SMALL,
+    TORCHJD,
+    Case,
+    build_step,
+    parity_of,
+    splits_of,
+    step_precision,
+)
+from concord.kernels.measure import Work
+from concord.kernels.products import cpu_multiplies_bf16
+
+AMPS = [
+    "off",
+    pytest.param("bf16", marks=pytest.mark.skipif(not cpu_multiplies_bf16(), reason="this CPU multiplies no bf16")),
+]
+COURSE = Case("MiniLM")
+TASKS, EXAMPLES = (2, 3, 4, 8, 16), 96  # of a step, whatever the number of tasks
+BATCHES = (3, 11, 32, 110, 230)  # some 300 to 20,000 tokens
+NAME = "training step with PCGrad"
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="test_training_step.py measures steps on a GPU")
+
+
+def contestant(case, name, splits, lengths, amp, rounds, *, memory=False):
+    """Who trains on `splits` for so many rounds; memory: whether its peak is measured."""
+    precision = step_precision(amp)
+    peak = {"peak_bytes": peak_bytes(str(case), name, amp)} if memory else {}
+    step = build_step(case, name, splits, torch.device("cpu"), rounds=rounds, warm_up=1, amp=amp)
+    return Contestant(
+        run=step.run,
+        case=case.described(lengths, precision.name, len(splits)),
+        peer=name,
+        work=Work(operations=step.operations, dtype=precision.compute_dtype),
+        parity=parity_of(name),
+        extra={
+            "tokens": step.tokens,
+            "examples": case.batch * len(splits),
+            "padding_share": round(1 - step.tokens / step.computed, 3),
+            **peak,
+        },
+    )
+
+
+@pytest.mark.parametrize("amp", AMPS)
+@pytest.mark.parametrize("case", [SMALL, COURSE], ids=str)
+@pytest.mark.benchmark(group="training step")
+def test_training_steps_in_turn(record_contest, training_splits, lengths_name, case, amp):
+    names = (*CONCORD, *PEERS, *(TORCHJD if case == COURSE else ()))
+    splits, rounds = splits_of(case, training_splits), 5
+    contestants = [contestant(case, name, splits, lengths_name, amp, rounds, memory=case == COURSE) for name in names]
+    record_contest(contestants, group="step", name=NAME, rounds=rounds)
+
+
+@pytest.mark.parametrize("amp", AMPS)
+@pytest.mark.benchmark(group="training step")
+def test_training_steps_by_tasks(record_contest, amp):
+    """As many examples, of as many tokens: what a task costs is surgery, and the pieces that products fall into."""
+    contestants = []
+    for tasks in TASKS:
+        case, splits = Case("MiniLM", batch=EXAMPLES // tasks), splits_of_tasks(tasks, 512, read_lengths())
+        contestants.append(contestant(case, "concord", splits, "pooled", amp, 5))
+    record_contest(contestants, group="step", name=f"{NAME}, {EXAMPLES} examples", rounds=5)
+
+
+@pytest.mark.parametrize("amp", AMPS)
+@pytest.mark.benchmark(group="training step")
+def test_training_steps_by_tokens(record_contest, training_splits, lengths_name, amp):
+    contestants = [
+        contestant(Case("MiniLM", batch=batch), name, training_splits, lengths_name, amp, 3)
+        for batch in BATCHES
+        for name in ("concord", "best of stock")
+    ]
+    record_contest(contestants, group="step", name=f"{NAME}, by tokens", rounds=3)
+
+
+@pytest.mark.parametrize("amp", AMPS)
+@pytest.mark.benchmark(group="training step")
+def test_training_steps_of_bert_base(record_contest, training_splits, lengths_name, amp):
+    case, names = Case("BERT-base"), ("concord", "faithful", "best of stock")
+    contestants = [contestant(case, name, training_splits, lengths_name, amp, 2, memory=True) for name in names]
+    record_contest(contestants, group="step", name=NAME, rounds=2)

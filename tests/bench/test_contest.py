@@ -1,0 +1,58 @@
+"""Contests: turns are taken in order and clocked apart, and the operations of a step are those that it does."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.contest import Contestant, Turns
+from bench.lengths import read_lengths, splits_of_lengths, splits_of_tasks
+from bench.step_cases import MODELS, Case, build_step
+from bench.step_operations import step_operations
+from concord.bert.config import BertConfig
+from concord.kernels.dispatch import using_kernels
+from tests.samples import SMALL
+
+
+def test_contestants_take_turns_and_a_wait_counts_by_the_clock_alone():
+    order = []
+    waits = Contestant(run=lambda: order.append("waits") or time.sleep(0.02), case={})
+    works = Contestant(run=lambda: order.append("works"), case={})
+    turns = Turns([waits, works])
+    for _ in range(3):
+        turns.take()
+    assert order == ["waits", "works"] * 3
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        (wall, thread), (other, _) = turns.timings(warm_up=1)
+        assert thread.median < 0.01 < 0.02 <= wall.median
+        assert other.median < 0.01
+        torch.set_num_threads(2)
+        assert turns.timings(warm_up=1)[0][1] is None
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_operations_of_a_step_are_those_that_it_does(monkeypatch):
+    model = BertConfig(**{**vars(SMALL), "vocab_size": 30522, "hidden_size": 64, "num_attention_heads": 2})
+    monkeypatch.setitem(MODELS, "small", model)
+    case, splits = Case("small", batch=64), splits_of_lengths({"sts": {48: 80}})
+    with using_kernels("torch"):
+        step = build_step(case, "concord", splits, torch.device("cpu"), rounds=1, warm_up=1, amp="off")
+        step.run()
+        with FlopCounterMode(display=False) as counter:
+            step.run()
+    assert step.operations == step_operations(model, [48] * 64)
+    assert step.operations == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_tasks_of_one_length_distribution_share_a_steps_tokens():
+    histograms = read_lengths()
+    few, many = splits_of_tasks(2, 4000, histograms), splits_of_tasks(16, 500, histograms)
+    assert (len(few), len(many)) == (2, 16)
+    totals = [np.mean([np.diff(split.cu_seqlens).mean() for split in splits.values()]) for splits in (few, many)]
+    assert totals[0] == pytest.approx(totals[1], rel=0.05)
+    assert {split.task.kind for split in many.values()} == {"classification", "binary", "regression"}
