@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from concord.bert.errors import InputError
 from concord.bert.models import minilm_directory
-from concord.bert.weights import WEIGHTS_FILE
+from concord.bert.names import WEIGHTS_FILE
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.outputs.provenance import commit

@@ -17,8 +17,8 @@ _MODULES = (
     "bench.profile_steps",
     "bench.step_cases",
     "concord.kernels.checks.child",
-    "concord.train.doctor",
-    "concord.train.run",
+    "concord.train.runs.begin",
+    "concord.train.runs.checkup",
 )
 
 

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CASE = Case("MiniLM") if ON_GPU else Case("MiniLM", batch=4)
 ROUNDS, WARM_UP, COUNTED = (20, 12, 4) if ON_GPU else (1, 1, 1)
 STARTS = {
-    "importing train.run": ["-c", "import train.run"],
+    "help": ["-m", "train.run", "--help"],
+    "importing all that a run needs": ["-c", "import concord.train.runs.begin"],
     "a run of one step with the tiny model": [
         "-m",
         "train.run",

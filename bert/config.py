@@ -6,7 +6,7 @@ from pathlib import Path
 
 from concord.bert.errors import InputError
 from concord.bert.files import read_json_object
-from concord.kernels.dropout import HIGHEST_RATE
+from concord.kernels.ops import HIGHEST_RATE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,3 +85,11 @@ class BertConfig:
             **asdict(self),
         }
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+SIZES = {
+    "minilm": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+    "bert-base": BertConfig(),
+    "bert-large": BertConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096),
+}
+"""The shapes of models that are known by name."""

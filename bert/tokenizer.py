@@ -10,8 +10,8 @@ import tokenizers
 
 from concord.bert.errors import InputError
 from concord.bert.files import read_json_object, replacing
+from concord.bert.names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE
 
-TOKENIZER_FILE, VOCABULARY_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 SPECIAL_TOKENS = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 _UNKNOWN = "\U00012000"  # a cuneiform sign, which no vocabulary is likely to have
 

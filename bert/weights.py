@@ -12,7 +12,6 @@ from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 
-WEIGHTS_FILE = "model.safetensors"
 POOLER = "pooler."
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _EMBEDDINGS = {"words": "word_embeddings", "positions": "position_embeddings", "segments": "token_type_embeddings"}

@@ -7,7 +7,7 @@ without Triton, as on macOS and Windows, everything else works on the torch refe
 import functools
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHOICES = ("auto", "triton", "native", "torch")
+from concord.kernels.ops import CHOICES, OPS
+
 _NATIVE_DTYPES = (torch.float32, torch.bfloat16)
 NO_TRITON = "Triton is not installed here"
 """Why no op takes its kernels where `has_triton` is False."""
@@ -31,40 +32,6 @@ def _is_installed(package: str) -> bool:
 
 
 _has_triton = _is_installed("triton")  # asked once: every op of every step wants to know
-
-
-@dataclass(frozen=True, kw_only=True)
-class Op:
-    """What there is to know of an op before it is launched.
-
-    title: what it is called in the lines that a run prints.
-    products: whether its kernels are made of matrix products, which stay with torch on GPUs before sm_80.
-    reads_lengths: whether its reference needs on the host where sequences and tasks begin.
-    native: whether there are native kernels of it, whose launchers have the names and arguments of Triton's.
-    """
-
-    title: str
-    products: bool = False
-    reads_lengths: bool = False
-    native: bool = False
-
-
-OPS: Mapping[str, Op] = {
-    "attention": Op(title="attention", products=True, reads_lengths=True, native=True),
-    "first_token_attention": Op(title="first tokens' attention", reads_lengths=True),
-    "bias_gelu": Op(title="GELU", native=True),
-    "add_layer_norm": Op(title="LayerNorm", reads_lengths=True, native=True),
-    "embedding": Op(title="embedding", reads_lengths=True, native=True),
-    "task_sums": Op(title="sums over tasks' rows", reads_lengths=True, native=True),
-    "task_products": Op(title="weight gradients", products=True, reads_lengths=True),
-    "linear_cross_entropy": Op(title="linear + cross-entropy", products=True, reads_lengths=True),
-    "gather": Op(title="gathering of batches"),
-    "gram_matrix": Op(title="Gram matrix", native=True),
-    "plan_update": Op(title="surgery's plan"),
-    "combine_adamw": Op(title="combine + AdamW", native=True),
-    "multi_tensor": Op(title="surgery on tensors that lie apart"),
-}
-"""Every op that has kernels, by the name with which it asks whether to take them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from concord.kernels.dispatch import launches_native
+from concord.kernels.ops import DROPOUT_LEVELS
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 7  # the fewest with which Philox4x32 passes BigCrush
-_LEVELS = 1 << 16
-HIGHEST_RATE = 1 - 1 / _LEVELS
-"""The highest rate of a dropout: rates are multiples of 2^-16, and below 1, so that some elements are kept."""
 _SITES = 1 << 16  # sites of one forward pass: no model has as many dropouts
 
 
@@ -27,7 +25,7 @@ _SITES = 1 << 16  # sites of one forward pass: no model has as many dropouts
 class Dropout:
     """One dropout of a training step.
 
-    rate: the share of elements set to zero, from 0 to `HIGHEST_RATE`.
+    rate: the share of elements set to zero, from 0 to `concord.kernels.ops.HIGHEST_RATE`.
     seed: int64 scalar on the device, one a step.
     site: which dropout of the step this is; no two share one.
     """
@@ -39,12 +37,12 @@ class Dropout:
     @property
     def threshold(self) -> int:
         """Elements whose 16 random bits, as a number, lie below it are dropped."""
-        return round(self.rate * _LEVELS)
+        return round(self.rate * DROPOUT_LEVELS)
 
     @property
     def scale(self) -> float:
         """What kept elements are multiplied by: one over their share."""
-        return _LEVELS / (_LEVELS - self.threshold)
+        return DROPOUT_LEVELS / (DROPOUT_LEVELS - self.threshold)
 
     def mask(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """What the elements are multiplied by: 0 where dropped, `scale` where kept; `shape`, `dtype`."""
@@ -71,7 +69,7 @@ class Dropout:
         words = torch.stack(philox(self.seed, calls, self.site), dim=-1)
         lanes = words.to(torch.int32).view(torch.int16)
         # The lanes are signed: shifted by half the range, the threshold orders them as the unsigned values.
-        return (lanes >= self.threshold - _LEVELS // 2).to(dtype).mul_(self.scale)
+        return (lanes >= self.threshold - DROPOUT_LEVELS // 2).to(dtype).mul_(self.scale)
 
 
 class DropoutStream:

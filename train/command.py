@@ -4,15 +4,17 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 
-import torch
-
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, exhausted_memory
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def run_command(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code: its own, 2 after bad input, 130 where the user stopped it."""
+    """Run a command line and return its exit code: its own, 2 after bad input, 130 where the user stopped it.
+
+    Every command begins here, and imports torch only after its flags are parsed: what has to be settled for the process
+    before torch is loaded is settled here, before `command` is called.
+    """
     for stream in (sys.stdout, sys.stderr):
         # Characters that the terminal cannot encode are escaped, and do not end the run.
         if isinstance(stream, io.TextIOWrapper):
@@ -23,11 +25,9 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except (RuntimeError, MemoryError) as error:
-        # Out of host memory, torch raises a plain RuntimeError.
-        of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
-        if not of_memory:
+        kind = exhausted_memory(error)
+        if not kind:
             raise
-        kind = "GPU memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(f"error: out of {kind} ({reason}); try a smaller --batch-size with --accumulate", file=sys.stderr)
         return BAD_INPUT

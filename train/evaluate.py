@@ -2,54 +2,27 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from concord.train.command import run_command
-from concord.train.data.datasets import load_datasets
 from concord.train.flags import OneLineParser
-from concord.train.objectives.metrics import overall
-from concord.train.outputs.progress import ConsoleReporter
-from concord.train.outputs.saved_run import load_run
-from concord.train.outputs.summary import score_line
-from concord.train.steps.evaluation import evaluate
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the dev metrics of every task; raises InputError for bad input."""
     given = _parser().parse(arguments)
-    reporter = ConsoleReporter()
-    directory = Path(given.run)
-    saved = load_run(directory, given.device, reporter)
+    # Imported once the flags have proved good: torch comes with it.
+    from concord.train.outputs.progress import ConsoleReporter
+    from concord.train.runs.answering import evaluate_run
 
-    config = saved.config.data
-    config = replace(
-        config,
-        source=given.data or config.source,
+    evaluate_run(
+        Path(given.run),
+        ConsoleReporter(),
+        device=given.device,
+        data=given.data,
         dev_examples=given.dev_examples,
-        skip_bad_rows=given.skip_bad_rows or config.skip_bad_rows,
+        skip_bad_rows=given.skip_bad_rows,
     )
-    datasets = load_datasets(
-        config,
-        saved.tasks,
-        saved.tokenizer,
-        None,
-        reporter,
-        splits=("dev",),
-    )
-    reporter.say(f"device     {saved.precision.device_name}, {saved.precision.name} ({saved.precision.reason})")
-    reporter.say(f"kernels    {saved.kernels}")
-    if saved.products:
-        reporter.say(f"products   {saved.products}")
-    sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
-    reporter.say(f"data       {config.source}: {sizes} (dev examples)")
-    with reporter.reading("dev sets", sum(map(len, datasets.dev.values()))):
-        metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device, reporter=reporter)
-    reporter.say(f"dev        {score_line(metrics)}")
-    for name, threshold in saved.model.thresholds().items():
-        reporter.say(f"           {name} is 1 above {threshold:.3f}, as was best on the dev set in training")
-    score, mean = overall(metrics, saved.tasks)
-    reporter.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
 
 
 def _parser() -> OneLineParser:

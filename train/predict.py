@@ -7,38 +7,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from concord.bert.errors import InputError, did_you_mean
 from concord.train.command import run_command
-from concord.train.data.course import read_plain_input
-from concord.train.data.datasets import tokenize
 from concord.train.flags import OneLineParser
-from concord.train.outputs.predictions import write_predictions
-from concord.train.outputs.progress import ConsoleReporter
-from concord.train.outputs.saved_run import load_run
-from concord.train.steps.evaluation import predict
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one prediction a row of the input; raises InputError for bad input."""
     given = _parser().parse(arguments)
-    reporter = ConsoleReporter()
-    saved = load_run(Path(given.run), given.device, reporter)
-    tasks = {task.name: task for task in saved.tasks}
-    if given.task not in tasks:
-        raise InputError(
-            f"--task {given.task}: the run in {given.run} was not trained on it, {did_you_mean(given.task, tasks)}"
-        )
-    task, output = tasks[given.task], Path(given.output)
-    if output.exists() and Path(given.input).exists() and output.samefile(given.input):
-        raise InputError(f"--output {output}: it is the input itself, expected another file")
-    examples = read_plain_input(task, Path(given.input))
-    split = tokenize(saved.config.data, task, examples, saved.tokenizer, None)
-    if split.truncated:
-        reporter.warn(f"{split.truncated} rows were longer than {saved.config.data.max_length} wordpieces and cut")
-    with reporter.reading(task.name, len(split)):
-        answers = predict(saved.model, split, saved.precision.device, reporter)
-    write_predictions(output, task, split.example_ids, answers)
-    reporter.say(f"{len(split)} predictions of {task.name} written to {output}")
+    # Imported once the flags have proved good: torch comes with it.
+    from concord.train.outputs.progress import ConsoleReporter
+    from concord.train.runs.answering import predict_file
+
+    predict_file(
+        Path(given.run),
+        ConsoleReporter(),
+        device=given.device,
+        task=given.task,
+        source=Path(given.input),
+        output=Path(given.output),
+    )
 
 
 def _parser() -> OneLineParser:

@@ -15,9 +15,7 @@ from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
 from concord.train.outputs.names import PRETRAINING_FILE
-from concord.train.outputs.progress import ConsoleReporter, RunConsole
-from concord.train.runs.pre_training import NEW_HEAD_RATE, begin_pre_training
-from concord.train.settings.config import RunConfig
+from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of
 
@@ -86,6 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def write_settings(path: Path) -> None:
         content = {name: asdict(config)[name] for name in _SETTINGS}
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    # Imported once the flags have proved good: torch comes with it.
+    from concord.train.outputs.progress import ConsoleReporter, RunConsole
+    from concord.train.runs.pre_training import begin_pre_training
 
     begin_pre_training(folder, config, ConsoleReporter(RunConsole()), write_settings).train()
 

@@ -21,7 +21,6 @@ from concord.train.command import run_command
 from concord.train.flags import OneLineParser, config_from, contradiction
 from concord.train.outputs import names
 from concord.train.outputs.folders import clear_folder
-from concord.train.papers.tables import write_tables
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of, setting_text
@@ -161,6 +160,8 @@ class Reproduction:
 
     def _write(self, *, pictures: bool) -> list[Path]:
         """The tables as far as they go."""
+        from concord.train.papers.tables import write_tables  # torch comes with it
+
         summaries, command = self._summaries(), self._command()
         return write_tables(self.paper, self.tables, summaries, self.out, command=command, pictures=pictures)
 
@@ -284,8 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(flag_of(name), help="as for python -m train.run, in every run", **bare)
     parser.add_argument("--skip-bad-rows", action="store_true", help="as for python -m train.run")
     given = vars(parser.parse(arguments))
-    paper = read_paper(given.pop("paper"))
-    budget = given.pop("budget")
+    paper, budget = read_paper(given.pop("paper")), given.pop("budget")
     if budget not in BUDGETS:
         raise InputError(f"--budget {budget}: expected one of {', '.join(BUDGETS)}")
     numbers = range(1, len(paper.tables) + 1)

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from concord.train.command import run_command
 from concord.train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
 from concord.train.outputs.names import CONFIG_FILE
-from concord.train.outputs.progress import ConsoleReporter, RunConsole
-from concord.train.runs.begin import begin_fine_tuning
 from concord.train.settings.files import read_config
 
 
@@ -24,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         config = read_config(folder.path / CONFIG_FILE)
         check_resumable(config, given, folder.path)
+    # Imported once the flags have proved good: torch comes with it.
+    from concord.train.outputs.progress import ConsoleReporter, RunConsole
+    from concord.train.runs.begin import begin_fine_tuning
+
     begin_fine_tuning(folder, config, ConsoleReporter(RunConsole())).train()
 
 

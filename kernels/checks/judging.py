@@ -20,7 +20,7 @@ _ROUNDS = 20  # of a timing
 class Case:
     """What an op is given, and what may come of it.
 
-    op: a name in `kernels.dispatch.OPS`.
+    op: a name in `kernels.ops.OPS`.
     shapes: the sizes and dtypes, in words; together with `op` the case's name.
     dtype: of the activations, whose tolerance counts.
     compute: what the op makes of it, by the kernels that are chosen, in a dtype: `dtype`, or fp64 for the exact results

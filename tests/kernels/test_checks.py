@@ -12,7 +12,8 @@ import torch
 
 from concord.kernels.checks.judging import Case, judge, time_case
 from concord.kernels.checks.shapes import Shapes, cases_of, lengths_up_to, ops_of
-from concord.kernels.dispatch import OPS, uses_triton
+from concord.kernels.dispatch import uses_triton
+from concord.kernels.ops import OPS
 from concord.kernels.tolerances import TOLERANCES
 from tests.kernels.parity import DEVICE
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from concord.kernels.dispatch import (
-    OPS,
     all_from_triton,
     describe_kernels,
     launcher,
@@ -16,6 +15,7 @@ from concord.kernels.dispatch import (
     uses_triton,
     using_kernels,
 )
+from concord.kernels.ops import OPS
 from concord.kernels.surgery.multi_tensor import combine_tensors, gram_of_tensors
 
 

@@ -8,7 +8,7 @@ import torch
 
 from concord.kernels.attention.op import attention
 from concord.kernels.deposits import deposit_sum
-from concord.kernels.dispatch import OPS, launchers, using_kernels
+from concord.kernels.dispatch import launchers, using_kernels
 from concord.kernels.dropout import Dropout
 from concord.kernels.embedding import embedding
 from concord.kernels.gelu import bias_gelu
@@ -18,6 +18,7 @@ from concord.kernels.layout.rows import TaskRows
 from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.native import build
 from concord.kernels.native.build import Native, native_library
+from concord.kernels.ops import OPS
 from concord.kernels.surgery.adamw import combine_adamw_
 from concord.kernels.surgery.gram import gram_matrix
 from concord.kernels.tolerances import allowed_error, relative_error

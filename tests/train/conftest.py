@@ -63,7 +63,8 @@ def children(tmp_path, monkeypatch):
 @pytest.fixture
 def on_cpu(monkeypatch):
     """The CPU runs Triton's kernels as a GPU does: by itself, where --kernels is auto."""
-    for module in ("concord.kernels.dispatch", "concord.train.checks.self_check", "concord.train.doctor"):
+    # The module that imports the others comes first: imported later, it would keep what stands in for them.
+    for module in ("concord.train.runs.checkup", "concord.train.checks.self_check", "concord.kernels.dispatch"):
         monkeypatch.setattr(f"{module}.launches_triton", lambda device: True)
     monkeypatch.setattr("concord.kernels.dispatch.describe_kernels", lambda device: "triton")
     monkeypatch.setattr("concord.train.steps.precision.describe_kernels", lambda device: "triton")

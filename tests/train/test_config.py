@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
-from concord.kernels.dropout import HIGHEST_RATE, Dropout
+from concord.kernels.dropout import Dropout
+from concord.kernels.ops import HIGHEST_RATE
 from concord.train.flags import _ELSEWHERE, build_parser, check_resumable, config_from
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config, write_config

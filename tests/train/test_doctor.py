@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from concord.kernels.dispatch import OPS
+from concord.kernels.ops import OPS
 from concord.train import doctor
 from concord.train.checks import children as judged
 from concord.train.command import run_command
@@ -67,7 +67,7 @@ def test_what_a_process_said_at_length_keeps_both_ends_and_the_place_where_it_go
 
 def test_without_kernels_there_is_nothing_to_judge(children, capsys, monkeypatch):
     calls = children()
-    monkeypatch.setattr("concord.train.doctor.interpreted", lambda: False)
+    monkeypatch.setattr("concord.train.runs.checkup.interpreted", lambda: False)
     assert run_command(doctor.main, ["--device", "cpu"]) == 0
     assert "nothing to judge; TRITON_INTERPRET=1" in capsys.readouterr().out
     assert not calls.read_text()

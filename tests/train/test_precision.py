@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
-from concord.kernels.dispatch import OPS, interpreted, takes_triton
+from concord.kernels.dispatch import interpreted, takes_triton
 from concord.kernels.native.build import Native
+from concord.kernels.ops import OPS
 from concord.train.steps.precision import choose_kernels, choose_precision
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
-from concord.kernels.dispatch import OPS, takes_triton
+from concord.kernels.dispatch import takes_triton
+from concord.kernels.ops import OPS
 from concord.kernels.tolerances import TOLERANCES
 from concord.train import run
 from concord.train.checks import children as judged

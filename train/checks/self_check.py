@@ -19,7 +19,8 @@ from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.kernels.caches import user_cache
 from concord.kernels.checks.shapes import Shapes, ops_of
-from concord.kernels.dispatch import OPS, interpreted, launches_triton, set_kernels, takes_triton
+from concord.kernels.dispatch import interpreted, launches_triton, set_kernels, takes_triton
+from concord.kernels.ops import OPS
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
 from concord.train.reporter import SILENT, Reporter
 from concord.train.steps.precision import Precision, choose_kernels

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from concord.bert.weights import WEIGHTS_FILE
+from concord.bert.names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 CONFIG_FILE, TASKS_FILE, PRETRAINING_FILE = "config.json", "tasks.json", "pretrain.json"
 METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"

@@ -6,8 +6,8 @@ from pathlib import Path
 from concord.bert.errors import InputError
 from concord.bert.models import load_tokenizer, read_encoder
 from concord.bert.multitask import MultitaskModel
+from concord.bert.names import WEIGHTS_FILE
 from concord.bert.tokenizer import Tokenizer
-from concord.bert.weights import WEIGHTS_FILE
 from concord.train.checks.products import resolve_products
 from concord.train.checks.self_check import resolve_kernels
 from concord.train.checks.shapes import shapes_of_prediction

@@ -8,13 +8,13 @@ import torch
 
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
+from concord.bert.names import WEIGHTS_FILE
 from concord.bert.tokenizer import Tokenizer
-from concord.bert.weights import WEIGHTS_FILE
 from concord.train.data.datasets import Datasets
 from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.metrics import overall
-from concord.train.outputs.log import LoggedStep
+from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
 from concord.train.outputs.names import BEST, CONFIG_FILE, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions

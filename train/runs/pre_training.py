@@ -14,22 +14,21 @@ from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.bert.language_model import LanguageModelHead, MaskedLanguageModel
 from concord.bert.models import Model
-from concord.bert.weights import WEIGHTS_FILE, read_safetensors
+from concord.bert.names import WEIGHTS_FILE
+from concord.bert.weights import read_safetensors
 from concord.train.checks.shapes import shapes_of_pretraining
 from concord.train.data.texts import encode_texts, read_texts
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CONFIG_FILE, METRICS_FILE, PRETRAINING_FILE
 from concord.train.reporter import Reporter
 from concord.train.runs.session import Session
-from concord.train.settings.config import RunConfig
+from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
 from concord.train.settings.options import setting_text
 from concord.train.settings.parts import LogConfig
 from concord.train.settings.typed import pretraining_config
 from concord.train.steps.build import fit_model, load_pretrained
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision
 from concord.train.steps.pretraining import Pretrainer, PretrainingStep
-
-NEW_HEAD_RATE = RunConfig.head_learning_rate[0]
 
 
 class Pretraining:

@@ -3,14 +3,15 @@
 from dataclasses import dataclass, fields
 
 from concord.bert.errors import InputError, did_you_mean
-from concord.kernels.dispatch import CHOICES as KERNEL_CHOICES
-from concord.kernels.dropout import HIGHEST_RATE
+from concord.kernels.ops import CHOICES as KERNEL_CHOICES
+from concord.kernels.ops import HIGHEST_RATE
 from concord.train.settings.options import WORDS, check_bounds, check_choice, flag_of, is_of_type, of_tables, setting
 from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY
 from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
 from concord.train.settings.values import PerTask, Stage, parse_number, parse_per_task, parse_stages
 
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
+NEW_HEAD_RATE = "1e-3"  # of heads that no model came with
 _HIGHEST_SEED = 2**64 - 1  # the highest that torch's generators take
 _PER_TASK = ("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate")
 
@@ -131,7 +132,7 @@ class RunConfig:
     learning_rate: float = setting(
         -1.0, "peak rate of the encoder; -1 for one that suits its width: 2e-4 at 384, 5e-5 at 768", low=0.0, auto=-1.0
     )
-    head_learning_rate: tuple[str, ...] = setting(("1e-3",), "peak rate of the heads, such as 1e-3,sst=5e-4")
+    head_learning_rate: tuple[str, ...] = setting((NEW_HEAD_RATE,), "peak rate of the heads, such as 1e-3,sst=5e-4")
     layer_decay: float = setting(
         1.0,
         "what the encoder's rate is multiplied by from each layer to the one below; 1 for one rate",

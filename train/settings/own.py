@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, exhausted_memory
 from concord.bert.tables import find_own, is_own, reason_of
 
 VARIABLE = "CONCORD_OWN"
@@ -59,7 +57,9 @@ def calling(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, MemoryError, torch.OutOfMemoryError):
+    except InputError:
         raise
     except Exception as error:
+        if exhausted_memory(error):
+            raise
         raise InputError(f"{name}: its call raised {reason_of(error)}") from error
