@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from concord.train.threads import settle_threads
+
+settle_threads()  # as the commands do, before torch is loaded
+
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 

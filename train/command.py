@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from concord.bert.errors import InputError, exhausted_memory
+from concord.train.threads import settle_threads
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -15,6 +16,7 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
     Every command begins here, and imports torch only after its flags are parsed: what has to be settled for the process
     before torch is loaded is settled here, before `command` is called.
     """
+    settle_threads()
     for stream in (sys.stdout, sys.stderr):
         # Characters that the terminal cannot encode are escaped, and do not end the run.
         if isinstance(stream, io.TextIOWrapper):
