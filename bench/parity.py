@@ -69,6 +69,7 @@ MODULES = (
     "tests/kernels/test_gather.py",
     "tests/kernels/test_dropout.py",
     "tests/kernels/test_dispatch.py",
+    "tests/bench/test_encoders.py",
     "tests/bert/test_tokenizer.py",
 )
 

@@ -117,7 +117,7 @@ def _cells(comparison: Comparison, peers: list[str], mark: str) -> list[str]:
         row.name + (f" ({CHANGED})" if comparison.file.changed else "") + mark,
         row.case_text(),
         f"{median} ({spread})",
-        "" if row.floor is None else _percent(row.floor / row.median),
+        "" if row.floor is None else _percent(row.floor / (row.thread_median or row.median)),
         *ratios,
         "" if tokens is None else f"{tokens:,.0f}",
         ", ".join(f"{peer} {_percent(share)}" for peer, share in padding.items() if share is not None),

@@ -26,6 +26,7 @@ from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.multitask import MultitaskModel
 from concord.kernels.dispatch import needs_host_lengths
+from concord.kernels.products import cpu_multiplies_bf16
 from concord.train.data.device_batches import round_tokens
 from concord.train.data.sampler import JointSampler, MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
@@ -53,6 +54,8 @@ TORCHJD_PARITY = "tests/bench/test_torchjd_peer.py"
 COMPILED_PARITY = "tests/bench/test_compiled_peers.py"
 AMP = "auto" if torch.cuda.is_available() else "off"
 """The number format, as --amp has it, where a benchmark measures one alone."""
+AMPS_OF_CPU = ("off", "bf16") if cpu_multiplies_bf16() else ("off",)
+"""The number formats of a CPU's benchmarks: bf16 where it multiplies that in hardware."""
 BUCKET = 32  # padding's multiple where graphs are compiled for each length
 _EPOCHS = 1000  # more than are measured
 _EXAMPLES = 1024  # of each task, where all are of one length

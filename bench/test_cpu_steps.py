@@ -11,6 +11,7 @@ import torch
 from bench.contest import Contestant, peak_bytes
 from bench.lengths import read_lengths, splits_of_tasks
 from bench.step_cases import (
+    AMPS_OF_CPU,
     CONCORD,
     PEERS,
     SMALL,
@@ -22,12 +23,7 @@ from bench.step_cases import (
     step_precision,
 )
 from concord.kernels.measure import Work
-from concord.kernels.products import cpu_multiplies_bf16
 
-AMPS = [
-    "off",
-    pytest.param("bf16", marks=pytest.mark.skipif(not cpu_multiplies_bf16(), reason="this CPU multiplies no bf16")),
-]
 COURSE = Case("MiniLM")
 TASKS, EXAMPLES = (2, 3, 4, 8, 16), 96  # of a step, whatever the number of tasks
 BATCHES = (3, 11, 32, 110, 230)  # some 300 to 20,000 tokens
@@ -56,7 +52,7 @@ def contestant(case, name, splits, lengths, amp, rounds, *, memory=False):
     )
 
 
-@pytest.mark.parametrize("amp", AMPS)
+@pytest.mark.parametrize("amp", AMPS_OF_CPU)
 @pytest.mark.parametrize("case", [SMALL, COURSE], ids=str)
 @pytest.mark.benchmark(group="training step")
 def test_training_steps_in_turn(record_contest, training_splits, lengths_name, case, amp):
@@ -66,7 +62,7 @@ def test_training_steps_in_turn(record_contest, training_splits, lengths_name, c
     record_contest(contestants, group="step", name=NAME, rounds=rounds)
 
 
-@pytest.mark.parametrize("amp", AMPS)
+@pytest.mark.parametrize("amp", AMPS_OF_CPU)
 @pytest.mark.benchmark(group="training step")
 def test_training_steps_by_tasks(record_contest, amp):
     """As many examples, of as many tokens: what a task costs is surgery, and the pieces that products fall into."""
@@ -77,7 +73,7 @@ def test_training_steps_by_tasks(record_contest, amp):
     record_contest(contestants, group="step", name=f"{NAME}, {EXAMPLES} examples", rounds=5)
 
 
-@pytest.mark.parametrize("amp", AMPS)
+@pytest.mark.parametrize("amp", AMPS_OF_CPU)
 @pytest.mark.benchmark(group="training step")
 def test_training_steps_by_tokens(record_contest, training_splits, lengths_name, amp):
     contestants = [
@@ -88,7 +84,7 @@ def test_training_steps_by_tokens(record_contest, training_splits, lengths_name,
     record_contest(contestants, group="step", name=f"{NAME}, by tokens", rounds=3)
 
 
-@pytest.mark.parametrize("amp", AMPS)
+@pytest.mark.parametrize("amp", AMPS_OF_CPU)
 @pytest.mark.benchmark(group="training step")
 def test_training_steps_of_bert_base(record_contest, training_splits, lengths_name, amp):
     case, names = Case("BERT-base"), ("concord", "faithful", "best of stock")

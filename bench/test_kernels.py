@@ -27,9 +27,10 @@ from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.linear import linear
 from concord.kernels.linear_cross_entropy import linear_cross_entropy
 from concord.kernels.measure import Work, captured
+from concord.kernels.products import cpu_multiplies_bf16
 
 ON_GPU = torch.cuda.is_available()
-DTYPE = torch.bfloat16 if ON_GPU else torch.float32
+DTYPE = torch.bfloat16 if ON_GPU or cpu_multiplies_bf16() else torch.float32
 RATE, TASKS, VOCABULARY = 0.1, 3, 30522
 SHAPES = {"MiniLM": (384, 12, 1536), "BERT-base": (768, 12, 3072)} if ON_GPU else {"MiniLM": (384, 12, 1536)}
 TOKENS = (4096, 16384, 65536) if ON_GPU else (1024,)

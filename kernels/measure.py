@@ -155,25 +155,45 @@ def captured(
 def measure_limits(device: torch.device) -> Limits:
     """The copy bandwidth and the product rates of `device`, measured once a process.
 
-    The rate of a dtype is that of the fastest library that there is for it.
+    The rate of a dtype is that of the fastest library that there is for it. On a GPU the median round counts, on a CPU
+    the fastest: it shares its cores with whatever else runs, which is no limit of its own.
     """
-    on_cpu = device.type == "cpu"
-    elements, edge, rounds = (1 << 25, 1024, 5) if on_cpu else (1 << 28, 8192, 20)
-    source = torch.rand(elements, device=device)
+    if device.type == "cpu":
+        return _limits_of_cpu()
+    source = torch.rand(1 << 28, device=device)
     target = torch.empty_like(source)
-    copy = time_rounds(lambda: target.copy_(source), device, rounds=rounds)
-    dtypes = (torch.float32, torch.float16, torch.bfloat16)
-    if on_cpu:
-        dtypes = (torch.float32, torch.bfloat16) if cpu_multiplies_bf16() else (torch.float32,)
+    copy = time_rounds(lambda: target.copy_(source), device, rounds=20).median
     products = {}
-    for dtype in dtypes:
-        left, right = (torch.randn(edge, edge, device=device, dtype=dtype) for _ in range(2))
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        left, right = (torch.randn(8192, 8192, device=device, dtype=dtype) for _ in range(2))
+        timing = time_rounds(partial(torch.mm, left, right), device, rounds=20)
+        products[_name(dtype)] = 2 * 8192**3 / timing.median
+    return Limits(copy=2 * 4 * source.numel() / copy, products=products)
+
+
+def _limits_of_cpu() -> Limits:
+    source, edge = torch.rand(1 << 25), 1024
+    target = torch.empty_like(source)
+    copy = _fastest(lambda: target.copy_(source), rounds=10)
+    products = {}
+    for dtype in (torch.float32, torch.bfloat16) if cpu_multiplies_bf16() else (torch.float32,):
+        left, right = (torch.randn(edge, edge).to(dtype) for _ in range(2))
         libraries = [torch.mm]
-        if on_cpu and dtype == torch.float32 and not onednn_missing():
+        if dtype == torch.float32 and not onednn_missing():
             libraries.append(by_onednn)
-        medians = [time_rounds(partial(by, left, right), device, rounds=rounds).median for by in libraries]
-        products[_name(dtype)] = 2 * edge**3 / min(medians)
-    return Limits(copy=2 * 4 * elements / copy.median, products=products)
+        products[_name(dtype)] = 2 * edge**3 / min(_fastest(partial(by, left, right), rounds=20) for by in libraries)
+    return Limits(copy=2 * 4 * source.numel() / copy, products=products)
+
+
+def _fastest(function: Callable[[], Any], *, rounds: int) -> float:
+    """Seconds of the fastest round, by the thread's own clock where one thread computes."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    found = []
+    for _ in range(rounds):
+        began = clock()
+        function()
+        found.append(clock() - began)
+    return min(found)
 
 
 def _name(dtype: torch.dtype) -> str:

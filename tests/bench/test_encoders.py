@@ -1,0 +1,23 @@
+"""The encoders that are timed against each other give the same embeddings."""
+
+import pytest
+import torch
+
+from bench.encoders import concord_encoder, sentence_transformers_encoder, transformers_encoder
+from concord.bert.models import minilm_directory
+from concord.train.data.demo_sets import demo_examples
+from concord.train.steps.precision import choose_precision
+
+pytestmark = pytest.mark.slow
+
+TEXTS = [example.first for example in demo_examples("sts", "dev")[:40]]
+TEXTS += [" ".join(TEXTS[:count]) for count in (3, 9, 40)]  # the last one is cut
+
+
+@pytest.mark.parametrize("make", [sentence_transformers_encoder, transformers_encoder])
+def test_a_peers_embeddings_are_ours(make):
+    precision = choose_precision("auto", "off")
+    ours, theirs = (encode(TEXTS) for encode in (concord_encoder(precision), make(minilm_directory(), precision)))
+    assert ours.shape == (len(TEXTS), 384)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+    assert (ours[0] - ours[1]).norm() > 0.1
