@@ -3,12 +3,10 @@
 import functools
 import gc
 import json
-import re
 import shlex
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +21,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.contest import Contestant, Turns
 from bench.lengths import load_splits, read_lengths, splits_of_lengths
-from bench.measure import device_record
+from bench.measure import device_record, results_file
 from bench.parity import read_parity
 from concord.bert.files import replacing
 from concord.kernels.measure import FLUSH_BYTES, EventTimer, Timing, Work, measure_limits, summarise
 from concord.train.checks.products import resolve_products
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.outputs.provenance import commit, versions
 from concord.train.steps.precision import choose_kernels, choose_precision
 
 RESULTS = Path(__file__).parent / "results"
@@ -203,20 +200,9 @@ def _write(config: pytest.Config) -> None:
 @functools.cache
 def _file(config: pytest.Config) -> tuple[Path, dict[str, Any]]:
     """Where this run's results go, and what they are of."""
-    now = datetime.now(UTC)
-    described = device_record(torch.device("cuda" if torch.cuda.is_available() else "cpu")) | _taken
-    slug = re.sub(r"[^a-z0-9]+", "-", described["device"].lower()).strip("-")
-    folder = Path(config.getoption("--results"))
-    folder.mkdir(parents=True, exist_ok=True)
-    header = {
-        "date": now.isoformat(timespec="seconds"),
-        "commit": commit(),
-        "command": _command(config),
-        "device": described,
-        "versions": versions(),
-        "parity": read_parity(Path(given)) if (given := config.getoption("--parity")) else {},
-    }
-    return folder / f"{now:%Y%m%d-%H%M%S}-{slug}.json", header
+    parity = read_parity(Path(given)) if (given := config.getoption("--parity")) else {}
+    device = device_record(torch.device("cuda" if torch.cuda.is_available() else "cpu")) | _taken
+    return results_file(Path(config.getoption("--results")), _command(config), device, parity)
 
 
 def _command(config: pytest.Config) -> str:

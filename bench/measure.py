@@ -1,7 +1,11 @@
-"""What the benchmarks add to `kernels.measure`: the device's record, and forgetting what torch.compile has made."""
+"""What the benchmarks add to `kernels.measure`: the device's record, the head of a file of results, and forgetting what
+torch.compile has made."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pynvml
@@ -9,6 +13,7 @@ import torch
 from torch._dynamo import config as dynamo_config
 
 from concord.kernels.measure import measure_limits
+from concord.train.outputs.provenance import commit, versions
 from concord.train.steps.precision import choose_precision
 
 
@@ -48,6 +53,27 @@ def device_record(device: torch.device) -> dict[str, Any]:
         "power_w": milliwatts and milliwatts / 1000,
         "limits": limits,
     }
+
+
+def results_file(
+    folder: Path, command: str, device: Mapping[str, Any], parity: Mapping[str, Any]
+) -> tuple[Path, dict[str, Any]]:
+    """Where the results of a call go, in `folder`, which is made where it is missing, and all of them but the rows.
+
+    command: that measured; device: as `device_record` has it; parity: as `bench.parity.read_parity` has it.
+    """
+    now = datetime.now(UTC)
+    slug = re.sub(r"[^a-z0-9]+", "-", device["device"].lower()).strip("-")
+    folder.mkdir(parents=True, exist_ok=True)
+    head = {
+        "date": now.isoformat(timespec="seconds"),
+        "commit": commit(),
+        "command": command,
+        "device": dict(device),
+        "versions": versions(),
+        "parity": dict(parity),
+    }
+    return folder / f"{now:%Y%m%d-%H%M%S}-{slug}.json", head
 
 
 def _asked(question: Callable[..., Any], *arguments: Any) -> Any:
