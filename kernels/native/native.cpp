@@ -728,6 +728,9 @@ Tensor attention_backward(const Tensor& d_out_given, const Tensor& given, const 
 
 // ---- Surgery and the step (kernels/surgery). ----
 
+// Rows that a processor reads ahead of by itself: of more, each row's next chunk is asked for beforehand.
+constexpr int64_t kStreams = 4;
+
 // The products of the rows of `values` [tasks, kChunk], whose lower half is added to `gram` [tasks, tasks].
 void add_products(const float* values, int64_t tasks, double* gram) {
   constexpr int kSide = 4;
@@ -758,7 +761,7 @@ void add_products(const float* values, int64_t tasks, double* gram) {
 }
 
 Tensor gram_of_flat(const Tensor& gradients, const Tensor& touched, const Tensor& spans, const Tensor& span_offsets) {
-  const int64_t tasks = gradients.size(0), chunks = touched.size(1), count = spans.size(0);
+  const int64_t tasks = gradients.size(0), count = spans.size(0);
   const int64_t blocks = span_offsets.numel() - 1, stride = gradients.stride(0), flags_stride = touched.stride(0);
   const Tensor result = at::zeros({blocks, tasks, tasks}, at::kDouble);
   std::vector<double> partials(count * tasks * tasks);
@@ -781,8 +784,10 @@ Tensor gram_of_flat(const Tensor& gradients, const Tensor& touched, const Tensor
           }
           const int64_t size = present.size();
           for (int64_t row = 0; row < size; row++) {
+            const T* own = from + present[row] * stride + chunk * kChunk;
             for (int64_t at = 0; at < kChunk; at += kWidth) {
-              load(from + present[row] * stride + chunk * kChunk + at).store(values.data() + row * kChunk + at);
+              load(own + at).store(values.data() + row * kChunk + at);
+              if (size > kStreams) __builtin_prefetch(own + kChunk + at, 0, 2);
             }
           }
           std::fill(products.begin(), products.end(), 0.0);
@@ -843,11 +848,13 @@ void combine_adamw_step(const Tensor& gradients, const Tensor& touched, const Te
             present.push_back(from + task * stride + chunk * kChunk);
             times_of.push_back(rows[block * tasks + task] * times);
           }
+          const bool many = static_cast<int64_t>(present.size()) > kStreams;
           const V size(sizes[block]), shrink(decays[chunk] ? kept[block] : 1.0f);
           for (int64_t at = 0, place = chunk * kChunk; at < kChunk; at += kWidth, place += kWidth) {
             V gradient(0.0f);
             for (size_t task = 0; task < present.size(); task++) {
               gradient = at::vec::fmadd(V(times_of[task]), load(present[task] + at), gradient);
+              if (many) __builtin_prefetch(present[task] + kChunk + at, 0, 2);
             }
             V moment = load(first + place), square = load(second + place);
             moment = at::vec::fmadd(gradient - moment, share1, moment);

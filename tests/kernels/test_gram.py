@@ -64,7 +64,8 @@ def test_very_small_and_very_large_gradients_keep_their_cosines(scale):
     assert (cosines - right_cosines).abs().max() <= TOLERANCES[torch.float32]
 
 
-def test_a_chunk_that_a_task_did_not_touch_is_not_read_by_the_kernel():
+@pytest.mark.parametrize("kernels", ["torch", "triton"])
+def test_a_chunk_that_no_task_touched_is_not_read(kernels):
     parameters = flat(3, torch.float32)
     untouched_by_all, untouched_by_one = parameters.entries[-2].start, parameters.entries[-2].start + CHUNK
     parameters.gradients[:, untouched_by_all:untouched_by_one] = 0
@@ -73,7 +74,7 @@ def test_a_chunk_that_a_task_did_not_touch_is_not_read_by_the_kernel():
     parameters.touched[:, untouched_by_all // CHUNK] = 0
     parameters.touched[1, untouched_by_one // CHUNK] = 0
     parameters.gradients[:, untouched_by_all] = torch.nan
-    with using_kernels("triton"):
+    with using_kernels(kernels):
         assert_close(gram_matrix(parameters), right, TOLERANCES[torch.float32])
 
 
