@@ -1,6 +1,6 @@
 """The data's way to a step: texts to wordpieces, and examples to a batch on the device."""
 
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 
 import numpy as np
 import pytest
@@ -11,11 +11,15 @@ from bench.peers.padded import pad
 from concord.bert.models import load_model, minilm_directory
 from concord.kernels.dispatch import needs_host_lengths
 from concord.train.data.batches import gather
+from concord.train.data.datasets import load_datasets
 from concord.train.data.demo_sets import demo_examples
 from concord.train.data.device_batches import DeviceBatches
 from concord.train.data.sampler import JointSampler
 from concord.train.data.tasks import select_tasks
 from concord.train.data.tokenized import tokenize_split
+from concord.train.reporter import SILENT
+from concord.train.settings.config import RunConfig
+from concord.train.settings.typed import fine_tuning_config
 
 ROUNDS, WARM_UP = 8, 2
 BATCH = 32  # examples a task
@@ -68,7 +72,7 @@ def test_a_steps_batch(record, device, training_splits, lengths_name, name):
 @pytest.mark.benchmark(group="tokenising")
 def test_tokenising(record, name):
     examples = {task.name: demo_examples(task.name, "train") for task in TASKS}
-    count = sum(map(len, examples.values()))
+    total = sum(map(len, examples.values()))
     if name == "concord":
         tokenizer = load_model("minilm", seed=1).tokenizer
 
@@ -88,11 +92,38 @@ def test_tokenising(record, name):
         tokenise,
         group="other",
         name="texts to wordpieces",
-        case={"data": "demo", "examples": count},
+        case={"data": "demo", "examples": total},
         peer=name,
         parity=("tests/bert/test_tokenizer.py",),
         rounds=3,
         warm_up=1,
         on_host=True,
-        extra={"examples": count},
+        extra={"examples": total},
+    )
+
+
+@pytest.mark.parametrize("cache", ["empty", "full"])
+@pytest.mark.benchmark(group="data sets")
+def test_data_sets_of_a_run(record, request, tmp_path, cache):
+    data = request.config.getoption("--data")
+    if not data:
+        pytest.skip("needs a folder in the course layout, --data DIR")
+    tokenizer = load_model("minilm", seed=1).tokenizer
+    config = fine_tuning_config(RunConfig(data=data, skip_bad_rows=True)).data
+    folders = (tmp_path / (f"{number}" if cache == "empty" else "kept") for number in count())
+
+    def load():
+        return load_datasets(config, TASKS, tokenizer, next(folders), SILENT)
+
+    sets = load()
+    examples = sum(len(split) for own in (sets.train, sets.dev, sets.test) for split in own.values())
+    record(
+        load,
+        group="other",
+        name="data sets of a run, read and tokenised",
+        case={"examples": examples, "cache": cache},
+        rounds=5,
+        warm_up=0,
+        on_host=True,
+        extra={"examples": examples},
     )

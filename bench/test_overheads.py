@@ -56,4 +56,4 @@ def test_start(record, tmp_path_factory, name):
             arguments = [*arguments, str(tmp_path_factory.mktemp("runs") / "run")]
         subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
 
-    record(start, group="other", name=f"start-up: {name}", case={}, rounds=2, warm_up=1, on_host=True)
+    record(start, group="other", name=f"start-up: {name}", case={}, rounds=5, warm_up=1, on_host=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
 
 from concord.bert.errors import InputError
 from concord.bert.files import read_json_object, replacing
@@ -37,6 +38,7 @@ class Tokenizer:
         )
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        self._reads_words = _reads_words(tokenizer)
         tokenizer.encode(_UNKNOWN)  # fails where what stands for the unknown is not in the vocabulary
 
     @classmethod
@@ -64,10 +66,33 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The wordpiece ids of each text, int32 [wordpieces] each, without special tokens."""
+        if self._reads_words:
+            return self._encode_by_words(texts)
+        return self._encode_whole(texts)
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text by the library, which shares a list among threads."""
         # A lone surrogate, which JSON can hold, is no UTF-8 and the library refuses it.
         texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Each text from its words, which the library reads once each: most of a data set's words repeat."""
+        if not texts:
+            return []
+        numbers: dict[str, int] = {}  # word -> its number, in the order in which they first occur
+        spelled = (numbers.setdefault(word, len(numbers)) for text in texts for word in text.split(" "))
+        words = np.fromiter(spelled, dtype=np.int64)
+        pieces = self._encode_whole(list(numbers))
+        counts = np.array([len(piece) for piece in pieces])
+        begins = np.cumsum(counts) - counts
+        of_words = counts[words]
+        ends = np.cumsum(of_words)
+        # The place of each wordpiece of the texts among those of the different words.
+        places = np.repeat(begins[words] - (ends - of_words), of_words) + np.arange(ends[-1])
+        last_words = np.cumsum([text.count(" ") + 1 for text in texts]) - 1
+        return np.split(np.concatenate(pieces)[places], ends[last_words[:-1]])
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json into a directory, from which `load` reads it again, and a tokenizer_config.json with
@@ -79,6 +104,20 @@ class Tokenizer:
         content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs} | special
         with replacing(directory / TOKENIZER_CONFIG_FILE) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _reads_words(tokenizer: tokenizers.Tokenizer) -> bool:
+    """Whether the wordpieces of a text are those of what its spaces part, one after the other.
+
+    BERT's normaliser looks at one character and the marks on it, and its words end at a space. The tokens that are
+    looked for before that must not reach over one.
+    """
+    return (
+        isinstance(tokenizer.normalizer, normalizers.BertNormalizer)
+        and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.BertPreTokenizer)
+        and isinstance(tokenizer.model, models.WordPiece)
+        and all(token.content.split() == [token.content] for token in tokenizer.get_added_tokens_decoder().values())
+    )
 
 
 def _normalisation(directory: Path) -> dict[str, bool | None]:

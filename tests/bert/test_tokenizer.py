@@ -1,6 +1,7 @@
 """The tokenizer: wordpieces without special tokens, from either of a model's two files."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -57,6 +58,55 @@ def test_odd_unicode_is_encoded(tokenizer):
     assert found[4][0] == found[4][-1] == 5
     assert found[5] == []
     assert found[6] == [unknown]
+
+
+def library_of(tokenizer):
+    """What the library itself answers, text by text."""
+    return lambda texts: [tokenizer._tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_lower_case": False}, {"tokenize_chinese_chars": False}], ids=str)
+def test_texts_of_repeating_words_are_encoded_as_the_library_encodes_each(tmp_path, settings):
+    signs = " aeE!\t\n\u0301\u0323\x00\x1c\xa0\u2028\u200b\u03a3\u0130\u5b57\u0e33\u1100\u1161\U0001f600"
+    words = [*signs.split(), *WORDS, "##e", "##\u03c3", "\u03c2", "[MASK]", "[mask]", "a" * 101]
+    write_vocabulary(tmp_path, list(dict.fromkeys([*SPECIAL, *WORDS, *"aeE", "##e", "##\u03c3", "\u03c2", "i"])))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer, draw = Tokenizer.load(tmp_path), random.Random(1)
+    texts = ["", " ", "  a  ", "[MASK] [MASK]a"]
+    texts += ["".join(draw.choices([*signs, *words], k=draw.randrange(12))) for _ in range(500)]
+    texts += [" ".join(draw.choices(words, k=draw.randrange(12))) for _ in range(500)]
+    found = tokenizer.encode(texts)
+    assert all(ids.dtype == np.int32 for ids in found)
+    assert [ids.tolist() for ids in found] == library_of(tokenizer)(texts)
+
+
+def test_a_word_is_read_once_however_often_it_occurs(tokenizer, monkeypatch):
+    read = []
+    whole = Tokenizer._encode_whole
+    monkeypatch.setattr(Tokenizer, "_encode_whole", lambda self, texts: read.extend(texts) or whole(self, texts))
+    tokenizer.encode(["a film", "film a a", "a"])
+    assert read == ["a", "film"]
+
+
+def test_a_tokenizer_that_joins_words_reads_texts_whole(tmp_path):
+    write_json(tmp_path, write_vocabulary(tmp_path))
+    library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    texts = ["a fine film", "fine film film", "a"]
+
+    def encoded():
+        library.save(str(tmp_path / "tokenizer.json"))
+        tokenizer = Tokenizer.load(tmp_path)
+        found = [ids.tolist() for ids in tokenizer.encode(texts)]
+        assert found == library_of(tokenizer)(texts)
+        return found
+
+    apart = encoded()
+    library.add_tokens([tokenizers.AddedToken("fine film")])
+    joined = encoded()
+    assert [len(ids) for ids in apart] == [3, 3, 1]
+    assert [len(ids) for ids in joined] == [2, 2, 1]
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Split("!", "removed")
+    assert encoded()[1] == [joined[1][0], 1]  # a word that holds a space, which the vocabulary lacks
 
 
 def test_special_tokens_and_size_are_the_vocabularys(tokenizer):

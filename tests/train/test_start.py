@@ -70,7 +70,7 @@ def test_a_mistyped_flag_is_refused_before_anything_heavy_is_imported(before, na
         (["train.reproduce", "no-such-paper"], "error: paper no-such-paper: expected one of"),
         (["train.doctor", "--ops", "bogus"], "invalid choice: 'bogus'"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_so_is_a_value_that_is_not_allowed(words, said):
     code, imported, error = start(*words)
