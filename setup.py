@@ -54,7 +54,16 @@ setup(
         # what the tests compare with; the Triton that torch 2.13 goes with, whose interpreter the sanitizer and bf16 as
         # GPUs compute it are written against, and which the registers and the shared memory of compiled kernels depend
         # on; what builds the wheel that the tests look into
-        "test": [*BENCH, *MODEL, "pytest-xdist", "scipy", "triton<3.8", "build", "setuptools>=77", "ruff"],
+        "test": [
+            *BENCH,
+            *MODEL,
+            "pytest-xdist",
+            "scipy",
+            'triton<3.8; sys_platform == "linux"',
+            "build",
+            "setuptools>=77",
+            "ruff",
+        ],
         # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
         "rules": ["torchjd[full]"],
         "bench": [*BENCH, *MODEL],
