@@ -20,6 +20,7 @@ from concord.train import pretrain, run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, config_from, contradiction
 from concord.train.outputs import names
+from concord.train.outputs.checkpoint import has_state
 from concord.train.outputs.folders import clear_folder
 from concord.train.papers.tables import write_tables
 from concord.train.settings.config import RunConfig
@@ -200,7 +201,7 @@ class _PlannedRun:
     @property
     def saved(self) -> bool:
         """Whether there is a state that the run can go on from."""
-        return (self.directory / names.STATE_FILE).exists()
+        return has_state(self.directory)
 
     def check(self) -> None:
         """Raise InputError where what is done was done with other settings, as far as results depend on them."""
@@ -284,8 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(flag_of(name), help="as for python -m train.run, in every run", **bare)
     parser.add_argument("--skip-bad-rows", action="store_true", help="as for python -m train.run")
     given = vars(parser.parse(arguments))
-    paper = read_paper(given.pop("paper"))
-    budget = given.pop("budget")
+    paper, budget = read_paper(given.pop("paper")), given.pop("budget")
     if budget not in BUDGETS:
         raise InputError(f"--budget {budget}: expected one of {', '.join(BUDGETS)}")
     numbers = range(1, len(paper.tables) + 1)

@@ -21,8 +21,8 @@ def test_a_folder_that_was_asked_for_is_refused_where_another_run_began_in_it_me
 
 
 def test_clearing_removes_what_a_run_writes_and_nothing_else(tmp_path):
-    written = ["config.json", "config.json.123.part", "best/model.safetensors", "best/.tmpAb3dE9", "best/x.json.7.part"]
-    others = ["notes.txt", "best/notes.json", ".tmp", "config.json.old"]
+    written = ["config.json", "config.json.123.part", "best/model.safetensors", "best/x.json.7.part"]
+    others = ["notes.txt", "best/notes.json", "notes.part", "config.json.old"]
     (tmp_path / "best").mkdir()
     for name in written + others:
         (tmp_path / name).touch()

@@ -47,7 +47,9 @@ def documented(write):
 
 def steps_of(out):
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries if entry["event"] == "step"]
+    return [
+        {k: v for k, v in entry.items() if k not in ("seconds", "crc")} for entry in entries if entry["event"] == "step"
+    ]
 
 
 def state_of(out):
