@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,13 +180,16 @@ class FineTuning:
     def _keep_best(self) -> None:
         """Write the model as it is now, as a directory that Hugging Face's library reads."""
         best = self.session.directory / BEST
+        self._write_companions(best)
+        sealed = digests_of_files(best, SEALED)
+        self.session.progress.best_digest = self.model.save(best / WEIGHTS_FILE, sealed)
+
+    def _write_companions(self, best: Path) -> None:
+        """Write what lies beside the weights, and is the same whenever a run writes it: the weights may seal it."""
         make_folder(best)
         with replacing(best / CONFIG_FILE) as beside:
             self.model.encoder.config.write(beside)
         self.tokenizer.save(best)
-        # Of one run they are the same each time: whenever it is killed, the weights stand beside the files they seal.
-        sealed = digests_of_files(best, SEALED)
-        self.session.progress.best_digest = self.model.save(best / WEIGHTS_FILE, sealed)
 
     def _write_predictions(
         self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
@@ -205,6 +209,7 @@ class FineTuning:
                 f"{session.directory}: no evaluation gave finite metrics, so that no model is the best; expected a run "
                 "that stays finite, as with a lower --learning-rate"
             )
+        self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
         self.model.load(session.directory / BEST / WEIGHTS_FILE)
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {

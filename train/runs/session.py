@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,6 @@ class Session:
         self.settings: dict[str, str] = {}
         self.bit_equal = True
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
-        self._machine: dict[str, str] = {}
         self._thread, self._saving = ThreadPoolExecutor(1), Future()
         self._saving.set_result(None)
 
@@ -79,7 +79,7 @@ class Session:
         -> what writes it; total_steps: of the run. InputError as `read_state`, `restore` and `RunFolder.claim` raise
         it, and where the state is another run's or another machine's, see `_check_machine`.
         """
-        self._optimizer, self._digests, self._machine = optimizer, dict(digests), machine(self.precision)
+        self._optimizer, self._digests = optimizer, dict(digests)
         self.directory = self.folder.claim()
         self.log = MetricsLog(self.directory)
         try:
@@ -117,6 +117,10 @@ class Session:
             self.reporter.warn(f"{state.missed}; going on from the state before it, after step {state.progress.steps}")
         keep_alone(self.directory, state)
         self.log.cut(self.progress.log_bytes, self.reporter)
+
+    @cached_property
+    def _machine(self) -> dict[str, str]:
+        return machine(self.precision)
 
     def _check_machine(self, state: SavedState) -> None:
         """Say in what this machine differs from that of the saved state; InputError where the number format would
