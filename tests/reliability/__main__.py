@@ -59,7 +59,7 @@ def must_not(ending):
 def main():
     """Run what is asked for; 1 where any trial ended as it must not."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__.splitlines()[0])
-    parser.add_argument("trials", nargs="*", default=list(TRIALS), choices=TRIALS)
+    parser.add_argument("trials", nargs="*", help=f"of {', '.join(TRIALS)} (default all)")
     parser.add_argument(
         "--count",
         type=float,
@@ -68,9 +68,11 @@ def main():
     )
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    if unknown := set(given.trials) - TRIALS.keys():
+        parser.error(f"no trials are called {' '.join(unknown)}")
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        for name in given.trials:
+        for name in given.trials or TRIALS:
             count = COUNTS[name] if given.count is None else given.count
             count = count if name == "power" else int(count)
             began, found = datetime.now(UTC), Counter()
