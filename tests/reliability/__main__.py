@@ -1,4 +1,4 @@
-"""All trials in numbers: python -m tests.reliability [kills errors power damage readers] [--count N] [--seed S].
+"""All trials in numbers: python -m tests.reliability [kills errors power mounted damage readers] [--count N] ...
 
 Prints a row a trial, as they stand in docs/reliability.md, and fails where one ended as it must not.
 """
@@ -10,10 +10,10 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.reliability import readers
+from tests.reliability import mounted, readers
 from tests.reliability.trials import VARIANTS, Trials
 
-COUNTS = {"kills": 200, "errors": 1, "power": 0.25, "damage": 8, "readers": 1000}
+COUNTS = {"kills": 200, "errors": 1, "power": 0.25, "mounted": 12, "damage": 8, "readers": 1000}
 
 
 def kills(folder, count, seed):
@@ -48,7 +48,14 @@ def damage_of_readers(folder, count, seed):
     yield from (f"token cache: {ending}" for ending in readers.damaged_caches(folder / "readers", count, seed))
 
 
-TRIALS = {"kills": kills, "errors": errors, "power": power, "damage": damage, "readers": damage_of_readers}
+TRIALS = {
+    "kills": kills,
+    "errors": errors,
+    "power": power,
+    "mounted": mounted.cuts,
+    "damage": damage,
+    "readers": damage_of_readers,
+}
 
 
 def must_not(ending):
@@ -59,12 +66,12 @@ def must_not(ending):
 def main():
     """Run what is asked for; 1 where any trial ended as it must not."""
     parser = argparse.ArgumentParser(prog="python -m tests.reliability", description=__doc__.splitlines()[0])
-    parser.add_argument("trials", nargs="*", help=f"of {', '.join(TRIALS)} (default all)")
+    parser.add_argument("trials", nargs="*", help=f"of {', '.join(TRIALS)} (default all but mounted, which needs root)")
     parser.add_argument(
         "--count",
         type=float,
         help="kills in all; every so many operations an error; share of them "
-        "that a power cut comes at; damages of each file",
+        "that a power cut comes at; power cuts of each mount; damages of each file",
     )
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -72,7 +79,7 @@ def main():
         parser.error(f"no trials are called {' '.join(unknown)}")
     failed = False
     with tempfile.TemporaryDirectory() as folder:
-        for name in given.trials or TRIALS:
+        for name in given.trials or [name for name in TRIALS if name != "mounted"]:
             count = COUNTS[name] if given.count is None else given.count
             count = count if name == "power" else int(count)
             began, found = datetime.now(UTC), Counter()

@@ -61,6 +61,14 @@ class Command:
         """SIGKILL, where it runs yet."""
         self._process.kill()
 
+    def pause(self):
+        """SIGSTOP, where it runs yet."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self):
+        """SIGCONT, after `pause`."""
+        os.kill(self._process.pid, signal.SIGCONT)
+
     def wait(self, seconds=60.0):
         """How it ended; after so many seconds it is killed as hung."""
         self._process.join(seconds)
