@@ -85,13 +85,15 @@ def sweep_run(directory: Path) -> None:
 
 
 def lost_its_states(directory: Path, save_every: int) -> bool:
-    """Whether a run that has no state had one: it is finished, or its log goes on after a step that was saved.
+    """Whether a run that has no state had one: it is finished, or its log goes on after the second step that was saved.
 
-    A state is saved every so many steps at least, and after each evaluation but that before the first step.
+    A state is saved every so many steps at least, and after each evaluation but that before the first step. It is
+    written while the run goes on, and is on the disk before the next one is saved.
     """
     if (directory / SUMMARY_FILE).exists():
         return True
     log = directory / METRICS_FILE
     entries = read_lines(log.read_bytes())[0] if log.exists() else []
-    first = min([save_every, *(entry["step"] for entry in entries if entry["event"] == "evaluation" and entry["step"])])
-    return any(entry["step"] > first for entry in entries)
+    evaluated = {entry["step"] for entry in entries if entry["event"] == "evaluation" and entry["step"]}
+    second = sorted({save_every, 2 * save_every, *evaluated})[1]
+    return any(entry["step"] > second for entry in entries)

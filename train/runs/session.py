@@ -186,10 +186,12 @@ class Session:
             self.log.close()
 
     def write_summary(self, before: Mapping[str, Any], unit: str, after: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content.
+        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content. The disk has the
+        last state by then: a run with a summary has one.
 
         unit: what examples are called here.
         """
+        self.wait()
         self._count_seconds()
         progress, seconds = self.progress, max(self.progress.training_seconds, 1e-9)
         summary = {
