@@ -186,8 +186,8 @@ class Session:
             self.log.close()
 
     def write_summary(self, before: Mapping[str, Any], unit: str, after: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content. The disk has the
-        last state by then: a run with a summary has one.
+        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content. The disk has
+        the last state by then: a run with a summary has one.
 
         unit: what examples are called here.
         """
