@@ -1,27 +1,29 @@
-"""Files that are replaced whole: written beside and renamed into place, so that no reader meets half of one; and
-JSON that is read with one line for whatever is wrong with it."""
+"""Files that are replaced whole: written beside and renamed into place, so that no reader meets half of one, and no
+power cut leaves half of one; and JSON that is read with one line for whatever is wrong with it."""
 
 import errno
-import glob
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from concord.bert.errors import InputError
+
+_PART = re.compile(r".+\.(\d+)\.part")  # what `replacing` calls a file while it is written: with its process
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, earlier: Path | None = None) -> Iterator[Path]:
     """A path beside `path` to write to; it takes `path`'s place where the block ends, and is removed where it fails.
 
+    Once this has returned, the disk has the file: a power cut leaves the earlier one or the new one, whole. earlier: a
+    path in the same folder where the file is kept that is replaced; at any time one of the two is there.
     The file gets the mode that the umask gives. A link stays, and what it points to is replaced; what is no file, such
     as a pipe or /dev/stdout, is itself given to be written to. Raises an OSError that names `path` where it cannot be
-    written, as on a full disk, whichever way the block was told of that.
+    written, as on a full disk.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         yield path
@@ -31,22 +33,67 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         beside.touch()
-        # Safetensors puts a temporary file of its own into this place, which nobody else may read.
-        mode = beside.stat().st_mode
         yield beside
-        beside.chmod(mode)
+        sync(beside)  # before its name is: else a power cut may leave the name with nothing behind it
+        if earlier is not None and path.is_file():
+            path.replace(earlier)
         beside.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
-    except SafetensorError as error:
-        raise OSError(errno.EIO, str(error), str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
 
 
-def parts_of(path: Path) -> list[Path]:
-    """What was being written beside `path` by processes that were killed."""
-    return sorted(path.parent.glob(f"{glob.escape(path.name)}.*.part"))
+def sync(path: Path) -> None:
+    """Wait until the disk has what was written to a file, or the names in a folder.
+
+    On Windows, and on file systems that know no such thing, a folder's names are left to the system.
+    """
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, so that a power cut does not take them away again."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+
+
+def sweep(folder: Path, *, alone: bool) -> None:
+    """Remove what killed processes were writing in a folder with `replacing`.
+
+    alone: whether no other process is writing there, as where the caller holds the folder's lock; otherwise what
+    belongs to a process that is running stays. A folder that is missing has nothing to sweep.
+    """
+    for part in folder.iterdir() if folder.is_dir() else ():
+        match = _PART.fullmatch(part.name)
+        if match and (alone or not _running(int(match[1]))):
+            part.unlink(missing_ok=True)
+
+
+def _running(process: int) -> bool:
+    """Whether a process of that number may be running on this machine."""
+    if os.name == "nt":  # where signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def read_json(path: Path, expected: str) -> Any:

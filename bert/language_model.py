@@ -16,7 +16,7 @@ from concord.bert.batch import PackedBatch
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder, Norm, Weights
 from concord.bert.errors import InputError
-from concord.bert.weights import POOLER, modern_name, to_hugging_face, write_safetensors
+from concord.bert.weights import POOLER, misfit, modern_name, to_hugging_face, write_safetensors
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows
@@ -61,7 +61,7 @@ class LanguageModelHead(nn.Module):
         """Take the head's weights from those of a Hugging Face model; False, and nothing taken, where it has none, or
         one whose decoder is not the word table.
 
-        InputError that calls the tensors' origin `source` where they have another shape.
+        InputError that calls the tensors' origin `source` where they have another shape, or are no finite weights.
         """
         tensors = {modern_name(name): tensor for name, tensor in tensors.items()}
         decoder, words = tensors.get(_DECODER), tensors.get(_WORDS)
@@ -72,9 +72,8 @@ class LanguageModelHead(nn.Module):
             saved = tensors.get(_saved_name(name))
             if saved is None:
                 return False
-            if saved.shape != value.shape:
-                shapes = f"{list(saved.shape)}, expected {list(value.shape)}"
-                raise InputError(f"{source}: {_saved_name(name)} is {shapes}")
+            if problem := misfit(saved, value.shape):
+                raise InputError(f"{source}: {_saved_name(name)} {problem}")
             found[name] = saved
         for name, value in self.named_parameters():
             value.copy_(found[name])

@@ -12,7 +12,8 @@ from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
 from concord.bert.heads import SharedLayer, TaskHead
 from concord.bert.pals import ProjectedAttention
-from concord.bert.weights import copy_from_hugging_face, read_safetensors, to_hugging_face, write_safetensors
+from concord.bert.tensor_files import read_tensors
+from concord.bert.weights import copy_from_hugging_face, misfit, to_hugging_face, write_safetensors
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows, wide
@@ -138,25 +139,28 @@ class MultitaskModel(nn.Module):
         """The encoder's fp32 weights by their names within it; writing to one leaves its compute copy as it was."""
         return {name: value for name, value in self.shared.values().items() if not _is_of_shared_layer(name)}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> str:
         """Write the fp32 weights: the encoder's under Hugging Face's names, heads.TASK.*, pals.TASK.* and
-        shared_layer.*."""
-        write_safetensors(path, to_hugging_face(self.encoder_values()) | self._other_values())
+        shared_layer.*; return the digest of the file's content. metadata: name -> text, for its header."""
+        return write_safetensors(path, to_hugging_face(self.encoder_values()) | self._other_values(), metadata)
 
     @torch.no_grad()
-    def load(self, path: Path) -> None:
-        """Read what `save` wrote; InputError where the file is unreadable or a tensor is missing or misshapen."""
-        tensors = read_safetensors(path)
+    def load(self, path: Path) -> dict[str, str]:
+        """Read what `save` wrote, and return the file's metadata.
+
+        InputError where the file is unreadable or damaged, or a tensor is missing, misshapen or not finite; then no
+        head is changed.
+        """
+        file = read_tensors(path)
         others = self._other_values()
         for name, value in others.items():
-            found = tensors.get(name)
-            if found is None or found.shape != value.shape:
-                shape = "nothing" if found is None else list(found.shape)
-                raise InputError(f"{path}: {name} is {shape}, expected {list(value.shape)}")
-        copy_from_hugging_face(tensors, self.encoder_values(), str(path))
+            if problem := misfit(file.tensors.get(name), value.shape):
+                raise InputError(f"{path}: {name} {problem}")
+        copy_from_hugging_face(file.tensors, self.encoder_values(), str(path))
         for name, value in others.items():
-            value.copy_(tensors[name])
+            value.copy_(file.tensors[name])
         self.shared.refresh_compute()
+        return file.metadata
 
     def _other_values(self) -> dict[str, Tensor]:
         """By the names that they have in the file."""

@@ -1,16 +1,14 @@
 """BERT weights in Hugging Face's names and shapes, in and out, as safetensors."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.files import replacing
+from concord.bert.tensor_files import read_tensors, write_tensors
 
 POOLER = "pooler."
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -69,20 +67,23 @@ def copy_from_hugging_face(tensors: Mapping[str, Tensor], values: Mapping[str, T
         for hugging_face_name in names:
             if hugging_face_name not in tensors:
                 missing.append(hugging_face_name)
-            elif tuple(tensors[hugging_face_name].shape) != expected:
-                found = list(tensors[hugging_face_name].shape)
-                unfit.append(f"{hugging_face_name} is {found}, expected {list(expected)}")
-            elif tensors[hugging_face_name].dtype not in _DTYPES:
-                dtype = str(tensors[hugging_face_name].dtype).removeprefix("torch.")
-                unfit.append(f"{hugging_face_name} is in {dtype}, expected float32, float16, bfloat16 or float64")
-            elif not tensors[hugging_face_name].isfinite().all():
-                unfit.append(f"{hugging_face_name} has values that are not finite")
+            elif problem := misfit(tensors[hugging_face_name], expected):
+                unfit.append(f"{hugging_face_name} {problem}")
     problems = [f"missing {', '.join(missing)}"] if missing else []
     problems += unfit
     if problems:
         raise InputError(f"{source}: not the weights of this model: {'; '.join(problems)}")
     for name, value in values.items():
         value.copy_(torch.cat([tensors[name] for name in hugging_face_names(name)]))
+
+
+def misfit(found: Tensor | None, expected: Sequence[int]) -> str:
+    """Why a tensor of a file is not a weight of the expected shape, to stand behind its name; "" where it is one."""
+    if found is None or tuple(found.shape) != tuple(expected):
+        return f"is {'nothing' if found is None else list(found.shape)}, expected {list(expected)}"
+    if found.dtype not in _DTYPES:
+        return f"is in {str(found.dtype).removeprefix('torch.')}, expected float32, float16, bfloat16 or float64"
+    return "" if found.isfinite().all() else "has values that are not finite"
 
 
 def load_weights(encoder: Encoder, path: Path, seed: int) -> bool:
@@ -101,19 +102,15 @@ def load_weights(encoder: Encoder, path: Path, seed: int) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU; InputError where it is missing, truncated or another format."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected weights as safetensors")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a complete safetensors file ({error})") from None
+    """The tensors of a safetensors file, on the CPU; InputError where it is missing, cut or another format, or carries
+    a digest, as ours do, that is not its content's."""
+    return read_tensors(path).tensors
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as a safetensors file whose header tells Hugging Face's library that they are torch's."""
-    with replacing(path) as beside:
-        save_file({name: tensor.detach().cpu() for name, tensor in tensors.items()}, beside, metadata={"format": "pt"})
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Write tensors as a safetensors file whose header tells Hugging Face's library that they are torch's; return the
+    digest of its content. metadata: name -> text, what else its header is to hold."""
+    return write_tensors(path, tensors, {"format": "pt", **(metadata or {})})
 
 
 def modern_name(name: str) -> str:

@@ -2,15 +2,16 @@
 
 import argparse
 import difflib
-from collections.abc import Collection, Sequence
-from dataclasses import Field, fields
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import Field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from concord.bert.errors import InputError
-from concord.train.outputs.folders import RunFolder
-from concord.train.outputs.names import STATE_FILE
+from concord.train.data.sources import DEMO
+from concord.train.outputs.checkpoint import has_state
+from concord.train.outputs.folders import RunFolder, lost_its_states
 from concord.train.settings.config import RunConfig
 from concord.train.settings.options import GROUPS, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
@@ -183,7 +184,7 @@ def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:
         return RunFolder(Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}", numbered=True)
     directory = Path(out)
     if directory.is_dir() and any(directory.iterdir()):
-        resume = f", or --resume {directory}" if (directory / STATE_FILE).exists() else ""
+        resume = f", or --resume {directory}" if has_state(directory) else ""
         raise InputError(f"--out {directory}: the folder is not empty; give another{resume}")
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out {directory}: a file is in the way, expected a folder")
@@ -197,22 +198,37 @@ def resumed_folder(arguments: argparse.Namespace) -> RunFolder | None:
     directory = Path(arguments.resume)
     if hasattr(arguments, "out") and Path(arguments.out).resolve() != directory.resolve():
         raise InputError(f"--out {arguments.out}: a resumed run stays in its folder {directory}")
-    return RunFolder(directory, resumed=True)
+    return RunFolder(directory, resumed=True, precision_given=getattr(arguments, "amp", "auto") != "auto")
 
 
-def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> None:
-    """Raise InputError where a flag contradicts the configuration of the run that is to go on, no state is saved, or
-    it names code that is not trusted, or not to be had."""
+def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> RunConfig:
+    """The configuration of a run that is to go on: its own, with the place of its data and its number format where the
+    command line names another (data that are not the same are refused later, by their digests).
+
+    InputError where another flag contradicts it, or it names code that is not trusted, or not to be had.
+    """
     given = _given(arguments)
     for name, value in given.items():
         kept = getattr(config, name)
-        if value != kept:
+        if value != kept and name not in ("data", "amp"):
             raise contradiction(name, value, kept, directory)
-    if not (directory / STATE_FILE).exists():
-        raise InputError(f"{directory}: the run stopped before its first saved state; start it anew, in another folder")
-    names = own_names(vars(config), _OF_TABLES)
+    changed = replace(config, **{name: given[name] for name in ("data", "amp") if name in given})
+    names = own_names(vars(changed), _OF_TABLES)
     check_trusted(names, own_names(given, _OF_TABLES), directory)
     import_own(names)
+    return changed
+
+
+def folder_to_go_on(folder: RunFolder, save_every: int, files: Iterable[str]) -> RunFolder:
+    """The folder of a run that is to go on; where it was killed before its first state, one in which it begins anew.
+
+    save_every: steps between two states; files: what it may have left by then. InputError where its states are gone.
+    """
+    if has_state(folder.path):
+        return folder
+    if lost_its_states(folder.path, save_every):
+        raise InputError(f"{folder.path}: its saved states are gone; start the run anew, in another folder")
+    return RunFolder(folder.path, anew=tuple(files))
 
 
 def contradiction(name: str, value: Any, kept: Any, directory: Path) -> InputError:
@@ -222,7 +238,16 @@ def contradiction(name: str, value: Any, kept: Any, directory: Path) -> InputErr
 
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     names = {option.name for option in fields(RunConfig)}
-    return {name: value for name, value in vars(arguments).items() if name in names}
+    return {name: from_anywhere(name, value) for name, value in vars(arguments).items() if name in names}
+
+
+def from_anywhere(name: str, value: Any) -> Any:
+    """The value of a setting, with a path made absolute, so that the run can be resumed from any folder."""
+    if name == "data":
+        is_path = value not in ("", DEMO) and not own_names({name: value}, (name,))
+    else:
+        is_path = name == "model" and value not in ("minilm", "tiny") and Path(value).is_dir()
+    return str(Path(value).absolute()) if is_path else value
 
 
 def argument_of(option: Field, default: Any, text: str | None = None) -> dict[str, Any]:

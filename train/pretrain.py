@@ -13,8 +13,17 @@ from typing import Any
 
 from concord.bert.errors import InputError
 from concord.train.command import run_command
-from concord.train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
-from concord.train.outputs.names import PRETRAINING_FILE
+from concord.train.flags import (
+    OneLineParser,
+    argument_of,
+    folder_to_go_on,
+    from_anywhere,
+    new_folder,
+    resumed_config,
+    resumed_folder,
+    settings_parser,
+)
+from concord.train.outputs.names import PRETRAINING_FILE, pretraining_files_before_state
 from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of
@@ -78,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = config_from(given)
         folder = new_folder(given, "pretrain")
     else:
-        config = read_settings(folder.path / PRETRAINING_FILE)
-        check_resumable(config, given, folder.path)
+        config = resumed_config(read_settings(folder.path / PRETRAINING_FILE), given, folder.path)
+        folder = folder_to_go_on(folder, config.save_every, pretraining_files_before_state())
 
     def write_settings(path: Path) -> None:
         content = {name: asdict(config)[name] for name in _SETTINGS}
@@ -95,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def config_from(arguments: argparse.Namespace) -> RunConfig:
     """The configuration that the flags describe; InputError where a value is not allowed."""
     defaults = {name: value for name, value in _SETTINGS.items() if value is not None}
-    return RunConfig(**{**defaults, **{k: v for k, v in vars(arguments).items() if k in _SETTINGS}})
+    given = {name: from_anywhere(name, value) for name, value in vars(arguments).items() if name in _SETTINGS}
+    return RunConfig(**{**defaults, **given})
 
 
 def read_settings(path: Path) -> RunConfig:

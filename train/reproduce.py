@@ -20,6 +20,7 @@ from concord.train import pretrain, run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, config_from, contradiction
 from concord.train.outputs import names
+from concord.train.outputs.checkpoint import has_state
 from concord.train.outputs.folders import clear_folder
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config
@@ -201,7 +202,7 @@ class _PlannedRun:
     @property
     def saved(self) -> bool:
         """Whether there is a state that the run can go on from."""
-        return (self.directory / names.STATE_FILE).exists()
+        return has_state(self.directory)
 
     def check(self) -> None:
         """Raise InputError where what is done was done with other settings, as far as results depend on them."""

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from concord.train.command import run_command
-from concord.train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
-from concord.train.outputs.names import CONFIG_FILE
+from concord.train.flags import build_parser, config_from, folder_to_go_on, new_folder, resumed_config, resumed_folder
+from concord.train.outputs.names import CONFIG_FILE, files_before_state
 from concord.train.settings.files import read_config
 
 
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = config_from(given)
         folder = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery.replace(':', '.')}")
     else:
-        config = read_config(folder.path / CONFIG_FILE)
-        check_resumable(config, given, folder.path)
+        config = resumed_config(read_config(folder.path / CONFIG_FILE), given, folder.path)
+        folder = folder_to_go_on(folder, config.save_every, files_before_state(config.tasks))
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.outputs.progress import ConsoleReporter, RunConsole
     from concord.train.runs.begin import begin_fine_tuning

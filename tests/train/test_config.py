@@ -9,7 +9,7 @@ import torch
 from concord.bert.errors import InputError
 from concord.kernels.dropout import Dropout
 from concord.kernels.ops import HIGHEST_RATE
-from concord.train.flags import _ELSEWHERE, build_parser, check_resumable, config_from
+from concord.train.flags import _ELSEWHERE, build_parser, config_from, resumed_config
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config, write_config
 from concord.train.settings.options import flag_of
@@ -150,11 +150,28 @@ def test_a_damaged_configuration_is_named(content, tmp_path):
 
 def test_only_flags_that_were_given_can_contradict_a_run(tmp_path):
     config = RunConfig(seed=5)
-    (tmp_path / "last.safetensors").touch()
-    check_resumable(config, parse("--seed", "5"), tmp_path)
-    check_resumable(config, parse(), tmp_path)
+    assert resumed_config(config, parse("--seed", "5"), tmp_path) == config
+    assert resumed_config(config, parse(), tmp_path) == config
     with pytest.raises(InputError, match="--seed 6"):
-        check_resumable(config, parse("--seed", "6"), tmp_path)
+        resumed_config(config, parse("--seed", "6"), tmp_path)
+
+
+def test_data_and_number_format_are_those_that_the_command_line_gives_a_resumed_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = resumed_config(RunConfig(data="/elsewhere", amp="auto"), parse("--data", "here", "--amp", "bf16"), tmp_path)
+    assert given == RunConfig(data=str(tmp_path / "here"), amp="bf16")
+
+
+def test_paths_are_kept_so_that_a_run_resumes_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert config_from(parse("--data", "d", "--model", "mine")) == RunConfig(
+        data=str(tmp_path / "d"), model=str(tmp_path / "mine")
+    )
+    for named in (("--data", "demo", "--model", "tiny"), ("--model", "owner/name")):
+        kept = config_from(parse(*named))
+        assert (kept.data, kept.model) == ("demo", named[-1])
 
 
 def test_the_configuration_is_plain_json(tmp_path):

@@ -3,7 +3,9 @@
 import pytest
 
 from concord.bert.errors import InputError
-from concord.train.outputs.folders import RunFolder, clear_folder
+from concord.train.outputs.folders import RunFolder, clear_folder, lost_its_states
+from concord.train.outputs.log import MetricsLog
+from concord.train.outputs.names import SUMMARY_FILE
 from tests.train.small_runs import run_in_another_process
 
 
@@ -21,8 +23,8 @@ def test_a_folder_that_was_asked_for_is_refused_where_another_run_began_in_it_me
 
 
 def test_clearing_removes_what_a_run_writes_and_nothing_else(tmp_path):
-    written = ["config.json", "config.json.123.part", "best/model.safetensors", "best/.tmpAb3dE9", "best/x.json.7.part"]
-    others = ["notes.txt", "best/notes.json", ".tmp", "config.json.old"]
+    written = ["config.json", "config.json.123.part", "best/model.safetensors", "best/x.json.7.part"]
+    others = ["notes.txt", "best/notes.json", "notes.part", "config.json.old"]
     (tmp_path / "best").mkdir()
     for name in written + others:
         (tmp_path / name).touch()
@@ -32,6 +34,28 @@ def test_clearing_removes_what_a_run_writes_and_nothing_else(tmp_path):
     (tmp_path / "best" / "notes.json").unlink()
     clear_folder(tmp_path, files)
     assert not (tmp_path / "best").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluated", "expected"),
+    [
+        ([], [], False),
+        ([1, 2, 3, 4], [0], False),  # the state of step 2 may have been on its way
+        ([1, 2, 3, 4, 5], [0], True),  # it had to be there before that of step 4 was saved
+        ([1, 2], [1], False),
+        ([1, 2, 3], [1, 2], True),
+    ],
+)
+def test_a_log_tells_whether_a_state_was_there(tmp_path, steps, evaluated, expected):
+    log = MetricsLog(tmp_path)
+    for step in steps:
+        log.write({"event": "step", "step": step})
+    for step in evaluated:
+        log.write({"event": "evaluation", "step": step})
+    log.close()
+    assert lost_its_states(tmp_path, save_every=2) is expected
+    (tmp_path / SUMMARY_FILE).touch()
+    assert lost_its_states(tmp_path, save_every=2)
 
 
 def test_nothing_is_cleared_while_a_run_is_under_way(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from concord.bert.errors import InputError
 from concord.train import evaluate, predict, run
@@ -47,11 +48,13 @@ def documented(write):
 
 def steps_of(out):
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries if entry["event"] == "step"]
+    steps = [entry for entry in entries if entry["event"] == "step"]
+    return [{name: value for name, value in step.items() if name not in ("seconds", "crc")} for step in steps]
 
 
 def state_of(out):
-    return (out / "best" / "model.safetensors").read_bytes()
+    tensors = load_file(out / "best" / "model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
 
 
 def trained(data, out, *more):

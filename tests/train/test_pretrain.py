@@ -14,6 +14,7 @@ from concord.train import pretrain, run
 from concord.train.command import run_command
 from concord.train.data.masking import MaskedTokens
 from concord.train.data.texts import encode_texts, read_texts
+from concord.train.outputs.log import read_lines
 from concord.train.reporter import SILENT
 from concord.train.runs.pre_training import build_language_model
 from concord.train.settings.config import RunConfig
@@ -59,7 +60,7 @@ def command(texts, model, out, *more):
 
 
 def entries(directory):
-    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return read_lines((directory / "metrics.jsonl").read_bytes())[0]
 
 
 def test_a_run_lowers_the_held_out_loss_and_leaves_a_model_to_start_from(texts, model, tmp_path, capsys):

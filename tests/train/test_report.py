@@ -1,37 +1,74 @@
 """The metrics log of a run that goes on."""
 
+import json
 import subprocess
 
 import pytest
 
-from concord.bert.errors import InputError
-from concord.train.outputs.log import MetricsLog
+from concord.train.outputs.log import MetricsLog, read_lines
 from concord.train.outputs.names import METRICS_FILE
 from concord.train.outputs.provenance import commit
 from tests.full_disk import full_disk
+from tests.train.told import Told
+
+
+def written(directory, *entries):
+    """A log with these entries; how long it is after each."""
+    log = MetricsLog(directory)
+    lengths = []
+    for entry in entries:
+        log.write(entry)
+        lengths.append(log.sync())
+    log.close()
+    return lengths
+
+
+def reopened(directory, keep):
+    """What a log that goes on holds, how many damaged lines are in it, and what was said of it."""
+    told, log = Told(), MetricsLog(directory)
+    log.cut(keep, told)
+    log.write({"step": 3})
+    found = log.entries()
+    assert log.sync() == (directory / METRICS_FILE).stat().st_size
+    log.close()
+    return *found, told.lines
 
 
 def test_a_log_that_is_cut_off_counts_only_what_it_keeps(tmp_path):
-    log = MetricsLog(tmp_path)
-    log.write({"step": 1})
-    keep = log.length
-    log.write({"step": 2})
-    log.close()
-    resumed = MetricsLog(tmp_path, keep=keep)
-    assert resumed.length == keep
-    resumed.write({"step": 3})
-    resumed.close()
-    assert (tmp_path / METRICS_FILE).read_text() == '{"step": 1}\n{"step": 3}\n'
+    keep, _ = written(tmp_path, {"step": 1}, {"step": 2})
+    assert reopened(tmp_path, keep) == ([{"step": 1}, {"step": 3}], 0, [])
+    first, second = (tmp_path / METRICS_FILE).read_text().splitlines()
+    assert json.loads(second).keys() == {"step", "crc"}
+    assert first.startswith('{"step": 1, "crc": "')
 
 
-@pytest.mark.parametrize("found", [b"", b'{"step": 1}\n', None])
-def test_a_log_that_is_shorter_than_what_is_to_be_kept_is_refused_and_left_alone(tmp_path, found):
+@pytest.mark.parametrize("lost", [1, 20, 40, 10**6])
+def test_a_log_that_lost_its_end_goes_on_with_what_there_is_and_says_so(tmp_path, lost):
+    _, keep = written(tmp_path, {"step": 1}, {"step": 2})
     path = tmp_path / METRICS_FILE
-    if found is not None:
-        path.write_bytes(found)
-    with pytest.raises(InputError, match=rf"metrics.jsonl: {len(found or b'')} bytes, expected at least the 24 "):
-        MetricsLog(tmp_path, keep=24)
-    assert (path.read_bytes() if path.exists() else None) == found
+    path.write_bytes(path.read_bytes()[:-lost])
+    size = path.stat().st_size
+    entries, damaged, lines = reopened(tmp_path, keep)
+    whole = {1: 2, 20: 1, 40: 0, 10**6: 0}[lost]  # without its line break alone, a line is whole
+    assert entries == [*[{"step": 1}, {"step": 2}][:whole], {"step": 3}]
+    assert damaged == (lost in (20, 40))
+    assert lines[0] == f"warning: {path}: {size} bytes, {keep} when the run was saved; what is missing stays so"
+    assert len(lines) == 1 + damaged
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_no_flipped_bit_of_a_log_is_taken_for_a_value(tmp_path, bit):
+    keep = written(tmp_path, {"step": 1, "loss": 0.25}, {"step": 2, "loss": 0.5})[-1]
+    path = tmp_path / METRICS_FILE
+    sound = path.read_bytes()
+    for place in range(len(sound)):
+        flipped = bytearray(sound)
+        flipped[place] ^= 1 << bit
+        entries, damaged = read_lines(bytes(flipped))
+        assert all(entry in ({"step": 1, "loss": 0.25}, {"step": 2, "loss": 0.5}) for entry in entries)
+        assert (len(entries) < 2) == bool(damaged)
+    path.write_bytes(bytes(flipped))
+    assert reopened(tmp_path, keep)[2] == [f"warning: {path}: 1 damaged lines; summary and pictures do without them"]
 
 
 def test_a_log_that_cannot_be_written_is_an_error_that_names_it(tmp_path):

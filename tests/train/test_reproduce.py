@@ -226,14 +226,14 @@ def test_a_run_that_was_killed_before_its_first_saved_state_begins_anew(tmp_path
     def killed(directory, *arguments):
         if directory.name == kill:
             raise Interrupted
-        save_state(directory, *arguments)
+        write_state(directory, *arguments)
 
-    save_state = session.save_state
-    monkeypatch.setattr(session, "save_state", killed)
+    write_state = session.write_state
+    monkeypatch.setattr(session, "write_state", killed)
     out = tmp_path / "out"
     with pytest.raises(Interrupted):
         reproduce.main(reproduction(out, "--data", str(data)))
-    monkeypatch.setattr(session, "save_state", save_state)
+    monkeypatch.setattr(session, "write_state", write_state)
     (out / kill / "last.safetensors.12.part").touch()
     (out / kill / "notes.txt").write_text("years of work")
     assert "not empty" in refused(capsys, reproduce.main, reproduction(out, "--data", str(data)))

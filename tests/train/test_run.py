@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from concord.kernels.tolerances import TOLERANCES
 from concord.train import evaluate, predict, run
 from concord.train.command import run_command
+from concord.train.outputs.log import read_lines
 from concord.train.outputs.names import CACHE
 from concord.train.outputs.progress import ConsoleReporter
 from concord.train.runs import fine_tuning
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.usefixtures("without_pictures")
 
 def entries(directory):
     """The lines of metrics.jsonl without their times, which are all that two equal runs differ in."""
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines, damaged = read_lines((directory / "metrics.jsonl").read_bytes())
+    assert not damaged
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
@@ -40,7 +42,7 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys, pictur
     assert run_command(run.main, command(data, out)) == 0
     assert {path.name for path in out.iterdir()} == {
         *("config.json", "tasks.json", "metrics.jsonl", "summary.json", "best", "last.safetensors", "curves.png"),
-        "conflicts.png",
+        *("last-but-one.safetensors", "conflicts.png"),
         *(f"{task}-{split}-predictions.csv" for task in ("sst", "paraphrase", "sts") for split in ("dev", "test")),
         *(f"{task}-dev-mistakes.csv" for task in ("sst", "paraphrase", "sts")),
     }

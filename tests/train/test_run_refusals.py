@@ -11,9 +11,8 @@ from concord.train import evaluate, run
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets
 from concord.train.objectives.metrics import main_metric
-from concord.train.runs import begin
+from concord.train.runs import begin, session
 from concord.train.runs.fine_tuning import FineTuning
-from concord.train.runs.session import Session
 from concord.train.steps import evaluation
 from tests.full_disk import full_disk
 from tests.train.small_runs import command, refused, run_in_another_process
@@ -97,12 +96,14 @@ def test_a_resumed_run_refuses_flags_that_contradict_it_and_accepts_those_that_a
     assert run_command(run.main, ["--resume", str(out), "--surgery", "pcgrad"]) == 0
 
 
-def test_a_run_without_a_saved_state_cannot_be_resumed(data, tmp_path, capsys):
+def test_a_run_whose_states_are_gone_is_not_begun_anew_in_its_place(data, tmp_path, capsys):
     out = tmp_path / "run"
     run_command(run.main, command(data, out, "--max-steps", "1"))
     (out / "last.safetensors").unlink()
+    before = contents(out)
     capsys.readouterr()
-    assert "before its first saved state" in refused(capsys, run.main, ["--resume", out])
+    assert "its saved states are gone" in refused(capsys, run.main, ["--resume", out])
+    assert contents(out) == before
     shutil.rmtree(out / "best")
     assert f"{out}: the run has no best model yet" in refused(capsys, evaluate.main, [out])
     assert f"--resume {out}" not in refused(capsys, run.main, command(data, out)), "which would not go on either"
@@ -115,7 +116,9 @@ def test_a_truncated_state_is_named_and_nothing_is_lost(data, tmp_path, capsys):
     state.write_bytes(state.read_bytes()[:-100])
     before = contents(out)
     capsys.readouterr()
-    assert "last.safetensors: not a complete safetensors file" in refused(capsys, run.main, ["--resume", out])
+    message = refused(capsys, run.main, ["--resume", out])
+    assert "last.safetensors: not a complete safetensors file" in message
+    assert "there is no whole state before it either" in message
     assert contents(out) == before
 
 
@@ -184,19 +187,6 @@ def test_a_resumed_run_refuses_tasks_that_changed(data, tmp_path, capsys):
     assert contents(out) == before
 
 
-def test_a_log_that_lost_its_end_is_refused_before_the_run_goes_on(data, tmp_path, capsys):
-    out = tmp_path / "run"
-    run_command(run.main, command(data, out, "--max-steps", "2"))
-    log = out / "metrics.jsonl"
-    length = log.stat().st_size
-    log.write_bytes(log.read_bytes()[:-10])
-    before = contents(out)
-    capsys.readouterr()
-    message = refused(capsys, run.main, ["--resume", out])
-    assert f"metrics.jsonl: {length - 10} bytes, expected at least the {length}" in message
-    assert contents(out) == before
-
-
 def test_a_run_whose_evaluations_were_never_finite_says_so(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "task_metrics", lambda task, *answers: {main_metric(task): float("nan")})
     message = refused(capsys, run.main, command(data, tmp_path / "run", "--max-steps", "1"))
@@ -229,7 +219,7 @@ def test_a_folder_that_another_run_took_meanwhile_is_refused_and_left_alone(data
     [
         ("config.json", (begin, "write_config"), 1000),
         ("best/model.safetensors", (FineTuning, "_evaluate"), 100_000),
-        ("last.safetensors", (Session, "save"), 100_000),
+        ("last.safetensors", (session, "write_state"), 100_000),
     ],
 )
 def test_a_full_disk_is_one_line_that_names_the_file(data, tmp_path, capsys, monkeypatch, file, writer, limit):

@@ -1,10 +1,10 @@
 """Tokenised sets: how sequences are composed and cut, and what the cache may and may not answer."""
 
+import errno
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors import SafetensorError
 
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Example, select_tasks
@@ -50,11 +50,11 @@ def single(text, label=0.0):
     return Example(id="x", first=text, second=None, label=label)
 
 
-def tokenize(task, examples, tokenizer, *, pair_encoding="joint", max_length=32, cache=None):
+def tokenize(task, examples, tokenizer, *, pair_encoding="joint", max_length=32, cache=None, warned=()):
     told = Told()
     cache = TokenCache(cache, told) if cache else None
     found = tokenize_split(task, examples, tokenizer, pair_encoding=pair_encoding, max_length=max_length, cache=cache)
-    assert not told.lines
+    assert told.lines == [f"warning: {line}; they are tokenised anew" for line in warned]
     return found
 
 
@@ -240,13 +240,22 @@ def test_a_damaged_cache_file_is_made_anew(tmp_path, tokenizer):
     expected = tokenize(STS, examples, tokenizer, cache=tmp_path / "cache")
     (path,) = (tmp_path / "cache").iterdir()
     sound = path.read_bytes()
-    other = tokenize(STS, examples[:1], tokenizer, cache=tmp_path / "other")
+    tokenize(STS, examples[::-1], tokenizer, cache=tmp_path / "other")
     (other_path,) = (tmp_path / "other").iterdir()
-    for content in (b"", b"no safetensors", sound[:-4], sound[:20], other_path.read_bytes()):
+    flipped = bytearray(sound)
+    flipped[-9] ^= 1  # of the ids
+    cases = {
+        b"": "not a complete safetensors file (Error while deserializing header: header too small)",
+        sound[:-4]: "not a complete safetensors file (Error while deserializing header: incomplete metadata, file not "
+        "fully covered)",
+        bytes(flipped): "damaged, its content has not the digest that it was written with",
+        other_path.read_bytes(): "not the tokenised data that are looked for",
+    }
+    for content, reason in cases.items():
         path.write_bytes(content)
-        assert sequences(tokenize(STS, examples, tokenizer, cache=tmp_path / "cache")) == sequences(expected)
+        found = tokenize(STS, examples, tokenizer, cache=tmp_path / "cache", warned=[f"{path}: {reason}"])
+        assert sequences(found) == sequences(expected)
         assert path.read_bytes() == sound
-    assert len(other) == 1
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
@@ -257,10 +266,10 @@ def test_a_cache_that_cannot_be_written_is_no_cache_and_one_warning_says_so(tmp_
         folder.write_text("")
     else:
 
-        def refuse(*arguments):
-            raise SafetensorError("I/O error: No space left on device")
+        def refuse(path, *arguments):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-        monkeypatch.setattr("concord.train.data.tokenized.save_file", refuse)
+        monkeypatch.setattr("concord.train.data.tokenized.write_tensors", refuse)
     told = Told()
     cache = TokenCache(folder, told)
     for text in ("w0", "w1", "w1"):
@@ -282,7 +291,10 @@ def test_an_unreadable_cache_is_no_cache(tmp_path, tokenizer):
     cache = TokenCache(tmp_path / "cache", told)
     split = tokenize_split(SST, [single("w0")], tokenizer, pair_encoding="joint", max_length=32, cache=cache)
     assert sequences(split) == [[CLS, 5, SEP]]
-    assert len(told.lines) == 1
+    assert [line.rpartition("; ")[2] for line in told.lines] == [
+        "they are tokenised anew",
+        "the tokenised data are not kept for the next run",
+    ]
 
 
 def test_two_sets_have_the_same_digest_where_they_train_alike(tmp_path, tokenizer):
@@ -301,5 +313,6 @@ def test_two_sets_have_the_same_digest_where_they_train_alike(tmp_path, tokenize
         examples[::-1],
         examples[:1],
     )
-    found = [digest(own) for own in changed] + [digest(examples, max_length=31)]
-    assert len({same, *found}) == 6
+    assert len({same, *(digest(own) for own in changed)}) == 5
+    assert digest(examples, max_length=31) == same, "where nothing is cut"
+    assert digest(examples, pair_encoding="separate") != same

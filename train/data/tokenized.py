@@ -2,20 +2,22 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+import torch
 
 from concord.bert.errors import InputError, did_you_mean
-from concord.bert.files import replacing
+from concord.bert.files import make_folder, sweep
+from concord.bert.tensor_files import read_tensors, write_tensors
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Example, Task
 from concord.train.reporter import Reporter
 
-_FORMAT = "1"  # of cached files; with a new number every old file is ignored
+_FORMAT = "2"  # of cached files; with a new number every old file is ignored
+_DTYPES = {"ids": np.int32, "segments": np.uint8, "cu_seqlens": np.int64, "truncated": np.int64}  # of its arrays
 _PAIR_ENCODINGS = ("joint", "separate")
 
 
@@ -32,7 +34,7 @@ class TokenizedSplit:
         sequences_per_example: 1, or 2 for pairs encoded one by one, whose sequences follow each other.
         labels: fp32 [examples], NaN where there is none.
         truncated: how many examples were cut to the maximum length.
-        digest: sha256 (hex) of texts, labels and all that decides the sequences: equal digests train alike.
+        digest: sha256 (hex) of the arrays above: equal digests train alike.
     """
 
     task: Task
@@ -80,7 +82,8 @@ def tokenize_split(
     joint = task.pair and pair_encoding == "joint"
     per_example = 2 if task.pair and not joint else 1
     content = _content_hash(task, examples, tokenizer, joint, max_length)
-    arrays = cache.read(content, len(examples) * per_example) if cache else None
+    bounds = _Bounds(len(examples), per_example, max_length, tokenizer.vocab_size)
+    arrays = cache.read(content, bounds) if cache else None
     if arrays is None:
         arrays = _compose(task, examples, tokenizer, joint, max_length)
         if cache:
@@ -95,44 +98,81 @@ def tokenize_split(
         sequences_per_example=per_example,
         labels=labels,
         truncated=int(arrays["truncated"][0]),
-        digest=hashlib.sha256(content.encode() + labels.tobytes()).hexdigest(),
+        digest=_digest([arrays["ids"], arrays["segments"], arrays["cu_seqlens"], np.array([per_example]), labels]),
     )
 
 
+@dataclass(frozen=True)
+class _Bounds:
+    """What the arrays of a split are bound to be.
+
+    examples: how many; per_example: sequences of each; max_length, vocab_size: that no sequence and no id reaches past.
+    """
+
+    examples: int
+    per_example: int
+    max_length: int
+    vocab_size: int
+
+    def hold(self, arrays: dict[str, np.ndarray]) -> bool:
+        """Whether the arrays of a file can be a split's: their names, dtypes, shapes, and all values within bounds."""
+        if {name: array.dtype for name, array in arrays.items()} != _DTYPES:
+            return False
+        ids, segments, offsets, truncated = (arrays[name] for name in _DTYPES)
+        if offsets.shape != (self.examples * self.per_example + 1,) or truncated.shape != (1,):
+            return False
+        lengths = np.diff(offsets)
+        return bool(
+            ids.shape == segments.shape == (offsets[-1],)
+            and offsets[0] == 0
+            and np.all((lengths >= 2) & (lengths <= self.max_length))
+            and np.all((ids >= 0) & (ids < self.vocab_size))
+            and np.all(segments <= 1)
+            and 0 <= truncated[0] <= self.examples
+        )
+
+
 class TokenCache:
-    """Tokenised splits in files, which are made anew where they are damaged.
+    """Tokenised splits in files, which are made anew, with a warning, where they are damaged.
 
     A folder that cannot be written is no cache: one warning says so, and nothing more is kept.
 
     Args:
-        folder: of the files, made where it is missing.
+        folder: of the files, made where it is missing; what killed processes were writing there is removed.
         reporter: is warned then.
     """
 
     def __init__(self, folder: Path, reporter: Reporter) -> None:
         self._folder, self._reporter = folder, reporter
         self._writable = True
+        with suppress(OSError):  # where it cannot be written, `write` says so
+            sweep(folder, alone=False)
 
-    def read(self, content: str, sequences: int) -> dict[str, np.ndarray] | None:
-        """The arrays of the split whose hash is `content`; None where there are none, or not of `sequences`."""
+    def read(self, content: str, bounds: _Bounds) -> dict[str, np.ndarray] | None:
+        """The arrays of the split whose hash is `content`; None where there are none, or not as they were written."""
+        path = self._path(content)
+        if not path.exists():
+            return None
         try:
-            arrays = load_file(self._path(content))
-        except (OSError, SafetensorError):
-            return None
-        if arrays.keys() != {"ids", "segments", "cu_seqlens", "truncated"}:
-            return None
-        tokens = arrays["ids"].shape
-        sound = arrays["cu_seqlens"].shape == (sequences + 1,) and arrays["segments"].shape == tokens
-        return arrays if sound and tokens == (arrays["cu_seqlens"][-1],) else None
+            file = read_tensors(path, digest_required=True, of="tokenised data")
+            # Copies: what was checked is what is trained on, whatever becomes of the file.
+            arrays = {name: tensor.numpy().copy() for name, tensor in file.tensors.items()}
+            sound = file.metadata.get("content") == content and bounds.hold(arrays)
+            reason = "" if sound else f"{path}: not the tokenised data that are looked for"
+        except (InputError, OSError) as error:
+            arrays, reason = {}, str(error)
+        if reason:
+            self._reporter.warn(f"{reason}; they are tokenised anew")
+        return None if reason else arrays
 
     def write(self, content: str, arrays: dict[str, np.ndarray]) -> None:
         """Keep the arrays of the split whose hash is `content`."""
         if not self._writable:
             return
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path(content)) as beside:
-                save_file(arrays, beside)
+            make_folder(self._folder)
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            write_tensors(self._path(content), tensors, {"content": content})
         except OSError as error:
             self._writable = False
             self._reporter.warn(f"{error.filename}: {error.strerror}; the tokenised data are not kept for the next run")
@@ -181,6 +221,14 @@ def _joint_lengths(lengths: np.ndarray, max_length: int) -> np.ndarray:
 
 def _texts(task: Task, example: Example) -> tuple[str, ...]:
     return (example.first, example.second or "") if task.pair else (example.first,)
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> str:
+    """sha256 (hex) of arrays: of their lengths and bytes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{len(array)} ".encode() + array.tobytes())
+    return found.hexdigest()
 
 
 def _content_hash(task: Task, examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int) -> str:

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concord.bert.errors import InputError
-from concord.bert.files import parts_of
-from concord.train.outputs.log import MetricsLog
-from concord.train.outputs.names import METRICS_FILE
-
-_TEMPORARY = ".tmp" + 6 * "[0-9A-Za-z]"  # the name that safetensors gives to a file while writing it
+from concord.bert.files import make_folder, sweep
+from concord.train.outputs.log import MetricsLog, read_lines
+from concord.train.outputs.names import BEST, METRICS_FILE, SUMMARY_FILE
 
 
 @dataclass(frozen=True)
@@ -20,17 +18,25 @@ class RunFolder:
         path: of the folder.
         resumed: whether a run goes on in it.
         numbered: whether a new run that finds the folder taken appends a number to its name.
+        precision_given: whether the user names the number format of the rest of a run that goes on.
+        anew: the files that a killed run may have left here, by their paths within the folder, where its settings are
+            run anew from the beginning; empty for every other run.
     """
 
     path: Path
     resumed: bool = False
     numbered: bool = False
+    precision_given: bool = False
+    anew: tuple[str, ...] = ()
 
     def claim(self) -> Path:
-        """Make the folder of a new run and return its path, which no other run has or will get.
+        """Make the folder of a new run and return its path, which no other run has or will get; or that of the folder
+        where a run has begun already, which the lock on its log gives to one process.
 
         InputError where another run has begun in it and it is not `numbered`.
         """
+        if self.resumed or self.anew:
+            return self.path
         path, number = self.path, 1
         while not _created(path):
             if not self.numbered:
@@ -42,7 +48,7 @@ class RunFolder:
 
 def _created(directory: Path) -> bool:
     """Whether this process has begun the folder's log: of several that try, one does."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     try:
         (directory / METRICS_FILE).open("x").close()
     except FileExistsError:
@@ -51,19 +57,43 @@ def _created(directory: Path) -> bool:
 
 
 def clear_folder(directory: Path, files: Iterable[str]) -> None:
-    """Remove `files`, by their paths within the folder, and what killed processes were writing in their place.
+    """Remove `files`, by their paths within the folder, and what killed processes were writing in their folders.
 
     Folders within it that are empty then are removed, too. Whatever else it holds stays. InputError where a run is
     under way in the folder.
     """
     if (directory / METRICS_FILE).exists():
         MetricsLog(directory).close()  # InputError while another process has it open
+    remove(directory, files)
+
+
+def remove(directory: Path, files: Iterable[str]) -> None:
+    """What `clear_folder` does, where the caller holds the folder's lock."""
     paths = [directory / name for name in files]
-    folders = {path.parent for path in paths}
-    parts = [part for path in paths for part in parts_of(path)]
-    parts += [part for folder in folders for part in folder.glob(_TEMPORARY)]
-    for written in paths + parts:
-        written.unlink(missing_ok=True)
-    for folder in folders - {directory}:
-        if folder.is_dir() and not any(folder.iterdir()):
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for folder in {directory, *(path.parent for path in paths)}:
+        sweep(folder, alone=True)
+        if folder != directory and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def sweep_run(directory: Path) -> None:
+    """Remove what killed processes were writing in a run's folder, whose lock the caller holds."""
+    for folder in (directory, directory / BEST):
+        sweep(folder, alone=True)
+
+
+def lost_its_states(directory: Path, save_every: int) -> bool:
+    """Whether a run that has no state had one: it is finished, or its log goes on after the second step that was saved.
+
+    A state is saved every so many steps at least, and after each evaluation but that before the first step. It is
+    written while the run goes on, and is on the disk before the next one is saved.
+    """
+    if (directory / SUMMARY_FILE).exists():
+        return True
+    log = directory / METRICS_FILE
+    entries = read_lines(log.read_bytes())[0] if log.exists() else []
+    evaluated = {entry["step"] for entry in entries if entry["event"] == "evaluation" and entry["step"]}
+    second = sorted({save_every, 2 * save_every, *evaluated})[1]
+    return any(entry["step"] > second for entry in entries)

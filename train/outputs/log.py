@@ -1,13 +1,16 @@
-"""metrics.jsonl: what a run tells of its steps while it trains, an object a line."""
+"""metrics.jsonl: what a run tells of its steps while it trains, an object a line, each with a checksum of its own."""
 
 import json
-from collections.abc import Mapping
+import os
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError
 from concord.train.outputs.locks import locked
 from concord.train.outputs.names import METRICS_FILE
+from concord.train.reporter import Reporter
 
 WHOLE_MODEL = "model"  # beside the blocks of parameters
 
@@ -15,42 +18,84 @@ WHOLE_MODEL = "model"  # beside the blocks of parameters
 class MetricsLog:
     """Appends one JSON object a line to metrics.jsonl, which no other process may write meanwhile.
 
+    Each object ends with "crc", the CRC-32 (hex) of the line without it, which tells damaged lines from sound ones.
+
     Args:
-        directory: of the run.
-        keep: bytes to keep of an earlier part of the run; what follows them is cut off. InputError where there are not
-            as many, or another process writes the log.
+        directory: of the run. InputError where another process writes its log.
     """
 
-    def __init__(self, directory: Path, keep: int = 0) -> None:
+    def __init__(self, directory: Path) -> None:
         self._path = directory / METRICS_FILE
-        found = self._path.stat().st_size if self._path.exists() else 0
-        if found < keep:
-            raise InputError(
-                f"{self._path}: {found} bytes, expected at least the {keep} that were there when the run was saved"
-            )
         self._file = self._path.open("a+b")
         if not locked(self._file):
+            self._file.close()
             raise InputError(f"{self._path}: another process is writing it, expected a run that has stopped")
-        self._file.truncate(keep)
-        # Truncation leaves the position where it was, and `length` would count what has been cut off.
-        self._file.seek(keep)
 
-    @property
-    def length(self) -> int:
-        """Bytes written so far."""
-        return self._file.tell()
+    def cut(self, keep: int, reporter: Reporter) -> None:
+        """Keep the first bytes, those of an earlier part of the run, and cut off what follows them.
+
+        reporter: is warned where there are not as many, or some lines are damaged. The state that a run goes on from is
+        whole without them.
+        """
+        found = self._file.seek(0, os.SEEK_END)
+        if found < keep:
+            reporter.warn(f"{self._path}: {found} bytes, {keep} when the run was saved; what is missing stays so")
+        # Truncation leaves the position where it was, and `sync` would count what has been cut off.
+        self._file.truncate(min(keep, found))
+        self._file.seek(0, os.SEEK_END)
+        text = self._text()
+        if text and not text.endswith(b"\n"):
+            self._file.write(b"\n")  # so that the next entry has a line of its own
+        if damaged := read_lines(text)[1]:
+            reporter.warn(f"{self._path}: {damaged} damaged lines; summary and pictures do without them")
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one entry and hand it to the system at once; OSError that names the file where it cannot."""
-        self._file.write(json.dumps(entry, allow_nan=True).encode() + b"\n")
+        text = json.dumps(entry, allow_nan=True)
+        check = zlib.crc32(text.encode())
+        self._do(lambda: (self._file.write(f'{text[:-1]}, "crc": "{check:08x}"}}\n'.encode()), self._file.flush()))
+
+    def sync(self) -> int:
+        """Wait until the disk has what is written; how many bytes that is. OSError that names the file."""
+        self._do(lambda: (self._file.flush(), os.fsync(self._file.fileno())))
+        return self._file.tell()
+
+    def entries(self) -> tuple[list[dict[str, Any]], int]:
+        """What is written, without the checksums, and how many lines are left out because they are damaged.
+
+        It is read by the file that is open: to open another and close it again would give up the lock.
+        """
+        return read_lines(self._text())
+
+    def close(self) -> None:
+        """Close the file, and let other processes write it."""
+        self._file.close()
+
+    def _text(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()  # to the end, where the position is again
+
+    def _do(self, operation: Callable[[], Any]) -> None:
         try:
-            self._file.flush()
+            operation()
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+
+def read_lines(text: bytes) -> tuple[list[dict[str, Any]], int]:
+    """The entries of a log's text, without the checksums, and how many lines are left out because they are damaged."""
+    lines = text.splitlines()
+    found = [entry for entry in map(_entry, lines) if entry is not None]
+    return found, len(lines) - len(found)
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """The entry that a line holds; None where it is damaged."""
+    text, mark, check = line.rpartition(b', "crc": "')
+    text += b"}"
+    if not mark or check != f'{zlib.crc32(text):08x}"}}'.encode():
+        return None
+    return json.loads(text)
 
 
 def task_pairs(tasks: list[str]) -> list[tuple[str, int, int]]:

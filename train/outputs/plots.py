@@ -1,9 +1,8 @@
 """The pictures of a run, as PNG: its curves, and a map of conflicts by layer and pair of tasks over its steps."""
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from concord.bert.files import replacing
-from concord.train.outputs.names import METRICS_FILE
 
 CURVES_FILE, CONFLICTS_FILE = "curves.png", "conflicts.png"
 _COLUMNS = 60  # of the map of conflicts, over the whole run
@@ -26,9 +24,8 @@ _SMOOTHING = 0.8  # weight of the past in the bold loss lines; the raw values st
 Series = dict[str, list[tuple[int, float]]]
 
 
-def plot_curves(directory: Path) -> Path:
-    """Draw curves.png from the run's metrics.jsonl; returns its path."""
-    entries = _entries(directory)
+def plot_curves(entries: Sequence[Mapping[str, Any]], directory: Path) -> Path:
+    """Draw curves.png in `directory` from the entries of a run's metrics.jsonl; returns its path."""
     steps = [entry for entry in entries if entry["event"] == "step"]
     losses = _series((entry["step"], entry["losses"]) for entry in steps)
     conflicts = _series((entry["step"], entry["cosines"]) for entry in steps)
@@ -46,14 +43,15 @@ def plot_curves(directory: Path) -> Path:
     return _save(figure, directory / CURVES_FILE)
 
 
-def plot_conflicts(directory: Path) -> Path | None:
-    """Draw conflicts.png from the run's metrics.jsonl; returns its path, or None where no two tasks ever met.
+def plot_conflicts(entries: Sequence[Mapping[str, Any]], directory: Path) -> Path | None:
+    """Draw conflicts.png in `directory` from the entries of a run's metrics.jsonl; returns its path, or None where no
+    two tasks ever met.
 
     A panel a pair, a row a block of parameters, a column a stretch of steps; the colour is the mean cosine of the two
     task gradients, none where they never met, and the row's name ends with the share of their meetings in which they
     conflicted.
     """
-    steps = [entry for entry in _entries(directory) if entry["event"] == "step" and entry["applied_steps"]]
+    steps = [entry for entry in entries if entry["event"] == "step" and entry["applied_steps"]]
     pairs = list(dict.fromkeys(pair for entry in steps for pair in entry["cosines"]))
     if not pairs:
         return None
@@ -104,11 +102,6 @@ def _share(sums: list[float]) -> str:
     """In which share of their meetings a pair conflicted."""
     conflicts, _, meetings = sums
     return f"{conflicts / meetings:.0%}" if meetings else "-"
-
-
-def _entries(directory: Path) -> list[dict[str, Any]]:
-    lines = (directory / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def _series(rows: Iterable[tuple[int, dict[str, float]]]) -> Series:

@@ -1,14 +1,50 @@
-"""What a number is worth nothing without: the versions and the commit that it comes from."""
+"""What a number is worth nothing without: the machine, the versions and the commit that it comes from."""
 
 import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from concord.train.steps.precision import Precision, processor
+
 _PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors")
+
+# Variables by which torch and its libraries choose among products whose bits differ.
+_VARIABLES = (
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "TRITON_INTERPRET"),
+)
+_WITHOUT_BITS = ("tokenizers", "safetensors")  # what they give is compared by itself
+
+
+def machine(precision: Precision) -> dict[str, str]:
+    """What a run's bits depend on beside its settings, data and kernels: each by its name, in words."""
+    on_cpu = precision.device.type == "cpu"
+    found = {
+        "precision": precision.name,
+        "device": processor() if on_cpu else precision.device_name,
+        "threads": str(torch.get_num_threads()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        **{name: version for name, version in versions().items() if name not in _WITHOUT_BITS},
+        "commit": str(commit()),
+        "float32 products": torch.get_float32_matmul_precision(),
+        "deterministic algorithms": str(torch.are_deterministic_algorithms_enabled()),
+    }
+    return found | {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What two machines differ in, a phrase each: its name, and how it was and is."""
+    names = dict.fromkeys((*before, *now))
+    return [
+        f"{name} was {before.get(name, 'not set')} and is {now.get(name, 'not set')}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ from concord.bert.errors import InputError
 from concord.bert.models import load_tokenizer, read_encoder
 from concord.bert.multitask import MultitaskModel
 from concord.bert.names import WEIGHTS_FILE
+from concord.bert.tensor_files import check_files
 from concord.bert.tokenizer import Tokenizer
 from concord.train.checks.products import resolve_products
 from concord.train.checks.self_check import resolve_kernels
@@ -51,7 +52,7 @@ def load_run(directory: Path, device: str, reporter: Reporter) -> SavedRun:
     """The best model of the run in `directory`, on `device`, whose kernels are checked before they are trusted.
 
     reporter: is told what comes of that check. Raises InputError where the folder is not a run, its best model is
-    missing yet or damaged, or it names code that is not trusted.
+    missing yet or damaged, as any file that it is read with, or it names code that is not trusted.
     """
     flat = read_config(directory / CONFIG_FILE)
     check_trusted(own_names(vars(flat), _ANSWER_WITH), (), directory)
@@ -72,5 +73,5 @@ def load_run(directory: Path, device: str, reporter: Reporter) -> SavedRun:
     )
     products = resolve_products("auto", precision)
     model = build_model(config, tasks, encoder, precision)
-    model.load(best / WEIGHTS_FILE)
+    check_files(best, model.load(best / WEIGHTS_FILE))
     return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision, kernels, products)

@@ -1,36 +1,39 @@
 """What summary.json and the terminal tell of a run's scores, epochs and surgery."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from concord.train.data.tasks import Task
 from concord.train.objectives.metrics import main_metric
 from concord.train.outputs.log import WHOLE_MODEL, task_pairs
-from concord.train.outputs.names import METRICS_FILE
 from concord.train.steps.optimizer import SurgeryOptimizer
 
 
-def epoch_summary(directory: Path) -> list[dict[str, Any]]:
-    """Of each epoch, from metrics.jsonl: steps, seconds of training, and in how many of its steps which pair of tasks
-    conflicted."""
-    entries = (json.loads(line) for line in (directory / METRICS_FILE).read_text(encoding="utf-8").splitlines())
-    last = {entry["epoch"]: entry for entry in entries if entry["event"] == "step"}
-    found, steps, seconds = [], 0, 0.0
-    conflicts: dict[str, int] = {}
-    for epoch, entry in sorted(last.items()):
-        now = {pair: count for pair, (count, *_) in entry["conflicts"][WHOLE_MODEL].items()}
+def epoch_summary(entries: Iterable[Mapping[str, Any]], steps_per_epoch: int, total_steps: int) -> list[dict[str, Any]]:
+    """Of each epoch, from the entries of metrics.jsonl: steps, seconds of training, and in how many of its steps which
+    pair of tasks conflicted. An epoch is left out where the entry of its last step, or of the last one before it, is
+    missing."""
+    ends = {entry["step"]: entry for entry in entries if entry["event"] == "step"}
+    found = []
+    for epoch in range(-(-total_steps // steps_per_epoch)):
+        first, last = epoch * steps_per_epoch, min((epoch + 1) * steps_per_epoch, total_steps)
+        if last not in ends or (first and first not in ends):
+            continue
+        seconds, conflicts = ends[first]["seconds"] if first else 0.0, _conflicts(ends[first]) if first else {}
         found.append(
             {
                 "epoch": epoch,
-                "steps": entry["step"] - steps,
-                "seconds": round(entry["seconds"] - seconds, 3),
-                "conflicts": {pair: count - conflicts.get(pair, 0) for pair, count in now.items()},
+                "steps": last - first,
+                "seconds": round(ends[last]["seconds"] - seconds, 3),
+                "conflicts": {pair: n - conflicts.get(pair, 0) for pair, n in _conflicts(ends[last]).items()},
             }
         )
-        steps, seconds, conflicts = entry["step"], entry["seconds"], now
     return found
+
+
+def _conflicts(entry: Mapping[str, Any]) -> dict[str, int]:
+    """Pair of tasks -> in how many steps so far it conflicted."""
+    return {pair: count for pair, (count, *_) in entry["conflicts"][WHOLE_MODEL].items()}
 
 
 def surgery_summary(optimizer: SurgeryOptimizer, tasks: list[str]) -> dict[str, dict[str, Any]]:

@@ -56,7 +56,7 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     told = StoppableReporter(reporter, session.stop)
     trainer = build_trainer(config, model, optimizer, data.train, precision.device, graphs=graphs, reporter=told)
     settings = {CONFIG_FILE: lambda path: write_config(flat, path), TASKS_FILE: lambda path: write_tasks(path, tasks)}
-    session.open(optimizer, data.digests(), settings)
+    session.open(optimizer, data.digests(), settings, trainer.total_steps)
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer)

@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.files import replacing
+from concord.bert.files import make_folder, replacing
 from concord.bert.names import WEIGHTS_FILE
+from concord.bert.tensor_files import DIGEST, digests_of_files, read_tensors
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.datasets import Datasets
 from concord.train.data.tasks import Task
@@ -16,7 +19,7 @@ from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.metrics import overall
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
-from concord.train.outputs.names import BEST, CONFIG_FILE, mistakes_file, predictions_file
+from concord.train.outputs.names import BEST, CONFIG_FILE, SEALED, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
@@ -52,6 +55,23 @@ class FineTuning:
         self.tokenizer, self.data, self.trainer = tokenizer, data, trainer
         self.model, self.optimizer = trainer.model, trainer.optimizer
         self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
+        if session.progress.best_dev and session.progress.steps < trainer.total_steps:
+            self._check_best()
+
+    def _check_best(self) -> None:
+        """Where the best model so far is damaged, or is not the one that the saved state knows and will not come again,
+        choose the best of the evaluations that follow, of which there is one at least."""
+        session, progress = self.session, self.session.progress
+        path = session.directory / BEST / WEIGHTS_FILE
+        try:
+            digest = read_tensors(path).metadata.get(DIGEST)
+            reason = f"{path}: not the model of step {progress.best_step}" if digest != progress.best_digest else ""
+        except InputError as error:
+            digest, reason = None, str(error)
+        # A run that was killed after an evaluation comes to it once more, and to the same model.
+        if reason and (digest is None or not session.bit_equal):
+            self.reporter.warn(f"{reason}; the best model will be that of the evaluations from here on")
+            progress.best_sum, progress.best_step, progress.best_dev = float("-inf"), 0, {}
 
     def train(self) -> None:
         """Train from where the run stands to its end, then write what it leaves."""
@@ -71,8 +91,11 @@ class FineTuning:
                 finally:
                     self.reporter.end_epoch()
                 session.save()
-        session.log.close()
-        self._finish()
+        try:
+            self._finish()
+        finally:
+            session.close()
+        self.reporter.say(f"written    {session.directory}")
 
     def _epoch_is_over(self) -> bool:
         steps = self.session.progress.steps
@@ -157,8 +180,13 @@ class FineTuning:
     def _keep_best(self) -> None:
         """Write the model as it is now, as a directory that Hugging Face's library reads."""
         best = self.session.directory / BEST
-        best.mkdir(exist_ok=True)
-        self.model.save(best / WEIGHTS_FILE)
+        self._write_companions(best)
+        sealed = digests_of_files(best, SEALED)
+        self.session.progress.best_digest = self.model.save(best / WEIGHTS_FILE, sealed)
+
+    def _write_companions(self, best: Path) -> None:
+        """Write what lies beside the weights, and is the same whenever a run writes it: the weights may seal it."""
+        make_folder(best)
         with replacing(best / CONFIG_FILE) as beside:
             self.model.encoder.config.write(beside)
         self.tokenizer.save(best)
@@ -181,6 +209,7 @@ class FineTuning:
                 f"{session.directory}: no evaluation gave finite metrics, so that no model is the best; expected a run "
                 "that stays finite, as with a lower --learning-rate"
             )
+        self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
         self.model.load(session.directory / BEST / WEIGHTS_FILE)
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
@@ -188,17 +217,18 @@ class FineTuning:
                 for name, split in self.data.test.items()
             }
         self._write_predictions("test", self.data.test, answers)
-        self._sum_up()
-        self._draw()
-        self.reporter.say(f"written    {session.directory}")
+        entries, damaged = session.log.entries()
+        self._sum_up(entries, damaged)
+        self._draw(entries)
 
-    def _sum_up(self) -> None:
+    def _sum_up(self, entries: list[dict[str, Any]], damaged: int) -> None:
         session, progress = self.session, self.session.progress
         score, mean = overall(progress.best_dev, self.tasks)
         before = {"dev": progress.best_dev, "overall": score, "mean": mean}
         before |= {"thresholds": dict(self.model.thresholds()), "best_step": progress.best_step}
         surgery = surgery_summary(self.optimizer, [task.name for task in self.tasks])
-        after = {"epochs": epoch_summary(session.directory), "surgery": surgery}
+        epochs = epoch_summary(entries, self.trainer.sampler.steps_per_epoch, self.trainer.total_steps)
+        after = {"epochs": epochs, "damaged_log_lines": damaged, "surgery": surgery}
         summary = session.write_summary(before, "examples", after)
         self.reporter.say(f"best       step {progress.best_step}: {score_line(progress.best_dev)}")
         self.reporter.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
@@ -211,11 +241,11 @@ class FineTuning:
                 f"skipped    {summary['skipped_steps']} of {progress.steps} steps: gradients were not finite"
             )
 
-    def _draw(self) -> None:
+    def _draw(self, entries: list[dict[str, Any]]) -> None:
         try:
             from concord.train.outputs.plots import plot_conflicts, plot_curves
         except ImportError as error:  # matplotlib may be missing where runs only compute
             self.reporter.warn(f"no pictures are drawn ({error})")
             return
-        plot_curves(self.session.directory)
-        plot_conflicts(self.session.directory)
+        plot_curves(entries, self.session.directory)
+        plot_conflicts(entries, self.session.directory)

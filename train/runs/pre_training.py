@@ -1,7 +1,6 @@
 """One pre-training run: a masked language model trained on, evaluated before and after, and left as a model."""
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from concord.bert.weights import read_safetensors
 from concord.train.checks.shapes import shapes_of_pretraining
 from concord.train.data.texts import encode_texts, read_texts
 from concord.train.outputs.folders import RunFolder
-from concord.train.outputs.names import CONFIG_FILE, METRICS_FILE, PRETRAINING_FILE
+from concord.train.outputs.names import CONFIG_FILE, PRETRAINING_FILE
 from concord.train.reporter import Reporter
 from concord.train.runs.session import Session
 from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
@@ -66,7 +65,13 @@ class Pretraining:
                     began = time.perf_counter()
                 if session.stop.made:
                     break
-        self._finish()
+        try:
+            self._finish()
+        finally:
+            session.close()
+        self.reporter.say(
+            f"written    {session.directory}; fine-tune with: python -m train.run --model {session.directory}"
+        )
 
     def _show(self, result: PretrainingStep) -> None:
         entry = result.entry()
@@ -92,18 +97,17 @@ class Pretraining:
                 f"{directory}: the held-out loss is not finite, so that no model is written; expected a run that "
                 "stays finite, as with a lower --learning-rate"
             )
-        session.log.close()
-        with (directory / METRICS_FILE).open(encoding="utf-8") as file:
-            before = json.loads(next(file))["held_out"]
+        entries, damaged = session.log.entries()
+        first = entries[0] if entries else {}
+        before = first["held_out"] if first.get("event") == "evaluation" and not first["step"] else None
         self.trainer.model.save(directory / WEIGHTS_FILE)
         with replacing(directory / CONFIG_FILE) as beside:
             self.base.encoder.config.write(beside)
         self.base.tokenizer.save(directory)
-        scores = {"before": before, "after": after}
+        scores = {"before": before, "after": after, "damaged_log_lines": damaged}
         texts = {"texts": len(self.trainer.texts), "held_out": len(self.trainer.held_out)}
         summary = session.write_summary(scores | texts, "texts", {})
         self.reporter.say(f"speed      {summary['tokens_per_second']:.0f} tokens/s; {summary['seconds']:.0f} s in all")
-        self.reporter.say(f"written    {directory}; fine-tune with: python -m train.run --model {directory}")
 
 
 def begin_pre_training(
@@ -144,7 +148,9 @@ def begin_pre_training(
         head_rate=float(head_rate),
     )
     reporter.say(f"data       {config.data.source}: {len(trainer.texts)} texts, {len(trainer.held_out)} held out")
-    session.open(trainer.optimizer, {"training": _digest(sequences)}, {PRETRAINING_FILE: write_settings})
+    session.open(
+        trainer.optimizer, {"training": _digest(sequences)}, {PRETRAINING_FILE: write_settings}, trainer.total_steps
+    )
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return Pretraining(session, config.outputs, base, trainer)

@@ -3,8 +3,11 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,20 @@ from concord.kernels.dispatch import chosen_kernels, set_kernels
 from concord.kernels.products import chosen_products, onednn_missing, set_products
 from concord.train.checks.products import resolve_products
 from concord.train.checks.self_check import resolve_kernels
-from concord.train.outputs.checkpoint import Progress, load_state, save_state
-from concord.train.outputs.folders import RunFolder
+from concord.train.outputs.checkpoint import (
+    Progress,
+    SavedState,
+    host_copies,
+    keep_alone,
+    read_state,
+    restore,
+    seal,
+    write_state,
+)
+from concord.train.outputs.folders import RunFolder, remove, sweep_run
 from concord.train.outputs.log import MetricsLog
-from concord.train.outputs.names import STATE_FILE, SUMMARY_FILE
-from concord.train.outputs.provenance import commit, versions
+from concord.train.outputs.names import METRICS_FILE, STATE_FILE, SUMMARY_FILE
+from concord.train.outputs.provenance import commit, differences, machine, versions
 from concord.train.outputs.stopping import StopRequest, stop_on_signal
 from concord.train.reporter import Reporter
 from concord.train.settings.parts import ComputeConfig
@@ -40,13 +52,19 @@ class Session:
         kernels: what its ops take, in words.
         products: what multiplies fp32 matrices, in words; empty where that is no question.
         stop: whether the run has been asked to stop.
+        settings: metadata that seals its settings' files, see `train.outputs.checkpoint.seal`.
+        bit_equal: whether it is to end with the bits of an uninterrupted run.
     """
 
     def __init__(self, folder: RunFolder, reporter: Reporter, precision: Precision) -> None:
         self.folder, self.reporter, self.precision = folder, reporter, precision
         self.directory, self.progress, self.stop = folder.path, Progress(), StopRequest()
         self.kernels = self.products = ""
+        self.settings: dict[str, str] = {}
+        self.bit_equal = True
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
+        self._thread, self._saving = ThreadPoolExecutor(1), Future()
+        self._saving.set_result(None)
 
     def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
         """Have the kernels checked on the device, and say what is taken; see `train.checks.self_check` and, of fp32
@@ -62,25 +80,75 @@ class Session:
         optimizer: SurgeryOptimizer,
         digests: Mapping[str, str],
         settings: Mapping[str, Callable[[Path], None]],
+        total_steps: int,
     ) -> None:
-        """Go on from the state that is saved, or claim the folder of a new run and write its settings.
+        """Go on from the state that is saved, or claim the folder of a new run and write its settings; and hold the
+        folder's lock, so that what killed processes left there can be swept.
 
         optimizer: whose state is saved; digests: of the data that the run reads, by name; settings: the name of a file
-        -> what writes it. InputError as `load_state` and `RunFolder.claim` raise it.
+        -> what writes it; total_steps: of the run. InputError as `read_state`, `restore` and `RunFolder.claim` raise
+        it, and where the state is another run's or another machine's, see `_check_machine`.
         """
-        self._optimizer, self._digests = optimizer, digests
-        if self.folder.resumed:
-            self.progress = load_state(self.directory, optimizer, digests)
-            self._take_kernels_of_state()
-            self._take_products_of_state()
-        else:
-            self.directory = self.folder.claim()
-            for name, write in settings.items():
-                with replacing(self.directory / name) as beside:
-                    write(beside)
+        self._optimizer, self._digests = optimizer, dict(digests)
+        self.directory = self.folder.claim()
+        self.log = MetricsLog(self.directory)
+        try:
+            sweep_run(self.directory)
+            if self.folder.resumed:
+                self._go_on(total_steps)
+            else:
+                self._begin(settings)
+        except BaseException:
+            self.log.close()
+            raise
+        self.settings = seal(self.directory, settings)
         self.progress.kernels, self.progress.products = chosen_kernels(), chosen_products()
         self._earlier_seconds = self.progress.seconds
-        self.log = MetricsLog(self.directory, keep=self.progress.log_bytes)
+
+    def _begin(self, settings: Mapping[str, Callable[[Path], None]]) -> None:
+        if self.folder.anew:
+            # The settings are replaced one by one: killed meanwhile, the run can be begun anew once more.
+            remove(self.directory, set(self.folder.anew) - {*settings, METRICS_FILE})
+            self.reporter.say("resumed    as a new run: it was killed before its first saved state")
+        self.log.cut(0, self.reporter)
+        for name, write in settings.items():
+            with replacing(self.directory / name) as beside:
+                write(beside)
+
+    def _go_on(self, total_steps: int) -> None:
+        state = read_state(self.directory)
+        if state.progress.steps > total_steps:
+            raise InputError(f"{state.path}: {state.progress.steps} steps, more than the {total_steps} of this run")
+        self._check_machine(state)
+        restore(state, self._optimizer, self._digests)
+        self.progress = state.progress
+        self._take_kernels_of_state()
+        self._take_products_of_state()
+        if state.missed:
+            self.reporter.warn(f"{state.missed}; going on from the state before it, after step {state.progress.steps}")
+        keep_alone(self.directory, state)
+        self.log.cut(self.progress.log_bytes, self.reporter)
+
+    @cached_property
+    def _machine(self) -> dict[str, str]:
+        return machine(self.precision)
+
+    def _check_machine(self, state: SavedState) -> None:
+        """Say in what this machine differs from that of the saved state; InputError where the number format would
+        change and nobody has asked for it."""
+        before, now = state.machine.get("precision"), self.precision.name
+        if before != now and not self.folder.precision_given:
+            raise InputError(
+                f"{state.path}: its steps were computed in {before}, and the rest would be in {now} "
+                f"({self.precision.reason}); give --amp {before if before in ('bf16', 'fp16') else 'off'} to go on as "
+                f"before, or --amp {now if now != 'fp32' else 'off'} to change"
+            )
+        found = differences(state.machine, self._machine)
+        self.bit_equal = not found
+        if found:
+            self.reporter.warn(
+                f"the result will not be bit-equal to that of an uninterrupted run, since here {', '.join(found)}"
+            )
 
     def _take_kernels_of_state(self) -> None:
         """Go on with what computed the state's steps; InputError where those are native kernels and there are none."""
@@ -115,21 +183,40 @@ class Session:
         with stop_on_signal(self.stop):
             yield
         if self.progress.steps < total_steps:
-            self.log.close()
+            self.close()
             self.reporter.say(f"stopped    after step {self.progress.steps}; go on with: --resume {self.directory}")
             raise KeyboardInterrupt
 
     def save(self) -> None:
-        """Write the state that --resume goes on from."""
+        """Save the state that --resume goes on from: it is copied at once, and written while the run goes on.
+
+        The log's entries up to here are on the disk before. OSError where the state saved before could not be written.
+        """
         self._count_seconds()
-        self.progress.log_bytes = self.log.length
-        save_state(self.directory, self._optimizer, self.progress, self._digests)
+        self.progress.log_bytes = self.log.sync()
+        self.wait()
+        progress, tensors = deepcopy(self.progress), host_copies(self._optimizer)
+        state = SavedState(self.directory / STATE_FILE, tensors, progress, self._digests, self._machine)
+        self._saving = self._thread.submit(write_state, self.directory, state, self.settings)
+
+    def wait(self) -> None:
+        """Wait until the disk has the state that was saved last; OSError where it could not be written."""
+        self._saving.result()
+
+    def close(self) -> None:
+        """Wait for the state that was saved last, and give the folder to other processes."""
+        try:
+            self.wait()
+        finally:
+            self.log.close()
 
     def write_summary(self, before: Mapping[str, Any], unit: str, after: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content.
+        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content. The disk has
+        the last state by then: a run with a summary has one.
 
         unit: what examples are called here.
         """
+        self.wait()
         self._count_seconds()
         progress, seconds = self.progress, max(self.progress.training_seconds, 1e-9)
         summary = {
