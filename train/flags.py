@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from concord.bert.errors import InputError
-from concord.train.data.sources import DEMO
-from concord.train.outputs.checkpoint import has_state
-from concord.train.outputs.folders import RunFolder, lost_its_states
+from concord.train.outputs.folders import RunFolder, has_state, lost_its_states
 from concord.train.settings.config import RunConfig
 from concord.train.settings.options import GROUPS, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe, recipes
+from concord.train.settings.tables import DEMO
 
 # The settings that may name code of the user's own.
 _OF_TABLES = tuple(option.name for option in fields(RunConfig) if "tables" in option.metadata)

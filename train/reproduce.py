@@ -20,8 +20,7 @@ from concord.train import pretrain, run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, config_from, contradiction
 from concord.train.outputs import names
-from concord.train.outputs.checkpoint import has_state
-from concord.train.outputs.folders import clear_folder
+from concord.train.outputs.folders import clear_folder, has_state
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of, setting_text

@@ -16,9 +16,8 @@ from concord.train.data.course import Split, check_folder, read_split
 from concord.train.data.demo_sets import DEMO_TASKS, demo_examples
 from concord.train.data.tasks import Example, Task, select_tasks
 from concord.train.settings.own import calling, own_names
-from concord.train.settings.tables import SOURCES
+from concord.train.settings.tables import DEMO, SOURCES
 
-DEMO = "demo"
 FOLDER = "course"
 
 

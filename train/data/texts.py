@@ -8,9 +8,10 @@ from concord.bert.errors import InputError
 from concord.bert.tables import is_own
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows
-from concord.train.data.sources import DEMO, open_source
+from concord.train.data.sources import open_source
 from concord.train.reporter import Reporter
 from concord.train.settings.parts import TextConfig
+from concord.train.settings.tables import DEMO
 
 _SHOWN = 20  # bad rows that the warning names one by one
 

@@ -78,11 +78,6 @@ class SavedState:
     missed: str = ""
 
 
-def has_state(directory: Path) -> bool:
-    """Whether there is a state in a run's folder, be it damaged."""
-    return any((directory / name).exists() for name in (STATE_FILE, EARLIER_STATE_FILE))
-
-
 def host_copies(optimizer: SurgeryOptimizer) -> dict[str, Tensor]:
     """What a state holds, copied to the host, so that training may go on while it is written."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in optimizer.saved().items()}

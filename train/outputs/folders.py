@@ -7,7 +7,7 @@ from pathlib import Path
 from concord.bert.errors import InputError
 from concord.bert.files import make_folder, sweep
 from concord.train.outputs.log import MetricsLog, read_lines
-from concord.train.outputs.names import BEST, METRICS_FILE, SUMMARY_FILE
+from concord.train.outputs.names import BEST, EARLIER_STATE_FILE, METRICS_FILE, STATE_FILE, SUMMARY_FILE
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ def sweep_run(directory: Path) -> None:
     """Remove what killed processes were writing in a run's folder, whose lock the caller holds."""
     for folder in (directory, directory / BEST):
         sweep(folder, alone=True)
+
+
+def has_state(directory: Path) -> bool:
+    """Whether there is a state in a run's folder, be it damaged."""
+    return any((directory / name).exists() for name in (STATE_FILE, EARLIER_STATE_FILE))
 
 
 def lost_its_states(directory: Path, save_every: int) -> bool:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from concord.bert.heads import Link
 
 _TRAIN, _TORCHJD = "concord.train", "torchjd.aggregation"
+DEMO = "demo"
+"""The source of data that the project generates itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +276,6 @@ METRICS = Table(
 SOURCES = Table(
     "source",
     Entry,
-    Entry(name="demo", help="generated", target=f"{_TRAIN}.data.sources:DemoSource"),
+    Entry(name=DEMO, help="generated", target=f"{_TRAIN}.data.sources:DemoSource"),
     Entry(name="course", help="a folder in the course layout", target=f"{_TRAIN}.data.sources:CourseSource"),
 )
