@@ -57,6 +57,7 @@ FLAGS = [
     "--pair-features",
     "--pals",
     "--pooling",
+    "--products",
     "--recipe",
     "--recipes",
     "--reduction",
