@@ -15,8 +15,8 @@ from concord.train.outputs.summary import score_line
 from concord.train.steps.evaluation import evaluate
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the dev metrics of every task; raises InputError for bad input."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    """Print the dev metrics of every task, and return them; raises InputError for bad input."""
     given = _parser().parse(arguments)
     reporter = ConsoleReporter()
     directory = Path(given.run)
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reporter.say(f"           {name} is 1 above {threshold:.3f}, as was best on the dev set in training")
     score, mean = overall(metrics, saved.tasks)
     reporter.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
+    return metrics
 
 
 def _parser() -> OneLineParser:

@@ -1,6 +1,7 @@
 """Predict with a run's best model: python -m train.predict RUN_DIR --task sst --input FILE --output FILE.
 
-The input is tab-delimited, with a header that names the task's sentence columns and, if there are ids, `id`.
+The input is tab-delimited, with a header that names the task's sentence columns and, if there are ids, `id`. Every row
+has its answer in its place; a blank one is an empty text.
 """
 
 import sys
@@ -12,7 +13,9 @@ from concord.train.command import run_command
 from concord.train.data.course import read_plain_input
 from concord.train.data.datasets import tokenize
 from concord.train.flags import OneLineParser
-from concord.train.outputs.predictions import write_predictions
+from concord.train.outputs.console import OutputConsole
+from concord.train.outputs.named_output import check_output, is_standard_output, write_named
+from concord.train.outputs.predictions import prediction_text
 from concord.train.outputs.progress import ConsoleReporter
 from concord.train.outputs.saved_run import load_run
 from concord.train.steps.evaluation import predict
@@ -21,23 +24,28 @@ from concord.train.steps.evaluation import predict
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one prediction a row of the input; raises InputError for bad input."""
     given = _parser().parse(arguments)
-    reporter = ConsoleReporter()
-    saved = load_run(Path(given.run), given.device, reporter)
+    output, directory = Path(given.output), Path(given.run)
+    check_output(output, [Path(given.input), *directory.rglob("*")])
+    # Where the answers go to the standard output, nothing else does.
+    reporter = ConsoleReporter(OutputConsole(stderr=is_standard_output(output)))
+    saved = load_run(directory, given.device, reporter)
     tasks = {task.name: task for task in saved.tasks}
     if given.task not in tasks:
         raise InputError(
             f"--task {given.task}: the run in {given.run} was not trained on it, {did_you_mean(given.task, tasks)}"
         )
-    task, output = tasks[given.task], Path(given.output)
-    if output.exists() and Path(given.input).exists() and output.samefile(given.input):
-        raise InputError(f"--output {output}: it is the input itself, expected another file")
+    task, config = tasks[given.task], saved.config
+    check_output(output, [*Path(config.data.source).glob("*.csv"), *Path(config.model.name).glob("*")])
     examples = read_plain_input(task, Path(given.input))
-    split = tokenize(saved.config.data, task, examples, saved.tokenizer, None)
+    empty = sum(not (example.first and (example.second or not task.pair)) for example in examples)
+    if empty:
+        reporter.warn(f"{empty} rows lack a sentence; they are answered as empty texts")
+    split = tokenize(config.data, task, examples, saved.tokenizer, None)
     if split.truncated:
-        reporter.warn(f"{split.truncated} rows were longer than {saved.config.data.max_length} wordpieces and cut")
+        reporter.warn(f"{split.truncated} rows were longer than {config.data.max_length} wordpieces and cut")
     with reporter.reading(task.name, len(split)):
         answers = predict(saved.model, split, saved.precision.device, reporter)
-    write_predictions(output, task, split.example_ids, answers)
+    write_named(output, prediction_text(task, split.example_ids, answers))
     reporter.say(f"{len(split)} predictions of {task.name} written to {output}")
 
 

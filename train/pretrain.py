@@ -15,7 +15,7 @@ from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, argument_of, check_resumable, new_folder, resumed_folder, settings_parser
 from concord.train.outputs.names import PRETRAINING_FILE
-from concord.train.outputs.progress import ConsoleReporter, RunConsole
+from concord.train.outputs.progress import ConsoleReporter
 from concord.train.runs.pre_training import NEW_HEAD_RATE, begin_pre_training
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config
@@ -72,8 +72,9 @@ def _one_rate(text: str) -> tuple[str]:
     return (text,)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; raises InputError for bad input."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command line, and return what summary.json tells of the run; raises InputError for bad input. It may be
+    called in any thread, and handles signals in the main one."""
     given = build_parser().parse(arguments)
     folder = resumed_folder(given)
     if folder is None:
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         content = {name: asdict(config)[name] for name in _SETTINGS}
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
-    begin_pre_training(folder, config, ConsoleReporter(RunConsole()), write_settings).train()
+    return begin_pre_training(folder, config, ConsoleReporter(), write_settings).train()
 
 
 def config_from(arguments: argparse.Namespace) -> RunConfig:

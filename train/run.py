@@ -5,17 +5,19 @@ With no other argument it trains the bundled MiniLM on a data set that the proje
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from concord.train.command import run_command
 from concord.train.flags import build_parser, check_resumable, config_from, new_folder, resumed_folder
 from concord.train.outputs.names import CONFIG_FILE
-from concord.train.outputs.progress import ConsoleReporter, RunConsole
+from concord.train.outputs.progress import ConsoleReporter
 from concord.train.runs.begin import begin_fine_tuning
 from concord.train.settings.files import read_config
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; raises InputError for bad input."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command line, and return what summary.json tells of the run; raises InputError for bad input. It may be
+    called in any thread, and handles signals in the main one."""
     given = build_parser().parse(arguments)
     folder = resumed_folder(given)
     if folder is None:
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         config = read_config(folder.path / CONFIG_FILE)
         check_resumable(config, given, folder.path)
-    begin_fine_tuning(folder, config, ConsoleReporter(RunConsole())).train()
+    return begin_fine_tuning(folder, config, ConsoleReporter()).train()
 
 
 if __name__ == "__main__":

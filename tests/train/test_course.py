@@ -198,7 +198,7 @@ def test_a_directory_in_place_of_a_file_is_named(tmp_path):
 
 
 def test_plain_input_needs_the_text_columns_alone(tmp_path):
-    path = write(tmp_path / "in.tsv", "sentence2\tsentence1", "b\ta", "", "d\tc")
+    path = write(tmp_path / "in.tsv", "sentence2\tsentence1", "b\ta", "d\tc")
     found = read_plain_input(STS, path)
     assert [(example.id, example.first, example.second) for example in found] == [("1", "a", "b"), ("2", "c", "d")]
     assert all(example.label is None for example in found)
@@ -217,8 +217,17 @@ def test_plain_input_without_the_text_columns_is_refused(tmp_path, header):
 
 
 def test_a_bad_row_of_plain_input_stops_with_its_line(tmp_path):
-    with pytest.raises(InputError, match=r"in\.tsv:4: sentence is empty"):
-        read_plain_input(SST, write(tmp_path / "in.tsv", "sentence", "a", "", " "))
+    with pytest.raises(InputError, match=r"in\.tsv:4: 2 columns, expected 1"):
+        read_plain_input(SST, write(tmp_path / "in.tsv", "sentence", "a", "", "b\tc"))
+
+
+def test_every_row_of_plain_input_has_its_place_blank_ones_too(tmp_path):
+    found = read_plain_input(STS, write(tmp_path / "in.tsv", "sentence1\tsentence2", "a\tb", "", " \tc", "d\te", ""))
+    assert [(example.id, example.first, example.second) for example in found] == [
+        *(("1", "a", "b"), ("2", "", ""), ("3", "", "c"), ("4", "d", "e"), ("5", "", ""))
+    ]
+    found = read_plain_input(SST, write(tmp_path / "in.tsv", "id\tsentence", "x\ta", "\r", "y\t", "\tb"))
+    assert [(example.id, example.first) for example in found] == [("x", "a"), ("", ""), ("y", ""), ("", "b")]
 
 
 def test_plain_input_without_rows_is_refused(tmp_path):

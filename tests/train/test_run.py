@@ -364,8 +364,15 @@ def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set_and_never_
     assert (tmp_path / "p.csv").read_text() == (out / "sts-dev-predictions.csv").read_text()
     sentences = (data / "sts-dev.csv").read_text()
     (tmp_path / "link").symlink_to(data / "sts-dev.csv")
-    assert "it is the input itself" in refused(capsys, predict.main, [*arguments[:-1], tmp_path / "link"])
+    for output in (tmp_path / "link", data / "sts-train.csv", out / "best" / "model.safetensors", out / "summary.json"):
+        assert f"--output {output}: " in refused(capsys, predict.main, [*arguments[:-1], output])
     assert (data / "sts-dev.csv").read_text() == sentences
+    plain, answers = tmp_path / "plain.tsv", tmp_path / "answers.csv"
+    plain.write_text("sentence1\tsentence2\na lamp\ta song\n\nA meal.\ta film\n", encoding="utf-8")
+    arguments = [str(out), "--task", "sts", "--input", str(plain), "--output", str(answers)]
+    assert run_command(predict.main, arguments) == 0
+    assert [line.split(", ")[0] for line in answers.read_text().splitlines()] == ["id", "1", "2", "3"]
+    assert "warning: 1 rows lack a sentence" in capsys.readouterr().out
 
 
 @pytest.mark.slow

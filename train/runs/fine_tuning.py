@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,8 +54,8 @@ class FineTuning:
         self.model, self.optimizer = trainer.model, trainer.optimizer
         self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
 
-    def train(self) -> None:
-        """Train from where the run stands to its end, then write what it leaves."""
+    def train(self) -> dict[str, Any]:
+        """Train from where the run stands to its end, then write what it leaves, and return its summary."""
         trainer, session = self.trainer, self.session
         steps_per_epoch = trainer.sampler.steps_per_epoch
         self.reporter.begin_training(steps_per_epoch=steps_per_epoch, total_steps=trainer.total_steps)
@@ -72,7 +73,7 @@ class FineTuning:
                     self.reporter.end_epoch()
                 session.save()
         session.log.close()
-        self._finish()
+        return self._finish()
 
     def _epoch_is_over(self) -> bool:
         steps = self.session.progress.steps
@@ -170,8 +171,8 @@ class FineTuning:
             path = self.session.directory / predictions_file(name, split)
             write_predictions(path, examples.task, examples.example_ids, answers[name])
 
-    def _finish(self) -> None:
-        """Answer the test sets with the best model; write predictions, summary and pictures.
+    def _finish(self) -> dict[str, Any]:
+        """Answer the test sets with the best model; write predictions, summary and pictures, and return the summary.
 
         InputError where no model is the best, since every evaluation met numbers that are not finite.
         """
@@ -188,11 +189,12 @@ class FineTuning:
                 for name, split in self.data.test.items()
             }
         self._write_predictions("test", self.data.test, answers)
-        self._sum_up()
+        summary = self._sum_up()
         self._draw()
         self.reporter.say(f"written    {session.directory}")
+        return summary
 
-    def _sum_up(self) -> None:
+    def _sum_up(self) -> dict[str, Any]:
         session, progress = self.session, self.session.progress
         score, mean = overall(progress.best_dev, self.tasks)
         before = {"dev": progress.best_dev, "overall": score, "mean": mean}
@@ -210,6 +212,7 @@ class FineTuning:
             self.reporter.say(
                 f"skipped    {summary['skipped_steps']} of {progress.steps} steps: gradients were not finite"
             )
+        return summary
 
     def _draw(self) -> None:
         try:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,8 @@ class Pretraining:
         self.session, self.reporter = session, session.reporter
         self.outputs, self.base, self.trainer = outputs, base, trainer
 
-    def train(self) -> None:
-        """Pre-train from where the run stands to its end, then write what it leaves."""
+    def train(self) -> dict[str, Any]:
+        """Pre-train from where the run stands to its end, then write what it leaves, and return its summary."""
         session, trainer = self.session, self.trainer
         progress = session.progress
         if not progress.log_bytes:
@@ -67,7 +68,7 @@ class Pretraining:
                     began = time.perf_counter()
                 if session.stop.made:
                     break
-        self._finish()
+        return self._finish()
 
     def _show(self, result: PretrainingStep) -> None:
         entry = result.entry()
@@ -83,9 +84,9 @@ class Pretraining:
             self.reporter.warn("no wordpiece of the held-out texts was masked, so that there is no score")
         return found
 
-    def _finish(self) -> None:
-        """Write the model and the summary; InputError where the held-out score is not finite: such a model is of no
-        use."""
+    def _finish(self) -> dict[str, Any]:
+        """Write the model and the summary, and return the summary; InputError where the held-out score is not finite:
+        such a model is of no use."""
         session, directory = self.session, self.session.directory
         after = self._evaluate()
         if after["masked"] and not math.isfinite(after["loss"]):
@@ -105,6 +106,7 @@ class Pretraining:
         summary = session.write_summary(scores | texts, "texts", {})
         self.reporter.say(f"speed      {summary['tokens_per_second']:.0f} tokens/s; {summary['seconds']:.0f} s in all")
         self.reporter.say(f"written    {directory}; fine-tune with: python -m train.run --model {directory}")
+        return summary
 
 
 def begin_pre_training(

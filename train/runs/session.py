@@ -40,7 +40,8 @@ class Session:
 
     def __init__(self, folder: RunFolder, reporter: Reporter, precision: Precision) -> None:
         self.folder, self.reporter, self.precision = folder, reporter, precision
-        self.directory, self.progress, self.kernels, self.stop = folder.path, Progress(), "", StopRequest()
+        self.directory, self.progress, self.kernels = folder.path, Progress(), ""
+        self.stop = StopRequest(reporter)
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
 
     def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
@@ -57,8 +58,11 @@ class Session:
         """Go on from the state that is saved, or claim the folder of a new run and write its settings.
 
         optimizer: whose state is saved; digests: of the data that the run reads, by name; settings: the name of a file
-        -> what writes it. InputError as `load_state` and `RunFolder.claim` raise it.
+        -> what writes it. InputError as `load_state` and `RunFolder.claim` raise it; KeyboardInterrupt where nobody
+        reads any more what the run says, before it has left anything.
         """
+        if self.stop.made:
+            raise KeyboardInterrupt
         self._optimizer, self._digests = optimizer, digests
         if self.folder.resumed:
             self.progress = load_state(self.directory, optimizer, digests)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from concord.bert.errors import InputError, did_you_mean
+from concord.bert.errors import InputError, did_you_mean, shown
 from concord.kernels.dispatch import CHOICES as KERNEL_CHOICES
 from concord.kernels.dropout import HIGHEST_RATE
 from concord.train.settings.options import WORDS, check_bounds, check_choice, flag_of, is_of_type, of_tables, setting
@@ -167,7 +167,7 @@ class RunConfig:
         for option in fields(self):
             value, flag = getattr(self, option.name), flag_of(option.name)
             if not is_of_type(value, option):
-                raise InputError(f"{flag} {value!r}: expected {WORDS.get(option.type, 'a list of texts')}")
+                raise InputError(f"{flag} {shown(value)}: expected {WORDS.get(option.type, 'a list of texts')}")
             if "choices" in option.metadata:
                 check_choice(f"{flag} {value}", str(value), option.metadata["choices"], option)
             for item in value if "each" in option.metadata else ():

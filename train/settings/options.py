@@ -1,6 +1,7 @@
 """A setting: its default, its help and what it may be, from which both the checks and the command line are made."""
 
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import Field, field
 from typing import Any
@@ -69,5 +70,7 @@ def is_of_type(value: object, option: Field) -> bool:
     if isinstance(option.default, tuple):
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if option.type is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # A whole number may be too large for a float, and then is no number here.
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < sys.float_info.max
+        return whole or (isinstance(value, float) and math.isfinite(value))
     return isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool))
