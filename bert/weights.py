@@ -14,7 +14,6 @@ from concord.bert.files import replacing
 
 WEIGHTS_FILE = "model.safetensors"
 POOLER = "pooler."
-LEAST_BYTES = 2  # that a number takes in any of these:
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _EMBEDDINGS = {"words": "word_embeddings", "positions": "position_embeddings", "segments": "token_type_embeddings"}
 _LAYER = {
@@ -105,19 +104,14 @@ def load_weights(encoder: Encoder, path: Path, seed: int) -> bool:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU; InputError where it is missing, truncated or another format, or
     cannot be mapped into memory."""
-    check_weights_file(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected weights as safetensors")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a complete safetensors file ({error})") from None
     except Exception as error:  # of torch, which cannot map it, and of the library, which torch has no dtype for
         raise InputError(f"{path}: it cannot be read as safetensors ({type(error).__name__}: {error})") from None
-
-
-def check_weights_file(path: Path) -> None:
-    """InputError where there is no plain file at `path`."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected weights as safetensors")
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets
 from concord.train.flags import OneLineParser
 from concord.train.objectives.metrics import overall
+from concord.train.objectives.undefined import weak_answers, weak_labels
 from concord.train.outputs.progress import ConsoleReporter
 from concord.train.outputs.saved_run import load_run
 from concord.train.outputs.summary import score_line
@@ -42,7 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
     reporter.say(f"data       {config.source}: {sizes} (dev examples)")
     with reporter.reading("dev sets", sum(map(len, datasets.dev.values()))):
-        metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device, reporter=reporter)
+        metrics, answers = evaluate(saved.model, datasets.dev, saved.precision.device, reporter=reporter)
+    for name, split in datasets.dev.items():
+        own = answers[name]
+        for problem in (
+            weak_labels(split.task, "dev", split.labels),
+            weak_answers(split.task, own.predictions, own.errors),
+        ):
+            if problem:
+                reporter.warn(problem)
     reporter.say(f"dev        {score_line(metrics)}")
     for name, threshold in saved.model.thresholds().items():
         reporter.say(f"           {name} is 1 above {threshold:.3f}, as was best on the dev set in training")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from concord.bert.errors import InputError
 from concord.train.outputs.folders import RunFolder
-from concord.train.outputs.names import STATE_FILE
+from concord.train.outputs.names import BEST, METRICS_FILE, STATE_FILE
 from concord.train.settings.config import RunConfig
 from concord.train.settings.options import GROUPS, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
@@ -210,6 +210,11 @@ def check_resumable(config: RunConfig, arguments: argparse.Namespace, directory:
             raise contradiction(name, value, kept, directory)
     if not (directory / STATE_FILE).exists():
         raise InputError(f"{directory}: the run stopped before its first saved state; start it anew, in another folder")
+    for name in (METRICS_FILE, BEST):  # a run appends to the one and writes into the other
+        if (directory / name).is_symlink():
+            raise InputError(
+                f"{directory / name}: a link, which a run does not write through; put what it leads to there"
+            )
     names = own_names(vars(config), _OF_TABLES)
     check_trusted(names, own_names(given, _OF_TABLES), directory)
     import_own(names)

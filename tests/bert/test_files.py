@@ -67,10 +67,10 @@ def test_the_file_beside_has_a_name_that_cannot_be_foreseen_and_is_never_one_tha
         with replacing(tmp_path / "file") as beside:
             names.add(beside.name)
     assert len(names) == 2
-    assert all(len(name) >= len("file.0123456789abcdef.part") for name in names)
+    assert all(len(name) >= len("file.0123456789abcdef.1.part") for name in names)
     monkeypatch.setattr("concord.bert.files.secrets.token_hex", lambda count: "guessed")
     victim = tmp_path / "victim"
-    (tmp_path / "file.guessed.part").symlink_to(victim)
+    (tmp_path / f"file.guessed.{os.getpid()}.part").symlink_to(victim)
     with pytest.raises(FileExistsError), replacing(tmp_path / "file") as beside:
         beside.write_text("through the link")
     assert not victim.exists()

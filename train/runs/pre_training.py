@@ -22,13 +22,14 @@ from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CONFIG_FILE, METRICS_FILE, PRETRAINING_FILE
 from concord.train.reporter import Reporter
 from concord.train.runs.session import Session
+from concord.train.runs.skipping import check_learns
 from concord.train.settings.config import RunConfig
 from concord.train.settings.options import setting_text
 from concord.train.settings.parts import LogConfig
 from concord.train.settings.typed import pretraining_config
 from concord.train.steps.build import fit_model, load_pretrained
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision
-from concord.train.steps.pretraining import Pretrainer, PretrainingStep
+from concord.train.steps.pretraining import TASK, Pretrainer, PretrainingStep
 
 NEW_HEAD_RATE = RunConfig.head_learning_rate[0]
 
@@ -74,6 +75,9 @@ class Pretraining:
         entry = result.entry()
         self.session.log.write(entry)
         self.reporter.say(f"step {result.step}/{self.trainer.total_steps}  loss {entry['loss']:.3f}")
+        optimizer = self.trainer.optimizer
+        skipped, scale = optimizer.state.skipped_in_row.tolist(), optimizer.loss_scale.item()
+        check_learns(self.session.directory, [TASK], skipped, scale, scaling=optimizer.settings.scaling)
 
     def _evaluate(self) -> dict[str, float]:
         found = self.trainer.evaluate()
