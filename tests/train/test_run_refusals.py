@@ -143,7 +143,8 @@ def test_all_skipped_rows_are_named_in_one_warning(data, tmp_path, capsys):
         with (data / name).open("a", encoding="utf-8") as file:
             file.write("99\tx\tonly one sentence\n")
     run_command(run.main, command(data, tmp_path / "run", "--skip-bad-rows", "--max-steps", "1"))
-    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    lines = capsys.readouterr().out.splitlines()
+    (warning,) = (line for line in lines if line.startswith("warning: skipped"))
     assert "skipped 2 bad rows" in warning
     assert "sts-train.csv:26" in warning
     assert "quora-dev.csv:12" in warning
