@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from concord.bert.errors import LONGEST, InputError, visible
 from concord.train.outputs.provenance import commit
+from tests.reliability.fuzzed_commands import fuzz_commands
 from tests.reliability.fuzzed_readers import Reader, readers
 
 SECONDS = 70  # for one input, which may be a tokenizer that its child tries for a minute
@@ -107,17 +108,16 @@ def main() -> int:
     parser.add_argument("--commands", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
+    faults, tally = [], Counter()
+    began = time.monotonic()
+    if given.commands:
+        tally, faults = fuzz_commands(given.commands, given.seed)
     signal.signal(signal.SIGALRM, _on_alarm)
     has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (has + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    began = time.monotonic()
-    tally, faults = fuzz_readers(given.inputs, given.seed) if given.inputs else (Counter(), [])
-    if given.commands:
-        from tests.reliability.fuzzed_commands import fuzz_commands
-
-        of_commands, more = fuzz_commands(given.commands, given.seed)
-        tally += of_commands
-        faults += more
+    if given.inputs:
+        of_readers, more = fuzz_readers(given.inputs, given.seed)
+        tally, faults = tally + of_readers, faults + more
     for fault in faults:
         print("FAULT", fault)
     counted = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.items()))

@@ -104,7 +104,7 @@ class RunConfig:
     )
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
 
-    epochs: int = setting(3, "passes over the data, as batching and until define them", low=1)
+    epochs: int = setting(3, "passes over the data, as batching and until define them", low=1, most=10**6)
     max_steps: int = setting(0, "stop after this many steps; 0 for no limit", low=0)
     batch_size: int = setting(32, "examples a task in a micro-batch", low=1)
     accumulate: int = setting(1, "micro-batches a step; surgery is done once, on their accumulated gradients", low=1)
