@@ -53,8 +53,18 @@ setup(
         "model": MODEL,
         # what the tests compare with; the Triton that torch 2.13 goes with, whose interpreter the sanitizer and bf16 as
         # GPUs compute it are written against, and which the registers and the shared memory of compiled kernels depend
-        # on; what builds the wheel that the tests look into
-        "test": [*BENCH, *MODEL, "pytest-xdist", "scipy", "triton<3.8", "build", "setuptools>=77", "ruff"],
+        # on; what damages their input; what builds the wheel that the tests look into
+        "test": [
+            *BENCH,
+            *MODEL,
+            "pytest-xdist",
+            "hypothesis",
+            "scipy",
+            "triton<3.8",
+            "build",
+            "setuptools>=77",
+            "ruff",
+        ],
         # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
         "rules": ["torchjd[full]"],
         "bench": [*BENCH, *MODEL],

@@ -113,6 +113,20 @@ def test_a_run_whose_reader_has_gone_stops_with_its_state_saved(data, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("until", "code"), [(b"device", INTERRUPTED), (b"data", INTERRUPTED), (b"best", 0)])
+def test_a_reader_may_go_at_any_time(data, tmp_path, until, code):
+    out = tmp_path / "run"
+    arguments = [sys.executable, "-u", "-m", "train.run", *command(data, out, "--epochs", "1")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert any(line.startswith(until) for line in process.stdout)
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (code, b"")
+    assert (out / "summary.json").exists() == (code == 0), "whatever is left of the run is done"
+    assert out.exists() == (code == 0), "nothing was begun"
+
+
+@pytest.mark.slow
 def test_a_run_whose_output_nobody_reads_still_saves_its_state_where_a_first_signal_asks_it_to_stop(data, tmp_path):
     out = tmp_path / "run"
     arguments = [sys.executable, "-u", "-m", "train.run", *command(data, out, "--epochs", "5000")]

@@ -34,7 +34,8 @@ def setting_text(value: Any) -> str:
 
 
 def setting(default: Any, help_text: str, **more: Any) -> Any:
-    """A field of the configuration; more: what it may be, such as choices, low and high, or most, which goes without saying."""
+    """A field of the configuration; more: what it may be, such as choices, low and high, or most, where no help says
+    it."""
     return field(default=default, metadata={"help": help_text, **more})
 
 
