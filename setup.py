@@ -53,11 +53,12 @@ setup(
         "model": MODEL,
         # what the tests compare with; the Triton that torch 2.13 goes with, whose interpreter the sanitizer and bf16 as
         # GPUs compute it are written against, and which the registers and the shared memory of compiled kernels depend
-        # on; what builds the wheel that the tests look into
+        # on; what damages their input; what builds the wheel that the tests look into
         "test": [
             *BENCH,
             *MODEL,
             "pytest-xdist",
+            "hypothesis",
             "scipy",
             'triton<3.8; sys_platform == "linux"',
             "build",

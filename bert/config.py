@@ -4,9 +4,20 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, shown
 from concord.bert.files import read_json_object
 from concord.kernels.ops import HIGHEST_RATE
+
+# Sizes beyond any BERT's, which would fill the memory, or take hours, before anything else could show them to be wrong.
+_LARGEST = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 16,
+    "num_hidden_layers": 1 << 10,
+    "num_attention_heads": 1 << 12,
+    "intermediate_size": 1 << 20,
+    "max_position_embeddings": 1 << 20,
+    "type_vocab_size": 1 << 16,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +42,15 @@ class BertConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             # Booleans are integers to Python.
+            found = f"model configuration: {field.name} is {shown(value)}"
             if field.type is int and (type(value) is not int or value < 1):
-                raise InputError(f"model configuration: {field.name} is {value!r}, expected a positive integer")
+                raise InputError(f"{found}, expected a positive integer")
+            if field.type is int and value > _LARGEST[field.name]:
+                raise InputError(f"{found}, expected {_LARGEST[field.name]} at most")
             if field.type is float and (type(value) not in (int, float) or not 0 <= value < 1):
-                raise InputError(f"model configuration: {field.name} is {value!r}, expected a number from 0 to below 1")
+                raise InputError(f"{found}, expected a number from 0 to below 1")
             if field.name.endswith("dropout_prob") and value > HIGHEST_RATE:
-                raise InputError(f"model configuration: {field.name} is {value!r}, expected {HIGHEST_RATE:.6f} at most")
+                raise InputError(f"{found}, expected {HIGHEST_RATE:.6f} at most")
         if self.hidden_size % 8:
             raise InputError(
                 f"model configuration: hidden_size {self.hidden_size} is not a multiple of 8, which the kernels take"
@@ -51,6 +65,14 @@ class BertConfig:
     def head_size(self) -> int:
         """The width of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the encoder has, without its pooler, which weights may lack."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
+        layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
+        return rows * hidden + 2 * hidden + self.num_hidden_layers * layer
 
     @classmethod
     def read(cls, path: Path) -> "BertConfig":
@@ -68,7 +90,7 @@ class BertConfig:
         }
         for key, value in expected.items():
             if content.get(key, value) != value:
-                raise InputError(f"{path}: {key} is {content[key]!r}, expected {value!r}")
+                raise InputError(f"{path}: {key} is {shown(content[key])}, expected {value!r}")
         known = {field.name for field in fields(cls)}
         try:
             return cls(**{key: value for key, value in content.items() if key in known})

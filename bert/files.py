@@ -1,10 +1,12 @@
 """Files that are replaced whole: written beside and renamed into place, so that no reader meets half of one, and no
-power cut leaves half of one; and JSON that is read with one line for whatever is wrong with it."""
+power cut leaves half of one; and plain files, of JSON and others, that are read with one line for whatever is wrong."""
 
 import errno
 import json
 import os
 import re
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 from concord.bert.errors import InputError
 
 _PART = re.compile(r".+\.(\d+)\.part")  # what `replacing` calls a file while it is written: with its process
+MOST_JSON = 1 << 26  # bytes; of settings and tokenizers the largest have a third of it
 
 
 @contextmanager
@@ -21,18 +24,14 @@ def replacing(path: Path, *, earlier: Path | None = None) -> Iterator[Path]:
 
     Once this has returned, the disk has the file: a power cut leaves the earlier one or the new one, whole. earlier: a
     path in the same folder where the file is kept that is replaced; at any time one of the two is there.
-    The file gets the mode that the umask gives. A link stays, and what it points to is replaced; what is no file, such
-    as a pipe or /dev/stdout, is itself given to be written to. Raises an OSError that names `path` where it cannot be
-    written, as on a full disk.
+    The file gets the mode that the umask gives. The path beside has a name that nobody can guess and lay a link at. A
+    link at `path` is replaced as a file is, and what it points to stays: nobody but the user says what is written, and
+    a folder that came from elsewhere may hold links. Raises an OSError that names `path` where it cannot be written, as
+    on a full disk.
     """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        yield path
-        return
-    if path.is_symlink():
-        path = path.resolve()
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.{os.getpid()}.part")
     try:
-        beside.touch()
+        beside.touch(exist_ok=False)
         yield beside
         sync(beside)  # before its name is: else a power cut may leave the name with nothing behind it
         if earlier is not None and path.is_file():
@@ -96,13 +95,36 @@ def _running(process: int) -> bool:
     return True
 
 
-def read_json(path: Path, expected: str) -> Any:
-    """What a JSON file holds; InputError that names the file where it is unreadable or not JSON, and what was
-    `expected`."""
+def read_data(path: Path, expected: str, most: int | None = None) -> bytes:
+    """The content of a plain file that came from outside.
+
+    most: bytes that it may have, None for any number. InputError that names the file, and what was `expected`, where it
+    is missing or unreadable, has more, or is a pipe or a device, which might never end, or never begin.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError(f"{path}: a pipe or a device, expected {expected} in a plain file")
+            content = file.read(-1 if most is None else most + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}), expected {expected}") from None
+    except ValueError as error:  # no file system takes such a name
+        raise InputError(f"{path}: cannot be read ({error}), expected {expected}") from None
+    if most is not None and len(content) > most:
+        raise InputError(f"{path}: more than {most} bytes, expected {expected}")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """An opener that does not wait at a pipe for somebody to write into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """What a JSON file holds; InputError that names the file where `read_data` raises it or it is not JSON, and what
+    was `expected`."""
+    try:
+        return json.loads(read_data(path, expected, MOST_JSON).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}), expected {expected}") from None
 

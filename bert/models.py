@@ -8,7 +8,7 @@ from pathlib import Path
 
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, shown
 from concord.bert.files import read_json_object
 from concord.bert.names import (
     CONFIG_FILE,
@@ -34,6 +34,8 @@ TINY = {
 }
 # Its vocab.txt is learned from the demo data: `concord.train.data.demo_sets.vocabulary` writes it.
 TINY_DIRECTORY = Path(__file__).parent / "tiny"
+_MANY = 1 << 28  # numbers, 1 GiB of them in fp32
+_LEAST_BYTES = 2  # of a number in weights, which are fp16 at least
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,19 @@ def load_model(
 def read_encoder(path: Path, **settings: float) -> Encoder:
     """An encoder without weights yet, of the architecture and the sizes that a config.json describes.
 
-    settings: what replaces the file's. InputError where the file is damaged or its architecture is not in `ENCODERS`.
+    settings: what replaces the file's. InputError where the file is damaged, its architecture is not in `ENCODERS`, or
+    the weights beside it are missing, or cannot be those of a model of such sizes, for which no memory is then taken.
     """
     kind = read_json_object(path, "the object of a model's config.json").get("model_type", "bert")
     if kind not in ENCODERS.names:
-        raise InputError(f"{path}: model_type is {kind!r}, expected {' or '.join(map(repr, ENCODERS.names))}")
+        raise InputError(f"{path}: model_type is {shown(kind)}, expected {' or '.join(map(repr, ENCODERS.names))}")
+    weights = path.parent / WEIGHTS_FILE
+    if not weights.is_file():
+        raise InputError(f"{weights}: no such file, expected weights as safetensors")
+    numbers = BertConfig.read(path).parameters
+    # What fits any memory is judged with the weights, of which more can be said.
+    if numbers > _MANY and numbers * _LEAST_BYTES > weights.stat().st_size:
+        raise InputError(f"{path}: it describes a model of {numbers} numbers, more than {weights} has room for")
     return ENCODERS.resolve(kind)(path, **settings)
 
 

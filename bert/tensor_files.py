@@ -83,7 +83,7 @@ def read_tensors(path: Path, *, digest_required: bool = False, of: str = "weight
     """What a safetensors file holds, whose digest, if it carries one, is that of its content.
 
     of: what the file is expected to hold, in words. Raises DamagedFile where it is cut or its digest is another, or it
-    has none though that is required; InputError where it is missing.
+    has none though that is required; InputError where it is missing, or cannot be mapped into memory.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected {of}")
@@ -93,6 +93,8 @@ def read_tensors(path: Path, *, digest_required: bool = False, of: str = "weight
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     except (SafetensorError, OSError) as error:
         raise DamagedFile(f"{path}: not a complete safetensors file ({error})") from None
+    except Exception as error:  # of torch, which cannot map it, and of the library, which torch has no dtype for
+        raise InputError(f"{path}: it cannot be read as safetensors ({type(error).__name__}: {error})") from None
     digest = metadata.get(DIGEST)
     if digest is None and digest_required:
         raise DamagedFile(f"{path}: no digest of its content in it, expected {of}")
@@ -130,8 +132,11 @@ def digests_of_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
 def check_files(folder: Path, metadata: Mapping[str, str]) -> None:
     """DamagedFile where a file that the metadata of a file in `folder` seals is not as it was then; InputError where
     one is missing."""
-    for name, digest in json.loads(metadata.get(FILES, "{}")).items():
-        path = folder / name
+    try:
+        sealed = {folder / name: digest for name, digest in json.loads(metadata.get(FILES, "{}")).items()}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DamagedFile(f"{folder}: a file in it seals others by what is no object of digests ({error})") from None
+    for path, digest in sealed.items():
         if not path.is_file():
             raise InputError(f"{path}: no such file, expected the one that the run wrote")
         if _file_digest(path) != digest:

@@ -2,19 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
-from concord.bert.errors import InputError
-from concord.bert.files import read_json_object, replacing
+from concord.bert import tokenizer_child
+from concord.bert.errors import InputError, shown
+from concord.bert.files import MOST_JSON, read_data, read_json_object, replacing
 from concord.bert.names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCABULARY_FILE
 
 SPECIAL_TOKENS = {name: f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
 _UNKNOWN = "\U00012000"  # a cuneiform sign, which no vocabulary is likely to have
+# sha256 of a tokenizer.json that needs no trial: MiniLM's.
+_KNOWN = frozenset({"be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"})
+_MOST_IDS = 1 << 24  # of a vocabulary; the library makes tables as long as the largest id
+_LONGEST_WORD = 1000  # characters of a word that has wordpieces: the time grows with their square; BERT's own is 100
+_SECONDS = 60.0  # for the child, on a machine that is busy
 
 
 class Tokenizer:
@@ -29,7 +41,7 @@ class Tokenizer:
     def __init__(self, tokenizer: tokenizers.Tokenizer, source: str) -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self._tokenizer = tokenizer
+        self._tokenizer, self._source = tokenizer, source
         missing = [token for token in SPECIAL_TOKENS.values() if tokenizer.token_to_id(token) is None]
         if missing:
             raise InputError(f"{source}: the vocabulary lacks {', '.join(missing)}")
@@ -37,8 +49,10 @@ class Tokenizer:
             tokenizer.token_to_id, SPECIAL_TOKENS.values()
         )
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
-        self.digest = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+        written = tokenizer.to_str()
+        self.digest = hashlib.sha256(written.encode()).hexdigest()
         self._reads_words = _reads_words(tokenizer)
+        self._may_panic = '"Regex"' in written
         tokenizer.encode(_UNKNOWN)  # fails where what stands for the unknown is not in the vocabulary
 
     @classmethod
@@ -53,19 +67,19 @@ class Tokenizer:
             path = directory / name
             if not path.exists():
                 continue
-            try:
+            content = read_data(path, "a tokenizer", MOST_JSON)
+            if name == TOKENIZER_FILE and hashlib.sha256(content).hexdigest() not in _KNOWN:
+                _try(path, read_json_object(path, "a tokenizer"))
+            with _refusing(f"{path}: not a tokenizer"):
                 if name == TOKENIZER_FILE:
-                    return cls(tokenizers.Tokenizer.from_file(str(path)), str(path))
+                    return cls(tokenizers.Tokenizer.from_str(content.decode("utf-8")), str(path))
                 wordpiece = tokenizers.BertWordPieceTokenizer(str(path), **_normalisation(directory))
                 return cls(tokenizers.Tokenizer.from_str(wordpiece.to_str()), str(path))
-            except InputError:
-                raise
-            except Exception as error:  # the library raises plain Exception for whatever is wrong with a file
-                raise InputError(f"{path}: not a tokenizer ({error})") from None
         raise InputError(f"{directory}: no tokenizer, expected {TOKENIZER_FILE} or {VOCABULARY_FILE}")
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The wordpiece ids of each text, int32 [wordpieces] each, without special tokens."""
+        """The wordpiece ids of each text, int32 [wordpieces] each, without special tokens. InputError where the
+        tokenizer cannot take a text, as where a pattern of its own takes too long for it."""
         if self._reads_words:
             return self._encode_by_words(texts)
         return self._encode_whole(texts)
@@ -74,7 +88,9 @@ class Tokenizer:
         """Each text by the library, which shares a list among threads."""
         # A lone surrogate, which JSON can hold, is no UTF-8 and the library refuses it.
         texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        quiet = _errors_unseen() if self._may_panic else nullcontext()
+        with _refusing(f"{self._source}: the tokenizer cannot take a text"), quiet:
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def _encode_by_words(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -134,3 +150,65 @@ def _normalisation(directory: Path) -> dict[str, bool | None]:
         if type(found[argument]) is not bool and found[argument] is not default:
             raise InputError(f"{path}: {name} is {found[argument]!r}, expected true or false")
     return found
+
+
+@contextmanager
+def _errors_unseen() -> Iterator[None]:
+    """Within this context nothing reaches the error output, to which the library writes pages where it panics."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
+def _refusing(message: str) -> Iterator[None]:
+    """Within this context whatever the library raises is an InputError that begins with `message`.
+
+    It raises plain Exception for whatever is wrong with a file, and panics with an error that is none.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{message} ({error})") from None
+
+
+def _try(path: Path, content: dict[str, Any]) -> None:
+    """InputError where a tokenizer.json from outside, which holds `content`, has ids or words beyond all measure, or
+    does not stand its trial in a child process."""
+    model, added = content.get("model"), content.get("added_tokens")
+    model = model if isinstance(model, dict) else {}
+    vocabulary = model.get("vocab")
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += [token.get("id") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    for number in ids:
+        if type(number) is not int or not 0 <= number < _MOST_IDS:
+            raise InputError(f"{path}: not a tokenizer: an id is {shown(number)}, expected 0 to {_MOST_IDS - 1}")
+    longest = model.get("max_input_chars_per_word", 0)
+    if type(longest) is not int or not 0 <= longest <= _LONGEST_WORD:
+        found = shown(longest)
+        raise InputError(f"{path}: max_input_chars_per_word is {found}, expected {_LONGEST_WORD} at most")
+    # Without -P its own folder would come first where the child looks for modules.
+    command = [sys.executable, "-P", tokenizer_child.__file__, str(path)]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    try:
+        child = subprocess.run(command, capture_output=True, env=environment, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise InputError(f"{path}: not a tokenizer (its trial did not end within {_SECONDS:g} s)") from None
+    if child.returncode < 0:
+        ending = signal.Signals(-child.returncode).name
+        raise InputError(
+            f"{path}: not a tokenizer (its trial ended with {ending}: {tokenizer_child.SECONDS} s and "
+            f"{tokenizer_child.MEMORY >> 30} GiB are what it may take)"
+        )
+    if child.returncode:
+        reason = child.stdout.decode("utf-8", "replace") or f"exit code {child.returncode}"
+        raise InputError(f"{path}: not a tokenizer ({reason})")

@@ -102,8 +102,8 @@ def load_weights(encoder: Encoder, path: Path, seed: int) -> bool:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU; InputError where it is missing, cut or another format, or carries
-    a digest, as ours do, that is not its content's."""
+    """The tensors of a safetensors file, on the CPU; InputError where it is missing, cut or another format, or cannot
+    be mapped into memory, or carries a digest, as ours do, that is not its content's."""
     return read_tensors(path).tensors
 
 

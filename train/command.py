@@ -3,15 +3,19 @@
 import io
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
-from concord.bert.errors import InputError, exhausted_memory
+from concord.bert.errors import InputError, exhausted_memory, one_line
+from concord.train.outputs.console import discard
 from concord.train.threads import settle_threads
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
-def run_command(command: Callable[[Sequence[str] | None], int | None], arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code: its own, 2 after bad input, 130 where the user stopped it.
+def run_command(command: Callable[[Sequence[str] | None], Any], arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: its own, 2 after bad input, 130 where the user stopped it, or nobody
+    reads what it prints. A result that is no exit code is a success's.
 
     Every command begins here, and imports torch only after its flags are parsed: what has to be settled for the process
     before torch is loaded is settled here, before `command` is called.
@@ -22,20 +26,48 @@ def run_command(command: Callable[[Sequence[str] | None], int | None], arguments
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return command(arguments) or 0
+        try:
+            result = command(arguments)
+        except SystemExit:  # after --help
+            _flush()
+            raise
+        _flush()
+        return result if isinstance(result, int) else 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _refuse(str(error))
     except (RuntimeError, MemoryError) as error:
         kind = exhausted_memory(error)
         if not kind:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        print(f"error: out of {kind} ({reason}); try a smaller --batch-size with --accumulate", file=sys.stderr)
-        return BAD_INPUT
+        return _refuse(f"out of {kind} ({reason}); try a smaller --batch-size with --accumulate")
+    except BrokenPipeError as error:
+        if error.filename is not None:
+            return _refuse(f"{error.filename}: {error.strerror}")
+        discard(sys.stdout)
+        return INTERRUPTED
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
-        return BAD_INPUT
+        return _refuse(f"{place}{error.strerror or error}")
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _flush() -> None:
+    """Hand on what has been printed; OSError that names the stream where that fails, as it would at the process's
+    end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard(sys.stdout)
+        raise OSError(error.errno, error.strerror, "<stdout>") from error
+
+
+def _refuse(message: str) -> int:
+    """Print one line, unless nobody can read it."""
+    with suppress(OSError):
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
+    return BAD_INPUT

@@ -8,14 +8,14 @@ from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the dev metrics of every task; raises InputError for bad input."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
+    """Print the dev metrics of every task, and return them; raises InputError for bad input."""
     given = _parser().parse(arguments)
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.outputs.progress import ConsoleReporter
     from concord.train.runs.answering import evaluate_run
 
-    evaluate_run(
+    return evaluate_run(
         Path(given.run),
         ConsoleReporter(),
         device=given.device,

@@ -2,14 +2,12 @@
 
 import argparse
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import Field, fields, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from concord.bert.errors import InputError
-from concord.train.outputs.folders import RunFolder, has_state, lost_its_states
 from concord.train.settings.config import RunConfig
 from concord.train.settings.options import GROUPS, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
@@ -176,30 +174,6 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
         raise InputError(f"{error} (with the settings of --recipe {given['recipe']})") from None
 
 
-def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:
-    """The folder of a new run, which is made once its input has proved good; InputError where it is not empty."""
-    out = getattr(arguments, "out", None)
-    if not out:
-        return RunFolder(Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}", numbered=True)
-    directory = Path(out)
-    if directory.is_dir() and any(directory.iterdir()):
-        resume = f", or --resume {directory}" if has_state(directory) else ""
-        raise InputError(f"--out {directory}: the folder is not empty; give another{resume}")
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"--out {directory}: a file is in the way, expected a folder")
-    return RunFolder(directory)
-
-
-def resumed_folder(arguments: argparse.Namespace) -> RunFolder | None:
-    """The folder of the run that is to go on, None where a new one begins; InputError where --out names another."""
-    if not hasattr(arguments, "resume"):
-        return None
-    directory = Path(arguments.resume)
-    if hasattr(arguments, "out") and Path(arguments.out).resolve() != directory.resolve():
-        raise InputError(f"--out {arguments.out}: a resumed run stays in its folder {directory}")
-    return RunFolder(directory, resumed=True, precision_given=getattr(arguments, "amp", "auto") != "auto")
-
-
 def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> RunConfig:
     """The configuration of a run that is to go on: its own, with the place of its data and its number format where the
     command line names another (data that are not the same are refused later, by their digests).
@@ -216,18 +190,6 @@ def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: 
     check_trusted(names, own_names(given, _OF_TABLES), directory)
     import_own(names)
     return changed
-
-
-def folder_to_go_on(folder: RunFolder, save_every: int, files: Iterable[str]) -> RunFolder:
-    """The folder of a run that is to go on; where it was killed before its first state, one in which it begins anew.
-
-    save_every: steps between two states; files: what it may have left by then. InputError where its states are gone.
-    """
-    if has_state(folder.path):
-        return folder
-    if lost_its_states(folder.path, save_every):
-        raise InputError(f"{folder.path}: its saved states are gone; start the run anew, in another folder")
-    return RunFolder(folder.path, anew=tuple(files))
 
 
 def contradiction(name: str, value: Any, kept: Any, directory: Path) -> InputError:

@@ -1,6 +1,7 @@
 """Predict with a run's best model: python -m train.predict RUN_DIR --task sst --input FILE --output FILE.
 
-The input is tab-delimited, with a header that names the task's sentence columns and, if there are ids, `id`.
+The input is tab-delimited, with a header that names the task's sentence columns and, if there are ids, `id`. Every row
+has its answer in its place; a blank one is an empty text.
 """
 
 import sys
@@ -15,16 +16,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write one prediction a row of the input; raises InputError for bad input."""
     given = _parser().parse(arguments)
     # Imported once the flags have proved good: torch comes with it.
-    from concord.train.outputs.progress import ConsoleReporter
+    from concord.train.outputs.named_output import is_standard_output
+    from concord.train.outputs.progress import ConsoleReporter, OutputConsole
     from concord.train.runs.answering import predict_file
 
+    output = Path(given.output)
+    # Where the answers go to the standard output, nothing else does.
+    reporter = ConsoleReporter(OutputConsole(stderr=is_standard_output(output)))
     predict_file(
         Path(given.run),
-        ConsoleReporter(),
+        reporter,
         device=given.device,
         task=given.task,
         source=Path(given.input),
-        output=Path(given.output),
+        output=output,
     )
 
 

@@ -13,17 +13,9 @@ from typing import Any
 
 from concord.bert.errors import InputError
 from concord.train.command import run_command
-from concord.train.flags import (
-    OneLineParser,
-    argument_of,
-    folder_to_go_on,
-    from_anywhere,
-    new_folder,
-    resumed_config,
-    resumed_folder,
-    settings_parser,
-)
+from concord.train.flags import OneLineParser, argument_of, from_anywhere, resumed_config, settings_parser
 from concord.train.outputs.names import PRETRAINING_FILE, pretraining_files_before_state
+from concord.train.run_folder import folder_to_go_on, new_folder, resumed_folder
 from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of
@@ -79,8 +71,9 @@ def _one_rate(text: str) -> tuple[str]:
     return (text,)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; raises InputError for bad input."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command line, and return what summary.json tells of the run; raises InputError for bad input. It may be
+    called in any thread, and handles signals in the main one."""
     given = build_parser().parse(arguments)
     folder = resumed_folder(given)
     if folder is None:
@@ -95,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     # Imported once the flags have proved good: torch comes with it.
-    from concord.train.outputs.progress import ConsoleReporter, RunConsole
+    from concord.train.outputs.progress import ConsoleReporter
     from concord.train.runs.pre_training import begin_pre_training
 
-    begin_pre_training(folder, config, ConsoleReporter(RunConsole()), write_settings).train()
+    return begin_pre_training(folder, config, ConsoleReporter(), write_settings).train()
 
 
 def config_from(arguments: argparse.Namespace) -> RunConfig:

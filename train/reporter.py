@@ -4,6 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from concord.bert.errors import one_line
+
+_LONGEST_WARNING = 2000  # characters; it may name twenty bad rows
+
 
 class Reporter:
     """Is told what happens. This one keeps silent, as a library should; `ConsoleReporter` prints, as the commands do.
@@ -11,12 +15,20 @@ class Reporter:
     A subclass overrides the methods that it cares for.
     """
 
+    @property
+    def unread(self) -> bool:
+        """Whether nobody reads any more what it is told, so that a run may as well stop."""
+        return False
+
+    def hurry(self) -> None:
+        """A stop is asked for: from now on wait for nobody who reads. It may be called by a handler of signals."""
+
     def say(self, text: str) -> None:
         """Something is worth a line."""
 
     def warn(self, text: str) -> None:
         """Something is worth a warning."""
-        self.say(f"warning: {text}")
+        self.say(f"warning: {one_line(text, _LONGEST_WARNING)}")
 
     @contextmanager
     def reading(self, what: str, total: int) -> Iterator[None]:

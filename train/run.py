@@ -5,15 +5,18 @@ With no other argument it trains the bundled MiniLM on a data set that the proje
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from concord.train.command import run_command
-from concord.train.flags import build_parser, config_from, folder_to_go_on, new_folder, resumed_config, resumed_folder
+from concord.train.flags import build_parser, config_from, resumed_config
 from concord.train.outputs.names import CONFIG_FILE, files_before_state
+from concord.train.run_folder import folder_to_go_on, new_folder, resumed_folder
 from concord.train.settings.files import read_config
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; raises InputError for bad input."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command line, and return what summary.json tells of the run; raises InputError for bad input. It may be
+    called in any thread, and handles signals in the main one."""
     given = build_parser().parse(arguments)
     folder = resumed_folder(given)
     if folder is None:
@@ -23,10 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = resumed_config(read_config(folder.path / CONFIG_FILE), given, folder.path)
         folder = folder_to_go_on(folder, config.save_every, files_before_state(config.tasks))
     # Imported once the flags have proved good: torch comes with it.
-    from concord.train.outputs.progress import ConsoleReporter, RunConsole
+    from concord.train.outputs.progress import ConsoleReporter
     from concord.train.runs.begin import begin_fine_tuning
 
-    begin_fine_tuning(folder, config, ConsoleReporter(RunConsole())).train()
+    return begin_fine_tuning(folder, config, ConsoleReporter()).train()
 
 
 if __name__ == "__main__":

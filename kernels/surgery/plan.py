@@ -63,6 +63,9 @@ class SurgeryState:
     steps_since_overflow: int64 scalar.
     applied_steps: int64 scalar.
     skipped_steps: int64 scalar, those whose gradients were not finite.
+    skipped_in_row: int64 [3], how many of them the last steps were, in a row; the number (from 1) of the first of these
+        and the task whose gradient was not finite then, the first where there were several; zeros after a step that was
+        applied.
     beta_powers: fp64 [blocks + heads, 2], beta1^t and beta2^t of the t steps in which each block moved.
     targets: fp64 [groups, T, T], GradVac's.
 
@@ -79,6 +82,7 @@ class SurgeryState:
     steps_since_overflow: Tensor
     applied_steps: Tensor
     skipped_steps: Tensor
+    skipped_in_row: Tensor
     beta_powers: Tensor
     targets: Tensor
     meetings: Tensor
@@ -154,6 +158,7 @@ def new_surgery_state(
         steps_since_overflow=zeros(dtype=torch.int64),
         applied_steps=zeros(dtype=torch.int64),
         skipped_steps=zeros(dtype=torch.int64),
+        skipped_in_row=zeros(3, dtype=torch.int64),
         beta_powers=torch.ones(blocks + heads, 2, dtype=torch.float64, device=device),
         targets=zeros(blocks if settings.by_block else 1, tasks, tasks),
         meetings=zeros(blocks + 1, tasks, tasks),
@@ -241,8 +246,14 @@ def _plan(
     effective = torch.cat([rates.shared, rates.private]).double() * rates.factor.double()
     of_blocks = torch.cat([squares[:-1].sum(1), private_squares])
     steps, shrinks = adamw_steps(effective, of_blocks, apply, settings, state.beta_powers)
+    of_tasks = total.diagonal().index_add(0, private_tasks, private_squares)
+    culprit = (~torch.isfinite(of_tasks)).to(torch.int64).argmax()
     state.applied_steps.add_(apply)
     state.skipped_steps.add_(~apply)
+    begins = torch.stack([torch.zeros_like(culprit), state.applied_steps + state.skipped_steps, culprit])
+    row = torch.where(state.skipped_in_row[0] == 0, begins, state.skipped_in_row)
+    row[0] += 1
+    state.skipped_in_row.copy_(torch.where(apply, 0, row))
     if settings.scaling:
         since = torch.where(apply, state.steps_since_overflow + 1, 0)
         grows = since >= _GROWTH_INTERVAL

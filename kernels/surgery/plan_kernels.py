@@ -220,16 +220,27 @@ def _step_sizes(beta_powers, at, inside, rate, squares, finite, decay, beta1, be
 def _count_step(
     applied_steps,
     skipped_steps,
+    skipped_in_row,
     loss_scale,
     steps_since_overflow,
     finite,
+    culprit,
     growth_interval,
     SCALING: tl.constexpr,
 ):
     """Count the step as applied or skipped, and let the loss scale grow or shrink."""
     counted = finite.to(tl.int64)
-    tl.store(applied_steps, tl.load(applied_steps) + counted)
-    tl.store(skipped_steps, tl.load(skipped_steps) + (1 - counted))
+    applied = tl.load(applied_steps) + counted
+    skipped = tl.load(skipped_steps) + (1 - counted)
+    tl.store(applied_steps, applied)
+    tl.store(skipped_steps, skipped)
+    in_row = tl.load(skipped_in_row)
+    first = tl.where(in_row == 0, applied + skipped, tl.load(skipped_in_row + 1))
+    task = tl.where(in_row == 0, culprit.to(tl.int64), tl.load(skipped_in_row + 2))
+    tl.debug_barrier()
+    tl.store(skipped_in_row, (in_row + 1) * (1 - counted))
+    tl.store(skipped_in_row + 1, first * (1 - counted))
+    tl.store(skipped_in_row + 2, task * (1 - counted))
     if SCALING:
         since = tl.where(finite, tl.load(steps_since_overflow) + 1, 0)
         grows = since >= growth_interval
@@ -252,6 +263,7 @@ def _surgery_plan_kernel(
     steps_since_overflow,
     applied_steps,
     skipped_steps,
+    skipped_in_row,
     beta_powers,
     targets,
     meetings,
@@ -299,6 +311,7 @@ def _surgery_plan_kernel(
     steps_since_overflow: int64 scalar, updated where SCALING.
     applied_steps: int64 scalar, updated.
     skipped_steps: int64 scalar, updated.
+    skipped_in_row: int64 [3], updated.
     beta_powers: fp64 [blocks + heads, 2], updated.
     targets: fp64 [1 or blocks, TASKS, TASKS], updated by "gradvac".
     meetings: fp64 [blocks + 1, TASKS, TASKS], updated, as the next four are.
@@ -455,7 +468,19 @@ def _surgery_plan_kernel(
     tl.store(private_coefficients + head, private_rows, mask=inside)
     tl.store(private_step_sizes + head, size, mask=inside)
     tl.store(private_shrinks + head, shrink, mask=inside)
-    _count_step(applied_steps, skipped_steps, loss_scale, steps_since_overflow, finite, growth_interval, SCALING)
+    of_tasks = total_squares + tl.sum(tl.where(owns, private[:, None], 0.0), 0)
+    wrong = (task < TASKS) & ~(of_tasks < float("inf"))
+    _count_step(
+        applied_steps,
+        skipped_steps,
+        skipped_in_row,
+        loss_scale,
+        steps_since_overflow,
+        finite,
+        tl.min(tl.where(wrong, task, WIDTH), 0),
+        growth_interval,
+        SCALING,
+    )
 
 
 def launch_plan(

@@ -1,10 +1,11 @@
-"""Files that are replaced whole: mode, and what is left and said where writing fails."""
+"""Files that are replaced whole: mode, names, what is left and said where writing fails; and files that are read."""
 
 import os
 
 import pytest
 
-from concord.bert.files import replacing
+from concord.bert.errors import InputError
+from concord.bert.files import read_data, read_json, replacing
 from tests.full_disk import full_disk
 
 WRITERS = {
@@ -47,25 +48,50 @@ def test_a_folder_that_is_not_there_is_an_error_that_names_the_file(tmp_path):
     assert raised.value.filename == str(path)
 
 
-def test_a_link_stays_and_what_it_points_to_is_replaced(tmp_path):
+def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path):
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("before")
     link.symlink_to(target)
     with replacing(link) as beside:
         beside.write_text("after")
-    assert link.is_symlink()
-    assert target.read_text() == "after"
+    assert (target.read_text(), link.read_text()) == ("before", "after")
+    assert not link.is_symlink()
     assert sorted(tmp_path.iterdir()) == [link, target]
 
 
-def test_a_pipe_is_written_to_and_stays_one(tmp_path):
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        with replacing(path) as given:
-            given.write_text("through")
-        assert os.read(reader, 100) == b"through"
-    finally:
-        os.close(reader)
-    assert path.is_fifo()
+def test_the_file_beside_has_a_name_that_cannot_be_foreseen_and_is_never_one_that_is_there(tmp_path, monkeypatch):
+    names = set()
+    for _ in range(2):
+        with replacing(tmp_path / "file") as beside:
+            names.add(beside.name)
+    assert len(names) == 2
+    assert all(len(name) >= len("file.0123456789abcdef.1.part") for name in names)
+    monkeypatch.setattr("concord.bert.files.secrets.token_hex", lambda count: "guessed")
+    victim = tmp_path / "victim"
+    (tmp_path / f"file.guessed.{os.getpid()}.part").symlink_to(victim)
+    with pytest.raises(FileExistsError), replacing(tmp_path / "file") as beside:
+        beside.write_text("through the link")
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "folder", "missing", "nul\0", "long" * 100])
+def test_what_is_no_plain_file_is_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="expected a table"):
+        read_data(tmp_path / name, "a table")
+
+
+def test_a_file_larger_than_is_expected_is_refused_without_being_read(tmp_path):
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match="more than 67108864 bytes, expected settings"):
+        read_json(tmp_path / "config.json", "settings")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "\ud800", '{"a": ', ""])
+def test_what_is_no_json_is_refused(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError, match="not JSON"):
+        read_json(path, "settings")

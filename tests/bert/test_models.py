@@ -208,6 +208,15 @@ def test_missing_and_misshapen_tensors_are_all_named_and_nothing_is_copied(direc
         (lambda d: edit_config(d, layer_norm_eps=float("nan")), "config.json: .*layer_norm_eps is nan"),
         (lambda d: edit_config(d, num_hidden_layers=True), "config.json: .*num_hidden_layers is True"),
         (lambda d: edit_config(d, hidden_size=32.0), "config.json: .*hidden_size is 32.0"),
+        *(
+            (
+                lambda d, name=name, size=size: edit_config(d, **{name: size}),
+                f"config.json: .*{name} is {size}, expected",
+            )
+            for name, size in (("type_vocab_size", 2**62), ("hidden_size", 2**62), ("num_hidden_layers", 10**6))
+        ),
+        (lambda d: edit_config(d, intermediate_size=10**300), "config.json: .*intermediate_size is 10+ .*, expected"),
+        (lambda d: edit_config(d, max_position_embeddings=2**20, hidden_size=2**12), "has room for"),
         (lambda d: edit_config(d, hidden_size=20), "config.json: .*hidden_size 20 is not a multiple of 8"),
         (
             lambda d: edit_config(d, hidden_dropout_prob=0.999999),

@@ -232,3 +232,63 @@ def test_a_missing_special_token_is_named(tmp_path, token):
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match=rf"tokenizer\.json.*\{token}"):
         Tokenizer.load(tmp_path)
+
+
+WORD_IDS = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"])}
+SMALL = json.loads(tokenizers.BertWordPieceTokenizer(vocab=WORD_IDS).to_str())
+
+
+def split_at(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def grow(content):
+    return {"type": "Replace", "pattern": {"String": "a"}, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"pre_tokenizer": split_at("(a+)+$")}, "retry-limit"),
+        ({"normalizer": grow("a" * 100)}, "more than 16 characters or wordpieces of one"),
+        ({"normalizer": grow("a" * 10_000_000)}, "not a tokenizer"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "not a tokenizer"),
+        ({"model": SMALL["model"] | {"vocab": WORD_IDS | {"z": 2**32 - 1}}}, "an id is 4294967295, expected 0 to"),
+        ({"model": SMALL["model"] | {"vocab": WORD_IDS | {"z": -1}}}, "an id is -1, expected 0 to"),
+        ({"added_tokens": [{"id": 10**30, "content": "x"}]}, "an id is 10+, expected 0 to"),
+        ({"model": SMALL["model"] | {"max_input_chars_per_word": 10**9}}, "max_input_chars_per_word is 1000000000"),
+        ({"model": None}, "not a tokenizer"),
+    ],
+)
+def test_a_tokenizer_from_outside_that_would_panic_hang_or_fill_the_memory_is_one_line(
+    tmp_path, capfd, changes, expected
+):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(SMALL | changes), encoding="utf-8")
+    with pytest.raises(InputError, match=expected) as raised:
+        Tokenizer.load(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path / 'tokenizer.json'}: ")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_text_that_makes_the_library_panic_is_one_line(tmp_path, capfd):
+    # No run of one sign, or of two by turns, shows what it does.
+    pattern = split_at("(qwz|qwzqwz)+$")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(SMALL | {"pre_tokenizer": pattern}), encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path)
+    with pytest.raises(InputError, match="the tokenizer cannot take a text"):
+        tokenizer.encode(["qwz" * 100 + "!"])
+    assert capfd.readouterr().err == ""
+
+
+def test_a_trial_has_limits_of_time_and_memory(tmp_path, monkeypatch):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(SMALL), encoding="utf-8")
+    Tokenizer.load(tmp_path)
+    child = tmp_path / "child.py"
+    monkeypatch.setattr("concord.bert.tokenizer.tokenizer_child.__file__", str(child))
+    monkeypatch.setattr("concord.bert.tokenizer._SECONDS", 1.0)
+    child.write_text("import time; time.sleep(30)")
+    with pytest.raises(InputError, match="did not end within 1 s"):
+        Tokenizer.load(tmp_path)
+    child.write_text("import os; os.abort()")
+    with pytest.raises(InputError, match="its trial ended with SIGABRT: 20 s and 2 GiB are what it may take"):
+        Tokenizer.load(tmp_path)

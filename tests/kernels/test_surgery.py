@@ -203,12 +203,34 @@ def test_an_overflow_halves_the_loss_scale_and_leaves_the_rest_of_the_state(valu
     assert after.pop("skipped_steps") == before.pop("skipped_steps") + 1
     assert after.pop("steps_since_overflow") == 0
     before.pop("steps_since_overflow")
+    assert after.pop("skipped_in_row").tolist() == [1, 2, 2]
+    assert not before.pop("skipped_in_row").any()
     for name, tensor in after.items():
         assert torch.equal(tensor, before[name]), name
     bad = torch.tensor([0.1, value, 0.2], dtype=torch.float64)
     assert not plan(settings, state, gradients_of(3, 2, 3)[1], 3, squares=bad).apply
     assert plan(settings, state, gradients_of(3, 2, 4)[1], 4).apply
     assert state.targets.isfinite().all()
+
+
+@pytest.mark.usefixtures("kernels")
+def test_skipped_steps_in_a_row_are_counted_with_the_first_of_them_and_its_task():
+    state = new_surgery_state(SETTINGS, 3, 2, 3, DEVICE)
+    sound, squares = gradients_of(3, 2, 1)[1], torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    last, shared, both = sound.clone(), sound.clone(), squares.clone()
+    last[1, 2, 2] = torch.nan
+    shared[:, 1, 1] = torch.inf
+    both[:2] = torch.nan
+    found = []
+    for step, (gram, own) in enumerate(
+        [(last, squares), (sound, squares), (shared, squares), (sound, both), (last, both), (sound, squares)]
+    ):
+        plan(SETTINGS, state, gram, step, squares=own)
+        found.append(state.skipped_in_row.tolist())
+    assert found == [[1, 1, 2], [0, 0, 0], [1, 3, 1], [2, 3, 1], [3, 3, 1], [0, 0, 0]]
+    plan(SETTINGS, state, sound, 6, squares=both)
+    assert state.skipped_in_row.tolist() == [1, 7, 0]
+    assert (state.applied_steps, state.skipped_steps) == (2, 5)
 
 
 @pytest.mark.usefixtures("kernels")

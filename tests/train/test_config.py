@@ -305,3 +305,17 @@ def test_help_shows_the_common_flags_and_help_all_every_one(capsys):
     assert len(pages["--help"].splitlines()) < 100
     for option in fields(RunConfig):
         assert flag_of(option.name) in pages["--help-all"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pals", 10**30), ("batch_size", 2**31), ("epochs", 10**7), ("max_steps", 10**12), ("seed", 2**64)],
+)
+def test_whole_numbers_beyond_all_measure_are_refused(name, value):
+    with pytest.raises(InputError, match=rf"^--{name.replace('_', '-')} {value}: expected .*[0-9]( at most)?$"):
+        RunConfig(**{name: value})
+
+
+def test_a_number_that_no_float_holds_is_refused():
+    with pytest.raises(InputError, match=r"^--learning-rate 10+ .*: expected a number$"):
+        RunConfig(learning_rate=10**400)

@@ -1,10 +1,12 @@
 """Reading the course's layout: what is kept, what is a bad row, and what stops a run."""
 
+import os
+
 import pytest
 
 from concord.bert.errors import InputError
 from concord.train.data.course import read_plain_input, read_split
-from concord.train.data.tasks import select_tasks
+from concord.train.data.tasks import Task, select_tasks
 
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 SINGLE = "\tid\tsentence\tsentiment"
@@ -198,7 +200,7 @@ def test_a_directory_in_place_of_a_file_is_named(tmp_path):
 
 
 def test_plain_input_needs_the_text_columns_alone(tmp_path):
-    path = write(tmp_path / "in.tsv", "sentence2\tsentence1", "b\ta", "", "d\tc")
+    path = write(tmp_path / "in.tsv", "sentence2\tsentence1", "b\ta", "d\tc")
     found = read_plain_input(STS, path)
     assert [(example.id, example.first, example.second) for example in found] == [("1", "a", "b"), ("2", "c", "d")]
     assert all(example.label is None for example in found)
@@ -217,10 +219,77 @@ def test_plain_input_without_the_text_columns_is_refused(tmp_path, header):
 
 
 def test_a_bad_row_of_plain_input_stops_with_its_line(tmp_path):
-    with pytest.raises(InputError, match=r"in\.tsv:4: sentence is empty"):
-        read_plain_input(SST, write(tmp_path / "in.tsv", "sentence", "a", "", " "))
+    with pytest.raises(InputError, match=r"in\.tsv:4: 2 columns, expected 1"):
+        read_plain_input(SST, write(tmp_path / "in.tsv", "sentence", "a", "", "b\tc"))
+
+
+def test_every_row_of_plain_input_has_its_place_blank_ones_too(tmp_path):
+    found = read_plain_input(STS, write(tmp_path / "in.tsv", "sentence1\tsentence2", "a\tb", "", " \tc", "d\te", ""))
+    assert [(example.id, example.first, example.second) for example in found] == [
+        *(("1", "a", "b"), ("2", "", ""), ("3", "", "c"), ("4", "d", "e"), ("5", "", ""))
+    ]
+    found = read_plain_input(SST, write(tmp_path / "in.tsv", "id\tsentence", "x\ta", "\r", "y\t", "\tb"))
+    assert [(example.id, example.first) for example in found] == [("x", "a"), ("", ""), ("y", ""), ("", "b")]
 
 
 def test_plain_input_without_rows_is_refused(tmp_path):
     with pytest.raises(InputError, match="no rows"):
         read_plain_input(SST, write(tmp_path / "in.tsv", "sentence"))
+
+
+def own_task(stem="mail"):
+    columns = {"text_columns": ("text",), "label_column": "spam", "prediction_column": "p"}
+    return Task(name="spam", kind="binary", pair=False, classes=1, low=0, high=1, stem=stem, **columns)
+
+
+def test_a_file_that_a_tasks_toml_names_lies_within_its_folder_whatever_links_lead_out_of_it(tmp_path):
+    outside = write(tmp_path / "secret.csv", "\tid\ttext\tspam", "0\tx\tsecret\t1")
+    folder = tmp_path / "data"
+    (folder / "more").mkdir(parents=True)
+    (folder / "mail-train.csv").symlink_to(outside)
+    with pytest.raises(InputError, match=r"mail-train\.csv: it lies at .*secret\.csv, expected a file within"):
+        read_split(own_task(), folder, "train", skip_bad_rows=False)
+    write(folder / "more" / "mail-train.csv", "\tid\ttext\tspam", "0\tx\tours\t1")
+    (folder / "mail-dev.csv").symlink_to(folder / "more" / "mail-train.csv")
+    for task, split in ((own_task("more/mail"), "train"), (own_task(), "dev")):
+        assert read_split(task, folder, split, skip_bad_rows=False).examples[0].first == "ours"
+    with pytest.raises(InputError, match="stem is"):
+        own_task("../secret")
+
+
+def test_the_users_own_links_to_a_built_in_tasks_files_are_followed(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ids-sst-train.csv").symlink_to(write(tmp_path / "elsewhere.csv", SINGLE, "0\tx\ta\t1"))
+    assert len(read_split(SST, tmp_path / "data", "train", skip_bad_rows=False).examples) == 1
+
+
+def test_a_pipe_in_place_of_a_data_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "ids-sst-train.csv")
+    with pytest.raises(InputError, match="a pipe or a device, expected a tab-delimited file in a plain file"):
+        read_split(SST, tmp_path, "train", skip_bad_rows=False)
+
+
+@pytest.mark.parametrize("text", ["x" * 50_000_000, '"' + "x " * 25_000_000 + '"'], ids=["plain", "quoted"])
+def test_a_row_of_fifty_million_characters_is_a_bad_row(tmp_path, text):
+    lines = [SINGLE, f"0\tx\t{text}\t3", "1\ty\tgood\t3"]
+    with pytest.raises(InputError, match="csv:2: 50000003 characters, expected 1048576 at most") as raised:
+        read(SST, tmp_path, *lines)
+    assert len(str(raised.value)) <= 500
+    assert len(read(SST, tmp_path, *lines, skip_bad_rows=True).examples) == 1
+
+
+def test_a_header_that_differs_in_what_nobody_sees_does_not_look_like_the_expected_one(tmp_path):
+    for sign, escape in (("\u200b", "\\u200b"), ("\u00a0", "\\xa0"), ("\r", "\\r")):
+        with pytest.raises(InputError) as raised:
+            read(SST, tmp_path, SINGLE + sign + ("x" if sign == "\r" else ""), "0\tx\ta\t1")
+        assert f"sentiment{escape}" in str(raised.value)
+        assert "expected [(unnamed), id, sentence, sentiment]" in str(raised.value)
+
+
+def test_a_file_of_one_line_by_its_line_ends_is_one_bounded_message(tmp_path):
+    rows = "".join(f"{index}\tx{index}\ta text\t1\r" for index in range(10_000))
+    (tmp_path / "ids-sst-train.csv").write_bytes((SINGLE + "\r" + rows).encode())
+    with pytest.raises(InputError, match=r":1: header is \[\(unnamed\), id, sentence") as raised:
+        read_split(SST, tmp_path, "train", skip_bad_rows=False)
+    assert str(raised.value).endswith("expected [(unnamed), id, sentence, sentiment]")
+    assert len(str(raised.value)) <= 500

@@ -1,12 +1,17 @@
 """What a run says: the live line on a narrow terminal, and the end of a run whose output nobody reads any more."""
 
 import io
+import json
+import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
 
+from concord.train import run
 from concord.train.command import INTERRUPTED
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.progress import ConsoleReporter
@@ -78,7 +83,7 @@ def test_a_reading_that_a_trainer_reports_ends_where_a_stop_is_asked_for():
     reporter.warn("slow")
     with reporter.reading("frozen encoder", 2):
         reporter.read(1)
-        stop.made = True
+        stop.make()
         with pytest.raises(ReadingStopped):
             reporter.read(1)
     assert told.lines == ["warning: slow"]
@@ -105,3 +110,43 @@ def test_a_run_whose_reader_has_gone_stops_with_its_state_saved(data, tmp_path):
         told = process.stderr.read()
     assert (process.returncode, told) == (INTERRUPTED, b"")
     assert (out / "last.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("until", "code"), [(b"device", INTERRUPTED), (b"data", INTERRUPTED), (b"best", 0)])
+def test_a_reader_may_go_at_any_time(data, tmp_path, until, code):
+    out = tmp_path / "run"
+    arguments = [sys.executable, "-u", "-m", "train.run", *command(data, out, "--epochs", "1")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert any(line.startswith(until) for line in process.stdout)
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (code, b"")
+    assert (out / "summary.json").exists() == (code == 0), "whatever is left of the run is done"
+    assert out.exists() == (code == 0), "nothing was begun"
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_nobody_reads_still_saves_its_state_where_a_first_signal_asks_it_to_stop(data, tmp_path):
+    out = tmp_path / "run"
+    arguments = [sys.executable, "-u", "-m", "train.run", *command(data, out, "--epochs", "5000")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        log, length = out / "metrics.jsonl", 0
+        while process.poll() is None and not length:  # until the pipe is full, and no step follows another
+            before = log.stat().st_size if log.exists() else 0
+            time.sleep(2)
+            length = before if log.exists() and log.stat().st_size == before else 0
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (INTERRUPTED, b"")
+    assert (out / "last.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_in_a_thread_works_and_gives_its_summary(data, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(run.main, command(data, tmp_path / "run")).result()
+    assert found == json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -253,8 +253,8 @@ def test_runs_that_begin_in_the_same_second_leave_two_folders(data, tmp_path, mo
 def test_a_token_cache_that_cannot_be_written_costs_a_warning_only(data, tmp_path, capsys):
     (tmp_path / "token-cache").write_text("in the way")
     assert run_command(run.main, command(data, tmp_path / "run", "--max-steps", "1")) == 0
-    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
-    assert "token-cache" in warning
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("warning") and "token-cache" in line for line in lines) == 1
 
 
 @pytest.mark.slow
@@ -366,8 +366,15 @@ def test_predict_answers_a_plain_file_as_the_run_answered_its_dev_set_and_never_
     assert (tmp_path / "p.csv").read_text() == (out / "sts-dev-predictions.csv").read_text()
     sentences = (data / "sts-dev.csv").read_text()
     (tmp_path / "link").symlink_to(data / "sts-dev.csv")
-    assert "it is the input itself" in refused(capsys, predict.main, [*arguments[:-1], tmp_path / "link"])
+    for output in (tmp_path / "link", data / "sts-train.csv", out / "best" / "model.safetensors", out / "summary.json"):
+        assert f"--output {output}: " in refused(capsys, predict.main, [*arguments[:-1], output])
     assert (data / "sts-dev.csv").read_text() == sentences
+    plain, answers = tmp_path / "plain.tsv", tmp_path / "answers.csv"
+    plain.write_text("sentence1\tsentence2\na lamp\ta song\n\nA meal.\ta film\n", encoding="utf-8")
+    arguments = [str(out), "--task", "sts", "--input", str(plain), "--output", str(answers)]
+    assert run_command(predict.main, arguments) == 0
+    assert [line.split(", ")[0] for line in answers.read_text().splitlines()] == ["id", "1", "2", "3"]
+    assert "warning: 1 rows lack a sentence" in capsys.readouterr().out
 
 
 @pytest.mark.slow

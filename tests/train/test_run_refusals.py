@@ -146,7 +146,8 @@ def test_all_skipped_rows_are_named_in_one_warning(data, tmp_path, capsys):
         with (data / name).open("a", encoding="utf-8") as file:
             file.write("99\tx\tonly one sentence\n")
     run_command(run.main, command(data, tmp_path / "run", "--skip-bad-rows", "--max-steps", "1"))
-    (warning,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("warning"))
+    lines = capsys.readouterr().out.splitlines()
+    (warning,) = (line for line in lines if line.startswith("warning: skipped"))
     assert "skipped 2 bad rows" in warning
     assert "sts-train.csv:26" in warning
     assert "quora-dev.csv:12" in warning
@@ -245,3 +246,15 @@ def test_a_run_that_is_under_way_is_not_resumed_by_another_process(data, tmp_pat
         assert "metrics.jsonl: another process is writing it" in refused(capsys, run.main, ["--resume", out])
     assert contents(out) == before
     assert run_command(run.main, ["--resume", str(out)]) == 0
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "best"])
+def test_a_run_does_not_go_on_through_a_link(data, tmp_path, capsys, name):
+    out, outside = tmp_path / "run", tmp_path / "outside"
+    run_command(run.main, command(data, out, "--max-steps", "2"))
+    (out / name).rename(outside)
+    (out / name).symlink_to(outside)
+    before = contents(outside) if outside.is_dir() else outside.read_bytes()
+    capsys.readouterr()
+    assert f"{out / name}: a link, which a run does not write through" in refused(capsys, run.main, ["--resume", out])
+    assert before == (contents(outside) if outside.is_dir() else outside.read_bytes())

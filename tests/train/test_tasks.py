@@ -1,6 +1,7 @@
 """The built-in tasks, and those that a tasks.toml adds."""
 
 import json
+import os
 import re
 
 import pytest
@@ -176,3 +177,49 @@ def test_damaged_tasks_of_a_run_are_refused_by_what_is_wrong(tmp_path, damage, e
 
 def test_a_byte_order_mark_before_the_definitions_is_passed_over(tmp_path):
     assert select_tasks(["stars"], define(tmp_path, "\ufeff" + STARS))[0].stem == "films"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("low = 1", f"low = {'9' * 400}", "low is 9+ .*expected a number within 1e\\+18 of 0"),
+        ("low = 1", f"low = {'9' * 5000}", "not TOML"),
+        ("low = 1", f"low = 0x{'f' * 5000}", "low is a int too long to be shown"),
+        ("low = 1", "low = -1e300", "span no range of fp32"),
+        ("low = 1", "low = nan", "span no range of fp32"),
+        ("low = 1", "low = 9.999999999", "span no range of fp32"),
+        ("low = 1", "classes = 1e400", "classes is inf"),
+        ("low = 1", f"low = 1\nclasses = {10**12}", "classes is 1000000000000, expected 1 for kind regression"),
+        ("low = 1", "low = 1\nkind = ['a']", "not TOML"),
+        ("low = 1", f"low = {'[' * 2000}", "not TOML"),
+        ('kind = "regression"', 'kind = ["regression"]', "kind is .'regression'., expected one of"),
+        ('stem = "films"', 'stem = "../films"', "stem is '../films', expected the beginning of a file's name in the"),
+        ('stem = "films"', 'stem = "/etc/films"', "stem is '/etc/films'"),
+        ('stem = "films"', 'stem = "a/../../films"', "stem is 'a/../../films'"),
+        ('stem = "films"', r'stem = "..\\films"', "stem is "),
+        ('stem = "films"', 'stem = "C:films"', "stem is 'C:films'"),
+        ('stem = "films"', r'stem = "films\u0000"', r"'films\\x00' has control characters"),
+        ('prediction_column = "Predicted_Stars"', r'prediction_column = "x\n1, 9"', "has control characters"),
+        ("[stars]", f"[{'stars' * 20}]", "64 characters at most"),
+    ],
+)
+def test_a_definition_beyond_all_measure_is_one_bounded_line(tmp_path, old, new, expected):
+    name = new.strip("[]") if old == "[stars]" else "stars"
+    define(tmp_path, STARS.replace(old, new))
+    with pytest.raises(InputError, match=expected) as raised:
+        select_tasks([name], tmp_path)
+    assert len(str(raised.value)) <= 500
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", ['[{"name": "x", "stem": "\\ud800"}]', '[{"low": 1e999}]', "[[1]]", "9" * 5000])
+def test_tasks_of_a_run_that_were_tampered_with_are_refused(tmp_path, content):
+    (tmp_path / "tasks.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=r"tasks\.json"):
+        read_tasks(tmp_path / "tasks.json")
+
+
+def test_a_pipe_in_place_of_the_definitions_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "tasks.toml")
+    with pytest.raises(InputError, match="a pipe or a device, expected task definitions in a plain file"):
+        select_tasks(["stars"], tmp_path)

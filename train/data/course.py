@@ -2,15 +2,19 @@
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from concord.bert.errors import InputError
-from concord.train.data.tasks import Example, Task
+from concord.bert.errors import InputError, one_line, shown
+from concord.bert.files import read_data
+from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task
 
+LONGEST_TEXT = 1 << 20  # characters of a row, far beyond what any model reads of one
 _SHOWN = 5  # bad rows that a message names one by one
 _LONGEST_SHOWN = 80  # characters of a header's cell
+_LONGEST_PROBLEM = 160  # characters of what is wrong with a row
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,21 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
 
     A test file has no labels; None where there is no test file. Sentences are stripped of spaces around them. A row is
     one line, even where a quote stays open. It is bad where it has a wrong number of columns, a stray quote, an empty
-    sentence, no id, or a label that is missing or not one of the task's.
+    sentence, no id, a label that is missing or not one of the task's, or more than `LONGEST_TEXT` characters.
 
     Raises InputError for a file that is missing, unreadable, has another header or no usable row, and for bad rows
-    unless `skip_bad_rows`, naming the first few by file and line.
+    unless `skip_bad_rows`, naming the first few by file and line; and where the folder's tasks.toml has led out of it.
     """
     check_folder(directory)
+    test = directory / f"{task.stem}-test-student.csv"
+    if split == "test" and not test.exists():
+        return None
+    headers = [["", "id", *task.text_columns, task.label_column]]
     if split == "test":
-        path = directory / f"{task.stem}-test-student.csv"
-        if not path.exists():
-            return None
         headers = [["", "id", *task.text_columns], ["0", "", "id", *task.text_columns]]
-    else:
-        path = directory / f"{task.stem}-{split}.csv"
-        headers = [["", "id", *task.text_columns, task.label_column]]
+    path = test if split == "test" else directory / f"{task.stem}-{split}.csv"
+    if task not in BUILT_IN_TASKS:
+        _check_within(directory, path)
     rows = _rows(path)
     header = _header(path, rows)
     if header not in headers:
@@ -62,7 +67,7 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
         try:
             found.examples.append(_example(task, path, line, header, cells, labelled))
         except _BadRow as problem:
-            found.bad_rows.append(f"{path}:{line}: {problem}")
+            found.bad_rows.append(f"{path}:{line}: {one_line(str(problem), _LONGEST_PROBLEM)}")
     if found.bad_rows and not skip_bad_rows:
         raise InputError(f"{name_bad_rows(found.bad_rows, _SHOWN)} (--skip-bad-rows leaves such rows out)")
     if not found.examples:
@@ -71,14 +76,21 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
     return found
 
 
+def _check_within(directory: Path, path: Path) -> None:
+    """InputError where a file that a tasks.toml names lies outside of its folder, as a link may have it."""
+    found, folder = path.resolve(), directory.resolve()
+    if not found.is_relative_to(folder):
+        raise InputError(f"{path}: it lies at {found}, expected a file within {folder}, whose tasks.toml names it")
+
+
 def read_plain_input(task: Task, path: Path) -> list[Example]:
     """Read sentences to predict: a tab-delimited file whose header names at least the task's text columns.
 
     Further columns are ignored, but for `id`; without one, an example's id is its row's number, from 1. No row is left
-    out, so that there is an answer for each.
+    out, so that there is an answer for each in its place: a blank one, or one without a sentence, is an empty text.
     Raises InputError for a file or a row that cannot be used.
     """
-    rows = _rows(path)
+    rows = _rows(path, blank=True)
     header = _header(path, rows)
     if any(header.count(column) != 1 for column in task.text_columns) or header.count("id") > 1:
         raise InputError(
@@ -88,6 +100,8 @@ def read_plain_input(task: Task, path: Path) -> list[Example]:
     examples = []
     for number, (line, cells) in enumerate(rows, 1):
         try:
+            if cells == [""]:
+                cells = [""] * len(header)
             examples.append(_example(task, path, line, header, cells, labelled=False, number=number))
         except _BadRow as problem:
             raise InputError(f"{path}:{line}: {problem}") from None
@@ -102,28 +116,32 @@ class _BadRow(Exception):
 
 def _header(path: Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
     for line, cells in rows:
-        if line == 1:
+        if line == 1 and cells != [""]:
             return cells
         break
     raise InputError(f"{path}: starts with no header, expected a tab-delimited file with one in its first line")
 
 
-def name_bad_rows(bad_rows: list[str], shown: int) -> str:
-    """How many rows are bad, and what is wrong with the first `shown` of them."""
-    more = len(bad_rows) - shown
+def name_bad_rows(bad_rows: list[str], most: int) -> str:
+    """How many rows are bad, and what is wrong with the first `most` of them; a file is named once."""
+    named, earlier = [], ""
+    for row in bad_rows[:most]:
+        place = re.match(r"(.*?):(?=\d+: )", row)
+        file = place[1] if place else ""
+        named.append(f"line {row[place.end() :]}" if place and file == earlier else row)
+        earlier = file
+    more = len(bad_rows) - most
     count = "1 bad row" if len(bad_rows) == 1 else f"{len(bad_rows)} bad rows"
-    return f"{count}: {'; '.join(bad_rows[:shown])}" + (f"; and {more} more" if more > 0 else "")
+    return f"{count}: {'; '.join(named)}" + (f"; and {more} more" if more > 0 else "")
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The number and the cells of each line that is not empty; no cells where its quotes are stray.
+def _rows(path: Path, *, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The number and the cells of each line that is not empty, or of each line if `blank`; no cells where its quotes
+    are stray.
 
     Lines are parsed one by one, so that a stray quote costs its own row and not those that follow.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a tab-delimited file") from None
+    content = read_data(path, "a tab-delimited file")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -131,10 +149,10 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}:{line}: not UTF-8 (byte {content[error.start]:#04x}), expected UTF-8") from None
     csv.field_size_limit(2**31 - 1)  # long texts are allowed
     # splitlines would also cut at U+2028 and other characters that sentences may hold.
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
         line = line.removesuffix("\r")
         if '"' not in line:
-            if line:
+            if line or blank:
                 yield number, line.split("\t")
             continue
         try:
@@ -152,17 +170,21 @@ def _example(
     labelled: bool,
     number: int | None = None,
 ) -> Example:
+    """The example in a row. number: of a row that is to be answered whatever it lacks, from 1."""
+    if sum(map(len, cells)) > LONGEST_TEXT:
+        raise _BadRow(f"{sum(map(len, cells))} characters, expected {LONGEST_TEXT} at most")
     if not cells:
         raise _BadRow("a stray quote, expected quotes in pairs around a column")
     if len(cells) != len(header):
         raise _BadRow(f"{len(cells)} columns, expected {len(header)}")
     row = dict(zip(header, cells, strict=True))
     sentences = [row[column].strip() for column in task.text_columns]
-    if row.get("id") == "":
-        raise _BadRow("id is empty, expected one")
-    for column, sentence in zip(task.text_columns, sentences, strict=True):
-        if not sentence:
-            raise _BadRow(f"{column} is empty, expected a sentence")
+    if number is None:
+        if row.get("id") == "":
+            raise _BadRow("id is empty, expected one")
+        for column, sentence in zip(task.text_columns, sentences, strict=True):
+            if not sentence:
+                raise _BadRow(f"{column} is empty, expected a sentence")
     return Example(
         id=row.get("id", str(number)),
         first=sentences[0],
@@ -181,14 +203,14 @@ def _label(task: Task, text: str) -> float:
     # The comparison is false for NaN too.
     if not task.low <= label <= task.high or (whole and not label.is_integer()):
         kind = "a whole number" if whole else "a number"
-        raise _BadRow(f"{task.label_column} is {text!r}, expected {kind} from {task.low:g} to {task.high:g}")
+        raise _BadRow(f"{task.label_column} is {shown(text)}, expected {kind} from {task.low:g} to {task.high:g}")
     return label
 
 
 def _tabs(cells: Sequence[str]) -> str:
     """Cells as a message shows them."""
-    shown = (cell if len(cell) <= _LONGEST_SHOWN else f"{cell[:_LONGEST_SHOWN]}..." for cell in cells)
-    return "[" + ", ".join(cell.replace("\r", " ") or "(unnamed)" for cell in shown) + "]"
+    cells = [one_line(cell, _LONGEST_SHOWN) for cell in cells]
+    return "[" + ", ".join(cell or "(unnamed)" for cell in cells) + "]"
 
 
 def _one_column(header: Sequence[str]) -> str:

@@ -1,22 +1,26 @@
 """The tasks that can be trained: the course's four, and those that a data directory defines in its tasks.toml."""
 
 import json
-import math
 import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch import nn
 
-from concord.bert.errors import InputError, did_you_mean
-from concord.bert.files import read_json
+from concord.bert.errors import InputError, did_you_mean, shown
+from concord.bert.files import MOST_JSON, read_data, read_json
 from concord.bert.pals import ProjectedAttention
 
 TASKS_FILE = "tasks.toml"
 Kind = Literal["classification", "binary", "regression"]
+_MOST_CLASSES = 1 << 16
+_LONGEST_NAME = 64  # characters, so that the files that are named after a task have names that file systems take
+_FARTHEST = 1e18  # from 0, of a label: its square is still finite in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class Task:
         classes: the number of logits; 1 for binary and regression.
         low: the smallest label.
         high: the largest label.
-        stem: of the files f"{stem}-train.csv", f"{stem}-dev.csv" and f"{stem}-test-student.csv".
+        stem: of the files f"{stem}-train.csv", f"{stem}-dev.csv" and f"{stem}-test-student.csv", in the data's folder
+            or below it.
         text_columns: the header's names of the one or two sentences.
         label_column: the header's name of the label.
         prediction_column: the name of the answers in prediction files.
@@ -77,8 +82,9 @@ class Task:
         columns = ["id", *self.text_columns, self.label_column]
         sentences = 2 if self.pair else 1
         checks = {
-            f"name is {self.name!r}, expected a letter, then letters, digits and underscores": (
-                re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name)
+            f"name is {shown(self.name)}, expected a letter, then letters, digits and underscores, "
+            f"{_LONGEST_NAME} characters at most": (
+                re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name) and len(self.name) <= _LONGEST_NAME
             ),
             f"name is {self.name!r}, which torch's modules use themselves, expected another": not (
                 hasattr(nn.ModuleDict(), self.name) or hasattr(ProjectedAttention, self.name)
@@ -89,19 +95,32 @@ class Task:
             f"the columns {', '.join(columns)} repeat a name, expected different ones": (
                 len(set(columns)) == len(columns)
             ),
-            f"classes is {self.classes}, expected {'2 or more' if classification else f'1 for kind {self.kind}'}": (
-                self.classes >= 2 if classification else self.classes == 1
+            f"classes is {self.classes}, expected "
+            f"{f'from 2 to {_MOST_CLASSES}' if classification else f'1 for kind {self.kind}'}": (
+                2 <= self.classes <= _MOST_CLASSES if classification else self.classes == 1
             ),
-            f"low {self.low} and high {self.high} span no range": (
-                math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high
+            f"low {self.low} and high {self.high} span no range of fp32 within {_FARTHEST:g} of 0": (
+                -_FARTHEST <= self.low < self.high <= _FARTHEST and np.float32(self.low) < np.float32(self.high)
+            ),
+            f"stem is {shown(self.stem)}, expected the beginning of a file's name in the folder of the data": (
+                _lies_within(self.stem)
             ),
         }
+        for column in (self.stem, *self.text_columns, self.label_column, self.prediction_column):
+            checks[f"{shown(column)} has control characters or half of a surrogate pair, expected a name without"] = (
+                not {"Cc", "Cs"} & set(map(unicodedata.category, column))
+            )
         if self.kind != "regression":
             high = max(1, self.classes - 1)
             checks[f"low and high are {self.low} and {self.high}, expected 0 and {high} for kind {self.kind}"] = (
                 self.low == 0 and self.high == high
             )
         return [problem for problem, holds in checks.items() if not holds]
+
+
+def _lies_within(stem: str) -> bool:
+    """Whether a path stays in the folder that it is relative to, on whichever system."""
+    return all(not kind(stem).anchor and ".." not in kind(stem).parts for kind in (PurePath, PureWindowsPath))
 
 
 _SENTENCE = ("sentence",)
@@ -171,7 +190,7 @@ def select_tasks(names: list[str], directory: Path | None) -> list[Task]:
         raise InputError(f"no task is given, {did_you_mean('', known)}")
     for position, name in enumerate(names):
         if name not in known:
-            raise InputError(f"unknown task {name!r}, {did_you_mean(name, known)}")
+            raise InputError(f"unknown task {shown(name)}, {did_you_mean(name, known)}")
         if name in names[:position]:
             raise InputError(f"task {name!r} is given twice, expected each task once")
     return [known[name] for name in names]
@@ -196,17 +215,15 @@ def read_tasks(path: Path) -> list[Task]:
 def _read_tasks(path: Path) -> dict[str, Task]:
     """The tasks of a tasks.toml: one table for each, named as the task."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected task definitions") from None
-    except ValueError as error:
+        content = tomllib.loads(read_data(path, "task definitions", MOST_JSON).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not TOML ({error})") from None
     tasks = {}
     for name, table in content.items():
         if any(name == task.name for task in BUILT_IN_TASKS):
             raise InputError(f"{path}: task {name} is built in, expected another name")
         if not isinstance(table, dict):
-            raise InputError(f"{path}: {name} is {table!r}, expected a table [{name}] that defines a task")
+            raise InputError(f"{path}: {name} is {shown(table)}, expected a table [{name}] that defines a task")
         try:
             tasks[name] = _task(name, table)
         except InputError as error:
@@ -219,7 +236,7 @@ def _task(name: str, table: Mapping[str, Any]) -> Task:
     types = {field.name: field.type for field in fields(Task) if field.name != "name"}
     for key in table:
         if key not in types:
-            raise InputError(f"task {name}: unknown key {key!r}, {did_you_mean(key, types)}")
+            raise InputError(f"task {name}: unknown key {shown(key)}, {did_you_mean(key, types)}")
     values = {key: _typed(name, key, value, types[key]) for key, value in table.items()}
     kind = values.get("kind")
     values.setdefault("pair", len(values.get("text_columns", ())) > 1)
@@ -235,13 +252,15 @@ def _task(name: str, table: Mapping[str, Any]) -> Task:
 
 def _typed(name: str, key: str, value: object, expected: object) -> object:
     """The value as the field's type, or InputError."""
+    if type(value) is int and abs(value) >= _FARTHEST:
+        raise InputError(f"task {name}: {key} is {shown(value)}, expected a number within {_FARTHEST:g} of 0")
     if expected in (bool, int) and type(value) is expected:
         return value
     if expected is float and type(value) in (int, float):
         return float(value)
     if expected is str and isinstance(value, str) and value:
         return value
-    if expected is Kind and value in get_args(Kind):
+    if expected is Kind and isinstance(value, str) and value in get_args(Kind):
         return value
     if (
         expected == tuple[str, ...]
@@ -256,4 +275,4 @@ def _typed(name: str, key: str, value: object, expected: object) -> object:
         str: "a text",
         Kind: f"one of {', '.join(get_args(Kind))}",
     }
-    raise InputError(f"task {name}: {key} is {value!r}, expected {words.get(expected, 'a list of column names')}")
+    raise InputError(f"task {name}: {key} is {shown(value)}, expected {words.get(expected, 'a list of column names')}")

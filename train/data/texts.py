@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from concord.bert.errors import InputError
+from concord.bert.files import read_data
 from concord.bert.tables import is_own
 from concord.bert.tokenizer import Tokenizer
-from concord.train.data.course import name_bad_rows
+from concord.train.data.course import LONGEST_TEXT, name_bad_rows
 from concord.train.data.sources import open_source
 from concord.train.reporter import Reporter
 from concord.train.settings.parts import TextConfig
@@ -44,7 +45,9 @@ def encode_texts(texts: list[str], tokenizer: Tokenizer, max_length: int) -> lis
 
 def _lines(path: Path) -> list[str]:
     texts = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, line in enumerate(read_data(path, "one text a line").split(b"\n"), 1):
+        if len(line) > LONGEST_TEXT:
+            raise InputError(f"{path}:{number}: {len(line)} bytes, expected a text of {LONGEST_TEXT} at most on a line")
         try:
             texts.append(line.decode("utf-8"))
         except UnicodeDecodeError as error:

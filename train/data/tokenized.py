@@ -159,7 +159,7 @@ class TokenCache:
             arrays = {name: tensor.numpy().copy() for name, tensor in file.tensors.items()}
             sound = file.metadata.get("content") == content and bounds.hold(arrays)
             reason = "" if sound else f"{path}: not the tokenised data that are looked for"
-        except (InputError, OSError) as error:
+        except (InputError, OSError, TypeError) as error:  # NumPy lacks some of torch's dtypes
             arrays, reason = {}, str(error)
         if reason:
             self._reporter.warn(f"{reason}; they are tokenised anew")

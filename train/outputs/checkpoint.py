@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, shown
 from concord.bert.files import sync
 from concord.bert.tensor_files import (
     DamagedFile,
@@ -139,8 +140,8 @@ def restore(state: SavedState, optimizer: SurgeryOptimizer, data: Mapping[str, s
     for name, tensor in optimizer.saved().items():
         found = state.tensors.get(name)
         if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
-            shown = "nothing" if found is None else f"{_dtype(found)} {list(found.shape)}"
-            raise InputError(f"{state.path}: {name} is {shown}, expected {_dtype(tensor)} {list(tensor.shape)}")
+            there = "nothing" if found is None else f"{_dtype(found)} {list(found.shape)}"
+            raise InputError(f"{state.path}: {name} is {there}, expected {_dtype(tensor)} {list(tensor.shape)}")
         if found.is_floating_point() and not found.isfinite().all():
             raise InputError(f"{state.path}: {name} has values that are not finite")
     for name, digest in data.items():
@@ -160,14 +161,14 @@ def _state_of(path: Path, file: TensorFile, missed: str) -> SavedState:
     try:
         contents = {name: json.loads(file.metadata[name]) for name in ("progress", "data", "machine")}
         progress = Progress(**contents["progress"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: no progress recorded in it ({error})") from None
     for name in ("data", "machine"):
         if not _is_texts(contents[name]):
             raise InputError(f"{path}: its {name} is not an object of texts")
     for option in fields(Progress):
         if problem := _problem(option.name, getattr(progress, option.name)):
-            raise InputError(f"{path}: its progress has {option.name} {getattr(progress, option.name)!r}, {problem}")
+            raise InputError(f"{path}: its progress has {option.name} {shown(getattr(progress, option.name))}, {problem}")
     if progress.best_step > progress.steps:
         raise InputError(f"{path}: its progress has best_step {progress.best_step}, after the {progress.steps} steps")
     return SavedState(path, file.tensors, progress, contents["data"], contents["machine"], missed)
@@ -178,7 +179,9 @@ def _is_texts(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # A whole number may be too large for a float, and then is no number here.
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < sys.float_info.max
+    return whole or isinstance(value, float)
 
 
 def _problem(name: str, value: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concord.bert.errors import InputError
-from concord.bert.files import make_folder, sweep
+from concord.bert.files import make_folder, read_data, sweep
 from concord.train.outputs.log import MetricsLog, read_lines
 from concord.train.outputs.names import BEST, EARLIER_STATE_FILE, METRICS_FILE, STATE_FILE, SUMMARY_FILE
 
@@ -98,7 +98,7 @@ def lost_its_states(directory: Path, save_every: int) -> bool:
     if (directory / SUMMARY_FILE).exists():
         return True
     log = directory / METRICS_FILE
-    entries = read_lines(log.read_bytes())[0] if log.exists() else []
+    entries = read_lines(read_data(log, "the log of a run"))[0] if log.exists() else []
     evaluated = {entry["step"] for entry in entries if entry["event"] == "evaluation" and entry["step"]}
     second = sorted({save_every, 2 * save_every, *evaluated})[1]
     return any(entry["step"] > second for entry in entries)

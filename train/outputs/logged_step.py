@@ -26,6 +26,7 @@ class LoggedStep:
         tensors = {f"loss {task}": loss for task, loss in result.losses.items()}
         tensors |= {"gram": plan.gram, "cosines": cosines(plan.gram), "merged_norm": plan.merged_norm}
         tensors |= {"applied": plan.apply, "applied_steps": state.applied_steps, "loss_scale": state.loss_scale}
+        tensors |= {"skipped_in_row": state.skipped_in_row}
         tensors |= {"meetings": state.meetings, "conflict_counts": state.conflicts, "cosine_sums": state.cosines}
         self._shapes = {name: tensor.shape for name, tensor in tensors.items()}
         # One copy of them all, since the next step may overwrite each; fp64 holds counts exactly.
@@ -49,7 +50,7 @@ class LoggedStep:
 
         conflicts: sums over the steps applied so far, of each block of parameters and pair of tasks: how often the
         gradients conflicted, their cosines, and how often there were both; two entries' difference is what happened
-        between them.
+        between them. skipped_in_row: see `kernels.surgery.plan.SurgeryState`.
         """
         if self._copied is not None:
             self._copied.synchronize()
@@ -71,6 +72,7 @@ class LoggedStep:
             "cosines": {name: found["cosines"][i][j] for name, i, j in pairs if norms[tasks[i]] and norms[tasks[j]]},
             "applied": bool(found["applied"]),
             "applied_steps": int(found["applied_steps"]),
+            "skipped_in_row": [int(number) for number in found["skipped_in_row"]],
             "conflicts": {
                 block: {name: [int(counts[b][i][j]), sums[b][i][j], int(met[b][i][j])] for name, i, j in pairs}
                 for b, block in enumerate((*self._blocks, WHOLE_MODEL))

@@ -11,13 +11,19 @@ from concord.train.data.tasks import Task
 
 
 def write_predictions(path: Path, task: Task, ids: Sequence[str], values: np.ndarray) -> None:
-    """Write one row an example, `id, value`, under the header `id, <the task's prediction column>`.
+    """Write `prediction_text` to a file, which is replaced whole."""
+    text = prediction_text(task, ids, values)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def prediction_text(task: Task, ids: Sequence[str], values: np.ndarray) -> str:
+    """One row an example, `id, value`, under the header `id, <the task's prediction column>`.
 
     values: float64 [examples], see `answer_text`. An id that a reader would take apart stands in quotes."""
     lines = [f"id, {task.prediction_column}"]
     lines += [f"{_field(name)}, {answer_text(task, value)}" for name, value in zip(ids, values, strict=True)]
-    with replacing(path) as beside:
-        beside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
 
 
 def answer_text(task: Task, value: float) -> str:

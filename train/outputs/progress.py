@@ -1,47 +1,60 @@
 """What a run says while it trains: a live line on a terminal, plain lines where the output is piped."""
 
-import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from concord.bert.errors import visible
+from concord.train.outputs.console import Output
 from concord.train.outputs.log import conflict_shares
 from concord.train.outputs.summary import score_line
 from concord.train.reporter import Reporter
 
 
-class RunConsole(Console):
-    """A console whose end is a run's: where nobody reads it any more (`| head`), the run stops as SIGTERM stops it,
-    after the step that it is in and with its state saved."""
+class OutputConsole(Console):
+    """A console on an `Output`.
 
-    def on_broken_pipe(self) -> None:
-        """Write no more, and ask the process to stop."""
-        with suppress(SystemExit):  # rich would end the process in the middle of a step
-            super().on_broken_pipe()
-        signal.raise_signal(signal.SIGTERM)
+    Attributes:
+        output: where it writes.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        self.output = Output(stderr=stderr)
+        super().__init__(file=self.output, stderr=stderr)
 
 
 class ConsoleReporter(Reporter):
     """Prints what it is told, and shows on a terminal how far an epoch, or else a reading, has come.
 
     Args:
-        console: where to write; its `is_terminal` decides between a live line and plain ones.
+        console: where to write, by default the standard output; its `is_terminal` decides between a live line and plain
+            ones.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+        self._console = console or OutputConsole()
         self._status = self._scores = ""
         self._live: Progress | None = None
         self._bar: Progress | None = None
         self._what, self._total, self._examples = "", 0, 0
 
+    @property
+    def unread(self) -> bool:
+        """Whether nobody reads the console any more."""
+        return isinstance(self._console, OutputConsole) and self._console.output.unread
+
+    def hurry(self) -> None:
+        """From now on wait for no reader of the console."""
+        if isinstance(self._console, OutputConsole):
+            self._console.output.hurry()
+
     def say(self, text: str) -> None:
-        """Print one plain line, as it is."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """Print one plain line, as it is but for what nobody would see."""
+        self._console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def reading(self, what: str, total: int) -> Iterator[None]:

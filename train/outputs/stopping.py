@@ -1,33 +1,61 @@
 """Stops that are asked for by a signal, and that a run makes between two steps."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
-from concord.train.reporter import Reporter
+from concord.train.reporter import SILENT, Reporter
+
+# Each asks for a stop: Ctrl-C, the end of a service, the end of a terminal, and a batch system's warning.
+_ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+_INSISTING = (signal.SIGINT, signal.SIGTERM)  # a second one of these ends a run at once; terminals send SIGHUP twice
 
 
 class StopRequest:
-    """Whether the user, or the system, has asked the run to stop."""
+    """Whether the user, or the system, has asked the run to stop, or nobody reads any more what it says.
 
-    def __init__(self) -> None:
-        self.made = False
+    Args:
+        reporter: that tells of the run.
+    """
+
+    def __init__(self, reporter: Reporter = SILENT) -> None:
+        self._asked, self._reporter = False, reporter
+
+    @property
+    def made(self) -> bool:
+        """Whether the run is to stop."""
+        return self._asked or self._reporter.unread
+
+    def make(self) -> None:
+        """Ask the run to stop, and its reporter to wait for nobody."""
+        self._asked = True
+        self._reporter.hurry()
 
 
 @contextmanager
 def stop_on_signal(request: StopRequest) -> Iterator[None]:
-    """Within this context Ctrl-C and SIGTERM only make the request, so that a step is never torn apart.
+    """Within this context Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 only make the request, so that a step is never torn
+    apart; a signal that the process ignores, as SIGHUP under nohup, stays ignored.
 
-    A second one raises KeyboardInterrupt at once.
+    A second Ctrl-C or SIGTERM raises KeyboardInterrupt at once. In another thread than the main one, which alone may
+    handle signals, they stay as they are.
     """
+    insisted = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.made:
+        nonlocal insisted
+        if insisted and number in _INSISTING:
             raise KeyboardInterrupt
-        request.made = True
+        insisted = insisted or number in _INSISTING
+        request.make()
 
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    earlier = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _ASKING:
+            if number in _INSISTING or signal.getsignal(number) is not signal.SIG_IGN:
+                earlier[number] = signal.signal(number, handle)
     try:
         yield
     finally:

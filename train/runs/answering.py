@@ -7,7 +7,9 @@ from concord.bert.errors import InputError, did_you_mean
 from concord.train.data.course import read_plain_input
 from concord.train.data.datasets import load_datasets, tokenize
 from concord.train.objectives.metrics import overall
-from concord.train.outputs.predictions import write_predictions
+from concord.train.objectives.undefined import weak_answers, weak_labels
+from concord.train.outputs.named_output import check_output, write_named
+from concord.train.outputs.predictions import prediction_text
 from concord.train.outputs.saved_run import load_run
 from concord.train.outputs.summary import score_line
 from concord.train.reporter import Reporter
@@ -16,8 +18,8 @@ from concord.train.steps.evaluation import evaluate, predict
 
 def evaluate_run(
     directory: Path, reporter: Reporter, *, device: str, data: str | None, dev_examples: int, skip_bad_rows: bool
-) -> None:
-    """Say the dev metrics of every task of the run in `directory`.
+) -> dict[str, dict[str, float]]:
+    """Say the dev metrics of every task of the run in `directory`, and return them: task -> name -> value.
 
     data: what is read instead of the run's own data, None for those; dev_examples: how many of each task, 0 for all;
     skip_bad_rows: whether rows that cannot be used are skipped, as they are in any case where the run did. InputError
@@ -46,31 +48,44 @@ def evaluate_run(
     sizes = ", ".join(f"{name} {len(split)}" for name, split in datasets.dev.items())
     reporter.say(f"data       {config.source}: {sizes} (dev examples)")
     with reporter.reading("dev sets", sum(map(len, datasets.dev.values()))):
-        metrics, _ = evaluate(saved.model, datasets.dev, saved.precision.device, reporter=reporter)
+        metrics, answers = evaluate(saved.model, datasets.dev, saved.precision.device, reporter=reporter)
+    for name, split in datasets.dev.items():
+        own = answers[name]
+        for problem in (
+            weak_labels(split.task, "dev", split.labels),
+            weak_answers(split.task, own.predictions, own.errors),
+        ):
+            if problem:
+                reporter.warn(problem)
     reporter.say(f"dev        {score_line(metrics)}")
     for name, threshold in saved.model.thresholds().items():
         reporter.say(f"           {name} is 1 above {threshold:.3f}, as was best on the dev set in training")
     score, mean = overall(metrics, saved.tasks)
     reporter.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
+    return metrics
 
 
 def predict_file(directory: Path, reporter: Reporter, *, device: str, task: str, source: Path, output: Path) -> None:
     """Write one prediction for each row of the file `source`, with the best model of the run in `directory`.
 
-    task: one of the run's. InputError where it is not, where `output` is the input itself, and as `load_run` and
-    `read_plain_input` raise it.
+    task: one of the run's. InputError where it is not, where something would be lost by writing to `output`, see
+    `check_output`, and as `load_run` and `read_plain_input` raise it.
     """
+    check_output(output, [source, *directory.rglob("*")])
     saved = load_run(directory, device, reporter)
     tasks = {one.name: one for one in saved.tasks}
     if task not in tasks:
         raise InputError(f"--task {task}: the run in {directory} was not trained on it, {did_you_mean(task, tasks)}")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise InputError(f"--output {output}: it is the input itself, expected another file")
-    examples = read_plain_input(tasks[task], source)
-    split = tokenize(saved.config.data, tasks[task], examples, saved.tokenizer, None)
+    own, config = tasks[task], saved.config
+    check_output(output, [*Path(config.data.source).glob("*.csv"), *Path(config.model.name).glob("*")])
+    examples = read_plain_input(own, source)
+    empty = sum(not (example.first and (example.second or not own.pair)) for example in examples)
+    if empty:
+        reporter.warn(f"{empty} rows lack a sentence; they are answered as empty texts")
+    split = tokenize(config.data, own, examples, saved.tokenizer, None)
     if split.truncated:
-        reporter.warn(f"{split.truncated} rows were longer than {saved.config.data.max_length} wordpieces and cut")
+        reporter.warn(f"{split.truncated} rows were longer than {config.data.max_length} wordpieces and cut")
     with reporter.reading(task, len(split)):
         answers = predict(saved.model, split, saved.precision.device, reporter)
-    write_predictions(output, tasks[task], split.example_ids, answers)
+    write_named(output, prediction_text(own, split.example_ids, answers))
     reporter.say(f"{len(split)} predictions of {task} written to {output}")

@@ -8,6 +8,7 @@ from concord.bert.tokenizer import Tokenizer
 from concord.train.checks.shapes import shapes_of_run
 from concord.train.data.datasets import Datasets, load_datasets, run_tasks
 from concord.train.data.tasks import Task, read_tasks, write_tasks
+from concord.train.objectives.undefined import weak_labels
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CACHE, CONFIG_FILE, TASKS_FILE
 from concord.train.outputs.stopping import StoppableReporter
@@ -86,6 +87,10 @@ def _load_data(session: Session, config: DataConfig, tasks: list[Task], tokenize
     data = load_datasets(config, tasks, tokenizer, cache, session.reporter)
     sizes = ", ".join(f"{task.name} {len(data.train[task.name])}/{len(data.dev[task.name])}" for task in tasks)
     session.reporter.say(f"data       {config.source}: {sizes} (train/dev examples)")
+    for split, sets in (("train", data.train), ("dev", data.dev)):
+        for own in sets.values():
+            if problem := weak_labels(own.task, split, own.labels):
+                session.reporter.warn(problem)
     return data
 
 

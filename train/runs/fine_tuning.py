@@ -17,6 +17,7 @@ from concord.train.data.datasets import Datasets
 from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.metrics import overall
+from concord.train.objectives.undefined import weak_answers
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
 from concord.train.outputs.names import BEST, CONFIG_FILE, SEALED, mistakes_file, predictions_file
@@ -24,6 +25,7 @@ from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
 from concord.train.runs.session import Session
+from concord.train.runs.skipping import check_learns, describe
 from concord.train.settings.parts import OutputConfig
 from concord.train.steps.evaluation import Answers, evaluate, predict
 from concord.train.steps.loop import Trainer
@@ -73,8 +75,8 @@ class FineTuning:
             self.reporter.warn(f"{reason}; the best model will be that of the evaluations from here on")
             progress.best_sum, progress.best_step, progress.best_dev = float("-inf"), 0, {}
 
-    def train(self) -> None:
-        """Train from where the run stands to its end, then write what it leaves."""
+    def train(self) -> dict[str, Any]:
+        """Train from where the run stands to its end, then write what it leaves, and return its summary."""
         trainer, session = self.trainer, self.session
         steps_per_epoch = trainer.sampler.steps_per_epoch
         self.reporter.begin_training(steps_per_epoch=steps_per_epoch, total_steps=trainer.total_steps)
@@ -92,10 +94,11 @@ class FineTuning:
                     self.reporter.end_epoch()
                 session.save()
         try:
-            self._finish()
+            summary = self._finish()
         finally:
             session.close()
         self.reporter.say(f"written    {session.directory}")
+        return summary
 
     def _epoch_is_over(self) -> bool:
         steps = self.session.progress.steps
@@ -134,12 +137,14 @@ class FineTuning:
         self._add_training_time(began)
 
     def _show_logged(self) -> None:
-        """Write and show the logged step whose numbers were still on their way."""
+        """Write and show the logged step whose numbers were still on their way; InputError where nothing is learned."""
         if self._logged:
             entry = self._logged[0].entry()
             self.session.log.write(entry)
             self.reporter.show_step(entry, self._logged[1])
             self._logged = None
+            names, scaling = [task.name for task in self.tasks], self.optimizer.settings.scaling
+            check_learns(self.session.directory, names, entry["skipped_in_row"], entry["loss_scale"], scaling=scaling)
 
     def _add_training_time(self, began: float) -> None:
         if self.session.precision.device.type == "cuda":
@@ -168,9 +173,14 @@ class FineTuning:
         thresholds = self.model.thresholds()
         entry = {"event": "evaluation", "step": progress.steps, "epoch": epoch, "dev": metrics}
         self.session.log.write(entry | ({"thresholds": thresholds} if thresholds else {}))
+        for name, own in answers.items():
+            if problem := weak_answers(self.data.dev[name].task, own.predictions, own.errors):
+                self.reporter.warn(problem)
         total = dev_sum(metrics, self.tasks)
-        if total > progress.best_sum:
-            progress.best_sum, progress.best_step, progress.best_dev = total, progress.steps, metrics
+        # A model that no step has changed is not the run's; where the last steps were skipped, it is of one before.
+        step = progress.steps - int(self.optimizer.state.skipped_in_row[0].item())
+        if step and total > progress.best_sum:
+            progress.best_sum, progress.best_step, progress.best_dev = total, step, metrics
             self._keep_best()
             self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
             for name, examples in self.data.dev_examples.items():
@@ -198,16 +208,20 @@ class FineTuning:
             path = self.session.directory / predictions_file(name, split)
             write_predictions(path, examples.task, examples.example_ids, answers[name])
 
-    def _finish(self) -> None:
-        """Answer the test sets with the best model; write predictions, summary and pictures.
+    def _finish(self) -> dict[str, Any]:
+        """Answer the test sets with the best model; write predictions, summary and pictures, and return the summary.
 
-        InputError where no model is the best, since every evaluation met numbers that are not finite.
+        InputError where no model is the best, since every evaluation, or every step, met numbers that are not finite.
         """
         session, progress = self.session, self.session.progress
         if not progress.best_dev:
+            skipped = self.optimizer.state.skipped_in_row.tolist()
+            why = "no evaluation gave finite metrics"
+            if skipped[0] == progress.steps:
+                why = describe([task.name for task in self.tasks], skipped)
             raise InputError(
-                f"{session.directory}: no evaluation gave finite metrics, so that no model is the best; expected a run "
-                "that stays finite, as with a lower --learning-rate"
+                f"{session.directory}: {why}, so that no model is the best; expected a run that stays finite, as "
+                "with a lower --learning-rate"
             )
         self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
         self.model.load(session.directory / BEST / WEIGHTS_FILE)
@@ -218,10 +232,11 @@ class FineTuning:
             }
         self._write_predictions("test", self.data.test, answers)
         entries, damaged = session.log.entries()
-        self._sum_up(entries, damaged)
+        summary = self._sum_up(entries, damaged)
         self._draw(entries)
+        return summary
 
-    def _sum_up(self, entries: list[dict[str, Any]], damaged: int) -> None:
+    def _sum_up(self, entries: list[dict[str, Any]], damaged: int) -> dict[str, Any]:
         session, progress = self.session, self.session.progress
         score, mean = overall(progress.best_dev, self.tasks)
         before = {"dev": progress.best_dev, "overall": score, "mean": mean}
@@ -240,6 +255,7 @@ class FineTuning:
             self.reporter.say(
                 f"skipped    {summary['skipped_steps']} of {progress.steps} steps: gradients were not finite"
             )
+        return summary
 
     def _draw(self, entries: list[dict[str, Any]]) -> None:
         try:

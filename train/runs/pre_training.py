@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,14 @@ from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CONFIG_FILE, PRETRAINING_FILE
 from concord.train.reporter import Reporter
 from concord.train.runs.session import Session
+from concord.train.runs.skipping import check_learns
 from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
 from concord.train.settings.options import setting_text
 from concord.train.settings.parts import LogConfig
 from concord.train.settings.typed import pretraining_config
 from concord.train.steps.build import fit_model, load_pretrained
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision
-from concord.train.steps.pretraining import Pretrainer, PretrainingStep
+from concord.train.steps.pretraining import TASK, Pretrainer, PretrainingStep
 
 
 class Pretraining:
@@ -44,8 +46,8 @@ class Pretraining:
         self.session, self.reporter = session, session.reporter
         self.outputs, self.base, self.trainer = outputs, base, trainer
 
-    def train(self) -> None:
-        """Pre-train from where the run stands to its end, then write what it leaves."""
+    def train(self) -> dict[str, Any]:
+        """Pre-train from where the run stands to its end, then write what it leaves, and return its summary."""
         session, trainer = self.session, self.trainer
         progress = session.progress
         if not progress.log_bytes:
@@ -66,17 +68,21 @@ class Pretraining:
                 if session.stop.made:
                     break
         try:
-            self._finish()
+            summary = self._finish()
         finally:
             session.close()
         self.reporter.say(
             f"written    {session.directory}; fine-tune with: python -m train.run --model {session.directory}"
         )
+        return summary
 
     def _show(self, result: PretrainingStep) -> None:
         entry = result.entry()
         self.session.log.write(entry)
         self.reporter.say(f"step {result.step}/{self.trainer.total_steps}  loss {entry['loss']:.3f}")
+        optimizer = self.trainer.optimizer
+        skipped, scale = optimizer.state.skipped_in_row.tolist(), optimizer.loss_scale.item()
+        check_learns(self.session.directory, [TASK], skipped, scale, scaling=optimizer.settings.scaling)
 
     def _evaluate(self) -> dict[str, float]:
         found = self.trainer.evaluate()
@@ -87,9 +93,9 @@ class Pretraining:
             self.reporter.warn("no wordpiece of the held-out texts was masked, so that there is no score")
         return found
 
-    def _finish(self) -> None:
-        """Write the model and the summary; InputError where the held-out score is not finite: such a model is of no
-        use."""
+    def _finish(self) -> dict[str, Any]:
+        """Write the model and the summary, and return the summary; InputError where the held-out score is not finite:
+        such a model is of no use."""
         session, directory = self.session, self.session.directory
         after = self._evaluate()
         if after["masked"] and not math.isfinite(after["loss"]):
@@ -108,6 +114,7 @@ class Pretraining:
         texts = {"texts": len(self.trainer.texts), "held_out": len(self.trainer.held_out)}
         summary = session.write_summary(scores | texts, "texts", {})
         self.reporter.say(f"speed      {summary['tokens_per_second']:.0f} tokens/s; {summary['seconds']:.0f} s in all")
+        return summary
 
 
 def begin_pre_training(

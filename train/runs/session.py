@@ -58,7 +58,7 @@ class Session:
 
     def __init__(self, folder: RunFolder, reporter: Reporter, precision: Precision) -> None:
         self.folder, self.reporter, self.precision = folder, reporter, precision
-        self.directory, self.progress, self.stop = folder.path, Progress(), StopRequest()
+        self.directory, self.progress, self.stop = folder.path, Progress(), StopRequest(reporter)
         self.kernels = self.products = ""
         self.settings: dict[str, str] = {}
         self.bit_equal = True
@@ -87,8 +87,11 @@ class Session:
 
         optimizer: whose state is saved; digests: of the data that the run reads, by name; settings: the name of a file
         -> what writes it; total_steps: of the run. InputError as `read_state`, `restore` and `RunFolder.claim` raise
-        it, and where the state is another run's or another machine's, see `_check_machine`.
+        it, and where the state is another run's or another machine's, see `_check_machine`; KeyboardInterrupt where
+        nobody reads any more what the run says, before it has left anything.
         """
+        if self.stop.made:
+            raise KeyboardInterrupt
         self._optimizer, self._digests = optimizer, dict(digests)
         self.directory = self.folder.claim()
         self.log = MetricsLog(self.directory)

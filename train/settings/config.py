@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from concord.bert.errors import InputError, did_you_mean
+from concord.bert.errors import InputError, did_you_mean, shown
 from concord.kernels.ops import CHOICES as KERNEL_CHOICES
 from concord.kernels.ops import HIGHEST_RATE
 from concord.train.settings.options import WORDS, check_bounds, check_choice, flag_of, is_of_type, of_tables, setting
@@ -111,7 +111,7 @@ class RunConfig:
     )
     device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
 
-    epochs: int = setting(3, "passes over the data, as batching and until define them", low=1)
+    epochs: int = setting(3, "passes over the data, as batching and until define them", low=1, most=10**6)
     max_steps: int = setting(0, "stop after this many steps; 0 for no limit", low=0)
     batch_size: int = setting(32, "examples a task in a micro-batch", low=1)
     accumulate: int = setting(1, "micro-batches a step; surgery is done once, on their accumulated gradients", low=1)
@@ -174,7 +174,7 @@ class RunConfig:
         for option in fields(self):
             value, flag = getattr(self, option.name), flag_of(option.name)
             if not is_of_type(value, option):
-                raise InputError(f"{flag} {value!r}: expected {WORDS.get(option.type, 'a list of texts')}")
+                raise InputError(f"{flag} {shown(value)}: expected {WORDS.get(option.type, 'a list of texts')}")
             if "choices" in option.metadata:
                 check_choice(f"{flag} {value}", str(value), option.metadata["choices"], option)
             for item in value if "each" in option.metadata else ():

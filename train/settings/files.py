@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from concord.bert.errors import InputError
+from concord.bert.files import MOST_JSON, read_data
 from concord.train.settings.config import RunConfig
 
 
@@ -22,14 +23,15 @@ def read_config(
     content_is, of: what the file is for whom, in the InputError that is raised where it is missing or holds something
     else.
     """
+    if not path.is_file():
+        raise InputError(f"{path.parent}: not the folder of {of}, expected {path.name} in it")
+    written = read_data(path, f"the {content_is} of {of}", MOST_JSON)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(written.decode("utf-8"))
         if content.keys() != (set(names) if names is not None else {option.name for option in fields(RunConfig)}):
             raise ValueError("its settings are those of another version")
         return RunConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in content.items()})
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except OSError:
-        raise InputError(f"{path.parent}: not the folder of {of}, expected {path.name} in it") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not the {content_is} of {of} ({error})") from None

@@ -1,11 +1,12 @@
 """A setting: its default, its help and what it may be, from which both the checks and the command line are made."""
 
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import Field, field
 from typing import Any
 
-from concord.bert.errors import InputError, did_you_mean
+from concord.bert.errors import InputError, did_you_mean, shown
 from concord.bert.tables import Table, is_own
 
 # The first setting of each group -> the group's title in the help, in the order of the fields.
@@ -18,6 +19,7 @@ GROUPS = {
     "learning_rate": "optimisation",
     "seed": "the run",
 }
+_MOST = 2**31 - 1  # of every whole number that has no bound of its own
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -32,7 +34,8 @@ def setting_text(value: Any) -> str:
 
 
 def setting(default: Any, help_text: str, **more: Any) -> Any:
-    """A field of the configuration; more: what it may be, such as choices, low and high."""
+    """A field of the configuration; more: what it may be, such as choices, low and high, or most, where no help says
+    it."""
     return field(default=default, metadata={"help": help_text, **more})
 
 
@@ -61,7 +64,10 @@ def check_bounds(flag: str, value: Any, option: Field) -> None:
         return
     if (low is not None and not value >= low) or (high is not None and value > high):
         expected = f"at least {low}" if high is None else f"a number from {low} to {high}"
-        raise InputError(f"{flag} {value}: expected {expected}{'' if auto is None else f', or {auto:g}'}")
+        raise InputError(f"{flag} {shown(value)}: expected {expected}{'' if auto is None else f', or {auto:g}'}")
+    most = option.metadata.get("most", _MOST)
+    if option.type is int and high is None and value > most:
+        raise InputError(f"{flag} {shown(value)}: expected {most} at most")
 
 
 def is_of_type(value: object, option: Field) -> bool:
@@ -69,5 +75,7 @@ def is_of_type(value: object, option: Field) -> bool:
     if isinstance(option.default, tuple):
         return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
     if option.type is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        # A whole number may be too large for a float, and then is no number here.
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < sys.float_info.max
+        return whole or (isinstance(value, float) and math.isfinite(value))
     return isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool))
