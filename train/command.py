@@ -45,8 +45,8 @@ def run_command(command: Callable[[Sequence[str] | None], Any], arguments: Seque
         discard(sys.stdout)
         return INTERRUPTED
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _refuse(f"{place}{error.strerror or error}")
+        place = error.filename or _failing_stream()
+        return _refuse(f"{place}: {error.strerror}" if place else f"{error.strerror or error}")
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -62,6 +62,16 @@ def _flush() -> None:
     except OSError as error:
         discard(sys.stdout)
         raise OSError(error.errno, error.strerror, "<stdout>") from error
+
+
+def _failing_stream() -> str:
+    """The name of the standard output where it takes nothing more, "" where it does: an error that names no file may be
+    of a plain print."""
+    try:
+        _flush()
+    except OSError as error:
+        return error.filename or ""
+    return ""
 
 
 def _refuse(message: str) -> int:
