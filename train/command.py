@@ -65,9 +65,11 @@ def _flush() -> None:
 
 
 def _failing_stream() -> str:
-    """The name of the standard output where it takes nothing more, "" where it does: an error that names no file may be
-    of a plain print."""
+    """The name of the standard output where it takes nothing more, not even the end of a line, and "" where it does: an
+    error that names no file may be of a plain print, which forgets what it could not write."""
     try:
+        if sys.stdout is not None:
+            sys.stdout.write("\n")
         _flush()
     except OSError as error:
         return error.filename or ""
