@@ -12,6 +12,7 @@ from concord.bert.errors import InputError, one_line
 from concord.train.outputs.console import discard
 
 BAD_INPUT, INTERRUPTED = 2, 130
+STANDARD_OUTPUT = "<stdout>"
 
 
 def run_command(command: Callable[[Sequence[str] | None], Any], arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def _flush() -> None:
         raise
     except OSError as error:
         discard(sys.stdout)
-        raise OSError(error.errno, error.strerror, "<stdout>") from error
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from error
 
 
 def _failing_stream() -> str:
@@ -70,9 +71,10 @@ def _failing_stream() -> str:
     try:
         if sys.stdout is not None:
             sys.stdout.write("\n")
-        _flush()
-    except OSError as error:
-        return error.filename or ""
+            sys.stdout.flush()
+    except OSError:
+        discard(sys.stdout)
+        return STANDARD_OUTPUT
     return ""
 
 
