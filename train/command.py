@@ -11,6 +11,7 @@ from concord.train.outputs.console import discard
 from concord.train.threads import settle_threads
 
 BAD_INPUT, INTERRUPTED = 2, 130
+STANDARD_OUTPUT = "<stdout>"
 
 
 def run_command(command: Callable[[Sequence[str] | None], Any], arguments: Sequence[str] | None = None) -> int:
@@ -47,8 +48,8 @@ def run_command(command: Callable[[Sequence[str] | None], Any], arguments: Seque
         discard(sys.stdout)
         return INTERRUPTED
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        return _refuse(f"{place}{error.strerror or error}")
+        place = error.filename or _failing_stream()
+        return _refuse(f"{place}: {error.strerror}" if place else f"{error.strerror or error}")
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -63,7 +64,20 @@ def _flush() -> None:
         raise
     except OSError as error:
         discard(sys.stdout)
-        raise OSError(error.errno, error.strerror, "<stdout>") from error
+        raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from error
+
+
+def _failing_stream() -> str:
+    """The name of the standard output where it takes nothing more, not even the end of a line, and "" where it does: an
+    error that names no file may be of a plain print, which forgets what it could not write."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+    except OSError:
+        discard(sys.stdout)
+        return STANDARD_OUTPUT
+    return ""
 
 
 def _refuse(message: str) -> int:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from hypothesis import strategies as st
@@ -93,7 +94,7 @@ def _changed(value: Any, changes: list[tuple[tuple[Any, ...], bool, Any]]) -> by
             if removes and isinstance(holder, dict):
                 del holder[path[-1]]
             else:
-                holder[path[-1]] = strange
+                holder[path[-1]] = deepcopy(strange)  # a later change may reach into it
         except (KeyError, IndexError, TypeError):  # an earlier change took the place away
             continue
     return json.dumps(value).encode()

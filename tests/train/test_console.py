@@ -129,7 +129,9 @@ def test_in_another_thread_signals_stay_as_they_are():
     assert handlers == [signal.getsignal(signal.SIGTERM)]
 
 
-@pytest.mark.parametrize("say", [lambda: ConsoleReporter().say("line"), lambda: print("line")])
+@pytest.mark.parametrize(
+    "say", [lambda: ConsoleReporter().say("line"), lambda: print("line"), lambda: print(LINE * 10)]
+)
 def test_a_full_disk_names_the_standard_output(monkeypatch, capsys, say):
     with open("/dev/full", "w", encoding="utf-8") as full:
         monkeypatch.setattr("sys.stdout", full)

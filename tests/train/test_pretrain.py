@@ -1,6 +1,7 @@
 """Further pre-training as a command: what it lowers, leaves, repeats, resumes and refuses."""
 
 import json
+import os
 import random
 
 import numpy as np
@@ -204,10 +205,15 @@ def test_bad_input_is_one_line(texts, model, tmp_path, capsys):
     latin.write_bytes(b"good\nbad \xff\n")
     single = tmp_path / "single.txt"
     single.write_text("alone\n\n")
+    long = tmp_path / "long.txt"
+    long.write_text("short\n" + "x" * 50_000_000)
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     cases = {
         ("--data", str(latin)): f"{latin}:2: not UTF-8",
+        ("--data", str(long)): f"{long}:2: 50000000 bytes, expected a text of 1048576 at most on a line",
+        ("--data", str(tmp_path / "pipe")): "expected a text file, a folder in the course layout, or demo",
         ("--data", str(single)): f"{single}: 1 texts, expected two at least",
         ("--data", str(tmp_path / "nowhere")): "expected a text file, a folder in the course layout, or demo",
         ("--out", str(tmp_path / "full")): "the folder is not empty",

@@ -76,14 +76,14 @@ class Output:
         """Whether the stream takes a line within so many seconds."""
         try:
             return bool(select.select([], [self._stream().fileno()], [], seconds)[1])
-        except (OSError, ValueError):  # it is no file of the system's, or the system cannot tell
+        except (OSError, ValueError, AttributeError):  # it is no file of the system's, or the system cannot tell
             return True
 
 
 def discard(stream: TextIO) -> None:
     """Have what is written to a standard stream from now on, and what it still holds, go nowhere, so that the end of
     the process neither waits for it nor fails by it."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
