@@ -167,8 +167,9 @@ def _state_of(path: Path, file: TensorFile, missed: str) -> SavedState:
         if not _is_texts(contents[name]):
             raise InputError(f"{path}: its {name} is not an object of texts")
     for option in fields(Progress):
-        if problem := _problem(option.name, getattr(progress, option.name)):
-            raise InputError(f"{path}: its progress has {option.name} {shown(getattr(progress, option.name))}, {problem}")
+        value = getattr(progress, option.name)
+        if problem := _problem(option.name, value):
+            raise InputError(f"{path}: its progress has {option.name} {shown(value)}, {problem}")
     if progress.best_step > progress.steps:
         raise InputError(f"{path}: its progress has best_step {progress.best_step}, after the {progress.steps} steps")
     return SavedState(path, file.tensors, progress, contents["data"], contents["machine"], missed)
