@@ -206,6 +206,7 @@ REFERENCES = (
     "kernels/layout/sequences.py",
     "kernels/embedding.py",
     "kernels/surgery/adamw.py",
+    "kernels/surgery/gram.py",
     "kernels/surgery/plan.py",
 )
 

@@ -123,7 +123,7 @@ class Interrupted(Exception):
 @pytest.fixture
 def two_systems(monkeypatch):
     """A paper of which but two systems are left, one of them pre-trained further; no picture is drawn."""
-    monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self: None)
+    monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self, entries: None)
     monkeypatch.setattr("concord.train.papers.tables._plot", lambda *arguments: None)
     paper = read_paper("mtl-surgery-mlm")
     rows = [row for row in paper.tables[0].rows if row.systems in (("fine-tuned",), ("mlm",))]
