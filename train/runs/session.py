@@ -182,13 +182,15 @@ class Session:
 
     @contextmanager
     def training(self, total_steps: int) -> Iterator[None]:
-        """Within this context signals ask for a stop; where steps are left at its end, KeyboardInterrupt says so."""
+        """Within this context signals ask for a stop; where steps are left at its end, KeyboardInterrupt says so. Where
+        none are, the disk has the last state then, before it has what only a finished run leaves."""
         with stop_on_signal(self.stop):
             yield
         if self.progress.steps < total_steps:
             self.close()
             self.reporter.say(f"stopped    after step {self.progress.steps}; go on with: --resume {self.directory}")
             raise KeyboardInterrupt
+        self.wait()
 
     def save(self) -> None:
         """Save the state that --resume goes on from: it is copied at once, and written while the run goes on.
