@@ -14,6 +14,7 @@ from concord.train.data.course import read_plain_input
 from concord.train.data.datasets import tokenize
 from concord.train.flags import OneLineParser
 from concord.train.outputs.console import OutputConsole
+from concord.train.outputs.names import BEST
 from concord.train.outputs.named_output import check_output, is_standard_output, write_named
 from concord.train.outputs.predictions import prediction_text
 from concord.train.outputs.progress import ConsoleReporter
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write one prediction a row of the input; raises InputError for bad input."""
     given = _parser().parse(arguments)
     output, directory = Path(given.output), Path(given.run)
-    check_output(output, [Path(given.input), *directory.rglob("*")])
+    check_output(output, [Path(given.input), *directory.glob("*"), *(directory / BEST).glob("*")])
     # Where the answers go to the standard output, nothing else does.
     reporter = ConsoleReporter(OutputConsole(stderr=is_standard_output(output)))
     saved = load_run(directory, given.device, reporter)
