@@ -14,8 +14,8 @@ from concord.train.data.course import read_plain_input
 from concord.train.data.datasets import tokenize
 from concord.train.flags import OneLineParser
 from concord.train.outputs.console import OutputConsole
-from concord.train.outputs.names import BEST
 from concord.train.outputs.named_output import check_output, is_standard_output, write_named
+from concord.train.outputs.names import BEST
 from concord.train.outputs.predictions import prediction_text
 from concord.train.outputs.progress import ConsoleReporter
 from concord.train.outputs.saved_run import load_run
