@@ -43,6 +43,7 @@ class Output:
         """From now on wait for no reader. A handler of signals may call it: it ends a write that waits for one."""
         self._hurried = True
         if self._writing and not self._takes(0.0):
+            self._writing = False
             raise _Unread
 
     def __getattr__(self, name: str) -> Any:
@@ -57,20 +58,24 @@ class Output:
         if self.unread or stream is None:
             return
         try:
-            # Handlers of signals run in the main thread, and can end the writes of that one alone.
-            self._writing = threading.current_thread() is threading.main_thread()
-            if self._hurried and not self._takes(_PATIENCE):
-                raise _Unread
-            action(stream)
-            self._writing = False
+            self._act(stream, action)
         except (_Unread, BrokenPipeError):
             self.unread = True
             discard(stream)
         except OSError as error:
             discard(stream)
             raise OSError(error.errno, error.strerror, f"<{self._name}>") from error
+
+    def _act(self, stream: TextIO, action: Callable[[TextIO], Any]) -> None:
+        # Handlers of signals run in the main thread, and can end the writes of that one alone.
+        of_main = threading.current_thread() is threading.main_thread()
+        try:
+            self._writing |= of_main
+            if self._hurried and not self._takes(_PATIENCE):
+                raise _Unread
+            action(stream)
         finally:
-            self._writing = False
+            self._writing &= not of_main
 
     def _takes(self, seconds: float) -> bool:
         """Whether the stream takes a line within so many seconds."""

@@ -9,6 +9,7 @@ from concord.train.data.datasets import load_datasets, tokenize
 from concord.train.objectives.metrics import overall
 from concord.train.objectives.undefined import weak_answers, weak_labels
 from concord.train.outputs.named_output import check_output, write_named
+from concord.train.outputs.names import BEST
 from concord.train.outputs.predictions import prediction_text
 from concord.train.outputs.saved_run import load_run
 from concord.train.outputs.summary import score_line
@@ -71,7 +72,7 @@ def predict_file(directory: Path, reporter: Reporter, *, device: str, task: str,
     task: one of the run's. InputError where it is not, where something would be lost by writing to `output`, see
     `check_output`, and as `load_run` and `read_plain_input` raise it.
     """
-    check_output(output, [source, *directory.rglob("*")])
+    check_output(output, [source, *directory.glob("*"), *(directory / BEST).glob("*")])
     saved = load_run(directory, device, reporter)
     tasks = {one.name: one for one in saved.tasks}
     if task not in tasks:
