@@ -8,6 +8,7 @@ import torch
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
+from concord.bert.tensor_files import read_tensors, write_tensors
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
@@ -100,5 +101,9 @@ def test_a_best_model_whose_tokenizer_has_more_entries_than_it_is_refused(tmp_pa
     content = json.loads(path.read_text(encoding="utf-8"))
     content["model"]["vocab"]["overmuch"] = 2048
     path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(InputError, match="damaged or edited"):
+        load_run(tmp_path / "run", "cpu", SILENT)
+    weights = tmp_path / "run" / "best" / "model.safetensors"
+    write_tensors(weights, read_tensors(weights).tensors, {})  # which no longer vouch for the tokenizer
     with pytest.raises(InputError, match="the tokenizer has 2049 entries, more than the model's 2048"):
         load_run(tmp_path / "run", "cpu", SILENT)
