@@ -1,4 +1,4 @@
-"""Builds native.cpp where it is first used, keeps the library in the user's cache directory, and loads it.
+"""Builds native.cpp, which includes the headers beside it, where it is first used, keeps the library in the user's cache directory, and loads it.
 
 The library is kept by the digest of all that it depends on: the source, torch, the instruction set, the compiler and
 its flags. One process builds it while others wait for its lock. Nothing here raises where something is missing: an op
@@ -90,8 +90,9 @@ def _command(compiler: str, instructions: str) -> list[str]:
 
 def _load(compiler: str, command: list[str]) -> Native:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    digest = hashlib.sha256(SOURCE.read_bytes())
-    for part in (version, torch.__version__.encode(), *(word.encode() for word in command)):
+    digest = hashlib.sha256()
+    sources = (path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h"))))
+    for part in (*sources, version, torch.__version__.encode(), *(word.encode() for word in command)):
         digest.update(b"\0" + part)
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
