@@ -16,7 +16,7 @@ import torch
 from concord.bert.config import BertConfig
 from concord.bert.errors import InputError
 from concord.kernels.checks.shapes import DTYPES, Shapes, ops_of
-from concord.kernels.dispatch import OPS, interpreted, launches_triton, takes_triton
+from concord.kernels.dispatch import OPS, interpreted, launches_native, launches_triton, takes_triton
 from concord.kernels.surgery.plan import SurgerySettings
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
 from concord.train.checks.self_check import describe_failure, driver_version, verdict_folder
@@ -44,17 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_machine(precision)
     taken = choose_kernels("triton" if interpreted() and device.type == "cpu" else "auto", precision)
     print(f"kernels    {taken}")
-    if not launches_triton(device):
+    native = launches_native(device)
+    if not native and not launches_triton(device):
         print("           there is nothing to judge; TRITON_INTERPRET=1 has them judged in Triton's interpreter")
         return 0
-    shapes = shapes_of_model(given.model, given.tasks, given.longest, precision).on(device)
+    shapes = shapes_of_model(given.model, given.tasks, given.longest, precision)
+    shapes = shapes.for_native() if native else shapes.on(device)
     ops = given.ops or [*ops_of(shapes), "multi_tensor"]
-    ops = [op for op in ops if takes_triton(op, device)]
+    ops = [op for op in ops if (OPS[op].native if native else takes_triton(op, device))]
     print(
         f"shapes     {given.model}: {shapes.hidden} columns, {shapes.tasks} tasks, {shapes.tokens} tokens, sequences "
         f"up to {shapes.longest}, task gradients in {shapes.gradients}"
     )
-    options = {"seconds": given.seconds, "on_verdict": _print_case if given.cases else lambda entry: None}
+    options = {
+        "kernels": "native" if native else "triton",
+        "seconds": given.seconds,
+        "on_verdict": _print_case if given.cases else lambda entry: None,
+    }
     try:
         verdicts = judge_ops(ops, shapes, device, isolated=True, jobs=given.jobs, **options)
         failed = {entry["op"] for entry in verdicts if not entry["passed"]}

@@ -41,7 +41,7 @@ class Precision:
         """The device as people know it."""
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
-        return f"CPU ({_processor()}, {torch.get_num_threads()} threads)"
+        return f"CPU ({processor()}, {torch.get_num_threads()} threads)"
 
 
 def choose_precision(device: str, amp: str) -> Precision:
@@ -126,7 +126,8 @@ def _choose_native(kernels: str, precision: Precision) -> str:
     return describe_kernels(precision.device) + ("" if built is None else f"; built in {built:.0f} s")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor as people know it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             names = (line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
