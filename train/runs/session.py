@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.kernels.checks.shapes import Shapes
@@ -19,7 +21,7 @@ from concord.train.checks.self_check import resolve_kernels
 from concord.train.outputs.checkpoint import (
     Progress,
     SavedState,
-    host_copies,
+    copy_to_host,
     keep_alone,
     read_state,
     restore,
@@ -59,6 +61,7 @@ class Session:
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
         self._thread, self._saving = ThreadPoolExecutor(1), Future()
         self._saving.set_result(None)
+        self._copies: dict[str, Tensor] = {}
 
     def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
         """Have the kernels checked on the device, and say which are taken; see `train.checks.self_check`."""
@@ -170,8 +173,9 @@ class Session:
         self._count_seconds()
         self.progress.log_bytes = self.log.sync()
         self.wait()
-        progress, tensors = deepcopy(self.progress), host_copies(self._optimizer)
-        state = SavedState(self.directory / STATE_FILE, tensors, progress, self._digests, self._machine)
+        copy_to_host(self._optimizer, self._copies)
+        progress = deepcopy(self.progress)
+        state = SavedState(self.directory / STATE_FILE, self._copies, progress, self._digests, self._machine)
         self._saving = self._thread.submit(write_state, self.directory, state, self.settings)
 
     def wait(self) -> None:
