@@ -88,7 +88,7 @@ def misfit(found: Tensor | None, expected: Sequence[int]) -> str:
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Whether a floating-point tensor has neither NaN nor infinities: read once, and nothing of its size is allocated."""
+    """Whether a floating-point tensor has neither NaN nor infinities: it is read once, and nothing of its size made."""
     return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
