@@ -179,7 +179,8 @@ class Session:
         self._saving = self._thread.submit(write_state, self.directory, state, self.settings)
 
     def wait(self) -> None:
-        """Wait until the disk has the state that was saved last; OSError where it could not be written."""
+        """Wait until the disk has the state that was saved last: before anything is written that only a finished run
+        has. OSError where it could not be written."""
         self._saving.result()
 
     def close(self) -> None:
@@ -190,12 +191,10 @@ class Session:
             self.log.close()
 
     def write_summary(self, before: Mapping[str, Any], unit: str, after: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content. The disk has
-        the last state by then: a run with a summary has one.
+        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content.
 
         unit: what examples are called here.
         """
-        self.wait()
         self._count_seconds()
         progress, seconds = self.progress, max(self.progress.training_seconds, 1e-9)
         summary = {
