@@ -102,6 +102,7 @@ def rewrite(path, metadata=(), **tensors):
     ("change", "expected"),
     [
         ({"steps": -1}, "steps -1, expected a finite number of at least 0"),
+        ({"steps": 10**30}, "expected a number"),
         ({"steps": 2.5}, "steps 2.5, expected a whole number"),
         ({"steps": True}, "steps True, expected a number"),
         ({"steps": 99}, "99 steps, more than the 6 of this run"),

@@ -188,7 +188,8 @@ def _is_texts(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return whole or isinstance(value, float)
 
 
 def _problem(name: str, value: Any) -> str:
