@@ -49,7 +49,7 @@ def test_a_short_budget_keeps_the_stages_in_proportion():
 @pytest.mark.parametrize("paper", papers())
 def test_every_system_of_a_paper_runs_and_its_tables_are_written(paper, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "concord.train.runs.fine_tuning.FineTuning._draw", lambda self: None
+        "concord.train.runs.fine_tuning.FineTuning._draw", lambda self, entries: None
     )  # most of the time of so short a run
     assert run_command(reproduce.main, [paper, "--budget", "smoke", "--out", str(tmp_path / "out"), *FLAGS]) == 0
     for number, table in enumerate(read_paper(paper).tables, start=1):
@@ -123,7 +123,7 @@ class Interrupted(Exception):
 @pytest.fixture
 def two_systems(monkeypatch):
     """A paper of which but two systems are left, one of them pre-trained further; no picture is drawn."""
-    monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self: None)
+    monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self, entries: None)
     monkeypatch.setattr("concord.train.papers.tables._plot", lambda *arguments: None)
     paper = read_paper("mtl-surgery-mlm")
     rows = [row for row in paper.tables[0].rows if row.systems in (("fine-tuned",), ("mlm",))]

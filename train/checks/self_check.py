@@ -17,7 +17,7 @@ import torch
 
 from concord import kernels
 from concord.bert.errors import InputError
-from concord.bert.files import replacing
+from concord.bert.files import replacing, sweep
 from concord.kernels.caches import user_cache
 from concord.kernels.checks.judging import judge_all
 from concord.kernels.checks.shapes import Shapes, cases_of, ops_of
@@ -222,6 +222,7 @@ def _keep(checked: Checked, environment: Mapping[str, str], shapes: Shapes) -> N
     }
     try:
         checked.path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(checked.path.parent, alone=False)
         with replacing(checked.path) as beside:
             beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError:  # a cache that cannot be written costs the next run its time, and this one nothing

@@ -20,6 +20,7 @@ from concord.bert.tensor_files import (
     read_tensors,
     write_tensors,
 )
+from concord.bert.weights import all_finite
 from concord.train.outputs.names import EARLIER_STATE_FILE, STATE_FILE
 from concord.train.steps.optimizer import SurgeryOptimizer
 
@@ -78,9 +79,15 @@ class SavedState:
     missed: str = ""
 
 
-def host_copies(optimizer: SurgeryOptimizer) -> dict[str, Tensor]:
-    """What a state holds, copied to the host, so that training may go on while it is written."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in optimizer.saved().items()}
+def copy_to_host(optimizer: SurgeryOptimizer, copies: dict[str, Tensor]) -> None:
+    """Copy what a state holds into `copies`, by name, so that training may go on while it is written.
+
+    copies: empty at first; the same tensors each time, since new memory costs several times what copying does.
+    """
+    for name, tensor in optimizer.saved().items():
+        if name not in copies:
+            copies[name] = torch.empty_like(tensor, device="cpu")
+        copies[name].copy_(tensor.detach())
 
 
 def write_state(directory: Path, state: SavedState, settings: Mapping[str, str]) -> None:
@@ -141,7 +148,7 @@ def restore(state: SavedState, optimizer: SurgeryOptimizer, data: Mapping[str, s
         if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
             shown = "nothing" if found is None else f"{_dtype(found)} {list(found.shape)}"
             raise InputError(f"{state.path}: {name} is {shown}, expected {_dtype(tensor)} {list(tensor.shape)}")
-        if found.is_floating_point() and not found.isfinite().all():
+        if found.is_floating_point() and not all_finite(found):
             raise InputError(f"{state.path}: {name} has values that are not finite")
     for name, digest in data.items():
         if state.data.get(name) != digest:
@@ -178,7 +185,8 @@ def _is_texts(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return whole or isinstance(value, float)
 
 
 def _problem(name: str, value: Any) -> str:
