@@ -33,7 +33,7 @@ setup(
     package_data={
         "concord": ["py.typed"],
         "concord.bert": ["tiny/vocab.txt"],
-        "concord.kernels.native": ["native.cpp"],
+        "concord.kernels.native": ["native.cpp", "*.h"],
         "concord.train.settings.recipes": ["*/*.toml"],
     },
     entry_points={"console_scripts": ["concord = concord.cli:main"]},

@@ -52,7 +52,8 @@ def sync(path: Path) -> None:
     folder = path.is_dir()
     if folder and os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    # Windows syncs what is open for writing alone; elsewhere a file may be one that nobody may write any more.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:

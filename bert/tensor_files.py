@@ -133,10 +133,11 @@ def check_files(folder: Path, metadata: Mapping[str, str]) -> None:
     """DamagedFile where a file that the metadata of a file in `folder` seals is not as it was then; InputError where
     one is missing."""
     try:
-        sealed = {folder / name: digest for name, digest in json.loads(metadata.get(FILES, "{}")).items()}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise DamagedFile(f"{folder}: a file in it seals others by what is no object of digests ({error})") from None
-    for path, digest in sealed.items():
+        sealed = dict(json.loads(metadata.get(FILES, "{}")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedFile(f"{folder}: what its tensors' metadata seals is no object ({error})") from None
+    for name, digest in sealed.items():
+        path = folder / name
         if not path.is_file():
             raise InputError(f"{path}: no such file, expected the one that the run wrote")
         if _file_digest(path) != digest:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from concord.kernels.dispatch import launchers, uses_triton
+from concord.kernels.dispatch import launchers
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layer_norm import layer_norm_backward, layer_norm_forward
 from concord.kernels.layout.flat import CHUNK
@@ -80,7 +80,7 @@ class _Embedding(torch.autograd.Function):
         indices, tables = (ids, positions, segments), (words, position_table, segment_table)
         ctx.shapes = [table.shape for table in tables]
         ctx.gradients, ctx.rows, ctx.dropout = gradients, rows, dropout
-        ctx.launchers, ctx.triton = launchers("embedding", words, _triton), uses_triton("embedding", words)
+        ctx.launchers = launchers("embedding", words, _triton)
         ctx.touched, ctx.tied_words = touched, tied_words
         if ctx.launchers:
             arguments = kernel_arguments(dropout)
@@ -99,13 +99,11 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.launchers:
             dz, d_gamma, d_beta, indices = _Embedding._launched_norm_backward(ctx, dy)
-        else:
-            z, mean, inverse_std, gamma, *indices, mask = ctx.saved_tensors
-            dy = dy if mask is None else dy * mask
-            gradients = tuple(ctx.gradients[3:])
-            dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, gradients, ctx.rows)
-        if ctx.triton:
             return None, None, None, *_Embedding._launched_tables(ctx, dz, indices), d_gamma, d_beta, *[None] * 6
+        z, mean, inverse_std, gamma, *indices, mask = ctx.saved_tensors
+        dy = dy if mask is None else dy * mask
+        gradients = tuple(ctx.gradients[3:])
+        dz, d_gamma, d_beta = layer_norm_backward(dy, z, mean, inverse_std, gamma, gradients, ctx.rows)
         d_tables: list[Tensor | None] = []
         tied = (ctx.tied_words, False, False)
         for index, shape, target, touched, is_tied in zip(
@@ -133,7 +131,7 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def _launched_tables(ctx: Any, dz: Tensor, indices: list[Tensor]) -> list[Tensor | None]:
-        """The tables' part of it by Triton: their gradients, None where these are deposited."""
+        """The tables' part of it: their gradients, None where these are deposited."""
         gradients, (offsets, add) = ctx.gradients[:3], rows_to_sum(ctx.gradients[0], ctx.rows, dz)
         deposits = gradients[0] is not None
         if not deposits:

@@ -31,7 +31,7 @@ class Op:
 
 OPS: Mapping[str, Op] = {
     "attention": Op(title="attention", products=True, reads_lengths=True, native=True),
-    "first_token_attention": Op(title="first tokens' attention", reads_lengths=True),
+    "first_token_attention": Op(title="first tokens' attention", reads_lengths=True, native=True),
     "bias_gelu": Op(title="GELU", native=True),
     "add_layer_norm": Op(title="LayerNorm", reads_lengths=True, native=True),
     "embedding": Op(title="embedding", reads_lengths=True, native=True),

@@ -24,6 +24,16 @@ if support.BF16_IS_TRUE:
 pytest_plugins = ["tests.interpreter.plugin"]
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is marked `long`, unless it is asked for by name."""
+    if "long" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
     """Random inputs are the same in every run and for whichever tests are chosen."""

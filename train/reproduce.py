@@ -153,7 +153,7 @@ class Reproduction:
             if self.budget.pretraining_steps:
                 own["max_steps"] = self.budget.pretraining_steps
             runs.append(_PlannedPretraining(self.out / PRETRAINED, _flags(own), "further pre-training"))
-            settings["model"] = str(self.out / PRETRAINED)
+            settings["model"] = str((self.out / PRETRAINED).absolute())
         arguments = ["--recipe", recipe.name, *_flags(settings)]
         directory = self.out / recipe.name.rpartition("/")[2]
         return [*runs, _PlannedRun(directory, arguments, f"{recipe.name}: {recipe.description}")]

@@ -1,10 +1,11 @@
 """Judge the cases of some ops in a process of its own: python -m kernels.checks.child, with a request on its input.
 
-The request is a JSON object: `shapes`, as `Shapes.as_json` gives them; `device`; `seed`; `ops`; and
-`timed`, whether cases that pass are timed. The output has a JSON object a line: {"begins":
-op} before an op's first case, then its verdicts, and {"ends": op}. A kernel that faults or hangs takes this process
-alone with it, and the line that is missing says which op that was. What is raised goes to the error output whole,
-beside what the compiler writes there; a verdict that does not pass says where its case's part of that begins and ends.
+The request is a JSON object: `shapes`, as `Shapes.as_json` gives them; `device`; `seed`; `ops`; `kernels`, those that
+are judged, triton or native; and `timed`, whether cases that pass are timed. The output has a JSON object a line:
+{"begins": op} before an op's first case, then its verdicts, and {"ends": op}. A kernel that faults or hangs takes this
+process alone with it, and the line that is missing says which op that was. What is raised goes to the error output
+whole, beside what the compiler writes there; a verdict that does not pass says where its case's part of that begins and
+ends.
 """
 
 import json
@@ -16,8 +17,9 @@ from typing import Any
 
 import torch
 
-from concord.kernels.checks.judging import Case, Verdict, judge, time_case
+from concord.kernels.checks.judging import Case, Verdict, judge, raised, time_case
 from concord.kernels.checks.shapes import Shapes, cases_of
+from concord.kernels.native.build import native_library
 
 DEVICE_LOST = 3  # the exit code where the device takes no more work from this process
 OUT_OF_MEMORY = 4  # the exit code where a case does not fit into the device's memory: no verdict on its kernels
@@ -26,6 +28,8 @@ OUT_OF_MEMORY = 4  # the exit code where a case does not fit into the device's m
 def main() -> int:
     """Read the request and answer it."""
     request = json.load(sys.stdin)
+    if request["kernels"] == "native":
+        native_library()
     shapes, device = Shapes.from_json(request["shapes"]), torch.device(request["device"])
     for op in request["ops"]:
         _tell({"begins": op})
@@ -33,7 +37,7 @@ def main() -> int:
         for case in cases_of(op, shapes, device):
             before = _said()
             try:
-                verdict, lost = _judged(case, device)
+                verdict, lost = _judged(case, device, request["kernels"])
             except torch.OutOfMemoryError:
                 return OUT_OF_MEMORY
             entry: dict[str, Any] = asdict(verdict) | ({} if verdict.passed else {"said": [before, _said()]})
@@ -46,16 +50,15 @@ def main() -> int:
     return 0
 
 
-def _judged(case: Case, device: torch.device) -> tuple[Verdict, bool]:
+def _judged(case: Case, device: torch.device, kernels: str) -> tuple[Verdict, bool]:
     """The verdict, and whether the device is lost to this process."""
     try:
-        verdict = judge(case)
+        verdict = judge(case, kernels)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # an error of the kernel or of the compiler is the verdict, whatever its type
         traceback.print_exc()
-        reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:200]
-        verdict = Verdict(op=case.op, shapes=case.shapes, passed=False, reason=reason)
+        verdict = raised(case, error)
     if verdict.passed or device.type == "cpu":
         return verdict, False
     try:

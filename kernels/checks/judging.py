@@ -1,7 +1,7 @@
 """A case of an op, computed by its kernels, by torch in the same dtype and in a higher precision; and the verdict."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from concord.kernels.tolerances import TOLERANCES, allowed_error, relative_error
 
 Results = Mapping[str, Tensor]
 _ROUNDS = 20  # of a timing
+_MOST_REASON = 200  # characters of what a case has raised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,10 @@ class Verdict:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Within this context fresh memory holds NaN, so that what a kernel forgets to write is seen."""
+    """Within this context fresh memory holds NaN, so that what a kernel forgets to write is seen.
+
+    On a CPU that is so of what native code asks for too: torch fills it, as its deterministic mode does.
+    """
     originals = {name: getattr(torch, name) for name in ("empty", "empty_like")}
 
     def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -81,18 +85,25 @@ def poisoned() -> Iterator[None]:
 
         return made
 
+    mode = torch.get_deterministic_debug_mode()
+    if not torch.cuda.is_initialized():  # there this mode has other effects
+        torch.set_deterministic_debug_mode("error")
     for name, original in originals.items():
         setattr(torch, name, poison(original))
     try:
         yield
     finally:
+        torch.set_deterministic_debug_mode(mode)
         for name, original in originals.items():
             setattr(torch, name, original)
 
 
-def judge(case: Case) -> Verdict:
-    """Compute the case by the kernels, twice, and by its references. What the kernels raise is raised here too."""
-    with using_kernels("triton"), poisoned():
+def judge(case: Case, kernels: str = "triton") -> Verdict:
+    """Compute the case by the kernels, twice, and by its references. What the kernels raise is raised here too.
+
+    kernels: which are judged, "triton" or "native".
+    """
+    with using_kernels(kernels), poisoned():
         found, again = case.compute(case.dtype), case.compute(case.dtype)
     with using_kernels("torch"):
         exact = case.exact() if case.exact else case.compute(torch.float64)
@@ -118,6 +129,29 @@ def judge(case: Case) -> Verdict:
         if worst.error is None or error * worst.allowed > worst.error * allowed:
             worst = Verdict(op=case.op, shapes=case.shapes, passed=True, error=error, allowed=allowed, result=name)
     return worst
+
+
+def judge_all(ops: Iterable[str], cases: Callable[[str], Iterator[Case]], kernels: str) -> list[Verdict]:
+    """The verdicts on all cases of `ops`, in this process; what a case raises is a verdict against its op.
+
+    cases: gives those of an op. The global random numbers go on afterwards as if nothing had been judged.
+    """
+    verdicts = []
+    with torch.random.fork_rng(devices=[]):
+        for op in ops:
+            torch.manual_seed(1)
+            for case in cases(op):
+                try:
+                    verdicts.append(judge(case, kernels))
+                except Exception as error:  # whatever its type, the kernel has not given the result
+                    verdicts.append(raised(case, error))
+    return verdicts
+
+
+def raised(case: Case, error: Exception) -> Verdict:
+    """The verdict where computing the case has raised `error`."""
+    reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"[:_MOST_REASON]
+    return Verdict(op=case.op, shapes=case.shapes, passed=False, reason=reason)
 
 
 def _failed(case: Case, result: str, problem: str) -> Verdict:

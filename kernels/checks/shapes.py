@@ -34,6 +34,8 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SHORT_TILES = (32, 64)  # the two sizes of tiles that short sequences share, in tokens
 _MOST_TOKENS = 16384  # of a case; more would check the same programs again
 _MOST_WORDS = 8192  # rows of the word table of a case
+_FEW_WORDS, _FEW_TOKENS, _FEW_SEQUENCES = 100, 200, 16  # of the cases of native kernels
+_WIDEST_FLAT = 256  # columns of the parameters of a case on a CPU
 _CORPUS = 300  # sequences of the corpus that batches are gathered from
 
 
@@ -112,6 +114,15 @@ class Shapes:
             tokens=min(self.tokens, 60),
             longest=min(self.longest, 70),
             sequences=min(self.sequences, 6),
+        )
+
+    def for_native(self) -> "Shapes":
+        """The same with fewer rows: native kernels treat all alike, and a check at a run's beginning is soon over."""
+        return replace(
+            self,
+            words=min(self.words, _FEW_WORDS),
+            tokens=min(self.tokens, _FEW_TOKENS),
+            sequences=min(self.sequences, _FEW_SEQUENCES),
         )
 
     @property
@@ -261,6 +272,8 @@ def _gather(shapes: Shapes, device: torch.device) -> Iterator[Case]:
 def _flat(shapes: Shapes, device: torch.device) -> Iterator[tuple[Any, str]]:
     """The shared parameters of a shallow encoder, and private ones of heads."""
     hidden, inner = shapes.hidden, shapes.inner
+    if device.type == "cpu":  # chunk by chunk it is the same, and the reference in fp64 would take most of a check
+        hidden, inner = min(hidden, _WIDEST_FLAT), min(inner, _WIDEST_FLAT)
     layer = [(3 * hidden, hidden), (3 * hidden,), (inner, hidden), (inner,), (hidden, inner), (hidden,)]
     blocks = {"embeddings": [(min(shapes.words, _MOST_WORDS), hidden), (hidden,)], "layer": layer}
     shared = flat_parameters(blocks, shapes.tasks, shapes.dtype, shapes.gradient_dtype, device)

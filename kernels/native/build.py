@@ -1,8 +1,8 @@
-"""Builds native.cpp where it is first used, keeps the library in the user's cache directory, and loads it.
+"""Builds native.cpp, with the headers beside it, where it is first used, keeps the library, and loads it.
 
-The library is kept by the digest of all that it depends on: the source, torch, the instruction set, the compiler and
-its flags. One process builds it while others wait for its lock. Nothing here raises where something is missing: an op
-that cannot be taken from here is taken from torch, and a run says why.
+The library is kept in the user's cache directory by the digest of all that it depends on: the source, torch, the
+instruction set, the compiler and its flags. One process builds it while others wait for its lock. Nothing here raises
+where something is missing: an op that cannot be taken from here is taken from torch, and a run says why.
 """
 
 import contextlib
@@ -41,10 +41,12 @@ class Native:
 
     missing: why no op is taken from it; empty where torch.ops.concord_native holds them.
     built: seconds that building it took; None where it was there already.
+    digest: of all that the library depends on; empty where it is missing.
     """
 
     missing: str = ""
     built: float | None = None
+    digest: str = ""
 
 
 def cache_folder() -> Path:
@@ -90,8 +92,9 @@ def _command(compiler: str, instructions: str) -> list[str]:
 
 def _load(compiler: str, command: list[str]) -> Native:
     version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    digest = hashlib.sha256(SOURCE.read_bytes())
-    for part in (version, torch.__version__.encode(), *(word.encode() for word in command)):
+    digest = hashlib.sha256()
+    sources = (path.read_bytes() for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h"))))
+    for part in (*sources, version, torch.__version__.encode(), *(word.encode() for word in command)):
         digest.update(b"\0" + part)
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,7 @@ def _load(compiler: str, command: list[str]) -> Native:
                 return Native(missing=f"the native kernels do not compile here: {wrong}")
             built = time.monotonic() - started
     torch.ops.load_library(str(library))
-    return Native(built=built)
+    return Native(built=built, digest=library.stem)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,12 @@
 """Files that are replaced whole: mode, names, what is left and said where writing fails; and files that are read."""
 
+import errno
 import os
 
 import pytest
 
 from concord.bert.errors import InputError
-from concord.bert.files import read_data, read_json, replacing
+from concord.bert.files import make_folder, read_data, read_json, replacing, sweep, sync
 from tests.full_disk import full_disk
 
 WRITERS = {
@@ -95,3 +96,67 @@ def test_what_is_no_json_is_refused(tmp_path, text):
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(InputError, match="not JSON"):
         read_json(path, "settings")
+
+
+def synced(monkeypatch):
+    """The paths that are synced from now on, in their order."""
+    found, real = [], os.fsync
+
+    def record(descriptor):
+        found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return found
+
+
+def test_a_file_is_synced_before_its_name_is(tmp_path, monkeypatch):
+    found, path = synced(monkeypatch), tmp_path / "file"
+    with replacing(path) as beside:
+        beside.write_text("x")
+    assert found == [str(beside), str(tmp_path)]
+
+
+def test_a_new_folder_is_synced_with_those_above_it(tmp_path, monkeypatch):
+    found = synced(monkeypatch)
+    make_folder(tmp_path / "a" / "b")
+    assert sorted(found) == [str(tmp_path), str(tmp_path / "a")]
+    make_folder(tmp_path / "a" / "b")
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "folder", "raises"), [("EINVAL", True, False), ("EIO", True, True), ("EINVAL", False, True)]
+)
+def test_a_file_system_that_cannot_sync_folders_is_left_to_itself(tmp_path, monkeypatch, code, folder, raises):
+    def refuse(descriptor):
+        raise OSError(getattr(errno, code), "refused")
+
+    path = tmp_path / "file"
+    path.touch()
+    monkeypatch.setattr(os, "fsync", refuse)
+    if raises:
+        with pytest.raises(OSError, match="refused"):
+            sync(tmp_path if folder else path)
+    else:
+        sync(tmp_path)
+
+
+def test_the_file_that_is_replaced_is_kept_where_that_is_asked_for(tmp_path):
+    path, earlier = tmp_path / "file", tmp_path / "before"
+    for text in ("one", "two", "three"):
+        with replacing(path, earlier=earlier) as beside:
+            beside.write_text(text)
+    assert (path.read_text(), earlier.read_text()) == ("three", "two")
+
+
+def test_only_what_ended_processes_were_writing_is_swept_unless_the_folder_is_ones_own(tmp_path):
+    ended, running = tmp_path / "file.json.4194304.part", tmp_path / f"file.json.{os.getpid()}.part"
+    others = [tmp_path / "file.json", tmp_path / "notes.part", tmp_path / "4194304.part"]
+    for path in (ended, running, *others):
+        path.touch()
+    sweep(tmp_path, alone=False)
+    assert sorted(tmp_path.iterdir()) == sorted([running, *others])
+    sweep(tmp_path, alone=True)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+    sweep(tmp_path / "nowhere", alone=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from concord.kernels.attention.op import attention
+from concord.kernels.attention.op import attention, first_token_attention
 from concord.kernels.deposits import deposit_sum
 from concord.kernels.dispatch import launchers, using_kernels
 from concord.kernels.dropout import Dropout
@@ -21,7 +21,7 @@ from concord.kernels.native.build import Native, native_library
 from concord.kernels.ops import OPS
 from concord.kernels.surgery.adamw import combine_adamw_
 from concord.kernels.surgery.gram import gram_matrix
-from concord.kernels.tolerances import allowed_error, relative_error
+from concord.kernels.tolerances import TOLERANCES, allowed_error, relative_error
 
 DTYPES = [torch.float32, torch.bfloat16]
 LENGTHS = np.array([1, 3, 7, 8, 9, 16, 17, 31, 33, 64, 65, 130])
@@ -37,6 +37,10 @@ def dropout(rate):
 
 def attention_of(inputs, rate):
     return attention(inputs[0], SEQUENCES, dropout(rate))
+
+
+def first_token_attention_of(inputs, rate):
+    return first_token_attention(*inputs, SEQUENCES, dropout(rate))
 
 
 def gelu_of(inputs, rate):
@@ -59,6 +63,10 @@ def weight(n):
 # Op -> its computation, and inputs for a width: vectors stay in fp32.
 CASES = {
     "attention": (attention_of, lambda n: [torch.randn(TOKENS, 3, 2, n // 2)]),
+    "first_token_attention": (
+        first_token_attention_of,
+        lambda n: [torch.randn(len(LENGTHS), 2, n // 2), torch.randn(TOKENS, 2, 2, n // 2)],
+    ),
     "bias_gelu": (gelu_of, lambda n: [3 * torch.randn(TOKENS, n), torch.randn(n)]),
     "add_layer_norm": (
         layer_norm_of,
@@ -125,6 +133,51 @@ def test_attentions_rows_after_the_last_sequence_are_zero(dtype):
         d_qkv = library.attention_backward(torch.ones_like(out), qkv, out, log_sums, cu_seqlens, 7, *no_dropout)
         assert not out[10:].any() and not d_qkv[10:].any()
         assert out[:10].isfinite().all() and d_qkv[:10].isfinite().all() and out[:10].any(-1).all()
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_first_tokens_of_empty_sequences_and_rows_after_the_last_have_zeros(dtype):
+    cu_seqlens, no_dropout = torch.tensor([0, 3, 3, 10], dtype=torch.int32), (None, 0, 0, 1.0)
+    q, kv, library = torch.randn(3, 2, 24).to(dtype), torch.randn(14, 2, 2, 24).to(dtype), torch.ops.concord_native
+    for _ in range(3):  # memory that was used before
+        torch.full((14, 2, 2, 24), torch.nan, dtype=dtype), torch.full((3, 2, 24), torch.nan, dtype=dtype)
+        out, exact, log_sums = library.first_token_forward(q, kv, cu_seqlens, *no_dropout)
+        arguments = (torch.ones_like(out), q, kv, exact, log_sums, cu_seqlens, *no_dropout)
+        d_q, d_kv = library.first_token_backward(*arguments)
+        assert not out[1].any() and not exact[1].any() and not d_q[1].any() and not d_kv[10:].any()
+        assert all(value.isfinite().all() for value in (out, exact, log_sums, d_q, d_kv))
+        assert out[[0, 2]].any(-1).all() and d_kv[:10].any(-1).all()
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("columns", [5, 384, 3000])
+def test_tables_gradients_are_written_to_the_rows_that_occur_and_their_chunks_are_flagged(columns, dtype):
+    tokens, sizes, offsets = 50, (40, 30, 2), torch.tensor([0, 20, 20, 46], dtype=torch.int32)
+    indices = [torch.randint(0, size, (tokens,), dtype=torch.int32) for size in sizes]
+    values = torch.randn(tokens, columns).to(dtype)
+    gradients = [torch.zeros(3, size * columns + 7, dtype=dtype) for size in sizes]
+    tables = [own[:, : size * columns].view(3, size, columns) for own, size in zip(gradients, sizes, strict=True)]
+    touched = [torch.zeros(3, -(-size * columns // CHUNK), dtype=torch.uint8) for size in sizes]
+    tables[0][1, 0], touched[0][1, : -(-columns // CHUNK)] = 1.0, 1  # what the step before has written
+
+    def expected(row_sets):
+        found = [torch.zeros(3, size, columns, dtype=torch.float64) for size in sizes]
+        for table, index in zip(found, indices, strict=True):
+            for task in range(3):
+                rows = slice(offsets[task], offsets[task + 1])
+                table[task].index_add_(0, index[rows], row_sets * values[rows].double())
+        return found
+
+    for times, (add, add_words) in ((1, (False, False)), (2, (True, False)), (3, (False, True))):
+        torch.ops.concord_native.table_sums(values, *indices, *tables, *touched, offsets, add, add_words)
+        for number, (table, flags) in enumerate(zip(tables, touched, strict=True)):
+            # Where words alone are added to, the other tables begin anew.
+            right = expected(times if number == 0 or add else 1)[number]
+            assert relative_error(table, right) <= TOLERANCES[dtype]
+            held = torch.nn.functional.pad(table.flatten(1), (0, flags.shape[1] * CHUNK - table[0].numel()))
+            assert torch.equal(flags.bool(), held.unflatten(1, (-1, CHUNK)).any(-1))
 
 
 @needs_native

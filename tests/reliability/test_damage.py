@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from concord.bert.errors import InputError
 from concord.bert.tensor_files import (
     DIGEST,
+    FILES,
     DamagedFile,
     check_files,
     content_digest,
@@ -78,6 +79,9 @@ def test_files_that_are_sealed_are_named_where_they_change_or_go(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(DamagedFile, match=r"config.json: damaged or edited"):
         check_files(tmp_path / "best", sealed)
+    for text in ("[1]", "{", "3"):
+        with pytest.raises(DamagedFile, match=r"best: what its tensors' metadata seals is no object"):
+            check_files(tmp_path / "best", {FILES: text})
     (tmp_path / "config.json").unlink()
     with pytest.raises(InputError, match=r"config.json: no such file"):
         check_files(tmp_path / "best", sealed)

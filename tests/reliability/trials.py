@@ -4,6 +4,7 @@ Each yields how every single trial ended, in a word: in capitals where it must n
 """
 
 import random
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -22,6 +23,8 @@ VARIANTS = {
 }
 WORDS = ["the", "was", "where", "is", "i", "saw", "can", "find", "a", "seen", ".", "?", *ADJECTIVES, *THINGS]
 CONFIGURATION = "not the folder of a run"  # what is said of a folder without settings
+# What every run on these data is warned of, damaged or not.
+OF_LABELS = re.compile("every label is|to every dev example")
 
 
 class Trials:
@@ -139,6 +142,7 @@ class Trials:
         outcome = self.go_on(out)
         ending = self.ending(out, outcome)
         lines = [line for line in outcome.out.splitlines() if line.startswith(("resumed", "warning"))]
+        lines = [line for line in lines if not OF_LABELS.search(line)]
         after = [int(line.split()[3]) for line in lines if line.startswith("resumed    after step")]
         if promised and (not after or after[0] < promised):
             return f"STATE LOST: {lines} where step {promised} was saved, {ending}"
@@ -187,7 +191,8 @@ class Trials:
             return outcome.kind
         if same:
             return "the same end"
-        return "another end, with a warning" if "\nwarning: " in outcome.out else "SILENT"
+        warned = any(line.startswith("warning") and not OF_LABELS.search(line) for line in outcome.out.splitlines())
+        return "another end, with a warning" if warned else "SILENT"
 
 
 def damage(path, draw):

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from concord.kernels.native.build import Native, native_library
 from concord.kernels.ops import OPS
 from concord.train import doctor
 from concord.train.checks import children as judged
@@ -65,9 +66,23 @@ def test_what_a_process_said_at_length_keeps_both_ends_and_the_place_where_it_go
     assert len(said) < 5000
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(bool(native_library().missing), reason=native_library().missing or "it is there")
+def test_native_kernels_have_a_line_each_where_triton_is_not_interpreted(capsys, monkeypatch):
+    monkeypatch.setattr("concord.train.runs.checkup.interpreted", lambda: False)
+    assert run_command(doctor.main, ["--device", "cpu", "--jobs", "1", "--longest", "40"]) == 0
+    printed = capsys.readouterr().out
+    native = [entry.title for entry in OPS.values() if entry.native]
+    assert "kernels    native (C++ for " in printed
+    for title in native:
+        assert next(line for line in printed.splitlines() if line.startswith(title)).split("  passed  error ")[1]
+    assert printed.splitlines()[-1].startswith(f"{len(native)} of {len(native)} ops passed")
+
+
 def test_without_kernels_there_is_nothing_to_judge(children, capsys, monkeypatch):
     calls = children()
     monkeypatch.setattr("concord.train.runs.checkup.interpreted", lambda: False)
+    monkeypatch.setattr("concord.train.steps.precision.native_library", lambda: Native(missing="no compiler"))
     assert run_command(doctor.main, ["--device", "cpu"]) == 0
     assert "nothing to judge; TRITON_INTERPRET=1" in capsys.readouterr().out
     assert not calls.read_text()

@@ -1,17 +1,20 @@
 """What a run goes on from: states that are damaged, missing or of another machine, a log that is short, a folder that
 was left before the first state."""
 
+import errno
 import json
 import os
+import time
 
 import numpy as np
 import pytest
 import torch
 
-from concord.bert.tensor_files import read_tensors, write_tensors
+from concord.bert.tensor_files import content_digest, read_tensors, write_tensors
 from concord.train import evaluate, run
 from concord.train.command import run_command
 from concord.train.outputs import names, provenance
+from concord.train.outputs.log import read_lines
 from concord.train.runs import session
 from concord.train.runs.session import Session
 from concord.train.steps import precision
@@ -100,6 +103,7 @@ def rewrite(path, metadata=(), **tensors):
     ("change", "expected"),
     [
         ({"steps": -1}, "steps -1, expected a finite number of at least 0"),
+        ({"steps": 10**30}, "expected a number"),
         ({"steps": 2.5}, "steps 2.5, expected a whole number"),
         ({"steps": True}, "steps True, expected a number"),
         ({"steps": 99}, "99 steps, more than the 6 of this run"),
@@ -199,8 +203,6 @@ def test_a_log_that_lost_its_end_is_a_warning_and_the_epochs_that_are_not_in_it_
 
 
 def entries_of_steps(out):
-    from concord.train.outputs.log import read_lines
-
     return [entry for entry in read_lines((out / names.METRICS_FILE).read_bytes())[0] if entry["event"] == "step"]
 
 
@@ -257,6 +259,33 @@ def test_another_number_format_is_refused_unless_it_is_asked_for(data, tmp_path,
     assert "precision was bf16 and is fp32" in warning
     assert line == "resumed    after step 3 of 4"
     assert json.loads((out / names.SUMMARY_FILE).read_text())["precision"] == "fp32"
+
+
+def test_a_state_stays_as_it_is_while_it_is_written_and_the_summary_follows_the_last(
+    data, tmp_path, capsys, monkeypatch
+):
+    write, found = session.write_state, []
+
+    def slowly(directory, state, settings):
+        before = content_digest(state.tensors, {})
+        time.sleep(0.2)  # in which the run takes more steps, and comes to its end
+        same = content_digest(state.tensors, {}) == before
+        found.append((state.progress.steps, same, (directory / names.SUMMARY_FILE).exists()))
+        write(directory, state, settings)
+
+    monkeypatch.setattr(session, "write_state", slowly)
+    assert run_command(run.main, command(data, tmp_path / "run", "--max-steps", "4", "--save-every", "1")) == 0
+    assert found == [(steps, True, False) for steps in (1, 2, 3, 4)]
+
+
+def test_a_state_that_could_not_be_written_ends_the_run_with_the_files_name(data, tmp_path, capsys, monkeypatch):
+    def refuse(directory, *arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", str(directory / names.STATE_FILE))
+
+    monkeypatch.setattr(session, "write_state", refuse)
+    message = refused(capsys, run.main, command(data, tmp_path / "run", "--max-steps", "4", "--save-every", "1"))
+    assert message == f"error: {tmp_path / 'run' / names.STATE_FILE}: No space left on device\n"
+    assert [entry["step"] for entry in entries_of_steps(tmp_path / "run")] == [1, 2], "it ends at the next save"
 
 
 class Killed(BaseException):

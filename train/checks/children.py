@@ -47,6 +47,7 @@ def judge_ops(
     shapes: Shapes,
     device: torch.device,
     *,
+    kernels: str = "triton",
     timed: bool = False,
     isolated: bool = False,
     jobs: int | None = None,
@@ -55,9 +56,9 @@ def judge_ops(
 ) -> list[Entry]:
     """Judge the cases of `ops` in child processes: verdicts, in the order of the ops.
 
-    timed: whether cases are timed too; isolated: whether each op has a child of its own; jobs: children at once, by
-    default what the cores allow; seconds: after which a case that has not ended fails, by default `SECONDS`;
-    on_verdict: is told of each verdict as it comes, from several threads.
+    kernels: which are judged, "triton" or "native"; timed: whether cases are timed too; isolated: whether each op has
+    a child of its own; jobs: children at once, by default what the cores allow; seconds: after which a case that has
+    not ended fails, by default `SECONDS`; on_verdict: is told of each verdict as it comes, from several threads.
     Raises CheckNotDone where a child judges nothing at all.
     """
     jobs = jobs or max(1, min(_JOBS, (os.cpu_count() or 1) // 2))
@@ -66,6 +67,7 @@ def judge_ops(
         "shapes": shapes.as_json(),
         "device": str(device),
         "seed": int.from_bytes(os.urandom(4), "little"),
+        "kernels": kernels,
         "timed": timed,
     }
     children = len(ops) if isolated else min(jobs, len(ops))

@@ -1,5 +1,6 @@
 """The self-check before a first step: every op that a run launches, judged on its device before it is trusted.
 
+Triton's kernels are judged in child processes, and the native ones of a CPU here: it takes them a second at most.
 The verdicts are kept in the user's cache directory, by device, driver, versions, the kernels' source and the shapes:
 each is paid once.
 """
@@ -8,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,14 +17,23 @@ import torch
 
 from concord import kernels
 from concord.bert.errors import InputError
-from concord.bert.files import replacing
+from concord.bert.files import replacing, sweep
 from concord.kernels.caches import user_cache
-from concord.kernels.checks.shapes import Shapes, ops_of
-from concord.kernels.dispatch import interpreted, launches_triton, set_kernels, takes_triton
+from concord.kernels.checks.judging import judge_all
+from concord.kernels.checks.shapes import Shapes, cases_of, ops_of
+from concord.kernels.dispatch import (
+    chosen_kernels,
+    interpreted,
+    launches_native,
+    launches_triton,
+    set_kernels,
+    takes_triton,
+)
+from concord.kernels.native.build import instruction_set, native_library
 from concord.kernels.ops import OPS
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
 from concord.train.reporter import SILENT, Reporter
-from concord.train.steps.precision import Precision, choose_kernels
+from concord.train.steps.precision import Precision, choose_kernels, processor
 
 _SOURCE = Path(kernels.__file__).parent
 _MOST_REASON = 160  # characters of a reason in the banner
@@ -58,7 +68,7 @@ class Checked:
         ops = len({verdict["op"] for verdict in self.verdicts})
         failures = sum(not verdict["passed"] for verdict in self.verdicts)
         outcome = f"{failures} failed" if failures else "all passed"
-        when = f"on {self.kept_since[:10]}, kept in {self.path}" if self.kept_since else f"in {self.seconds:.0f} s"
+        when = f"on {self.kept_since[:10]}, kept in {self.path}" if self.kept_since else f"in {self.seconds:.1f} s"
         return f"{len(self.verdicts)} cases of {ops} ops, {outcome} ({when})"
 
 
@@ -67,18 +77,19 @@ def resolve_kernels(
 ) -> str:
     """Resolve the flags --kernels and --self-check for the whole process; in words, what ops take from now on.
 
-    self_check: auto checks Triton's kernels on CUDA, on also interpreted ones, off none; shapes: gives what will be
-    launched, where that is needed; reporter: is told what comes of the check.
-    Raises InputError as `choose_kernels` does, where an op fails and --kernels triton asked for all of them, and where
-    --self-check on cannot be done.
+    self_check: auto checks native kernels, and Triton's on CUDA, on also interpreted ones, off none; shapes: gives what
+    will be launched, where that is needed; reporter: is told what comes of the check.
+    Raises InputError as `choose_kernels` does, where an op fails and --kernels triton or native asked for all of them,
+    and where --self-check on cannot be done.
     """
     device, taken = precision.device, choose_kernels(kernels, precision)
-    if not launches_triton(device) or (self_check == "auto" and device.type == "cpu"):
+    native = launches_native(device)
+    if not native and (not launches_triton(device) or (self_check == "auto" and device.type == "cpu")):
         return taken
     if self_check == "off":
         return f"{taken}, unchecked as asked"
     try:
-        checked = check(shapes().on(device), device, reporter)
+        checked = check(shapes().for_native() if native else shapes().on(device), device, reporter)
     except CheckNotDone as error:
         if self_check == "on":
             raise InputError(f"--self-check on: {error}") from None
@@ -89,12 +100,12 @@ def resolve_kernels(
     described = "; ".join(f"{OPS[op].title} from torch: {describe_failure(verdict)}" for op, verdict in failed.items())
     if not failed:
         return taken
-    if kernels == "triton":
+    if kernels in ("triton", "native"):
         raise InputError(
-            f"--kernels triton: {described.replace(' from torch:', ':')}; --kernels auto takes it from torch, "
+            f"--kernels {kernels}: {described.replace(' from torch:', ':')}; --kernels auto takes it from torch, "
             "--self-check off trusts it all the same"
         )
-    set_kernels(kernels, from_torch=failed)
+    set_kernels(chosen_kernels(), from_torch=failed)
     return f"{taken}; {described}"
 
 
@@ -110,16 +121,36 @@ def check(shapes: Shapes, device: torch.device, reporter: Reporter = SILENT) -> 
 
     reporter: is told before anything is judged. Raises CheckNotDone where nothing can be judged.
     """
-    environment = environment_of(device)
+    native = launches_native(device)
+    environment = native_environment() if native else environment_of(device)
     path = verdict_path(environment, shapes)
     if kept := _read(path, environment, shapes):
         return kept
     reporter.say("checking   the kernels on this device, once")
     began = time.perf_counter()
-    verdicts = judge_ops([op for op in ops_of(shapes) if takes_triton(op, device)], shapes, device)
+    if native:
+        verdicts = _judge_native(shapes, device)
+    else:
+        verdicts = judge_ops([op for op in ops_of(shapes) if takes_triton(op, device)], shapes, device)
     checked = Checked(verdicts=verdicts, path=path, seconds=time.perf_counter() - began)
     _keep(checked, environment, shapes)
     return checked
+
+
+def _judge_native(shapes: Shapes, device: torch.device) -> list[Entry]:
+    ops = [op for op in ops_of(shapes) if OPS[op].native]
+    return [asdict(verdict) for verdict in judge_all(ops, lambda op: cases_of(op, shapes, device), "native")]
+
+
+def native_environment() -> dict[str, str]:
+    """What verdicts on native kernels hold for: processor, instruction set, torch, the library and the checks."""
+    return {
+        "device": processor(),
+        "capability": instruction_set(),
+        "torch": torch.__version__,
+        "library": native_library().digest,
+        "kernels": source_digest(),
+    }
 
 
 def environment_of(device: torch.device) -> dict[str, str]:
@@ -150,7 +181,7 @@ def driver_version() -> str:
 def source_digest() -> str:
     """sha256 (hex) of the source of the kernels and of their checks."""
     digest = hashlib.sha256()
-    for path in sorted(_SOURCE.rglob("*.py")):
+    for path in sorted(path for path in _SOURCE.rglob("*") if path.suffix in (".py", ".h", ".cpp")):
         digest.update(f"{path.relative_to(_SOURCE)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -191,6 +222,7 @@ def _keep(checked: Checked, environment: Mapping[str, str], shapes: Shapes) -> N
     }
     try:
         checked.path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(checked.path.parent, alone=False)
         with replacing(checked.path) as beside:
             beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     except OSError:  # a cache that cannot be written costs the next run its time, and this one nothing

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from concord.bert.tensor_files import (
     read_tensors,
     write_tensors,
 )
+from concord.bert.weights import all_finite
 from concord.train.outputs.names import EARLIER_STATE_FILE, STATE_FILE
 from concord.train.steps.optimizer import SurgeryOptimizer
 
@@ -79,9 +79,15 @@ class SavedState:
     missed: str = ""
 
 
-def host_copies(optimizer: SurgeryOptimizer) -> dict[str, Tensor]:
-    """What a state holds, copied to the host, so that training may go on while it is written."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in optimizer.saved().items()}
+def copy_to_host(optimizer: SurgeryOptimizer, copies: dict[str, Tensor]) -> None:
+    """Copy what a state holds into `copies`, by name, so that training may go on while it is written.
+
+    copies: empty at first; the same tensors each time, since new memory costs several times what copying does.
+    """
+    for name, tensor in optimizer.saved().items():
+        if name not in copies:
+            copies[name] = torch.empty_like(tensor, device="cpu")
+        copies[name].copy_(tensor.detach())
 
 
 def write_state(directory: Path, state: SavedState, settings: Mapping[str, str]) -> None:
@@ -142,7 +148,7 @@ def restore(state: SavedState, optimizer: SurgeryOptimizer, data: Mapping[str, s
         if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
             there = "nothing" if found is None else f"{_dtype(found)} {list(found.shape)}"
             raise InputError(f"{state.path}: {name} is {there}, expected {_dtype(tensor)} {list(tensor.shape)}")
-        if found.is_floating_point() and not found.isfinite().all():
+        if found.is_floating_point() and not all_finite(found):
             raise InputError(f"{state.path}: {name} has values that are not finite")
     for name, digest in data.items():
         if state.data.get(name) != digest:
@@ -180,8 +186,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    # A whole number may be too large for a float, and then is no number here.
-    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < sys.float_info.max
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
     return whole or isinstance(value, float)
 
 

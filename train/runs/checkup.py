@@ -11,7 +11,7 @@ import torch
 from concord.bert.config import SIZES, BertConfig
 from concord.bert.errors import InputError
 from concord.kernels.checks.shapes import DTYPES, Shapes, ops_of
-from concord.kernels.dispatch import interpreted, launches_triton, takes_triton
+from concord.kernels.dispatch import interpreted, launches_native, launches_triton, takes_triton
 from concord.kernels.ops import OPS
 from concord.kernels.surgery.plan import SurgerySettings
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
@@ -44,16 +44,23 @@ def check_up(
     print_machine(precision)
     taken = choose_kernels("triton" if interpreted() and place.type == "cpu" else "auto", precision)
     print(f"kernels    {taken}")
-    if not launches_triton(place):
+    native = launches_native(place)
+    if not native and not launches_triton(place):
         print("           there is nothing to judge; TRITON_INTERPRET=1 has them judged in Triton's interpreter")
         return 0
-    shapes = shapes_of_model(model, tasks, longest, precision).on(place)
-    judged = [op for op in ops or [*ops_of(shapes), "multi_tensor"] if takes_triton(op, place)]
+    shapes = shapes_of_model(model, tasks, longest, precision)
+    shapes = shapes.for_native() if native else shapes.on(place)
+    launched = ops or [*ops_of(shapes), "multi_tensor"]
+    judged = [op for op in launched if (OPS[op].native if native else takes_triton(op, place))]
     print(
         f"shapes     {model}: {shapes.hidden} columns, {shapes.tasks} tasks, {shapes.tokens} tokens, sequences "
         f"up to {shapes.longest}, task gradients in {shapes.gradients}"
     )
-    options = {"seconds": seconds, "on_verdict": _print_case if cases else lambda entry: None}
+    options = {
+        "kernels": "native" if native else "triton",
+        "seconds": seconds,
+        "on_verdict": _print_case if cases else lambda entry: None,
+    }
     try:
         verdicts = judge_ops(judged, shapes, place, isolated=True, jobs=jobs, **options)
         failed = {entry["op"] for entry in verdicts if not entry["passed"]}

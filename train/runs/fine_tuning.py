@@ -230,6 +230,7 @@ class FineTuning:
                 name: predict(self.model, split, session.precision.device, self.reporter)
                 for name, split in self.data.test.items()
             }
+        session.wait()
         self._write_predictions("test", self.data.test, answers)
         entries, damaged = session.log.entries()
         summary = self._sum_up(entries, damaged)

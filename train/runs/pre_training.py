@@ -106,6 +106,7 @@ class Pretraining:
         entries, damaged = session.log.entries()
         first = entries[0] if entries else {}
         before = first["held_out"] if first.get("event") == "evaluation" and not first["step"] else None
+        session.wait()
         self.trainer.model.save(directory / WEIGHTS_FILE)
         with replacing(directory / CONFIG_FILE) as beside:
             self.base.encoder.config.write(beside)

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.kernels.checks.shapes import Shapes
@@ -21,7 +23,7 @@ from concord.train.checks.self_check import resolve_kernels
 from concord.train.outputs.checkpoint import (
     Progress,
     SavedState,
-    host_copies,
+    copy_to_host,
     keep_alone,
     read_state,
     restore,
@@ -65,6 +67,7 @@ class Session:
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
         self._thread, self._saving = ThreadPoolExecutor(1), Future()
         self._saving.set_result(None)
+        self._copies: dict[str, Tensor] = {}
 
     def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
         """Have the kernels checked on the device, and say what is taken; see `train.checks.self_check` and, of fp32
@@ -182,15 +185,13 @@ class Session:
 
     @contextmanager
     def training(self, total_steps: int) -> Iterator[None]:
-        """Within this context signals ask for a stop; where steps are left at its end, KeyboardInterrupt says so. Where
-        none are, the disk has the last state then, before it has what only a finished run leaves."""
+        """Within this context signals ask for a stop; where steps are left at its end, KeyboardInterrupt says so."""
         with stop_on_signal(self.stop):
             yield
         if self.progress.steps < total_steps:
             self.close()
             self.reporter.say(f"stopped    after step {self.progress.steps}; go on with: --resume {self.directory}")
             raise KeyboardInterrupt
-        self.wait()
 
     def save(self) -> None:
         """Save the state that --resume goes on from: it is copied at once, and written while the run goes on.
@@ -200,12 +201,14 @@ class Session:
         self._count_seconds()
         self.progress.log_bytes = self.log.sync()
         self.wait()
-        progress, tensors = deepcopy(self.progress), host_copies(self._optimizer)
-        state = SavedState(self.directory / STATE_FILE, tensors, progress, self._digests, self._machine)
+        copy_to_host(self._optimizer, self._copies)
+        progress = deepcopy(self.progress)
+        state = SavedState(self.directory / STATE_FILE, self._copies, progress, self._digests, self._machine)
         self._saving = self._thread.submit(write_state, self.directory, state, self.settings)
 
     def wait(self) -> None:
-        """Wait until the disk has the state that was saved last; OSError where it could not be written."""
+        """Wait until the disk has the state that was saved last: before anything is written that only a finished run
+        has. OSError where it could not be written."""
         self._saving.result()
 
     def close(self) -> None:
@@ -216,12 +219,10 @@ class Session:
             self.log.close()
 
     def write_summary(self, before: Mapping[str, Any], unit: str, after: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content. The disk has
-        the last state by then: a run with a summary has one.
+        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content.
 
         unit: what examples are called here.
         """
-        self.wait()
         self._count_seconds()
         progress, seconds = self.progress, max(self.progress.training_seconds, 1e-9)
         summary = {

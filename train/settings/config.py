@@ -101,7 +101,7 @@ class RunConfig:
     self_check: str = setting(
         "auto",
         "judge the kernels on the device before the first step, and take from torch what fails; once for a device and "
-        "its software: auto on CUDA, on also where they are interpreted",
+        "its software: auto on CUDA and for native kernels, on also where they are interpreted",
         choices=("auto", "on", "off"),
     )
     cuda_graphs: str = setting(
