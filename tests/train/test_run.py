@@ -240,7 +240,7 @@ def test_runs_that_begin_in_the_same_second_leave_two_folders(data, tmp_path, mo
             return cls(2026, 1, 2, 3, 4, 5)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("concord.train.flags.datetime", Clock)
+    monkeypatch.setattr("concord.train.run_folder.datetime", Clock)
     arguments = command(data, "", "--tasks", "sst", "--max-steps", "1")
     for _ in range(2):
         assert run_command(run.main, arguments) == 0
