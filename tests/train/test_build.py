@@ -8,9 +8,11 @@ import torch
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
+from concord.bert.tensor_files import digests_of_files, read_tensors, write_tensors
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
+from concord.train.outputs.names import SEALED
 from concord.train.outputs.saved_run import load_run
 from concord.train.reporter import SILENT
 from concord.train.steps.build import build_model, build_optimizer, load_pretrained
@@ -100,5 +102,8 @@ def test_a_best_model_whose_tokenizer_has_more_entries_than_it_is_refused(tmp_pa
     content = json.loads(path.read_text(encoding="utf-8"))
     content["model"]["vocab"]["overmuch"] = 2048
     path.write_text(json.dumps(content), encoding="utf-8")
+    weights = path.with_name("model.safetensors")
+    file = read_tensors(weights)
+    write_tensors(weights, file.tensors, file.metadata | digests_of_files(path.parent, SEALED))
     with pytest.raises(InputError, match="the tokenizer has 2049 entries, more than the model's 2048"):
         load_run(tmp_path / "run", "cpu", SILENT)
