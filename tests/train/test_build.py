@@ -12,7 +12,6 @@ from concord.bert.tensor_files import read_tensors, write_tensors
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
-from concord.train.outputs.names import SEALED
 from concord.train.outputs.saved_run import load_run
 from concord.train.reporter import SILENT
 from concord.train.steps.build import build_model, build_optimizer, load_pretrained
