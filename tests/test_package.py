@@ -30,7 +30,14 @@ def test_the_wheel_holds_the_three_rooms_under_one_name_and_nothing_else(wheel):
     assert {name.split("/")[0] for name in names} == {"concord"}
     assert "concord/py.typed" in names
     assert "concord/bert/tiny/vocab.txt" in names
-    for pattern in ("concord/*.py", "kernels/**/*.py", "bert/**/*.py", "train/**/*.py", "train/**/*.toml"):
+    for pattern in (
+        "concord/*.py",
+        "kernels/**/*.py",
+        "kernels/native/*.[ch]*",
+        "bert/**/*.py",
+        "train/**/*.py",
+        "train/**/*.toml",
+    ):
         for source in ROOT.glob(pattern):
             name = source.relative_to(ROOT).as_posix()
             assert name in names or f"concord/{name}" in names, name

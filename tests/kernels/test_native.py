@@ -83,7 +83,7 @@ def computed(op, inputs, dtype, rate, kernels):
     """The result and the inputs' gradients, in `dtype` but for vectors, which are fp32 unless all is fp64."""
     function, _ = CASES[op]
     wide = torch.promote_types(dtype, torch.float32)
-    own = [value.to(dtype if value.ndim > 1 else wide).requires_grad_() for value in inputs]
+    own = [value.to(dtype if value.ndim > 1 else wide, copy=True).requires_grad_() for value in inputs]
     with using_kernels(kernels):
         result = function(own, rate)
         upstream = torch.randn(result.shape, generator=torch.Generator().manual_seed(3)).to(inputs[0].dtype)

@@ -183,6 +183,19 @@ def test_a_damaged_best_model_is_said_at_once_and_another_is_chosen(data, tmp_pa
     assert run_command(evaluate.main, [str(out)]) == 0
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
+def test_what_lies_beside_the_best_model_is_whole_when_the_run_ends(data, tmp_path, capsys, monkeypatch, file):
+    out = tmp_path / "run"
+    stop_at(monkeypatch, 7)
+    assert run_command(run.main, command(data, out)) == 130
+    stop_at(monkeypatch, 0)
+    monkeypatch.setattr("concord.train.runs.fine_tuning.dev_sum", lambda metrics, tasks: -1.0)  # no better model comes
+    flip(out / names.BEST / file)
+    resumed(out, capsys)
+    assert json.loads((out / names.SUMMARY_FILE).read_text())["best_step"] == 6
+    assert run_command(evaluate.main, [str(out)]) == 0
+
+
 def test_a_log_that_lost_its_end_is_a_warning_and_the_epochs_that_are_not_in_it_are_left_out(
     data, tmp_path, capsys, monkeypatch
 ):
