@@ -90,12 +90,16 @@ def read_lines(text: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """The entry that a line holds; None where it is damaged."""
+    """The entry that a line holds; None where it is damaged, or another's: each of ours names its event and step."""
     text, mark, check = line.rpartition(b', "crc": "')
     text += b"}"
     if not mark or check != f'{zlib.crc32(text):08x}"}}'.encode():
         return None
-    return json.loads(text)
+    try:
+        entry = json.loads(text)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and {"event", "step"} <= entry.keys() else None
 
 
 def task_pairs(tasks: list[str]) -> list[tuple[str, int, int]]:
