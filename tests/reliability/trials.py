@@ -143,7 +143,7 @@ class Trials:
         if promised and (not after or after[0] < promised):
             return f"STATE LOST: {lines} where step {promised} was saved, {ending}"
         # Between the two renames of a save there is the earlier state alone.
-        if any(line.startswith("warning") and f"{STATE_FILE}: missing" not in line for line in lines):
+        if any(str(out) in line and f"{STATE_FILE}: missing" not in line for line in lines):
             return f"DAMAGED: {lines}, {ending}"
         return f"{'with a state' if after else 'before the first state'}, {ending}"
 
@@ -187,7 +187,7 @@ class Trials:
             return outcome.kind
         if same:
             return "the same end"
-        return "another end, with a warning" if "\nwarning: " in outcome.out else "SILENT"
+        return "another end, with a warning" if f"\nwarning: {target}" in outcome.out else "SILENT"
 
 
 def damage(path, draw):
