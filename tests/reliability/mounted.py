@@ -5,6 +5,7 @@ mkfs.ext4."""
 import shutil
 import subprocess
 
+from concord.train.outputs.names import EARLIER_STATE_FILE, STATE_FILE
 from tests.reliability.faults import StopAt
 from tests.reliability.processes import Command, run, wait_for
 from tests.reliability.trials import Trials
@@ -42,7 +43,7 @@ def _copies(trials, out, image, count, longest):
     for number in range(count):
         wait_for(lambda: False, trials.draw.uniform(0.3, longest))
         command.pause()
-        saved, copy = (out / "last-but-one.safetensors").exists(), trials.folder / f"copy-{number}.img"
+        saved, copy = (out / EARLIER_STATE_FILE).exists(), trials.folder / f"copy-{number}.img"
         _do("cp", "--sparse=always", image, copy)
         command.go_on()
         yield copy, saved
@@ -59,7 +60,7 @@ def _after(out, saved):
     states = any(line.startswith("resumed    after step") for line in lines)
     if outcome.kind != "stopped" or (saved and not states):
         return f"NOT GONE ON WITH: {outcome.kind} {outcome.err.strip()[-300:]} {lines}"
-    if any(line.startswith("warning") and "last.safetensors: missing" not in line for line in lines):
+    if any(str(out) in line and f"{STATE_FILE}: missing" not in line for line in lines):
         return f"DAMAGED: {lines}"
     if states and run("evaluate", [out]).kind != "ok":
         return f"NO BEST MODEL: {run('evaluate', [out]).err.strip()[-300:]}"

@@ -147,7 +147,7 @@ class Trials:
         if promised and (not after or after[0] < promised):
             return f"STATE LOST: {lines} where step {promised} was saved, {ending}"
         # Between the two renames of a save there is the earlier state alone.
-        if any(line.startswith("warning") and f"{STATE_FILE}: missing" not in line for line in lines):
+        if any(str(out) in line and f"{STATE_FILE}: missing" not in line for line in lines):
             return f"DAMAGED: {lines}, {ending}"
         return f"{'with a state' if after else 'before the first state'}, {ending}"
 
@@ -191,8 +191,7 @@ class Trials:
             return outcome.kind
         if same:
             return "the same end"
-        warned = any(line.startswith("warning") and not OF_LABELS.search(line) for line in outcome.out.splitlines())
-        return "another end, with a warning" if warned else "SILENT"
+        return "another end, with a warning" if f"\nwarning: {target}" in outcome.out else "SILENT"
 
 
 def damage(path, draw):

@@ -31,11 +31,11 @@ class RunFolder:
 
     def claim(self) -> Path:
         """Make the folder of a new run and return its path, which no other run has or will get; or that of the folder
-        where a run has begun already, which the lock on its log gives to one process.
+        where a killed run is begun anew, which the lock on its log gives to one process.
 
         InputError where another run has begun in it and it is not `numbered`.
         """
-        if self.resumed or self.anew:
+        if self.anew:
             return self.path
         path, number = self.path, 1
         while not _created(path):

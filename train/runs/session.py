@@ -42,7 +42,9 @@ from concord.train.steps.precision import Precision
 
 
 class Session:
-    """What fine-tuning and pre-training have in common. Nothing is read or written before `open`.
+    """What fine-tuning and pre-training have in common. Nothing is written before `open`.
+
+    The lock of a folder in which a run goes on is held from the beginning, and InputError where another process has it.
 
     Args:
         folder: where the run begins or goes on.
@@ -67,6 +69,9 @@ class Session:
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
         self._thread, self._saving = ThreadPoolExecutor(1), Future()
         self._saving.set_result(None)
+        if folder.resumed:  # its state is read, and its digest checked, while the model and the data are
+            self.log = MetricsLog(folder.path)
+            self._state = self._thread.submit(read_state, folder.path)
         self._copies: dict[str, Tensor] = {}
 
     def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
@@ -96,8 +101,9 @@ class Session:
         if self.stop.made:
             raise KeyboardInterrupt
         self._optimizer, self._digests = optimizer, dict(digests)
-        self.directory = self.folder.claim()
-        self.log = MetricsLog(self.directory)
+        if not self.folder.resumed:
+            self.directory = self.folder.claim()
+            self.log = MetricsLog(self.directory)
         try:
             sweep_run(self.directory)
             if self.folder.resumed:
@@ -122,7 +128,7 @@ class Session:
                 write(beside)
 
     def _go_on(self, total_steps: int) -> None:
-        state = read_state(self.directory)
+        state = self._state.result()
         if state.progress.steps > total_steps:
             raise InputError(f"{state.path}: {state.progress.steps} steps, more than the {total_steps} of this run")
         self._check_machine(state)
