@@ -53,7 +53,8 @@ def fuzz_readers(inputs: int, seed: int) -> tuple[Counter[str], list[str]]:
         began, before = time.monotonic(), tally.total()
         with tempfile.TemporaryDirectory() as folder:
             _fuzz(reader, Path(folder), max(1, round(share * reader.weight)), seed, tally, faults)
-        print(f"{reader.name}: {tally.total() - before} in {time.monotonic() - began:.0f} s", flush=True)
+        seconds = time.monotonic() - began
+        print(f"{reader.name}: {tally.total() - before} in {seconds:.0f} s; so far {_counted(tally)}", flush=True)
     return tally, [f"{'; '.join(key)}: {example}" for key, example in faults.items()]
 
 
@@ -79,11 +80,17 @@ def _fuzz(
         except BaseException as error:
             tally["fault"] += 1
             kind = (reader.name, type(error).__name__, _innermost(error))
-            faults.setdefault(kind, f"{error}"[:200] + f" of {found!r}"[:300])
+            if kind not in faults:
+                faults[kind] = f"{error}"[:200] + f" of {found!r}"[:300]
+                print("FAULT", "; ".join(kind), faults[kind], flush=True)
         finally:
             signal.alarm(0)
 
     try_all()
+
+
+def _counted(tally: Counter[str]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(tally.items()))
 
 
 def _innermost(error: BaseException) -> str:
@@ -111,17 +118,14 @@ def main() -> int:
     faults, tally = [], Counter()
     began = time.monotonic()
     if given.commands:
-        tally, faults = fuzz_commands(given.commands, given.seed)
+        tally, faults = fuzz_commands(given.commands, given.seed, lambda fault: print("FAULT", fault, flush=True))
     signal.signal(signal.SIGALRM, _on_alarm)
     has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (has + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     if given.inputs:
         of_readers, more = fuzz_readers(given.inputs, given.seed)
         tally, faults = tally + of_readers, faults + more
-    for fault in faults:
-        print("FAULT", fault)
-    counted = ", ".join(f"{kind} {count}" for kind, count in sorted(tally.items()))
-    seconds = time.monotonic() - began
+    seconds, counted = time.monotonic() - began, _counted(tally)
     print(f"seed {given.seed}, commit {commit()}: {counted}; {len(faults)} kinds of faults; {seconds:.0f} s")
     return 1 if faults else 0
 

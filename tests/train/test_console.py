@@ -74,6 +74,23 @@ def test_a_full_pipe_that_nobody_reads_does_not_keep_a_signal_from_asking_for_a_
         assert reporter.unread
 
 
+def test_after_a_stop_is_asked_for_nothing_waits_for_a_pipe_that_was_full_before():
+    with piped() as pipe:
+        os.set_blocking(sys.stdout.fileno(), False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(sys.stdout.fileno(), b"x" * 65536)
+        os.set_blocking(sys.stdout.fileno(), True)
+        reporter = ConsoleReporter()
+        with stop_on_signal(StopRequest(reporter)):
+            signal.raise_signal(signal.SIGTERM)
+        drain = threading.Timer(5, pipe.read, (1 << 20,))  # which lets go a write that waits after all
+        drain.start()
+        reporter.say("stopped")
+        assert reporter.unread
+        drain.cancel()
+
+
 def test_a_reader_that_still_reads_gets_what_is_said_after_a_stop_is_asked_for():
     with piped() as reader:
         reporter = ConsoleReporter()
