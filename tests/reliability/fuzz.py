@@ -6,6 +6,7 @@ anything else, more than `SECONDS` or more than `MEMORY` is a fault.
 """
 
 import argparse
+import math
 import resource
 import signal
 import sys
@@ -52,7 +53,7 @@ def fuzz_readers(inputs: int, seed: int) -> tuple[Counter[str], list[str]]:
     for reader in kinds:
         began, before = time.monotonic(), tally.total()
         with tempfile.TemporaryDirectory() as folder:
-            _fuzz(reader, Path(folder), max(1, round(share * reader.weight)), seed, tally, faults)
+            _fuzz(reader, Path(folder), math.ceil(share * reader.weight), seed, tally, faults)
         seconds = time.monotonic() - began
         print(f"{reader.name}: {tally.total() - before} in {seconds:.0f} s; so far {_counted(tally)}", flush=True)
     return tally, [f"{'; '.join(key)}: {example}" for key, example in faults.items()]
