@@ -12,10 +12,11 @@ __version__ = "2026.11.0"
 
 # What a user needs in a program of their own: name -> where it lies. Each is imported when it is first asked for.
 _PUBLIC = {
-    "GradVac": "concord.train.surgery",
-    "PCGrad": "concord.train.surgery",
+    "GradVac": "concord.train.surgery.optimizer",
+    "PCGrad": "concord.train.surgery.optimizer",
+    "Surgery": "concord.train.surgery.optimizer",
 }
-__all__ = ["GradVac", "PCGrad", "__version__"]
+__all__ = ["GradVac", "PCGrad", "Surgery", "__version__"]
 
 _FOLDER = Path(__file__).resolve().parent
 if not (_FOLDER / "kernels").is_dir():
