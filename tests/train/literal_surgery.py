@@ -68,19 +68,33 @@ def literal_gradvac(vectors, orders, targets):
 
 
 class Literal:
-    """The wrappers' semantics with vectors of all participating parameters, in fp64."""
+    """The wrappers' semantics with vectors of all participating parameters, in fp64.
+
+    A loss of None is an absent task's, which meets nobody, and is taken to reach what it has reached before.
+    """
 
     def __init__(self, algorithm, parameters, tasks, scope, reduction):
         self.algorithm, self.parameters, self.scope, self.reduction = algorithm, list(parameters), scope, reduction
         self.targets = torch.zeros(tasks, tasks, dtype=torch.float64, device=DEVICE)
-        self.calls = 0
+        self.calls, self.reach = 0, [[True] * len(self.parameters) for _ in range(tasks)]
+
+    def own_gradients(self, loss):
+        return torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
 
     def gradients(self, losses):
         """The merged gradient of each parameter, None where no loss reaches it."""
         self.calls += 1
-        tasks = len(losses)
-        found = [torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True) for loss in losses]
-        reached = [sum(own[index] is not None for own in found) for index in range(len(self.parameters))]
+        tasks, nothing = len(losses), [None] * len(self.parameters)
+        found = [
+            nothing
+            if loss is None
+            else torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+            for loss in losses
+        ]
+        for task, own in enumerate(found):
+            if losses[task] is not None:
+                self.reach[task] = [gradient is not None for gradient in own]
+        shared = [all(reach[index] for reach in self.reach) for index in range(len(self.parameters))]
         full = [
             [
                 torch.zeros_like(p).double() if g is None else g.double()
@@ -88,9 +102,11 @@ class Literal:
             ]
             for own in found
         ]
-        chosen = [index for index, count in enumerate(reached) if count == tasks or self.scope == "all"]
+        chosen = [index for index in range(len(self.parameters)) if shared[index] or self.scope == "all"]
         vectors = [torch.cat([own[index].flatten() for index in chosen]) for own in full]
         orders = random_orders(torch.tensor((SEED << 32) + self.calls), tasks).tolist()
+        there = [task for task, loss in enumerate(losses) if loss is not None]
+        orders = [[j for j in order if i in there and j in there] for i, order in enumerate(orders)]
         altered = self.algorithm(vectors, orders, self.targets)
         for own, vector in zip(full, altered, strict=True):
             parts = vector.split([own[index].numel() for index in chosen])
@@ -99,9 +115,10 @@ class Literal:
         merged = []
         for index, parameter in enumerate(self.parameters):
             total = sum(own[index] for own in full)
-            if reached[index] == tasks and self.reduction == "mean":
+            if shared[index] and self.reduction == "mean":
                 total = total / tasks
-            merged.append(total.to(parameter.dtype) if reached[index] else None)
+            reached = any(own[index] is not None for own in found)
+            merged.append(total.to(parameter.dtype) if reached else None)
         return merged
 
 

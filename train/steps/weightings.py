@@ -73,7 +73,7 @@ def host_weighting(rule: str | Weighting, tasks: int, groups: int, *, mean: bool
         raise InputError(f"--surgery {name}: needs pip install -e '.[rules]' ({reason})") from None
     carried = getattr(rule, "starts_from", None)
     start = None if carried is None else torch.tensor(carried, dtype=torch.float64).repeat(groups, tasks, 1)
-    return _OnTheHost(rule, start)
+    return _OnTheHost(rule, start, scale_free=entry.scale_free)
 
 
 def describe_surgery(surgery: SurgeryConfig) -> str:
@@ -130,11 +130,12 @@ class _OnTheHost:
 
     A task without a gradient in a step, as batchings of one task a step leave most, is kept from the rule, whose least
     norm would be that of this zero: the others are weighted as if they were all, in the scale of the mean over all.
-    carried: fp64 [groups, T, numbers] for a rule that goes on from what it found for the same group, else None.
+    carried: fp64 [groups, T, numbers] for a rule that goes on from what it found for the same group, else None;
+    scale_free: see `RuleEntry`.
     """
 
-    def __init__(self, rule: Callable[..., Tensor], carried: Tensor | None) -> None:
-        self._rule, self.carried = rule, carried
+    def __init__(self, rule: Callable[..., Tensor], carried: Tensor | None, *, scale_free: bool) -> None:
+        self._rule, self.carried, self._scale_free = rule, carried, scale_free
 
     def __call__(self, grams: Tensor) -> Tensor:
         on_host = grams.cpu()
@@ -152,6 +153,8 @@ class _OnTheHost:
             weights[present] = 1 / len(gram)
             return weights
         given = [gram[present][:, present]]
+        if self._scale_free:
+            given = [given[0] / given[0].diagonal().mean()]
         if self.carried is not None:
             given.append(self.carried[group, present])
         weights[present] = self._rule(*given).to(gram.dtype) * (len(present) / len(gram))

@@ -22,10 +22,8 @@ def tasks_and_losses(losses: Losses, tasks: Sequence[str] | None) -> Iterator[tu
 
     ValueError and TypeError where losses are none, too few, too many, of unknown tasks, or no scalars.
     """
-    if isinstance(losses, Tensor):
-        if losses.dim() != 1:
-            raise TypeError(f"losses are one tensor of shape {list(losses.shape)}: expected one loss a task")
-        losses = list(losses)
+    if isinstance(losses, Tensor):  # autograd gives a zero to what another loss of a stack reaches
+        raise TypeError(f"losses are one tensor of shape {list(losses.shape)}: expected one scalar a task, not stacked")
     if isinstance(losses, Mapping):
         losses = _in_order(losses, tasks)
         tasks = list(losses)
