@@ -12,9 +12,9 @@ __version__ = "2026.11.0"
 
 # What a user needs in a program of their own: name -> where it lies. Each is imported when it is first asked for.
 _PUBLIC = {
-    "GradVac": "concord.train.surgery.optimizer",
-    "PCGrad": "concord.train.surgery.optimizer",
-    "Surgery": "concord.train.surgery.optimizer",
+    "GradVac": "concord.train.surgery",
+    "PCGrad": "concord.train.surgery",
+    "Surgery": "concord.train.surgery",
 }
 __all__ = ["GradVac", "PCGrad", "Surgery", "__version__"]
 

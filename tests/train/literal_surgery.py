@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from concord.kernels.surgery.rules import random_orders
-from concord.train.surgery.optimizer import GradVac, PCGrad
+from concord.train.surgery import GradVac, PCGrad
 from tests.kernels.parity import DEVICE
 
 SEED, BETA = 5, 0.1

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from concord.train.surgery.optimizer import GradVac, PCGrad
+from concord.train.surgery import GradVac, PCGrad
 from tests.train.literal_surgery import BETA, SEED, batches
 
 STEPS, ROWS = 6, 8  # a rank's rows of a batch of 16

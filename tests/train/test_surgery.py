@@ -8,7 +8,7 @@ import torch
 
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.tolerances import TOLERANCES
-from concord.train.surgery.optimizer import GradVac, PCGrad, Surgery
+from concord.train.surgery import GradVac, PCGrad, Surgery
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.train.literal_surgery import OPTIMIZERS, batches, flat, literal, network, train_on, wrapped

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from concord.train.surgery.optimizer import GradVac, PCGrad, Surgery
+from concord.train.surgery import GradVac, PCGrad, Surgery
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.train.literal_surgery import OPTIMIZERS, batches, flat, network, train_on, wrapped
@@ -226,6 +226,21 @@ def test_a_scaler_of_the_loops_own_is_used_as_with_any_other_optimizer(inner, un
     assert scaler.get_scale() == 4096.0 * 4
     for model in models[:2]:
         assert_close(flat(model) - start, flat(models[2]) - start, 1e-5)
+
+
+def test_of_two_wrappers_with_one_scaler_neither_updates_it_before_the_other_has_stepped():
+    weights = one_weight(), one_weight()
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=1024.0, growth_interval=1)
+    runs = [PCGrad(torch.optim.SGD([weight], lr=1.0), scaler=scaler) for weight in weights]
+    for surgery, weight in zip(runs, weights, strict=True):
+        surgery.pc_backward([weight.sum()])
+    with pytest.raises(RuntimeError, match="another optimizer has gradients of the same scaler"):
+        runs[0].step()
+    for surgery in runs:
+        scaler.step(surgery)
+    scaler.update()
+    assert [weight.tolist() for weight in weights] == [[0.0] * 3] * 2
+    assert scaler.get_scale() == 2048.0
 
 
 def test_an_optimizer_whose_step_takes_the_scaler_is_given_unscaled_gradients():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from concord.train.surgery.optimizer import GradVac, PCGrad
+from concord.train.surgery import GradVac, PCGrad
 from tests.assertions import assert_close
 from tests.train.surgery_ranks import CASES, flat, new_trunk, overflow_on_rank_one, train
 

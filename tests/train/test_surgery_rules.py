@@ -8,7 +8,7 @@ import torch
 
 from concord.kernels.tolerances import TOLERANCES
 from concord.train.settings.tables import RULES
-from concord.train.surgery.optimizer import GradVac, PCGrad, Surgery
+from concord.train.surgery import GradVac, PCGrad, Surgery
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE
 from tests.train.literal_surgery import batches, literal, network, wrapped

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import OptState
 
 _SCALED = ("grad_scale", "found_inf")  # what GradScaler sets on an optimizer that does its unscaling itself
 _STATE = "surgery"  # the key of what a wrapper adds to the state of its optimizer
@@ -119,6 +120,8 @@ class WrappedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 found = closure()
         self._join_in_scaler()
+        if update:
+            self._check_alone_in_scaler()
         self._scaler.step(self._optimizer)
         if update:
             self._scaler.update()
@@ -141,6 +144,14 @@ class WrappedOptimizer(torch.optim.Optimizer):
             records = self._scaler._per_optimizer_states
             mine, inner = id(self), id(self._optimizer)
             records[inner if mine in records else mine] = records[mine if mine in records else inner]
+
+    def _check_alone_in_scaler(self) -> None:
+        """RuntimeError where another wrapper's gradients wait to be divided by the scale, which is to be updated."""
+        records = self._scaler._per_optimizer_states
+        if any(record["stage"] is OptState.READY for record in records.values() if record is not records[id(self)]):
+            raise RuntimeError(
+                "another optimizer has gradients of the same scaler: call scaler.step of each, and scaler.update() once"
+            )
 
     def _scale(self, loss: Tensor) -> Tensor:
         self._join_in_scaler()
