@@ -59,7 +59,7 @@ def mine(batch, rank):
 def train(kind, model, rank, group, *, accumulate=1, scaler=None, losses=None):
     """The weights after some steps, all calls' coefficients, and the targets of gradvac."""
     surgery, coefficients = wrap(kind, model.parameters(), process_group=group, scaler=scaler), []
-    for step, batch in enumerate(batches(STEPS)):
+    for step, batch in enumerate(batches(STEPS).cpu()):
         surgery.zero_grad()
         for number in range(accumulate):
             part = mine(batch * (1 + number), rank)
@@ -137,7 +137,7 @@ def case_refused(rank, group):
     for name, attempt in {
         "unsaid": lambda: wrap(PCGrad, model.parameters()),
         "tasks": lambda: wrap(PCGrad, model.parameters(), process_group=group).pc_backward(
-            model(batches(1)[0])[: 1 + rank]
+            model(batches(1)[0].cpu())[: 1 + rank]
         ),
     }.items():
         try:
@@ -145,7 +145,7 @@ def case_refused(rank, group):
         except ValueError as error:
             told[name] = str(error)
     alone = wrap(PCGrad, model.parameters(), process_group=None)
-    alone.pc_backward(model(batches(1)[0] * (1 + rank)))
+    alone.pc_backward(model(batches(1)[0].cpu() * (1 + rank)))
     told["alone"] = model.first.weight.grad.norm()
     told["copied"] = copy.deepcopy(wrap(PCGrad, model.parameters(), process_group=group))._process_group is group
     return told
