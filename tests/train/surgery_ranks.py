@@ -78,7 +78,7 @@ def overflow_on_rank_one(found, step, rank):
 
 
 def without_the_second_task_on_rank_one(found, step, rank):
-    return [found[0], None] if step % 2 and rank == 1 else found
+    return [found[0], None] if step % 2 == 0 and rank == 1 else found
 
 
 def case_plain(rank, group):
