@@ -107,7 +107,11 @@ def case_absent(rank, group):
 
 
 def case_reentrant(rank, group):
-    return {"PCGrad": train(PCGrad, new_trunk(reentrant=True), rank, group)}
+    from torch.nn.parallel import DistributedDataParallel
+
+    model = DistributedDataParallel(new_trunk(reentrant=True))
+    with model.no_sync():
+        return {"PCGrad": train(PCGrad, model, rank, group)}
 
 
 def case_fsdp(rank, group):
@@ -133,9 +137,17 @@ def case_buckets(rank, group):
 
 
 def case_refused(rank, group):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
     model, told = new_trunk(), {}
+    flattened = FullyShardedDataParallel(new_trunk(), device_id=torch.device("cpu"), use_orig_params=True)
+    others = dist.new_group([0]), dist.new_group([1])
     for name, attempt in {
         "unsaid": lambda: wrap(PCGrad, model.parameters()),
+        "group": lambda: wrap(PCGrad, model.parameters(), process_group=others[1 - rank]),
+        "flattened": lambda: wrap(PCGrad, flattened.parameters(), process_group=group).pc_backward(
+            flattened(batches(1)[0].cpu())
+        ),
         "tasks": lambda: wrap(PCGrad, model.parameters(), process_group=group).pc_backward(
             model(batches(1)[0].cpu())[: 1 + rank]
         ),

@@ -21,6 +21,21 @@ def _name(groups: Groups, number: int) -> str:
     raise IndexError(number)
 
 
+def check_parameters(groups: Groups, parameters: Mapping[int, Tensor]) -> None:
+    """ValueError where there is no parameter, or one of the first FSDP, whose pieces are no tensors of their own.
+
+    parameters: their numbers, counted over all groups -> those that require a gradient.
+    """
+    if not parameters:
+        raise ValueError("no parameter of the optimizer requires a gradient")
+    for number, parameter in parameters.items():
+        if getattr(parameter, "_fsdp_flattened", False):
+            raise ValueError(
+                f"{_name(groups, number)} belongs to FullyShardedDataParallel, whose pieces have no gradients of their "
+                "own: surgery takes what torch.distributed.fsdp.fully_shard has sharded"
+            )
+
+
 def check_gradients(groups: Groups, gradients: Mapping[int, Tensor | None], device: torch.device) -> None:
     """ValueError that names a parameter whose gradient is sparse, or not on `device`.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from concord.kernels.surgery.multi_tensor import combine_tensors
 from concord.kernels.surgery.rules import MOST_TASKS
 from concord.train.surgery import ranks
-from concord.train.surgery.checks import check_gradients, check_used
+from concord.train.surgery.checks import check_gradients, check_parameters, check_used
 from concord.train.surgery.gradients import Graph, gradients_of, run_hooks
 from concord.train.surgery.losses import Losses, is_scaled, tasks_and_losses
 from concord.train.surgery.rules import LoopRule
@@ -155,8 +155,7 @@ class Surgery(WrappedOptimizer):
     def _task_gradients(self, losses: Losses, retain_graph: bool) -> _TaskGradients:
         numbered = dict(enumerate(parameter for group in self.param_groups for parameter in group["params"]))
         numbered = {number: parameter for number, parameter in numbered.items() if parameter.requires_grad}
-        if not numbered:
-            raise ValueError("no parameter of the optimizer requires a gradient")
+        check_parameters(self.param_groups, numbered)
         parameters = list(numbered.values())
         tasks, present, by_task = [], [], []
         for task, loss, shares in tasks_and_losses(losses, self._tasks):

@@ -21,7 +21,8 @@ _BUCKET = 25 * 2**20  # bytes that are sent at once, as DistributedDataParallel 
 def group_of(given: Group | EllipsisType | None) -> Group | None:
     """The group whose ranks share their gradients; None where each rank is by itself.
 
-    given: `...` where the user has said nothing, which is a ValueError in a process that is not alone.
+    given: `...` where the user has said nothing, which is a ValueError in a process that is not alone, as is a group
+    that it does not belong to.
     """
     alone = not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1)
     if given is ...:
@@ -32,7 +33,11 @@ def group_of(given: Group | EllipsisType | None) -> Group | None:
                 "gradients over it before surgery; None where each rank trains by itself"
             )
         return None
-    return None if given is None or dist.get_world_size(given) == 1 else given
+    if given is None:
+        return None
+    if dist.get_rank(given) < 0:
+        raise ValueError(f"this process, of rank {dist.get_rank()}, is not one of process_group's")
+    return None if dist.get_world_size(given) == 1 else given
 
 
 def is_sharded(tensor: Tensor) -> bool:
