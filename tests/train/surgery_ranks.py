@@ -57,7 +57,7 @@ def mine(batch, rank):
 
 
 def train(kind, model, rank, group, *, accumulate=1, scaler=None, losses=None):
-    """The weights after some steps, all calls' coefficients, and the targets of gradvac."""
+    """The weights after some steps, all calls' coefficients, the last one's norms, and the targets of gradvac."""
     surgery, coefficients = wrap(kind, model.parameters(), process_group=group, scaler=scaler), []
     for step, batch in enumerate(batches(STEPS).cpu()):
         surgery.zero_grad()
@@ -70,7 +70,12 @@ def train(kind, model, rank, group, *, accumulate=1, scaler=None, losses=None):
             coefficients.append(surgery.statistics().coefficients)
         surgery.step()
     targets = surgery.state_dict()["surgery"]["targets"]
-    return {"weights": flat(model), "targets": targets, "coefficients": coefficients}
+    return {
+        "weights": flat(model),
+        "targets": targets,
+        "coefficients": coefficients,
+        "norms": surgery.statistics().norms,
+    }
 
 
 def overflow_on_rank_one(found, step, rank):
@@ -114,19 +119,30 @@ def case_reentrant(rank, group):
         return {"PCGrad": train(PCGrad, model, rank, group)}
 
 
-def case_fsdp(rank, group):
-    from torch.distributed.device_mesh import init_device_mesh
+def sharded(rank, group, mesh):
     from torch.distributed.fsdp import fully_shard
 
     found = {}
     for kind in (PCGrad, GradVac):
         model = new_trunk()
-        mesh = init_device_mesh("cpu", (2,))
         for layer in (model.first, model.second):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         found[kind.__name__] = train(kind, model, rank, group, accumulate=2)
     return found
+
+
+def case_fsdp(rank, group):
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return sharded(rank, group, init_device_mesh("cpu", (2,)))
+
+
+def case_replicas(rank, group):
+    """Each rank has all of a shard's parts: their Gram matrices are not added up."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return sharded(rank, group, init_device_mesh("cpu", (2, 1), mesh_dim_names=("replicas", "shards")))
 
 
 def case_buckets(rank, group):

@@ -53,13 +53,14 @@ def check(found, expected):
         assert torch.equal(ours["weights"], found[0]["weights"])
         assert str(ours["coefficients"]) == str(found[0]["coefficients"]), "NaN, after an overflow, is unlike itself"
         assert_close(ours["weights"] - start, expected["weights"] - start, 1e-5)
+        assert ours["norms"] == pytest.approx(expected["norms"], rel=1e-4)
         if expected["targets"] is not None:
             assert torch.equal(ours["targets"], found[0]["targets"])
             assert_close(ours["targets"], expected["targets"], 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", ["plain", "buckets", "ddp", "fsdp"])
+@pytest.mark.parametrize("case", ["plain", "buckets", "ddp", "fsdp", "replicas"])
 def test_two_processes_train_as_one_does_on_the_whole_batch(ranks, case, kind):
     expected = train(kind, new_trunk(), None, None, accumulate=2)
     assert set(expected["coefficients"]) != {(1.0, 1.0)}, "the tasks must conflict"
