@@ -53,6 +53,7 @@ MODULES = (
     "tests/bench/test_compiled_peers.py",
     "tests/bench/test_peers.py",
     "tests/bench/test_torchjd_peer.py",
+    "tests/bench/test_loop_peers.py",
     "tests/train/test_graphs.py",
     "tests/bert/test_task_gradients.py",
     "tests/kernels/test_task_products.py",

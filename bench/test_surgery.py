@@ -1,4 +1,5 @@
-"""Surgery + clipping + AdamW + low-precision copy, from task gradients that are there: Concord against its peers.
+"""Surgery + clipping + AdamW + low-precision copy, from task gradients that are there: Concord against its peers; and
+whole steps of a training loop of one's own.
 
 Each peer is what a training loop runs after its backwards. On a GPU Concord's task gradients are bf16, as its step
 leaves them; the peers' are fp32, as autograd leaves them. The floor is that of Concord's bytes. On a GPU what decides
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 from torchjd.aggregation import PCGrad
 
+from bench.contest import Contestant
+from bench.loop_cases import EXAMPLES, MODELS, TRAINERS, applies, build_loop
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.stock import StockTrainer
 from concord.kernels.layout.flat import FlatParameters
@@ -29,6 +32,7 @@ CASES = [
     (3, "BERT-large"),
 ]
 PARITY = ("tests/kernels/test_gram.py", "tests/kernels/test_surgery.py", "tests/kernels/test_adamw.py")
+LOOP_PARITY = ("tests/bench/test_loop_peers.py",)
 MATRICES = 100
 ON_HOST = ", not captured" if ON_GPU else ""
 
@@ -142,3 +146,42 @@ def test_torchjd(record, device, case):
         trainer.clip_and_step()
 
     row(record, step, case, f"TorchJD + fused AdamW{ON_HOST}")
+
+
+# In the order of their value, since a run may be cut off.
+LOOPS = [(tasks, model) for tasks in (3, 2, 8) for model in MODELS]
+LOOP = {"group": "surgery", "name": "a step of a loop with PCGrad"}
+# Not by the names of models, by which gpu.sh chooses: they are measured by themselves, pytest bench/ -k loop.
+SHAPES = {"MiniLM": "384x6", "BERT-base": "768x12", "ResNet-50": "images"}
+EACH_LOOP = pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: f"{loop[0]}-{SHAPES[loop[1]]}")
+
+
+def described(loop):
+    return {"tasks": loop[0], "model": loop[1], "examples": EXAMPLES}
+
+
+@pytest.mark.skipif(ON_GPU, reason="on a GPU each is timed by itself")
+@EACH_LOOP
+@pytest.mark.benchmark(group="a step of a loop")
+def test_steps_of_a_loop_in_turn(record_contest, device, loop):
+    tasks, model = loop
+    if model == "BERT-base":
+        pytest.skip("it takes minutes on a CPU")
+    contestants = [
+        Contestant(run=build_loop(name, model, tasks, device), case=described(loop), peer=name, parity=LOOP_PARITY)
+        for name in TRAINERS
+        if applies(name, model)
+    ]
+    record_contest(contestants, **LOOP, rounds=3)
+
+
+@pytest.mark.skipif(not ON_GPU, reason="on a CPU they are timed in turn")
+@pytest.mark.parametrize("name", TRAINERS)
+@EACH_LOOP
+@pytest.mark.benchmark(group="a step of a loop")
+def test_a_step_of_a_loop(record, device, loop, name):
+    tasks, model = loop
+    if not applies(name, model):
+        pytest.skip("TorchJD's engine takes no batch norm")
+    step = build_loop(name, model, tasks, device)
+    record(step, **LOOP, case=described(loop), peer=name, parity=LOOP_PARITY, rounds=10, warm_up=3)

@@ -14,8 +14,9 @@ __version__ = "2026.11.0"
 _PUBLIC = {
     "GradVac": "concord.train.surgery",
     "PCGrad": "concord.train.surgery",
+    "Surgery": "concord.train.surgery",
 }
-__all__ = ["GradVac", "PCGrad", "__version__"]
+__all__ = ["GradVac", "PCGrad", "Surgery", "__version__"]
 
 _FOLDER = Path(__file__).resolve().parent
 if not (_FOLDER / "kernels").is_dir():

@@ -51,8 +51,8 @@ def _addresses(gradients: Gradients, device: torch.device) -> Tensor:
 def _checked(gradients: Gradients) -> tuple[dict[torch.dtype, dict[int, Tensor]], torch.device, int]:
     """What each dtype's parameters are, by their place, with an example of their gradients; the device; the tasks."""
     tasks = len(gradients[0]) if gradients else 0
-    if not 1 <= tasks <= MOST_TASKS:
-        raise ValueError(f"gradients of {tasks} tasks: expected 1 to {MOST_TASKS}")
+    if tasks < 1:
+        raise ValueError("gradients of no task: expected at least one")
     device = None
     groups: dict[torch.dtype, dict[int, Tensor]] = {}
     for parameter, own in enumerate(gradients):
@@ -75,9 +75,36 @@ def _checked(gradients: Gradients) -> tuple[dict[torch.dtype, dict[int, Tensor]]
     return groups, device, tasks
 
 
-def _contiguous(gradients: Gradients) -> list[list[Tensor | None]]:
-    """The same, copied where the elements do not lie one after another."""
-    return [[None if gradient is None else gradient.contiguous() for gradient in own] for own in gradients]
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """Its strides where its elements fill a piece of memory, in whatever order; else those of a contiguous one."""
+    if tensor.is_contiguous():
+        return tensor.stride()
+    return torch.empty_like(tensor, device="meta").stride()  # kept by torch in the first case alone
+
+
+def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The same, copied where it has other strides."""
+    if tensor.stride() == strides:
+        return tensor
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def _in_one_order(gradients: Gradients, strides: dict[int, tuple[int, ...]]) -> list[list[Tensor | None]]:
+    """The same, each parameter's gradients with its `strides`, so that element n in memory is the same in all."""
+    return [
+        [None if gradient is None else _laid_out(gradient, strides[parameter]) for gradient in own]
+        for parameter, own in enumerate(gradients)
+    ]
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Its elements in the order of memory, which they fill without gaps."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def _takes_kernels(example: Tensor, tasks: int) -> bool:
+    """Whether the Triton kernels do it: they unroll all pairs of tasks, so that `MOST_TASKS` bounds these."""
+    return tasks <= MOST_TASKS and uses_triton("multi_tensor", example)
 
 
 def _spans_of(examples: dict[int, Tensor], device: torch.device) -> Tensor:
@@ -87,7 +114,13 @@ def _spans_of(examples: dict[int, Tensor], device: torch.device) -> Tensor:
 
 def _gram_reference(own: Sequence[Tensor | None], example: Tensor, gram: Tensor) -> None:
     """Add one parameter's products to `gram`."""
-    rows = [example.new_zeros(example.numel()) if gradient is None else gradient.view(-1) for gradient in own]
+    rows = [example.new_zeros(example.numel()) if gradient is None else _flat(gradient) for gradient in own]
+    if len(rows) > MOST_TASKS:  # a product a pair would be too many operations
+        for start in range(0, example.numel(), _SLICE):
+            pieces = torch.stack([row[start : start + _SLICE] for row in rows]).double()
+            products = (pieces @ pieces.mT).tril()
+            gram += products + products.tril(-1).mT
+        return
     task, other = torch.tril_indices(len(rows), len(rows), device=gram.device)
     for start in range(0, example.numel(), _SLICE):
         # A slice of each row stays in the cache while every pair of them is multiplied.
@@ -105,14 +138,17 @@ def gram_of_tensors(gradients: Gradients) -> Tensor:
     gradients of a parameter share shape and dtype (fp32, fp16, bf16; fp64 takes the reference), all share the device.
 
     Products are fp32 sums over at most 65,536 elements, added up in fp64 in a fixed order. A non-finite gradient makes
-    its task's diagonal non-finite. ValueError where gradients do not fit together, or tasks are none or above 16.
+    its task's diagonal non-finite. ValueError where gradients do not fit together, or there is no task. The kernels
+    take up to 16 tasks; more of them take the reference.
     """
     groups, device, tasks = _checked(gradients)
-    gradients = _contiguous(gradients)  # kept until the kernels are launched: their addresses must stay in use
+    # Strides that most of a parameter's gradients have already spare copies.
+    strides = {p: _strides(example) for examples in groups.values() for p, example in examples.items()}
+    gradients = _in_one_order(gradients, strides)  # kept until the kernels are launched: addresses must stay in use
     addresses = _addresses(gradients, device)
     gram = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
     for dtype, examples in groups.items():
-        if not uses_triton("multi_tensor", next(iter(examples.values()))):
+        if not _takes_kernels(next(iter(examples.values())), tasks):
             for parameter, example in examples.items():
                 _gram_reference(gradients[parameter], example, gram)
             continue
@@ -123,12 +159,15 @@ def gram_of_tensors(gradients: Gradients) -> Tensor:
 
 
 @torch.no_grad()
-def combine_tensors(gradients: Gradients, coefficients: Tensor) -> list[Tensor]:
+def combine_tensors(gradients: Gradients, coefficients: Tensor, like: Sequence[Tensor] | None = None) -> list[Tensor]:
     """The merged gradient of each parameter, sum_t coefficients[p, t] * gradients[p][t], in its dtype and shape.
 
     gradients: see `gram_of_tensors`; coefficients: fp32 or fp64 [P, T] on the gradients' device, a row for each
-    parameter. Sums are kept in fp32, and in fp64 for fp64. ValueError as there, where the coefficients' shape does not
-    fit, or where no task reaches a parameter.
+    parameter; like: [P], tensors of the same shapes whose strides the merged gradients get if they are dense, as
+    autograd gives `.grad` those of its parameter; otherwise merged gradients are contiguous.
+
+    Sums are kept in fp32, and in fp64 for fp64. ValueError as there, where the coefficients' shape does not fit, or
+    where no task reaches a parameter.
     """
     groups, device, tasks = _checked(gradients)
     if coefficients.shape != (len(gradients), tasks):
@@ -137,23 +176,26 @@ def combine_tensors(gradients: Gradients, coefficients: Tensor) -> list[Tensor]:
     if len(examples) != len(gradients):
         unreached = next(parameter for parameter in range(len(gradients)) if parameter not in examples)
         raise ValueError(f"no task has a gradient for parameter {unreached}")
-    gradients = _contiguous(gradients)  # kept until the kernels are launched: their addresses must stay in use
+    patterns = [torch.empty(examples[p].shape, device="meta") for p in range(len(gradients))] if like is None else like
+    strides = {parameter: _strides(pattern) for parameter, pattern in enumerate(patterns)}
+    gradients = _in_one_order(gradients, strides)  # kept until the kernels are launched: addresses must stay in use
     coefficients = coefficients.contiguous()
     merged = [
-        torch.empty(examples[parameter].shape, dtype=examples[parameter].dtype, device=device)
-        for parameter in range(len(gradients))
+        torch.empty_strided(examples[p].shape, strides[p], dtype=examples[p].dtype, device=device)
+        for p in range(len(gradients))
     ]
     addresses = _addresses([[*own, result] for own, result in zip(gradients, merged, strict=True)], device)
     for dtype, examples in groups.items():
-        if uses_triton("multi_tensor", next(iter(examples.values()))):
+        if _takes_kernels(next(iter(examples.values())), tasks):
             from concord.kernels.surgery.multi_tensor_kernels import combine_spans
 
             combine_spans(addresses, _spans_of(examples, device), coefficients, dtype)
             continue
-        for parameter, example in examples.items():
+        for parameter in examples:
             weights = coefficients[parameter].to(wide(dtype))
             reached = [task for task, gradient in enumerate(gradients[parameter]) if gradient is not None]
-            total = merged[parameter] if wide(dtype) == dtype else torch.empty_like(example, dtype=wide(dtype))
+            total = merged[parameter]
+            total = total if wide(dtype) == dtype else torch.empty_like(total, dtype=wide(dtype))
             torch.mul(gradients[parameter][reached[0]].to(total.dtype), weights[reached[0]], out=total)
             for task in reached[1:]:
                 total.addcmul_(gradients[parameter][task].to(total.dtype), weights[task])

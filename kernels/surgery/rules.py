@@ -18,7 +18,7 @@ from torch import Tensor
 
 from concord.kernels.dropout import philox
 
-MOST_TASKS = 16
+MOST_TASKS = 16  # that the kernels take; the expressions of torch here take any number
 ORDERS_SITE = 0x7FFFFFFF  # the site of the orders' random numbers: no dropout has it
 
 
@@ -27,8 +27,9 @@ def random_orders(seed: Tensor, tasks: int) -> Tensor:
 
     seed: int64 scalar, one a step. Row i sorts the tasks by random numbers of its own; equal ones by the task.
     """
-    counters = torch.arange(tasks * MOST_TASKS, device=seed.device)
-    return philox(seed, counters, ORDERS_SITE)[0].view(tasks, MOST_TASKS)[:, :tasks].argsort(dim=1, stable=True)
+    width = max(tasks, MOST_TASKS)
+    counters = torch.arange(tasks * width, device=seed.device)
+    return philox(seed, counters, ORDERS_SITE)[0].view(tasks, width)[:, :tasks].argsort(dim=1, stable=True)
 
 
 def surgery_coefficients(

@@ -149,11 +149,14 @@ class RuleEntry(Entry):
         place: where it computes: on the device, in the plan of a step, under its name; or on the host, which every
             step then waits for: (fp64 [groups, T, T]) -> fp64 [groups, T], see `concord.train.steps.weightings`.
         library: whether it is TorchJD's: a class that makes a rule of one matrix, in the scale of a mean.
+        scale_free: whether the library's rule gives the same for gradients of another scale, as long as this is
+            ordinary: it takes small ones for zero. It is given those of unit norm then.
         options: keyword arguments of that class.
     """
 
     place: Literal["device", "host"] = "host"
     library: bool = False
+    scale_free: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -161,8 +164,8 @@ def _on_device(name: str, text: str) -> RuleEntry:
     return RuleEntry(name=name, help=text, target="concord.kernels.surgery.rules:surgery_coefficients", place="device")
 
 
-def _of_torchjd(name: str, text: str, target: str, **options: float) -> RuleEntry:
-    return RuleEntry(name=name, help=text, target=target, library=True, options=options)
+def _of_torchjd(name: str, text: str, target: str, *, scale_free: bool = True, **options: float) -> RuleEntry:
+    return RuleEntry(name=name, help=text, target=target, library=True, scale_free=scale_free, options=options)
 
 
 # The hyperparameters of TorchJD's rules are those of each rule's authors.
@@ -178,9 +181,9 @@ RULES = Table(
     _of_torchjd("cagrad", "conflict-averse", f"{_TORCHJD}:CAGradWeighting", c=0.4),
     _of_torchjd("alignedmtl", "aligned components", f"{_TORCHJD}:AlignedMTLWeighting"),
     _of_torchjd("imtlg", "impartial", f"{_TORCHJD}:IMTLGWeighting"),
-    _of_torchjd("fairgrad", "alpha-fair", f"{_TORCHJD}:FairGradWeighting", alpha=2.0),
-    _of_torchjd("nashmtl", "Nash bargaining", f"{_TRAIN}.steps.weightings:NashMTL"),
-    _of_torchjd("pcd", "by averaged norms", f"{_TRAIN}.steps.weightings:PCD"),
+    _of_torchjd("fairgrad", "alpha-fair", f"{_TORCHJD}:FairGradWeighting", scale_free=False, alpha=2.0),
+    _of_torchjd("nashmtl", "Nash bargaining", f"{_TRAIN}.steps.weightings:NashMTL", scale_free=False),
+    _of_torchjd("pcd", "by averaged norms", f"{_TRAIN}.steps.weightings:PCD", scale_free=False),
 )
 
 

@@ -43,20 +43,29 @@ def pretraining_settings(optimizer: AdamWConfig, *, scaling: bool) -> SurgerySet
     return SurgerySettings(max_norm=optimizer.clip, scaling=scaling, weight_decay=optimizer.weight_decay)
 
 
-def host_weighting(name: str, tasks: int, groups: int, *, mean: bool) -> Weighting | None:
-    """The rule of this name that computes on the host, for so many Gram matrices a step; None for one of the device.
+def name_of_rule(rule: str | Weighting) -> str:
+    """What messages and saved states call a rule: its name, or MODULE:FUNCTION of a function."""
+    if isinstance(rule, str):
+        return rule
+    kind = rule if hasattr(rule, "__qualname__") else type(rule)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
-    mean: whether a rule of the user's own has its coefficients divided by the number of tasks. Raises InputError where
-    there is no rule of the name, TorchJD, or what the rule needs beside it, is not installed, and where a rule of the
-    user's own fails on made-up gradients.
+
+def host_weighting(rule: str | Weighting, tasks: int, groups: int, *, mean: bool) -> Weighting | None:
+    """The rule that computes on the host, for so many Gram matrices a step; None for one of the device.
+
+    rule: its name, or a rule of the user's own itself; mean: whether a rule of the user's own has its coefficients
+    divided by the number of tasks. Raises InputError where there is no rule of the name, TorchJD, or what the rule
+    needs beside it, is not installed, and where a rule of the user's own fails on made-up gradients.
     """
+    name = name_of_rule(rule)
+    if not isinstance(rule, str) or is_own(rule):
+        weighting = _OwnRule(name, find_own(rule) if isinstance(rule, str) else rule, 1 / tasks if mean else 1.0)
+        weighting.try_on(groups, tasks)
+        return weighting
     entry = RULES.entry(name)
     if entry.place == "device":
         return None
-    if is_own(name):
-        weighting = _OwnRule(name, 1 / tasks if mean else 1.0)
-        weighting.try_on(groups, tasks)
-        return weighting
     try:
         rule = RULES.resolve(name)(**entry.options)
     except ImportError as error:
@@ -64,7 +73,7 @@ def host_weighting(name: str, tasks: int, groups: int, *, mean: bool) -> Weighti
         raise InputError(f"--surgery {name}: needs pip install -e '.[rules]' ({reason})") from None
     carried = getattr(rule, "starts_from", None)
     start = None if carried is None else torch.tensor(carried, dtype=torch.float64).repeat(groups, tasks, 1)
-    return _OnTheHost(rule, start)
+    return _OnTheHost(rule, start, scale_free=entry.scale_free)
 
 
 def describe_surgery(surgery: SurgeryConfig) -> str:
@@ -89,8 +98,8 @@ def describe_surgery(surgery: SurgeryConfig) -> str:
 class _OwnRule:
     """A rule of the user's own, whose coefficients are checked, and multiplied by `scale`."""
 
-    def __init__(self, name: str, scale: float) -> None:
-        self._name, self._rule, self._scale = name, find_own(name), scale
+    def __init__(self, name: str, rule: Weighting, scale: float) -> None:
+        self._name, self._rule, self._scale = name, rule, scale
 
     def try_on(self, groups: int, tasks: int) -> None:
         """Call it with the Gram matrices of made-up gradients; InputError where it fails."""
@@ -121,11 +130,12 @@ class _OnTheHost:
 
     A task without a gradient in a step, as batchings of one task a step leave most, is kept from the rule, whose least
     norm would be that of this zero: the others are weighted as if they were all, in the scale of the mean over all.
-    carried: fp64 [groups, T, numbers] for a rule that goes on from what it found for the same group, else None.
+    carried: fp64 [groups, T, numbers] for a rule that goes on from what it found for the same group, else None;
+    scale_free: see `RuleEntry`.
     """
 
-    def __init__(self, rule: Callable[..., Tensor], carried: Tensor | None) -> None:
-        self._rule, self.carried = rule, carried
+    def __init__(self, rule: Callable[..., Tensor], carried: Tensor | None, *, scale_free: bool) -> None:
+        self._rule, self.carried, self._scale_free = rule, carried, scale_free
 
     def __call__(self, grams: Tensor) -> Tensor:
         on_host = grams.cpu()
@@ -143,6 +153,8 @@ class _OnTheHost:
             weights[present] = 1 / len(gram)
             return weights
         given = [gram[present][:, present]]
+        if self._scale_free:
+            given = [given[0] / given[0].diagonal().mean()]
         if self.carried is not None:
             given.append(self.carried[group, present])
         weights[present] = self._rule(*given).to(gram.dtype) * (len(present) / len(gram))
