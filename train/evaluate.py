@@ -32,7 +32,7 @@ def _parser() -> OneLineParser:
     parser.add_argument("run", help="folder of the run")
     parser.add_argument(
         "--data",
-        help="a tasks.toml, directory in the course layout, demo, or a file of labelled rows (default: the run's own)",
+        help="tasks.toml, directory in the course layout, demo, or file of labelled rows (default: the run's own)",
     )
     parser.add_argument(
         "--skip-bad-rows", action="store_true", help="skip rows that cannot be used, as where the run itself did"

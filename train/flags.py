@@ -62,7 +62,7 @@ _ELSEWHERE = {
 # What --help shows of a run's settings; --help-all shows the others too.
 _COMMON = (
     *("help", "out", "resume", "recipe", "recipes", "data", "tasks", "model", "heads", "losses", "surgery"),
-    *("train_file", "validation_file", "text_column", "label_column"),
+    *("train_file", "text_column", "label_column"),
     *("granularity", "amp", "device", "kernels", "epochs", "max_steps", "batch_size", "accumulate", "stages"),
     *("learning_rate", "head_learning_rate", "seed", "evaluate_every", "skip_bad_rows"),
 )

@@ -223,10 +223,10 @@ def _label(task: Task, text: str) -> float:
     # The comparison is false for NaN too.
     if not task.low <= label <= task.high or (whole and not label.is_integer()):
         kind = "a whole number" if whole else "a number"
-        other = "" if task in BUILT_IN_TASKS or not whole else ", or labels = [...] in tasks.toml"
-        raise _BadRow(
-            f"{task.label_column} is {shown(text)}, expected {kind} from {task.low:g} to {task.high:g}{other}"
-        )
+        expected = f"{kind} from {task.low:g} to {task.high:g}"
+        if whole and task not in BUILT_IN_TASKS:
+            expected += ", or labels = [...] in tasks.toml"
+        raise _BadRow(f"{task.label_column} is {shown(text)}, expected {expected}")
     return label
 
 

@@ -69,9 +69,9 @@ def plain_records(lines: Sequence[str], delimiter: str, *, blank: bool = False) 
 def quotes_are_plain(lines: Sequence[str], delimiter: str) -> bool:
     """Whether the quotes in a file, whose first line is a row as the others, are plain characters.
 
-    They are not where the first line, of names, has quotes. They are where every line has as many columns as the first, but rows by the standard reading are bad or span lines:
-    a cell of several lines leaves pieces with fewer columns. Where neither reading is perfect, they are where the plain
-    one has fewer bad rows.
+    They are not where the first line, of names, has quotes. They are where every line has as many columns as the first,
+    but rows by the standard reading are bad or span lines: a cell of several lines leaves pieces with fewer columns.
+    Where neither reading is perfect, they are where the plain one has fewer bad rows.
     """
     if not any('"' in line for line in lines) or '"' in lines[0]:
         return False

@@ -15,10 +15,9 @@ _PAIRS = (
     ("query", "passage"),
 )
 _TEXTS = ("text", "sentence", "review", "content", "comment", "message", "tweet")
-_LABELS = ("label", "labels", "gold_label", "sentiment", "target", "class", "category", "score", "stars", "rating") + (
-    "similarity",
-    "is_duplicate",
-    "quality",
+_LABELS = (
+    *("label", "labels", "gold_label", "sentiment", "target", "class", "category", "score", "stars", "rating"),
+    *("similarity", "is_duplicate", "quality"),
 )
 _SAMPLE = 100  # rows by which columns are known
 

@@ -93,9 +93,7 @@ def _score(numbers: Sequence[float], spec: TableSpec, place: str) -> Labels:
     low = float(min(numbers)) if spec.low is None else spec.low
     high = float(max(numbers)) if spec.high is None else spec.high
     if not low < high:
-        raise InputError(
-            f"{place}: labels from {low:g} to {high:g}, expected a range; low and high in a tasks.toml say"
-        )
+        raise InputError(f"{place}: labels from {low:g} to {high:g}, expected a range; keys low and high say")
     return Labels("regression", (), low, high)
 
 

@@ -1,4 +1,4 @@
-"""Parts of a set that are the same whenever they are taken: a dev set held out of a training set, and fewer examples."""
+"""Parts of a set, the same whenever they are taken: a dev set held out of a training set, and fewer examples."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""A table of any form as columns and rows: delimited text, JSON lines, Parquet, and what `datasets` saves or fetches."""
+"""A table as columns and rows, whatever its form, and the forms that are text: delimited rows and JSON lines."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -43,10 +43,9 @@ class TableTask:
         spec, named_by = self._spec, self._spec.named_by
         label = spec.label_column or (guess_label(table) if labelled else "")
         texts = spec.text_columns or guess_texts(table, [one for one in (label, spec.id_column) if one])
-        missing = [] if texts else ["text_columns" if not named_by.startswith("--") else "--text-column"]
-        missing += (
-            [] if label or not labelled else ["label_column" if not named_by.startswith("--") else "--label-column"]
-        )
+        flags = named_by.startswith("--")
+        missing = [] if texts else ["--text-column" if flags else "text_columns"]
+        missing += [] if label or not labelled else ["--label-column" if flags else "label_column"]
         if missing:
             which = " and ".join(missing)
             verb = "are" if len(missing) > 1 else "is"
@@ -58,9 +57,8 @@ class TableTask:
         wanted |= {label: "label column"} if labelled else {}
         wanted |= {spec.id_column: "id column"} if spec.id_column else {}
         if len(wanted) < len(texts) + labelled + bool(spec.id_column):
-            raise InputError(
-                f"{named_by}: {shown_columns([*texts, label])} name a column twice, expected different ones"
-            )
+            twice = shown_columns([*texts, label])
+            raise InputError(f"{named_by}: {twice} name a column twice, expected different ones")
         found = find_columns(table, wanted, named_by)
         return found[: len(texts)], found[len(texts)] if labelled else ""
 

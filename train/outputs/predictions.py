@@ -27,8 +27,8 @@ def prediction_text(task: Task, ids: Sequence[str], values: np.ndarray) -> str:
 
 
 def answer_text(task: Task, value: float) -> str:
-    """A class as the data call it, or else its index as a whole number; a score clipped to the task's range, with decimals to tell 10,000 parts of it
-    from one another, four at least."""
+    """A class as the data call it, or else its index as a whole number; a score clipped to the task's range, with
+    decimals to tell 10,000 parts of it from one another, four at least."""
     if task.labels:
         return task.labels[int(value)]
     if task.kind != "regression":

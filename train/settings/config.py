@@ -32,21 +32,18 @@ class RunConfig:
     recipe: str = setting("", "a named system, PAPER/SYSTEM, whose settings stand for the defaults (see --recipes)")
     data: str = setting(
         "demo",
-        "a tasks.toml that names files of any form, directory in the course layout, demo for the generated data set, or "
-        "module:function of your own",
+        "tasks.toml, directory in the course layout, demo for the generated data set, or module:function of your own",
         tables=(SOURCES,),
     )
     train_file: str = setting(
-        "",
-        "in place of --data: the one task's training rows, a .csv, .tsv, .jsonl (.gz) or .parquet, a folder of "
-        "datasets' save_to_disk, or a data set's name on the hub",
+        "", "one task's rows, in place of --data: .csv, .tsv, .jsonl, .parquet, saved folder, or a name on the hub"
     )
     validation_file: str = setting("", "its dev set; without one, a tenth of the training rows is held out")
     test_file: str = setting("", "its rows to be answered")
-    text_column: tuple[str, ...] = setting((), "its column of text, or two of pairs; guessed where that is obvious")
-    label_column: str = setting("", "its column of labels; guessed where that is obvious")
+    text_column: tuple[str, ...] = setting((), "its one or two columns of text, if they are not obvious")
+    label_column: str = setting("", "its column of labels, if it is not obvious")
     tasks: tuple[str, ...] = setting(
-        ("sst", "paraphrase", "sts"), "tasks to train on, separated by commas; or what to call the task of --train-file"
+        ("sst", "paraphrase", "sts"), "tasks to train on, separated by commas; by default all of a tasks.toml"
     )
     model: str = setting("minilm", "minilm, tiny (random weights), a model directory, or owner/name on the hub")
 

@@ -1,4 +1,4 @@
-"""What data the flags name, worked out before anything of it is read: the tasks, their weights, and files for folders."""
+"""What data the flags name, worked out before any row is read: the tasks, their weights, and files for folders."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,10 +34,7 @@ def with_data(given: Mapping[str, Any]) -> dict[str, Any]:
     if settings.get("data") and settings.get("train_file"):
         raise InputError(f"--data {settings['data']} and --train-file: expected one of them")
     data = settings.get("data", "")
-    if data in ("", DEMO) or own_names(settings, ("data",)):
-        path = None
-    else:
-        path = Path(data)
+    path = None if data in ("", DEMO) or own_names(settings, ("data",)) else Path(data)
     if path is not None and (is_saved_folder(path) or (is_table_name(path.name) and not path.is_dir())):
         settings["train_file"] = settings.pop("data")
     elif path is not None and path.is_file() and not is_tasks_file(path):
