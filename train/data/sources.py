@@ -83,16 +83,24 @@ class FileSource:
         directory: of files in the course layout.
         tasks_file: the tasks.toml, where the user names it; None for the one in the directory, if there is one, which
             may name nothing outside.
-        tables: the only tasks, where the command line says what they are.
+        tables: the only tables, where they are known already.
+        course: the only tasks in the course layout, where `tables` are.
     """
 
     def __init__(
-        self, directory: Path, tasks_file: Path | None = None, tables: Mapping[str, TableSpec] | None = None
+        self,
+        directory: Path,
+        tasks_file: Path | None = None,
+        tables: Mapping[str, TableSpec] | None = None,
+        course: Sequence[Task] = (),
     ) -> None:
         self._directory, self._confined = directory, tasks_file is None
         self._file = tasks_file or directory / TASKS_FILE
         self._specs = dict(tables) if tables is not None else None
-        self._known: dict[str, Task | TableSpec] = dict(self._specs or {})
+        self._known: dict[str, Task | TableSpec] = {
+            **{task.name: task for task in course},
+            **(self._specs or {}),
+        }
         self._tables: dict[str, TableTask] = {}
 
     def tasks(self, names: Sequence[str]) -> list[Task]:
@@ -120,6 +128,22 @@ class FileSource:
         self._read_definitions()
         specs = [one for name, one in self._known.items() if name in names and isinstance(one, TableSpec)]
         return [self._file, *self._directory.glob("*.csv"), *(file for one in specs for file in TableTask(one).files())]
+
+    def names(self) -> list[str]:
+        """The tasks that there are."""
+        self._read_definitions()
+        return list(self._known)
+
+    def specs(self) -> dict[str, TableSpec]:
+        """What is said of the tasks whose data are tables."""
+        self._read_definitions()
+        return dict(self._specs or {})
+
+    def columns(self, task: Task) -> list[str]:
+        """The columns of a task's training table; none of a task in the course layout, whose columns are known."""
+        spec = self._known.get(task.name)
+        table = self._table(spec).table("train") if isinstance(spec, TableSpec) else None
+        return table.columns if table is not None else []
 
     def _table(self, spec: TableSpec) -> TableTask:
         return self._tables.setdefault(spec.name, TableTask(spec))

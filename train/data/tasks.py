@@ -195,11 +195,11 @@ def select_tasks(names: list[str], directory: Path | None) -> list[Task]:
     return choose_tasks(names, known_tasks(None if directory is None else directory / TASKS_FILE))
 
 
-def known_tasks(path: Path | None) -> dict[str, Task]:
-    """The built-in tasks, and those in the course's layout that the tasks.toml at `path` defines, where there is one;
-    InputError for a wrong one."""
+def known_tasks(path: Path | None, only: str | None = None) -> dict[str, Task]:
+    """The built-in tasks, and those in the course's layout that the tasks.toml at `path` defines, where there is one:
+    all, or the one called `only`. InputError for a wrong one."""
     known = {task.name: task for task in BUILT_IN_TASKS}
-    return known | (_read_tasks(path) if path is not None and path.exists() else {})
+    return known | (_read_tasks(path, only) if path is not None and path.exists() else {})
 
 
 def choose_tasks(names: list[str], known: Mapping[str, Known], where: str = f"DIR/{TASKS_FILE}") -> list[Known]:
@@ -239,11 +239,11 @@ def read_tasks(path: Path) -> list[Task]:
         raise InputError(f"{path}: not the tasks of a run ({error})") from None
 
 
-def _read_tasks(path: Path) -> dict[str, Task]:
+def _read_tasks(path: Path, only: str | None) -> dict[str, Task]:
     """The tasks in the course's layout of a tasks.toml: one table for each, named as the task."""
     tasks = {}
     for name, table in read_toml(path).items():
-        if is_table(table):
+        if is_table(table) or only not in (None, name):
             continue
         try:
             tasks[name] = _task(name, table, [key for key in _TYPES if key != "table"])
