@@ -8,6 +8,7 @@ import random
 
 import datasets
 
+datasets.disable_progress_bars()
 ABOUT = {
     "billing": ["the bill was too high", "charged twice again"],
     "shipping": ["the parcel is late", "no box came"],

@@ -69,15 +69,16 @@ def plain_records(lines: Sequence[str], delimiter: str, *, blank: bool = False) 
 def quotes_are_plain(lines: Sequence[str], delimiter: str) -> bool:
     """Whether the quotes in a file, whose first line is a row as the others, are plain characters.
 
-    They are not where the first line, of names, has quotes. They are where every line has as many columns as the first,
-    but rows by the standard reading are bad or span lines: a cell of several lines leaves pieces with fewer columns.
-    Where neither reading is perfect, they are where the plain one has fewer bad rows.
+    They are not where the first line, of names, has quotes. They are where fewer rows are bad in the plain reading; and
+    in tab-delimited text, where none is bad in either, but rows by the standard reading span lines that each have as
+    many columns as the first: a cell of several lines would leave pieces with fewer, since texts hold no tabs. (Commas
+    they do hold, so that there the pieces may have as many by chance.)
     """
     if not any('"' in line for line in lines) or '"' in lines[0]:
         return False
     quoted = list(quoted_records(lines, delimiter))
     plain = list(plain_records(lines, delimiter))
     bad = [sum(len(row.cells) != len(rows[0].cells) for row in rows) for rows in (quoted, plain)]
-    if bad[1] == 0:
-        return bad[0] > 0 or len(quoted) < len(plain)
+    if not any(bad) and delimiter == "\t" and len(plain[0].cells) > 1:
+        return len(quoted) < len(plain)
     return bad[1] < bad[0]

@@ -26,8 +26,8 @@ def held_out(examples: Sequence[Example], share: float, *, classes: bool, place:
     strata: dict[float, list[str]] = defaultdict(list)
     borders = [] if classes else _borders([example.label or 0.0 for example in examples])
     for key, members in groups.items():
-        label = examples[members[0]].label or 0.0
-        strata[label if classes else sum(label > border for border in borders)].append(key)
+        label = min(examples[number].label or 0.0 for number in members)
+        strata[label if classes else sum(label >= border for border in borders)].append(key)
     out = [False] * len(examples)
     for keys in strata.values():
         wanted, taken = share * sum(len(groups[key]) for key in keys), 0

@@ -177,11 +177,11 @@ def _equal_texts(task: Task, found: dict[str, Split]) -> Iterator[str]:
             key = tuple(" ".join(text.split()).casefold() for text in (example.first, example.second or ""))
             rows[split][key].append(example)
     repeated = [own for own in rows["train"].values() if len(own) > 1]
-    yield f"  repeated   {len(repeated)} texts stand more than once in train{_such_as(repeated)}"
+    yield f"  repeated   texts that stand more than once in train: {len(repeated)}{_such_as(repeated)}"
     both = [[*rows["train"][key], *own] for key, own in rows["dev"].items() if key in rows["train"]]
-    yield f"  in both    {len(both)} dev texts stand in train too{_such_as(both)}"
+    yield f"  in both    texts of dev that stand in train too: {len(both)}{_such_as(both)}"
     differing = [own for own in repeated if len({example.label for example in own}) > 1]
-    yield f"  differing  {len(differing)} texts in train have different labels{_such_as(differing)}"
+    yield f"  differing  texts of train with different labels: {len(differing)}{_such_as(differing)}"
 
 
 def _such_as(groups: Sequence[Sequence[Example]]) -> str:
