@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from concord.bert.errors import InputError
-from concord.train.data.definitions import is_table_name
 from concord.train.settings.config import RunConfig
+from concord.train.settings.definitions import is_table_name
 from concord.train.settings.named_data import PATHS, with_data
 from concord.train.settings.options import GROUPS, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from concord.bert.errors import InputError
-from concord.train.data.definitions import TableSpec
 from concord.train.data.labels import describe_labels, infer_labels, label_number, label_value
+from concord.train.settings.definitions import TableSpec
 
 SPEC = TableSpec(name="own", train="t.csv", named_by="tasks.toml: task own")
 

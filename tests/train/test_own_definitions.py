@@ -10,10 +10,10 @@ import pytest
 from concord.bert.errors import InputError
 from concord.train import data_check, run
 from concord.train.command import run_command
-from concord.train.data.definitions import COURSE_TASKS, TableSpec, read_specs
 from concord.train.data.sources import FileSource, open_source
 from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.flags import build_parser, config_from, resumed_config
+from concord.train.settings.definitions import COURSE_TASKS, TableSpec, read_specs
 from concord.train.settings.typed import fine_tuning_config
 from tests.train.own_data import all_four, lines, pairs, tickets
 from tests.train.small_runs import refused, write_course_data

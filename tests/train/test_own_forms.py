@@ -8,8 +8,8 @@ import pytest
 
 from concord.bert.errors import InputError
 from concord.train.data import arrow
-from concord.train.data.definitions import TableSpec, task_name
 from concord.train.data.tables import TableTask, read_plain_table
+from concord.train.settings.definitions import TableSpec, task_name
 from tests.train.own_data import lines, pairs, stars
 
 SPEC = TableSpec(name="own", train="", named_by="tasks.toml: task own")

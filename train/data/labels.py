@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from concord.bert.errors import InputError, did_you_mean, one_line, shown
-from concord.train.data.definitions import TableSpec
+from concord.train.settings.definitions import TableSpec
 
 MOST_WHOLE_NUMBERS = 50  # different ones that are classes; more are scores
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")

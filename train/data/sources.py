@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from concord.bert.errors import InputError
 from concord.bert.tables import find_own
 from concord.train.data.course import Split, check_folder, read_split, with_labels
-from concord.train.data.definitions import TASKS_FILE, TableSpec, is_tasks_file, read_specs
 from concord.train.data.demo_sets import DEMO_TASKS, demo_examples
 from concord.train.data.tables import TableTask
-from concord.train.data.tasks import Example, Task, choose_tasks, known_tasks, select_tasks
+from concord.train.data.tasks import Example, Task, known_tasks, select_tasks
+from concord.train.settings.definitions import TASKS_FILE, TableSpec, choose_tasks, is_tasks_file, read_specs
 from concord.train.settings.own import calling, own_names
 from concord.train.settings.parts import TextConfig
 from concord.train.settings.tables import DEMO, SOURCES

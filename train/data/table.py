@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from concord.bert.errors import InputError, did_you_mean, one_line, shown, visible
 from concord.train.data.decoded import read_text, split_lines
-from concord.train.data.definitions import FORMS, is_table_name, shown_columns
 from concord.train.data.delimited import DELIMITERS, plain_records, quoted_records, quotes_are_plain
+from concord.train.settings.definitions import FORMS, is_table_name, shown_columns
 
 _HINT = 'a key quoting = "none" or "standard", or delimiter = ..., in a tasks.toml changes how it is read'
 _SAMPLE = 100  # rows by which columns are known

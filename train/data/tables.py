@@ -8,13 +8,13 @@ from typing import Any
 
 from concord.bert.errors import InputError, one_line, shown
 from concord.train.data.course import Split, check_within, name_bad_rows
-from concord.train.data.definitions import FORMS, HELD_OUT, TableSpec, is_saved_folder, is_table_name, shown_columns
 from concord.train.data.delimited import LONGEST_TEXT
 from concord.train.data.guesses import guess_label, guess_texts
 from concord.train.data.labels import describe_labels, infer_labels, label_number, label_value
 from concord.train.data.splits import evenly_spaced, held_out
 from concord.train.data.table import Table, column_key, find_columns, open_text
 from concord.train.data.tasks import Example, Task
+from concord.train.settings.definitions import FORMS, HELD_OUT, TableSpec, is_saved_folder, is_table_name, shown_columns
 
 _SHOWN = 5  # bad rows that a message names one by one
 _LONGEST_PROBLEM = 200  # characters of what is wrong with a row

@@ -6,19 +6,18 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import nn
 
-from concord.bert.errors import InputError, did_you_mean, one_line, shown
+from concord.bert.errors import InputError, did_you_mean, shown
 from concord.bert.files import read_json
 from concord.bert.pals import ProjectedAttention
-from concord.train.data.definitions import TASKS_FILE, is_table, read_toml
+from concord.train.settings.definitions import TASKS_FILE, choose_tasks, is_table, read_toml
 
 Kind = Literal["classification", "binary", "regression"]
 _MOST_CLASSES = 1 << 16
-Known = TypeVar("Known")
 _LONGEST_NAME = 64  # characters, so that the files that are named after a task have names that file systems take
 _FARTHEST = 1e18  # from 0, of a label: its square is still finite in fp32
 
@@ -200,22 +199,6 @@ def known_tasks(path: Path | None, only: str | None = None) -> dict[str, Task]:
     all, or the one called `only`. InputError for a wrong one."""
     known = {task.name: task for task in BUILT_IN_TASKS}
     return known | (_read_tasks(path, only) if path is not None and path.exists() else {})
-
-
-def choose_tasks(names: list[str], known: Mapping[str, Known], where: str = f"DIR/{TASKS_FILE}") -> list[Known]:
-    """What is known by `names`, in that order; where: the file in which a task may be defined.
-
-    Raises InputError for an unknown name, a name given twice, and no name at all.
-    """
-    if not names:
-        raise InputError(f"no task is given, {did_you_mean('', known)}")
-    for position, name in enumerate(names):
-        if name not in known:
-            own = f"(one of your own is a table [{one_line(name, 20)}] in {where})"
-            raise InputError(f"unknown task {shown(name)}, {did_you_mean(name, known)} {own}")
-        if name in names[:position]:
-            raise InputError(f"task {name!r} is given twice, expected each task once")
-    return [known[name] for name in names]
 
 
 def write_tasks(path: Path, tasks: Sequence[Task]) -> None:

@@ -9,10 +9,10 @@ from concord.bert.files import read_data
 from concord.bert.tables import is_own
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows
-from concord.train.data.definitions import is_tasks_file
 from concord.train.data.delimited import LONGEST_TEXT
 from concord.train.data.sources import open_source
 from concord.train.reporter import Reporter
+from concord.train.settings.definitions import is_tasks_file
 from concord.train.settings.parts import TextConfig
 from concord.train.settings.tables import DEMO
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from concord.bert.errors import InputError, did_you_mean
 from concord.train.data.course import read_plain_input
 from concord.train.data.datasets import load_datasets, tokenize
-from concord.train.data.definitions import TableSpec, is_saved_folder, is_table_name
 from concord.train.data.sources import data_files
 from concord.train.data.tables import read_plain_table
 from concord.train.data.tasks import Task
@@ -19,6 +18,7 @@ from concord.train.outputs.predictions import prediction_text
 from concord.train.outputs.saved_run import load_run
 from concord.train.outputs.summary import score_line
 from concord.train.reporter import Reporter
+from concord.train.settings.definitions import TableSpec, is_saved_folder, is_table_name
 from concord.train.settings.parts import DataConfig
 from concord.train.steps.evaluation import evaluate, predict
 

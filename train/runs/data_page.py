@@ -11,7 +11,10 @@ from concord.bert.errors import InputError, one_line
 from concord.bert.models import load_model
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import Split, name_bad_rows
-from concord.train.data.definitions import (
+from concord.train.data.sources import FileSource
+from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task, known_tasks
+from concord.train.data.tokenized import tokenize_split
+from concord.train.settings.definitions import (
     FORMS,
     TASKS_FILE,
     TableSpec,
@@ -24,9 +27,6 @@ from concord.train.data.definitions import (
     table_spec,
     task_name,
 )
-from concord.train.data.sources import FileSource
-from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task, known_tasks
-from concord.train.data.tokenized import tokenize_split
 
 _SHOWN = 3  # bad rows of a set, and rows with equal texts, that are named
 _MOST_TASKS = 12  # that are shown

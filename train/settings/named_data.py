@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError
-from concord.train.data.definitions import (
+from concord.train.settings.definitions import (
     COURSE_TASKS,
     FORMS,
     TASKS_FILE,

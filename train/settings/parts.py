@@ -7,7 +7,7 @@ the smaller of two parts where fine-tuning adds settings to it.
 from dataclasses import dataclass
 from typing import Literal
 
-from concord.train.data.definitions import TableSpec
+from concord.train.settings.definitions import TableSpec
 from concord.train.settings.values import PerTask, Stage
 
 INVERSE_SHARE, UNCERTAINTY = "inverse-share", "uncertainty"

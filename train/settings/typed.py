@@ -1,7 +1,7 @@
 """The one place where the flat settings, one for each flag, become the typed parts that a run goes by."""
 
-from concord.train.data.definitions import TableSpec
 from concord.train.settings.config import RunConfig
+from concord.train.settings.definitions import TableSpec
 from concord.train.settings.parts import (
     AdamWConfig,
     BatchConfig,

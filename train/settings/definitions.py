@@ -5,11 +5,12 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from concord.bert.errors import InputError, did_you_mean, one_line, shown
 from concord.bert.files import MOST_JSON, read_data
 
+Known = TypeVar("Known")
 TASKS_FILE = "tasks.toml"
 COURSE_TASKS = ("sst", "paraphrase", "sts", "cfimdb")
 KINDS = ("classification", "binary", "regression")
@@ -229,6 +230,22 @@ _CHECKS = {
     "limit": _count,
     "weight": _weight,
 }
+
+
+def choose_tasks(names: list[str], known: Mapping[str, Known], where: str = f"DIR/{TASKS_FILE}") -> list[Known]:
+    """What is known by `names`, in that order; where: the file in which a task may be defined.
+
+    Raises InputError for an unknown name, a name given twice, and no name at all.
+    """
+    if not names:
+        raise InputError(f"no task is given, {did_you_mean('', known)}")
+    for position, name in enumerate(names):
+        if name not in known:
+            own = f"(one of your own is a table [{one_line(name, 20)}] in {where})"
+            raise InputError(f"unknown task {shown(name)}, {did_you_mean(name, known)} {own}")
+        if name in names[:position]:
+            raise InputError(f"task {name!r} is given twice, expected each task once")
+    return [known[name] for name in names]
 
 
 def task_name(train: str) -> str:
