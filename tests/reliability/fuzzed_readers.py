@@ -1,6 +1,8 @@
 """Every function that reads what comes from outside, damaged files for it, and what must hold of all that it takes."""
 
+import gzip
 import json
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -18,11 +20,13 @@ from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import load_weights, to_hugging_face
 from concord.train import pretrain
 from concord.train.data.course import read_plain_input, read_split
+from concord.train.data.tables import TableTask, read_plain_table
 from concord.train.data.tasks import BUILT_IN_TASKS, read_tasks, select_tasks, write_tasks
 from concord.train.data.texts import read_texts
 from concord.train.flags import build_parser, config_from
 from concord.train.reporter import SILENT
 from concord.train.settings.config import RunConfig
+from concord.train.settings.definitions import TableSpec, read_specs
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of
 from concord.train.settings.typed import fine_tuning_config
@@ -39,6 +43,22 @@ text_columns = ["subject"]
 label_column = "is_spam"
 prediction_column = "P"
 """
+OWN_TOML = b"""[mail]
+train = "mail.csv"
+text_columns = ["subject", 2]
+label_column = "spam"
+labels = ["no", "yes"]
+validation_split = 0.25
+delimiter = "tab"
+limit = 3
+weight = 1.5
+"""
+OWN_CSV = b'text,label\n"a ""fine"",\nfilm",good\nanother film,bad\n"a third",good\nlast one,bad\nreally,bad\n'
+OWN_TSV = b'sentence1\tsentence2\tscore\n"a\tb\t1.5\nc\td"\t3\ne\tf\t2\ng\th\t4\ni\tj\t2.5\nk\tl\t3.5\nm\tn\t1\n'
+OWN_JSONL = b"".join(
+    json.dumps({"label": number % 2 == 0, "text": f"film {number}", "more": None}).encode() + b"\n"
+    for number in range(6)
+)
 _SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
 MODEL = BertConfig(vocab_size=30, max_position_embeddings=8, **_SIZES)
 _PATTERNS = ["(a+)+$", "(a|aa)+$", "(x+x+)+y", "(?=", "[", "\\p{Foo}", "(.*)*", "", "(?:a?){30}a{30}"]
@@ -87,7 +107,30 @@ def _read_split(task: Any, stem: str) -> Callable[[Path, bytes], None]:
 def _read_plain_input(folder: Path, data: bytes) -> None:
     (folder / "in.tsv").write_bytes(data)
     found = read_plain_input(STS, folder / "in.tsv")
-    assert len(found) == data.removesuffix(b"\n").count(b"\n"), "an answer a row"
+    # A row is a line, unless its cells are quoted, or lines are other bytes than LF.
+    if b'"' not in data and b"\n" in data and not data.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")):
+        assert len(found) == data.removesuffix(b"\n").count(b"\n"), "an answer a row"
+
+
+def _read_own(name: str) -> Callable[[Path, bytes], None]:
+    def read(folder: Path, data: bytes) -> None:
+        (folder / name).write_bytes(data)
+        table = TableTask(TableSpec(name="own", train=name, folder=folder, named_by="--train-file"))
+        task = table.task()
+        for split in ("train", "dev"):
+            found = table.read(task, split, skip_bad_rows=True)
+            assert all(one.id and one.first and math.isfinite(one.label) for one in found.examples)
+            assert all(len(text) < 600 for text in [*found.bad_rows, *found.notes])
+        (folder / "asked.txt").write_bytes(data)
+        assert read_plain_table(task, folder / "asked.txt")
+
+    return read
+
+
+def _read_specs(path: Path) -> None:
+    for spec in read_specs(path, confined=True).values():
+        assert spec.train
+        assert len(spec.text_columns) <= 2
 
 
 def _read_toml(folder: Path, data: bytes) -> None:
@@ -216,6 +259,11 @@ def readers() -> list[Reader]:
         Reader("a table of pairs", damaged(STS_TABLE), _read_split(STS, "sts")),
         Reader("the input of predict", damaged(_table(STS, [["a", "b"], ["c", "d"]], None)), _read_plain_input),
         Reader("tasks.toml", toml, _read_toml),
+        Reader("tasks.toml of tables", damaged(OWN_TOML), _in_file("tasks.toml", _read_specs)),
+        Reader("a table of one's own", damaged(OWN_CSV), _read_own("t.csv")),
+        Reader("one with tabs", damaged(OWN_TSV), _read_own("t.tsv")),
+        Reader("one of JSON lines", damaged(OWN_JSONL), _read_own("t.jsonl")),
+        Reader("a packed one", damaged(gzip.compress(OWN_CSV, mtime=0)), _read_own("t.csv.gz")),
         json_reader("a run's tasks", tasks, "tasks.json", read_tasks),
         json_reader("a run's settings", run, "config.json", read_config),
         json_reader("a pre-training's settings", pretraining, "pretrain.json", pretrain.read_settings),
