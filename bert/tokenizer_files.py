@@ -243,7 +243,7 @@ def _type(part: Any) -> str:
 def _unlike(path: Path, settings: _Settings, part: str, found: Any, expected: str) -> InputError:
     return InputError(
         f"{path}: its {part} is {shown(found)}, but {settings.tokenizer_class}, by {settings.path.name} or "
-        f'{CONFIG_FILE}, has {expected}; if {path.name} is meant, write "tokenizer_class": "PreTrainedTokenizerFast" there'
+        f'{CONFIG_FILE}, has {expected}; if the file is, write "tokenizer_class": "PreTrainedTokenizerFast" there'
     )
 
 

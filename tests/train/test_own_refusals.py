@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from concord.bert.frames import Frame
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets, run_tasks
