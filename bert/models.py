@@ -71,7 +71,12 @@ class Model:
 
 
 def load_model(
-    name: str, *, seed: int, hidden_dropout: float | None = None, attention_dropout: float | None = None
+    name: str,
+    *,
+    seed: int,
+    lower_case: bool | None = None,
+    hidden_dropout: float | None = None,
+    attention_dropout: float | None = None,
 ) -> Model:
     """The model called `name`, on the CPU in fp32.
 
@@ -79,13 +84,13 @@ def load_model(
     vocabulary of its own of 2048 pieces), a directory with config.json, weights (`checkpoints.find_weights`) and
     tokenizer.json or vocab.txt, a run's folder, whose best model is meant, or "name" or "owner/name" on the Hugging
     Face hub. A pooler that the weights lack is random, from `seed`. Dropout rates replace the configuration's where
-    given.
+    given, and lower_case what the tokenizer's files say of case.
     Raises InputError where anything is missing or does not fit.
     """
     rates = {"hidden_dropout_prob": hidden_dropout, "attention_probs_dropout_prob": attention_dropout}
     rates = {key: value for key, value in rates.items() if value is not None}
     if name == "tiny":
-        tokenizer = Tokenizer.load(TINY_DIRECTORY)
+        tokenizer = Tokenizer.load(TINY_DIRECTORY, lower_case=lower_case)
         encoder = Encoder(BertConfig(vocab_size=tokenizer.vocab_size, **{**TINY, **rates}))
         encoder.initialise(seed)
         return Model(encoder, tokenizer, "tiny: 2 layers of 64, random weights")
@@ -103,7 +108,7 @@ def load_model(
     else:
         directory, origin = _from_hub(name), f"{name} from the Hugging Face hub"
     encoder = read_encoder(directory / CONFIG_FILE, **rates)
-    tokenizer = load_tokenizer(directory, encoder.config)
+    tokenizer = load_tokenizer(directory, encoder.config, lower_case)
     origin = "; ".join([origin, *load_weights(encoder, find_weights(directory), seed)])
     return Model(encoder, tokenizer, origin, directory)
 
@@ -130,10 +135,10 @@ def read_encoder(path: Path, **settings: float) -> Encoder:
     return ENCODERS.resolve(kind)(path, **settings)
 
 
-def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
+def load_tokenizer(directory: Path, config: BertConfig, lower_case: bool | None = None) -> Tokenizer:
     """The tokenizer in a model directory, without segments where the model has none; InputError where it has ids that
     the model has no embedding for."""
-    tokenizer = Tokenizer.load(directory, segments=config.kind.has_segments)
+    tokenizer = Tokenizer.load(directory, segments=config.kind.has_segments, lower_case=lower_case)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, more than the model's {config.vocab_size}"

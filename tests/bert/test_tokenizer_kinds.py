@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from concord.bert.errors import InputError
 from concord.bert.tokenizer import Tokenizer
-from tests.bert.scripts import SCRIPTS, script_strings
+from tests.small_tokenizers import SCRIPTS, TOKEN, byte_level_json, script_strings, unigram_json
 
 needs_transformers = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
@@ -19,8 +19,6 @@ needs_transformers = pytest.mark.skipif(
 FURTHER = ("[E1]", "[MASK]", "<mask>", "soup", "Soup", "x[E1]y", "[e1]", "<s>", "[SEP]")
 STRINGS = script_strings(2000, 7, FURTHER)
 SAMPLE = [*script_strings(300, 8), *["The soup was cold soup"] * 20]
-ANGLES = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-TOKEN = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
 # Runs outside the repository, whose room kernels/ transformers would take for a package of its own.
 REFERENCE = """
 import json, transformers
@@ -70,35 +68,6 @@ def wordpiece_json(*, lowercase, more=()):
     return json.loads(tokenizers.BertWordPieceTokenizer(vocab=vocabulary, lowercase=lowercase).to_str())
 
 
-def byte_level_json(*, prefix_space=False):
-    found = tokenizers.Tokenizer(models.BPE())
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    found.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=ANGLES, initial_alphabet=alphabet, show_progress=False)
-    found.train_from_iterator(SAMPLE, trainer)
-    found.add_special_tokens([tokenizers.AddedToken("<mask>", lstrip=True, special=True)])
-    ends = [(text, found.token_to_id(text)) for text in ("</s>", "<s>")]
-    found.post_processor = processors.RobertaProcessing(*ends, add_prefix_space=prefix_space)
-    return json.loads(found.to_str())
-
-
-def unigram_json():
-    found = tokenizers.Tokenizer(models.Unigram())
-    found.normalizer = normalizers.Sequence([normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
-    found.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=1800, special_tokens=ANGLES, unk_token="<unk>", show_progress=False, initial_alphabet=["\u2581"]
-    )
-    found.train_from_iterator(SAMPLE, trainer)
-    found.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[(text, found.token_to_id(text)) for text in ("<s>", "</s>")],
-    )
-    return json.loads(found.to_str())
-
-
 def make_directories(folder):
     """Name -> a model directory."""
     pieces, e1 = wordpieces(), {"content": "[E1]", **TOKEN}
@@ -106,7 +75,7 @@ def make_directories(folder):
     own = wordpiece_json(lowercase=False, more=["[E1]"])
     own["normalizer"]["strip_accents"] = True
     own["pre_tokenizer"] = {"type": "Whitespace"}
-    byte_level, unigram = byte_level_json(), unigram_json()
+    byte_level, unigram = byte_level_json(SAMPLE), unigram_json(SAMPLE)
     decoder = {str(one["id"]): {name: one[name] for name in ("content", *TOKEN)} for one in byte_level["added_tokens"]}
     vocabulary = {"vocab.txt": from_vocabulary()}
     return {
@@ -204,3 +173,113 @@ def test_strings_are_of_every_script(script):
     assert len({*STRINGS}) > 1900
     low, high = list(SCRIPTS.values())[script][0]
     assert sum(any(low <= ord(sign) <= high for sign in text) for text in STRINGS) > 100
+
+
+JAPANESE = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab", "do_lower_case": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "files", "settings", "expected"),
+    [
+        ("bert", {"vocab.txt": "words"}, JAPANESE, r"tokenizer_class is 'BertJapaneseTokenizer', which is not read"),
+        ("bert", {"vocab.txt": "words"}, {"tokenizer_class": ["x"]}, r"tokenizer_class is \['x'\]"),
+        ("roberta", {"vocab.json": {}, "merges.txt": ""}, {}, r"only vocab\.json.*; convert it, .*save_pretrained"),
+        ("camembert", {"sentencepiece.bpe.model": "x"}, {}, r"only sentencepiece\.bpe\.model.*convert it"),
+        ("roberta", {"vocab.txt": "words"}, {}, r"WordPiece's vocabulary, but the tokenizer is a RobertaTokenizer"),
+        (
+            "roberta",
+            {"tokenizer.json": "lower"},
+            {},
+            r"its model is 'WordPiece', but .* RobertaTokenizer, whose .* BPE",
+        ),
+        ("bert", {"tokenizer.json": "bytes"}, {}, r"its model is 'BPE', but the class .* is BertTokenizer"),
+        ("bert", {"tokenizer.json": "cased"}, {}, r"do_lower_case False, but .*config\.json does not say it.*write"),
+        ("roberta", {"tokenizer.json": "bytes, a space"}, {}, r"add_prefix_space True, but .* does not say it"),
+        ("bert", {"tokenizer.json": "split"}, {}, r"its pre_tokenizer is 'Whitespace', but BertTokenizer"),
+        ("bert", {"vocab.txt": "words", "added_tokens.json": {"[E1]": 7}}, {}, r"would get number \d+, but .* says 7"),
+        (
+            "bert",
+            {"vocab.txt": "words", "added_tokens.json": {"[E1]": "7"}},
+            {},
+            r"'\[E1\]' is '7', expected the number",
+        ),
+        ("bert", {"vocab.txt": "words"}, {"added_tokens_decoder": {"x": {}}}, r"added_tokens_decoder is .*, expected"),
+        (
+            "bert",
+            {"vocab.txt": "words"},
+            {"added_tokens_decoder": {"9": {"content": 3}}},
+            r"a token is .*, expected a te",
+        ),
+        ("bert", {"vocab.txt": "words"}, {"mask_token": 4}, r"a token is 4, expected a text or an object"),
+        ("bert", {"vocab.txt": "words"}, {"mask_token": "[GAP]"}, r"the vocabulary lacks \[GAP\]"),
+        (
+            "bert",
+            {"tokenizer.json": "no template"},
+            {"tokenizer_class": "PreTrainedTokenizerFast"},
+            r"no special token",
+        ),
+        (
+            "bert",
+            {"tokenizer.json": "further"},
+            {"added_tokens_decoder": {}},
+            r"'\[E1\]' is an added token, but not in",
+        ),
+    ],
+)
+def test_what_cannot_be_read_as_its_class_reads_it_is_refused_by_name(tmp_path, kind, files, settings, expected):
+    split, further = wordpiece_json(lowercase=True), wordpiece_json(lowercase=True)
+    split["pre_tokenizer"] = {"type": "Whitespace"}
+    further["added_tokens"].append({"id": len(wordpieces()), "content": "[E1]", **TOKEN})
+    made = {
+        "words": from_vocabulary,
+        "lower": lambda: wordpiece_json(lowercase=True),
+        "cased": lambda: wordpiece_json(lowercase=False),
+        "bytes": lambda: byte_level_json(SAMPLE),
+        "bytes, a space": lambda: byte_level_json(SAMPLE, prefix_space=True),
+        "split": lambda: split,
+        "further": lambda: further,
+        "no template": lambda: wordpiece_json(lowercase=True) | {"post_processor": None},
+    }
+    contents = {name: made[one]() if isinstance(one, str) and one in made else one for name, one in files.items()}
+    directory = write(tmp_path / "model", kind, contents, **settings)
+    with pytest.raises(InputError, match=expected) as caught:
+        Tokenizer.load(directory)
+    assert len(str(caught.value)) <= 500
+
+
+def pieces_of(directory, text, **more):
+    tokenizer = Tokenizer.load(directory, **more)
+    return [tokenizer._tokenizer.id_to_token(number) for number in tokenizer.encode([text])[0]]
+
+
+def test_a_cased_vocabulary_that_nothing_says_how_to_read_is_a_warning_and_a_choice(tmp_path):
+    directory = write(tmp_path / "model", "bert", {"vocab.txt": from_vocabulary()})
+    remark = Tokenizer.load(directory).remark
+    assert "of its words have capitals, as 'The', which no text has once it is in lower case" in remark
+    assert "--lower-case no keeps capitals" in remark
+    assert pieces_of(directory, "The Soup") == ["the", "soup"]
+    assert pieces_of(directory, "The Soup", lower_case=False) == ["The", "Soup"]
+    for settings, lower_case in (({}, False), ({}, True), ({"do_lower_case": True}, None)):
+        (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+        assert Tokenizer.load(directory, lower_case=lower_case).remark == ""
+    (directory / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    assert pieces_of(directory, "The Soup", lower_case=False) == ["The", "Soup"]
+    lower = write(
+        tmp_path / "lower", "bert", {"vocab.txt": "\n".join(["[PAD]", *["[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]])}
+    )
+    assert Tokenizer.load(lower).remark == ""
+
+
+def test_the_case_of_other_vocabularies_cannot_be_chosen(tmp_path):
+    directory = write(tmp_path / "model", "roberta", {"tokenizer.json": byte_level_json(SAMPLE)})
+    with pytest.raises(InputError, match="not WordPiece, whose case alone can be chosen"):
+        Tokenizer.load(directory, lower_case=True)
+
+
+def test_without_segments_both_texts_of_a_pair_have_segment_0_and_another_digest(tmp_path):
+    directory = write(tmp_path / "model", "bert", {"vocab.txt": from_vocabulary()})
+    two, one = Tokenizer.load(directory), Tokenizer.load(directory, segments=False)
+    assert (two.pair.text_segments, two.pair.segments) == ((0, 1), ((0,), (0,), (1,)))
+    assert (one.pair.text_segments, one.pair.segments) == ((0, 0), ((0,), (0,), (0,)))
+    assert one.pair.ids == two.pair.ids
+    assert one.digest != two.digest

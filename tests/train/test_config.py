@@ -46,6 +46,7 @@ FLAGS = [
     "--log-every",
     "--loss-weights",
     "--losses",
+    "--lower-case",
     "--margin",
     "--max-length",
     "--max-steps",

@@ -134,6 +134,8 @@ def begin_pre_training(
     choose_kernels(config.compute.kernels, precision)  # so that a wrong --kernels is refused before anything is read
     base = load_pretrained(config.model)
     reporter.say(f"model      {base.origin}")
+    if base.tokenizer.remark:
+        reporter.warn(base.tokenizer.remark)
     config = fit_model(config, base.encoder.config)
     texts = read_texts(config.data, reporter)
     sequences = encode_texts(texts, base.tokenizer, config.data.max_length)

@@ -35,6 +35,7 @@ def load_pretrained(config: EncoderConfig) -> Model:
     return load_model(
         config.name,
         seed=config.seed,
+        lower_case=config.lower_case,
         hidden_dropout=config.hidden_dropout,
         attention_dropout=config.attention_dropout,
     )
