@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceCl
 def main() -> None:
     """Answer every case: out.npz in its folder, the models as transformers writes them, and told.json of all."""
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     inputs, told = np.load("in.npz"), []
     with open("kinds.json", encoding="utf-8") as file:
         kinds = json.load(file)

@@ -7,7 +7,7 @@ from typing import Any
 
 from concord.bert.errors import InputError, shown
 from concord.bert.files import read_json_object
-from concord.bert.kinds import ENCODERS, Kind
+from concord.bert.kinds import ENCODERS, Kind, refusal
 from concord.kernels.ops import HIGHEST_RATE
 
 # Sizes beyond any BERT's, which would fill the memory, or take hours, before anything else could show them to be wrong.
@@ -65,8 +65,7 @@ class BertConfig:
             if field.name.endswith("dropout_prob") and value > HIGHEST_RATE:
                 raise InputError(f"{found}, expected {HIGHEST_RATE:.6f} at most")
         if self.model_type not in ENCODERS.names:
-            expected = " or ".join(map(repr, ENCODERS.names))
-            raise InputError(f"model configuration: model_type is {shown(self.model_type)}, expected {expected}")
+            raise InputError(f"model configuration: {refusal(self.model_type)}")
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(
                 f"model configuration: hidden_act is {shown(self.hidden_act)}, expected one of {', '.join(ACTIVATIONS)}"
@@ -125,7 +124,7 @@ class BertConfig:
         content = read_json_object(path, "the object of a model's config.json")
         name = content.get("model_type", "bert")
         if name not in ENCODERS.names:
-            raise InputError(f"{path}: model_type is {shown(name)}, expected {' or '.join(map(repr, ENCODERS.names))}")
+            raise InputError(f"{path}: {refusal(name)}")
         kind = ENCODERS.entry(name)
         for key, value in kind.fixed.items():
             if content.get(key, value) != value:

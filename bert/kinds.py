@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from concord.bert.errors import shown
 from concord.bert.tables import Entry, Table
 
 _LAYER = "encoder.layer.{}."
@@ -212,3 +213,18 @@ ENCODERS = Table(
     ),
 )
 """The kinds of encoder, by `model_type`."""
+REFUSED = {
+    "albert": "all its layers share one set of weights",
+    "deberta": "its attention has a second term, of relative positions",
+    "deberta-v2": "its attention has a second term, of relative positions",
+    "modernbert": "its LayerNorms come first, its positions are rotary, and most of its layers attend nearby alone",
+    "mpnet": "its attention has a bias of relative positions",
+    "xlm-roberta-xl": "its LayerNorms come first",
+}
+"""Kinds that are known and not read: `model_type` -> why."""
+
+
+def refusal(name: object) -> str:
+    """Why a `model_type` is not read, to stand behind the file's name."""
+    why = f" ({REFUSED[name]})" if isinstance(name, str) and name in REFUSED else ""
+    return f"model_type is {shown(name)}{why}, expected {' or '.join(map(repr, ENCODERS.names))}"

@@ -10,9 +10,9 @@ from pathlib import Path
 from concord.bert.checkpoints import find_weights, size_of
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
-from concord.bert.errors import InputError, shown
+from concord.bert.errors import InputError
 from concord.bert.files import read_json_object
-from concord.bert.kinds import ENCODERS
+from concord.bert.kinds import ENCODERS, refusal
 from concord.bert.names import (
     ADDED_TOKENS_FILE,
     BEST,
@@ -126,7 +126,7 @@ def read_encoder(path: Path, **settings: float) -> Encoder:
     """
     kind = read_json_object(path, "the object of a model's config.json").get("model_type", "bert")
     if kind not in ENCODERS.names:
-        raise InputError(f"{path}: model_type is {shown(kind)}, expected {' or '.join(map(repr, ENCODERS.names))}")
+        raise InputError(f"{path}: {refusal(kind)}")
     weights = find_weights(path.parent)
     numbers = BertConfig.read(path).parameters
     # What fits any memory is judged with the weights, of which more can be said.

@@ -33,7 +33,7 @@ BRACKETS = {name: f"[{name.upper()}]" for name in SPECIAL}
 _ANGLES = {"pad": "<pad>", "unk": "<unk>", "cls": "<s>", "sep": "</s>", "mask": "<mask>"}
 _WORDPIECE, _BYTES, _UNIGRAM = "WordPiece", "BPE", "Unigram"
 # Class -> what its model is; "" for classes that take tokenizer.json as it is.
-_CLASSES = {
+CLASSES = {
     **dict.fromkeys(("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"), _WORDPIECE),
     "RobertaTokenizer": _BYTES,
     **dict.fromkeys(("XLMRobertaTokenizer", "CamembertTokenizer"), _UNIGRAM),
@@ -72,7 +72,7 @@ def find_tokenizer(directory: Path, lower_case: bool | None = None) -> Found:
     """
     settings = _Settings(directory)
     path = _vocabulary_file(directory)
-    kind = _CLASSES[settings.tokenizer_class] if settings.tokenizer_class else None
+    kind = CLASSES[settings.tokenizer_class] if settings.tokenizer_class else None
     if path.name == VOCABULARY_FILE:
         if kind not in (None, _WORDPIECE):
             raise InputError(f"{path}: WordPiece's vocabulary, but the tokenizer is a {settings.tokenizer_class}")
@@ -121,10 +121,10 @@ class _Settings:
         kind = model.get("model_type")
         if name is None and kind in ENCODERS.names:
             name = ENCODERS.entry(kind).tokenizer
-        if name is not None and (not isinstance(name, str) or name.removesuffix("Fast") not in _CLASSES):
+        if name is not None and (not isinstance(name, str) or name.removesuffix("Fast") not in CLASSES):
             raise InputError(
                 f"{self.path}: tokenizer_class is {shown(name)}, which is not read; "
-                f"expected one of {', '.join(_CLASSES)}"
+                f"expected one of {', '.join(CLASSES)}"
             )
         self.tokenizer_class = name.removesuffix("Fast") if name else None
         # Files of today keep added tokens here, and then the two older files say nothing.
