@@ -25,7 +25,8 @@ _INTRODUCTION = """# Encoders
 `--model` takes a directory, a run's folder (its best model), or a name on the Hugging Face hub, of these kinds, by
 `model_type` in `config.json`. Cased, uncased and multilingual models are one kind; so are MiniLM, E5, BGE and GTE,
 which have BERT's or XLM-RoBERTa's shape. Whatever works for BERT works for each: task gradients, dropout, SMART,
-projected attention, masked language modelling. `best/` of a run is a directory that transformers loads as the same kind.
+projected attention, masked language modelling. `best/` of a run is a directory that transformers loads as the same
+kind.
 
 A kind is an entry of `bert/kinds.py`: what its files call things, where its positions start, whether it has segments,
 and what pools. Kernels are launched as for BERT: positions and segments are data.
@@ -92,16 +93,9 @@ def page(errors: Mapping[str, Sequence[float]], made: str) -> str:
         "layer's\nstates, the pooled output, any parameter's gradient, and the loss and the word table's gradient of "
         f"the masked\nlanguage model ({ALLOWED:.0e} is allowed). {made}\n"
     )
-    parts = [_INTRODUCTION, "\n".join(kinds) + "\n", "\n".join(refused) + "\n"]
-    return "\n".join(
-        [
-            *parts,
-            "Any other `model_type` is refused too.\n",
-            parity,
-            *map("\n".join, ([*table, ""], [*files, ""])),
-            _DIFFERENCE,
-        ]
-    )
+    rest = "Any other `model_type` is refused too.\n"
+    tables = ["\n".join([*rows, ""]) for rows in (kinds, refused, table, files)]
+    return "\n".join([_INTRODUCTION, *tables[:2], rest, parity, *tables[2:], _DIFFERENCE])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

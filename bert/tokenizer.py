@@ -72,7 +72,8 @@ class Tokenizer:
         segments: whether the model has segments; lower_case: in place of what the files say, None for that.
         Raises InputError where there is none, a file is damaged, its class is none that is known, or files disagree.
         """
-        found = find_tokenizer(directory, lower_case)
+        with refusing(f"{directory}: not a tokenizer"):
+            found = find_tokenizer(directory, lower_case)
         with refusing(f"{found.source}: not a tokenizer"):
             tokenizer = tokenizers.Tokenizer.from_str(json.dumps(found.content))
             _add_tokens(tokenizer, found)

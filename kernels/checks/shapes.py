@@ -253,6 +253,8 @@ def _products(shapes: Shapes, device: torch.device) -> Iterator[Case]:
     options = {"gradient_dtype": shapes.gradient_dtype}
     own, odd = _sizes(shapes)
     weights = [(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)]
+    if shapes.embedding not in (0, hidden):
+        weights.append((hidden, shapes.embedding))
     for tokens, (m, n) in [*((own, weight) for weight in weights), (odd, weights[0])]:
         for rows in _token_rows(shapes, tokens, device):
             yield products_case(rows, tokens, m, n, shapes.dtype, device, **options)
