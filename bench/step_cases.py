@@ -6,7 +6,7 @@ computes Concord's update, `tests/bench/test_torchjd_peer.py` of those that are 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import count, cycle, islice
 from typing import Any
@@ -202,7 +202,7 @@ def build_padded(case: Case, splits: Splits, attention: str, device: torch.devic
     torch.manual_seed(1)
     outputs = {name: split.task.classes for name, split in splits.items()}
     kinds = {name: split.task.kind for name, split in splits.items()}
-    configuration = transformers.BertConfig(**asdict(MODELS[case.model]))
+    configuration = transformers.BertConfig.from_dict(MODELS[case.model].as_json())
     with device:
         return PaddedModel(configuration, outputs, kinds, attention=attention)
 

@@ -1,11 +1,13 @@
-"""The shape of a BERT encoder, as Hugging Face's config.json names it."""
+"""The shape of an encoder of BERT's kind, as Hugging Face's config.json names it."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from concord.bert.errors import InputError, shown
 from concord.bert.files import read_json_object
+from concord.bert.kinds import ENCODERS, Kind, refusal
 from concord.kernels.ops import HIGHEST_RATE
 
 # Sizes beyond any BERT's, which would fill the memory, or take hours, before anything else could show them to be wrong.
@@ -17,14 +19,19 @@ _LARGEST = {
     "intermediate_size": 1 << 20,
     "max_position_embeddings": 1 << 20,
     "type_vocab_size": 1 << 16,
+    "embedding_size": 1 << 16,
+    "first_position": 1 << 20,
 }
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """Sizes and rates of a BERT encoder (Devlin et al., 2019), under Hugging Face's names.
+    """Sizes and rates of an encoder of BERT's kind (Devlin et al., 2019), under Hugging Face's names of BERT's.
 
-    The defaults are bert-base-uncased's.
+    The defaults are bert-base-uncased's. model_type: a name in `kinds.ENCODERS`; hidden_act: one of `ACTIVATIONS`;
+    embedding_size: columns of the tables where a projection to hidden_size follows them, None where there is none;
+    first_position: the row of the position table that the first token of a sequence reads.
     """
 
     vocab_size: int = 30522
@@ -37,23 +44,39 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
+    model_type: str = "bert"
+    hidden_act: str = "gelu"
+    embedding_size: int | None = None
+    first_position: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            # Booleans are integers to Python.
             found = f"model configuration: {field.name} is {shown(value)}"
-            if field.type is int and (type(value) is not int or value < 1):
-                raise InputError(f"{found}, expected a positive integer")
-            if field.type is int and value > _LARGEST[field.name]:
-                raise InputError(f"{found}, expected {_LARGEST[field.name]} at most")
+            if field.name in _LARGEST and (field.type is int or value is not None):
+                least = 0 if field.name == "first_position" else 1
+                # Booleans are integers to Python.
+                if type(value) is not int or value < least:
+                    raise InputError(f"{found}, expected {'an integer from 0' if not least else 'a positive integer'}")
+                if value > _LARGEST[field.name]:
+                    raise InputError(f"{found}, expected {_LARGEST[field.name]} at most")
             if field.type is float and (type(value) not in (int, float) or not 0 <= value < 1):
                 raise InputError(f"{found}, expected a number from 0 to below 1")
             if field.name.endswith("dropout_prob") and value > HIGHEST_RATE:
                 raise InputError(f"{found}, expected {HIGHEST_RATE:.6f} at most")
-        if self.hidden_size % 8:
+        if self.model_type not in ENCODERS.names:
+            raise InputError(f"model configuration: {refusal(self.model_type)}")
+        if self.hidden_act not in ACTIVATIONS:
             raise InputError(
-                f"model configuration: hidden_size {self.hidden_size} is not a multiple of 8, which the kernels take"
+                f"model configuration: hidden_act is {shown(self.hidden_act)}, expected one of {', '.join(ACTIVATIONS)}"
+            )
+        for name, size in (("hidden_size", self.hidden_size), ("embedding_size", self.embedding_width)):
+            if size % 8:
+                raise InputError(f"model configuration: {name} {size} is not a multiple of 8, which the kernels take")
+        if self.first_position >= self.max_position_embeddings:
+            raise InputError(
+                f"model configuration: max_position_embeddings {self.max_position_embeddings} leaves no position, "
+                f"since these start at {self.first_position}"
             )
         if self.hidden_size % self.num_attention_heads:
             raise InputError(
@@ -67,46 +90,81 @@ class BertConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
-    def parameters(self) -> int:
-        """How many numbers the encoder has, without its pooler, which weights may lack."""
-        hidden, inner = self.hidden_size, self.intermediate_size
-        rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
-        layer = 4 * hidden * (hidden + 1) + 2 * hidden * inner + inner + hidden + 4 * hidden
-        return rows * hidden + 2 * hidden + self.num_hidden_layers * layer
+    def kind(self) -> Kind:
+        """The entry of its model_type."""
+        return ENCODERS.entry(self.model_type)
+
+    @property
+    def embedding_width(self) -> int:
+        """The columns of the embeddings' tables."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def max_length(self) -> int:
+        """How many tokens a sequence may have: those that there is a position for."""
+        return self.max_position_embeddings - self.first_position
 
     @classmethod
     def read(cls, path: Path) -> "BertConfig":
         """The configuration in a Hugging Face config.json.
 
-        Raises InputError where the file is missing, not JSON, or describes another architecture than BERT's, or sizes
-        and rates that no BERT has.
+        Raises InputError where the file is missing, not JSON, or describes an architecture that is not in
+        `kinds.ENCODERS`, or sizes and rates that no such encoder has.
         """
         content = read_json_object(path, "the object of a model's config.json")
-        expected = {
-            "model_type": "bert",
-            "hidden_act": "gelu",
-            "position_embedding_type": "absolute",
-            "is_decoder": False,
-        }
-        for key, value in expected.items():
+        name = content.get("model_type", "bert")
+        if name not in ENCODERS.names:
+            raise InputError(f"{path}: {refusal(name)}")
+        kind = ENCODERS.entry(name)
+        for key, value in kind.fixed.items():
             if content.get(key, value) != value:
                 raise InputError(f"{path}: {key} is {shown(content[key])}, expected {value!r}")
-        known = {field.name for field in fields(cls)}
+        found: dict[str, Any] = {**kind.defaults, "model_type": name}
+        for field in _file_fields(kind):
+            key = kind.keys.get(field, field)
+            if key in content:
+                found[field] = content[key]
+        if kind.padded_positions:
+            padding = content.get("pad_token_id", _PADDING)
+            if type(padding) is not int or not 0 <= padding < _LARGEST["first_position"]:
+                raise InputError(f"{path}: pad_token_id is {shown(padding)}, expected an integer from 0")
+            found["first_position"] = padding + 1
+        if found.get("embedding_size") == found.get("hidden_size", cls.hidden_size):
+            found["embedding_size"] = None
         try:
-            return cls(**{key: value for key, value in content.items() if key in known})
+            return cls(**found)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
+    def as_json(self) -> dict[str, Any]:
+        """The object of a config.json that `read`, and Hugging Face, understand."""
+        kind = self.kind
+        content: dict[str, Any] = {"architectures": [kind.architecture], "model_type": kind.name}
+        content[kind.keys.get("hidden_act", "hidden_act")] = self.hidden_act
+        # What is false is so by default.
+        content |= {key: value for key, value in kind.fixed.items() if value is not False}
+        for field in _file_fields(kind):
+            content[kind.keys.get(field, field)] = getattr(self, field)
+        if "embedding_size" in content:
+            content["embedding_size"] = self.embedding_width
+        if kind.padded_positions:
+            content["pad_token_id"] = self.first_position - 1
+        return content
+
     def write(self, path: Path) -> None:
         """Write a config.json that `read`, and Hugging Face, understand."""
-        content = {
-            "architectures": ["BertModel"],
-            "model_type": "bert",
-            "hidden_act": "gelu",
-            "position_embedding_type": "absolute",
-            **asdict(self),
-        }
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
+
+
+_PADDING = 1  # the number of the padding token of RoBERTa's kinds, where config.json does not say it
+
+
+def _file_fields(kind: Kind) -> list[str]:
+    """The fields of a `BertConfig` that the config.json of a kind has."""
+    without = {"model_type", "first_position", *kind.absent}
+    if "embeddings.projection" not in kind.tensors:
+        without.add("embedding_size")
+    return [field.name for field in fields(BertConfig) if field.name not in without]
 
 
 SIZES = {

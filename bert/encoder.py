@@ -1,10 +1,14 @@
-"""The BERT encoder over packed batches (Devlin et al., 2019), every weight of which takes per-task gradients."""
+"""The encoder of BERT's kind over packed batches (Devlin et al., 2019), every weight of which takes per-task gradients.
+
+What kinds differ in is data (`bert.kinds`) but for their activations, of which GELU alone has a kernel.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from concord.bert.batch import PackedBatch
 from concord.bert.config import BertConfig
@@ -18,6 +22,18 @@ from concord.kernels.layer_norm import add_layer_norm
 from concord.kernels.layout.rows import TaskRows, part
 from concord.kernels.layout.sequences import Sequences
 from concord.kernels.linear import linear
+
+_ACTIVATIONS = {
+    "gelu": functional.gelu,
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+}
+
+
+def activate(x: Tensor, name: str) -> Tensor:
+    """An activation by Hugging Face's name: one of `config.ACTIVATIONS`, or tanh; any shape, x's dtype."""
+    return _ACTIVATIONS[name](x)
 
 
 class Weights(nn.Module):
@@ -40,23 +56,31 @@ class Norm(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word, position and segment embeddings, summed, normalised and dropped out."""
+    """Word, position and segment embeddings, summed, normalised and dropped out; a projection to the layers' width
+    where the tables have another one (Clark et al., 2020)."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.words = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
-        self.positions = nn.Parameter(torch.empty(config.max_position_embeddings, config.hidden_size))
-        self.segments = nn.Parameter(torch.empty(config.type_vocab_size, config.hidden_size))
-        self.norm = Norm(config.hidden_size, config.layer_norm_eps)
+        width = config.embedding_width
+        self.words = nn.Parameter(torch.empty(config.vocab_size, width))
+        self.positions = nn.Parameter(torch.empty(config.max_position_embeddings, width))
+        self.segments = None
+        if "embeddings.segments" in config.kind.tensors:
+            self.segments = nn.Parameter(torch.empty(config.type_vocab_size, width))
+        self.norm = Norm(width, config.layer_norm_eps)
+        self.projection = Weights(config.hidden_size, width) if width != config.hidden_size else None
         self.dropout = config.hidden_dropout_prob
+        self.first_position = config.first_position
 
     def forward(self, batch: PackedBatch, dropouts: DropoutStream | None, *, tied_words: bool = False) -> Tensor:
         """[tokens, hidden]; tied_words: see `kernels.embedding`."""
-        return embedding(
+        # Without segments each token gets one row of zeros, which is nobody's parameter.
+        segments = self.words.new_zeros(1, self.words.shape[1]) if self.segments is None else self.segments
+        x = embedding(
             batch.ids,
-            batch.positions,
+            batch.positions + self.first_position if self.first_position else batch.positions,
             batch.segments,
-            (self.words, self.positions, self.segments),
+            (self.words, self.positions, segments),
             self.norm.weight,
             self.norm.bias,
             self.norm.epsilon,
@@ -64,6 +88,9 @@ class Embeddings(nn.Module):
             batch.token_rows,
             tied_words=tied_words,
         )
+        if self.projection is None:
+            return x
+        return linear(x, self.projection.weight, self.projection.bias, batch.token_rows)
 
 
 class Layer(nn.Module):
@@ -81,6 +108,7 @@ class Layer(nn.Module):
         self.output_norm = Norm(hidden, config.layer_norm_eps)
         self.dropout = config.hidden_dropout_prob
         self.attention_dropout = config.attention_probs_dropout_prob
+        self.activation = config.hidden_act
 
     def forward(
         self,
@@ -136,7 +164,10 @@ class Layer(nn.Module):
             dropouts(self.dropout) if dropouts else None,
             rows,
         )
-        inner = bias_gelu(linear(x, self.intermediate.weight, rows=rows), self.intermediate.bias, rows)
+        if self.activation == "gelu":
+            inner = bias_gelu(linear(x, self.intermediate.weight, rows=rows), self.intermediate.bias, rows)
+        else:
+            inner = activate(linear(x, self.intermediate.weight, self.intermediate.bias, rows), self.activation)
         return add_layer_norm(
             linear(inner, self.output.weight, rows=rows),
             self.output.bias,
@@ -153,8 +184,8 @@ class Layer(nn.Module):
 class EncoderOutput:
     """hidden: the last layer's states, [tokens, hidden], or [sequences, hidden] of the first tokens only.
 
-    pooled: what stands for each sequence, [sequences, hidden]: tanh of a linear map of its first token, or the mean of
-        its tokens' states.
+    pooled: what stands for each sequence, [sequences, hidden]: tanh (or as the kind has it) of a linear map of its
+        first token, or the mean of its tokens' states.
     """
 
     hidden: Tensor
@@ -199,8 +230,8 @@ class Encoder(nn.Module):
         if mean_pooling:
             return EncoderOutput(hidden, mean_of_sequences(hidden, batch.sequences))
         first = hidden.index_select(0, batch.sequences.first) if all_tokens else hidden
-        pooled = torch.tanh(linear(first, self.pooler.weight, self.pooler.bias, batch.sequence_rows))
-        return EncoderOutput(hidden, pooled)
+        pooled = linear(first, self.pooler.weight, self.pooler.bias, batch.sequence_rows)
+        return EncoderOutput(hidden, activate(pooled, self.config.kind.pooling))
 
     def states(
         self,
@@ -254,7 +285,7 @@ class Encoder(nn.Module):
 
 
 def read_encoder(path: Path, **settings: float) -> Encoder:
-    """A BERT without weights yet, as a config.json describes it; settings: what replaces the file's; see `BertConfig`.
+    """An encoder without weights yet, as a config.json describes it; settings: what replaces the file's (`BertConfig`).
 
     InputError as `BertConfig.read` raises it.
     """

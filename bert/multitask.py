@@ -142,7 +142,8 @@ class MultitaskModel(nn.Module):
     def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> str:
         """Write the fp32 weights: the encoder's under Hugging Face's names, heads.TASK.*, pals.TASK.* and
         shared_layer.*; return the digest of the file's content. metadata: name -> text, for its header."""
-        return write_safetensors(path, to_hugging_face(self.encoder_values()) | self._other_values(), metadata)
+        encoder = to_hugging_face(self.encoder_values(), self.encoder.config.kind)
+        return write_safetensors(path, encoder | self._other_values(), metadata)
 
     @torch.no_grad()
     def load(self, path: Path) -> dict[str, str]:
@@ -156,7 +157,7 @@ class MultitaskModel(nn.Module):
         for name, value in others.items():
             if problem := misfit(file.tensors.get(name), value.shape):
                 raise InputError(f"{path}: {name} {problem}")
-        copy_from_hugging_face(file.tensors, self.encoder_values(), str(path))
+        copy_from_hugging_face(file.tensors, self.encoder_values(), str(path), self.encoder.config.kind)
         for name, value in others.items():
             value.copy_(file.tensors[name])
         self.shared.refresh_compute()

@@ -121,10 +121,3 @@ def reason_of(error: BaseException) -> str:
         if not frame.filename.startswith(_NOT_THE_USERS):
             return f"{text} ({os.path.basename(frame.filename)}:{frame.lineno})"
     return text
-
-
-ENCODERS = Table(
-    "model_type",
-    Entry,
-    Entry(name="bert", help="BERT (Devlin et al., 2019)", target="concord.bert.encoder:read_encoder"),
-)

@@ -1,80 +1,109 @@
-"""BERT weights in Hugging Face's names and shapes, in and out, as safetensors."""
+"""An encoder's weights in Hugging Face's names and shapes, in and out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from concord.bert.checkpoints import read_checkpoint
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.tensor_files import read_tensors, write_tensors
+from concord.bert.kinds import BERT, Kind
+from concord.bert.tensor_files import write_tensors
 
-POOLER = "pooler."
+POOLER = "pooler."  # before the names of the encoder's parameters
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_EMBEDDINGS = {"words": "word_embeddings", "positions": "position_embeddings", "segments": "token_type_embeddings"}
-_LAYER = {
-    "attention_output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "intermediate": "intermediate.dense",
-    "output": "output.dense",
-    "output_norm": "output.LayerNorm",
-}
-_PROJECTIONS = ("query", "key", "value")
+# What wrappers put before the names of the tensors that they save.
+_FOREIGN = ("module.", "model.", "_orig_mod.", "encoder.")
+_LISTED = 4  # names in a message
 
 
-def hugging_face_names(name: str) -> list[str]:
-    """The names that Hugging Face's BertModel gives to the encoder parameter `name`.
-
-    One name, or three whose values are stacked (query, key and value).
-    """
-    area, *rest = name.split(".")
-    if area == "embeddings":
-        if rest[0] == "norm":
-            return [f"embeddings.LayerNorm.{rest[1]}"]
-        return [f"embeddings.{_EMBEDDINGS[rest[0]]}.weight"]
-    if area == "pooler":
-        return [f"pooler.dense.{rest[0]}"]
-    index, module, kind = rest
-    if module == "qkv":
-        return [f"encoder.layer.{index}.attention.self.{projection}.{kind}" for projection in _PROJECTIONS]
-    return [f"encoder.layer.{index}.{_LAYER[module]}.{kind}"]
-
-
-def to_hugging_face(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def to_hugging_face(values: Mapping[str, Tensor], kind: Kind = BERT) -> dict[str, Tensor]:
     """Encoder parameters under Hugging Face's names, the fused query-key-value product taken apart."""
     tensors = {}
     for name, value in values.items():
-        names = hugging_face_names(name)
+        names = kind.names(name)
         tensors.update(zip(names, (piece.contiguous() for piece in value.chunk(len(names))), strict=True))
     return tensors
 
 
 @torch.no_grad()
-def copy_from_hugging_face(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: str) -> None:
-    """Copy Hugging Face's tensors into encoder parameters, converting their dtype.
+def copy_from_hugging_face(
+    tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: str, kind: Kind = BERT
+) -> str:
+    """Copy Hugging Face's tensors into encoder parameters, converting their dtype; return the foreign prefix that was
+    taken off the tensors' names, "" for none.
 
-    tensors: by Hugging Face's names, with or without the prefix "bert."; further ones (a language-model head) are
-    ignored. values: the encoder's parameters by name. source: what messages call the tensors' origin.
-    Raises InputError that names every tensor that is missing, misshapen, not finite or in a dtype of something else
-    than weights (fp64, fp32, fp16, bf16), before anything is copied.
+    tensors: by Hugging Face's names; further ones (a language-model head) are ignored. values: the encoder's parameters
+    by name. source: what messages call the tensors' origin. kind: of the encoder.
+    Raises InputError that names tensors that are missing and those that are there instead, misshapen, not finite or in
+    a dtype of something else than weights (fp64, fp32, fp16, bf16), before anything is copied.
     """
-    tensors = {modern_name(name): tensor for name, tensor in tensors.items()}
-    missing, unfit = [], []
+    tensors, prefix = own_names(tensors, kind, source)
+    missing, unfit, expected = [], [], set()
     for name, value in values.items():
-        names = hugging_face_names(name)
-        expected = (value.shape[0] // len(names), *value.shape[1:])
+        names = kind.names(name)
+        shape = (value.shape[0] // len(names), *value.shape[1:])
+        expected.update(names)
         for hugging_face_name in names:
             if hugging_face_name not in tensors:
                 missing.append(hugging_face_name)
-            elif problem := misfit(tensors[hugging_face_name], expected):
+            elif problem := misfit(tensors[hugging_face_name], shape):
                 unfit.append(f"{hugging_face_name} {problem}")
-    problems = [f"missing {', '.join(missing)}"] if missing else []
+    problems = []
+    if missing:
+        others = [name for name in tensors if name not in expected]
+        there = f"; there instead: {_listed(others)}" if others else ""
+        problems.append(f"missing {_listed(missing)} of {len(expected)}{there}")
     problems += unfit
     if problems:
         raise InputError(f"{source}: not the weights of this model: {'; '.join(problems)}")
     for name, value in values.items():
-        value.copy_(torch.cat([tensors[name] for name in hugging_face_names(name)]))
+        value.copy_(torch.cat([tensors[name] for name in kind.names(name)]))
+    return prefix
+
+
+def own_names(tensors: Mapping[str, Tensor], kind: Kind, source: str) -> tuple[dict[str, Tensor], str]:
+    """A file's tensors under the names of the encoder alone, with LayerNorm's parameters named as today; and what
+    wrappers had put before them all, "" for nothing.
+
+    The word table, which every encoder has, shows what stands before. InputError where there are two such encoders in
+    the file, or two tensors get one name.
+    """
+    table = kind.tensors["embeddings.words"][0]
+    before = {name: _wrappers(name.removesuffix(table), kind) for name in tensors if name.endswith(table)}
+    known = {name: wrappers for name, wrappers in before.items() if wrappers is not None}
+    if len(known) > 1:
+        raise InputError(f"{source}: {len(known)} encoders in it, with {_listed(known)}; expected one")
+    (prefix,) = known.values() or ("",)
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        own = name.removeprefix(prefix or "").removeprefix(kind.prefix)
+        own = own.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        if own in found:
+            raise InputError(f"{source}: two tensors for {own}, {name} being one; expected one")
+        found[own] = tensor
+    return found, prefix or ""
+
+
+def _wrappers(before: str, kind: Kind) -> str | None:
+    """What wrappers have put before a name that has all of `before` before it; None where that is not theirs."""
+    wrappers = before.removesuffix(kind.prefix)
+    rest = wrappers
+    while rest:
+        part = next((part for part in _FOREIGN if rest.startswith(part)), None)
+        if part is None:
+            return None
+        rest = rest.removeprefix(part)
+    return wrappers
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names, and how many there are more."""
+    names = list(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def misfit(found: Tensor | None, expected: Sequence[int]) -> str:
@@ -91,34 +120,28 @@ def all_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
-def load_weights(encoder: Encoder, path: Path, seed: int) -> bool:
-    """Fill an encoder from a Hugging Face safetensors file, and say whether the file has a pooler.
+def load_weights(encoder: Encoder, path: Path, seed: int) -> list[str]:
+    """Fill an encoder from the weights of a model directory, and return remarks on them, a phrase each.
 
-    A model that was saved as a language model has none: the encoder then gets random weights for it, from `seed`.
-    Raises InputError where the file is unreadable or does not fit.
+    path: as `checkpoints.find_weights` gives it. Weights may lack a pooler, as those of a language model do: the
+    encoder then gets random ones for it, from `seed`. Raises InputError where a file is unreadable or does not fit.
     """
-    tensors, values = read_safetensors(path), dict(encoder.named_parameters())
-    has_pooler = any(modern_name(name).startswith(POOLER) for name in tensors)
+    (tensors, remarks), values = read_checkpoint(path), dict(encoder.named_parameters())
+    kind = encoder.config.kind
+    pooler = {name for one in values if one.startswith(POOLER) for name in kind.names(one)}
+    has_pooler = not pooler.isdisjoint(own_names(tensors, kind, str(path))[0])
     if not has_pooler:
         encoder.initialise(seed)
         values = {name: value for name, value in values.items() if not name.startswith(POOLER)}
-    copy_from_hugging_face(tensors, values, str(path))
-    return has_pooler
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU; InputError where it is missing, cut or another format, or cannot
-    be mapped into memory, or carries a digest, as ours do, that is not its content's."""
-    return read_tensors(path).tensors
+    prefix = copy_from_hugging_face(tensors, values, str(path), kind)
+    if prefix:
+        remarks.append(f"the prefix {prefix} is taken off the names of its tensors")
+    if not has_pooler:
+        remarks.append("its pooler is new, the weights have none")
+    return remarks
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Write tensors as a safetensors file whose header tells Hugging Face's library that they are torch's; return the
     digest of its content. metadata: name -> text, what else its header is to hold."""
     return write_tensors(path, tensors, {"format": "pt", **(metadata or {})})
-
-
-def modern_name(name: str) -> str:
-    """A tensor's name without the model's prefix and with LayerNorm's parameters named as today."""
-    name = name.removeprefix("bert.")
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

@@ -133,10 +133,15 @@ class _Embedding(torch.autograd.Function):
     def _launched_tables(ctx: Any, dz: Tensor, indices: list[Tensor]) -> list[Tensor | None]:
         """The tables' part of it: their gradients, None where these are deposited."""
         gradients, (offsets, add) = ctx.gradients[:3], rows_to_sum(ctx.gradients[0], ctx.rows, dz)
-        deposits = gradients[0] is not None
+        deposits, touched = gradients[0] is not None, ctx.touched
         if not deposits:
             gradients = [torch.empty(1, *shape, dtype=dz.dtype, device=dz.device) for shape in ctx.shapes]
-        ctx.launchers.table_sums(dz, *indices, *gradients, *ctx.touched, offsets, add, deposits and ctx.tied_words)
+        elif gradients[2] is None:  # a constant in place of segments: nobody reads its sums
+            tasks, shape = len(gradients[0]), ctx.shapes[2]
+            gradients = (*gradients[:2], gradients[0].new_zeros(tasks, *shape))
+            chunks = -(-shape.numel() // CHUNK)
+            touched = (*touched[:2], None if touched[0] is None else touched[0].new_ones(tasks, chunks))
+        ctx.launchers.table_sums(dz, *indices, *gradients, *touched, offsets, add, deposits and ctx.tied_words)
         return [None] * 3 if deposits else [gradient[0] for gradient in gradients]
 
 
@@ -156,10 +161,11 @@ def embedding(
     """The encoder's first hidden states.
 
     ids, positions, segments: int32 [tokens]; tables: word, position and segment embeddings, [size, n] each, in the
-    compute dtype; gamma, beta: fp32 [n]; rows: the rows of each task, needed in the backward where the parameters have
-    `task_gradients`; tied_words: whether the word table is a decoder's weight too, whose backward comes first in every
-    micro-batch: the task gradients that it leaves are added to. Returns [tokens, n] in the tables' dtype. The kernels
-    raise ValueError where there is a dropout and n is not a multiple of 8.
+    compute dtype, the last one a constant where there are no segments; gamma, beta: fp32 [n]; rows: the rows of each
+    task, needed in the backward where the parameters have `task_gradients`; tied_words: whether the word table is a
+    decoder's weight too, whose backward comes first in every micro-batch: the task gradients that it leaves are added
+    to. Returns [tokens, n] in the tables' dtype. The kernels raise ValueError where there is a dropout and n is not a
+    multiple of 8.
     """
     gradients = tuple(task_gradients_of(parameter) for parameter in (*tables, gamma, beta))
     touched: tuple[Tensor | None, ...] = (None, None, None)

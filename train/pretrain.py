@@ -24,7 +24,9 @@ from concord.train.settings.options import flag_of
 
 # The settings of a run that pre-training has too -> their defaults here; None keeps the run's default.
 _SETTINGS: dict[str, Any] = {
-    **dict.fromkeys(("data", "tasks", "skip_bad_rows", "model", "max_length", "hidden_dropout", "attention_dropout")),
+    **dict.fromkeys(
+        ("data", "tasks", "skip_bad_rows", "model", "lower_case", "max_length", "hidden_dropout", "attention_dropout")
+    ),
     "epochs": None,
     "max_steps": None,
     "batch_size": 4,

@@ -65,6 +65,7 @@ class Shapes:
     first_tokens: whether the last layer computes the first tokens alone.
     trains: whether there are backward passes and optimizer steps, and not predictions alone.
     vocabulary: whether there is a loss over all words.
+    embedding: columns of the embeddings' tables, where these are not the encoder's; 0 for the same.
     """
 
     hidden: int
@@ -89,6 +90,7 @@ class Shapes:
     first_tokens: bool = True
     trains: bool = True
     vocabulary: bool = False
+    embedding: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """What `from_json` takes."""
@@ -107,6 +109,7 @@ class Shapes:
         return replace(
             self,
             hidden=64,
+            embedding=32 if self.embedding not in (0, self.hidden) else 0,
             inner=96,
             attention=((min(heads, 2), size),),
             words=min(self.words, 60),
@@ -240,7 +243,9 @@ def _embedding(shapes: Shapes, device: torch.device) -> Iterator[Case]:
     for tokens, rate in _sizes_and_rates(shapes):
         options = {"rate": rate, "gradient_dtype": shapes.gradient_dtype}
         for rows in _rows_or_none(shapes, tokens, device):
-            yield embedding_case(rows, tokens, sizes, shapes.hidden, shapes.dtype, device, **options)
+            yield embedding_case(
+                rows, tokens, sizes, shapes.embedding or shapes.hidden, shapes.dtype, device, **options
+            )
 
 
 def _products(shapes: Shapes, device: torch.device) -> Iterator[Case]:
@@ -248,6 +253,8 @@ def _products(shapes: Shapes, device: torch.device) -> Iterator[Case]:
     options = {"gradient_dtype": shapes.gradient_dtype}
     own, odd = _sizes(shapes)
     weights = [(3 * hidden, hidden), (hidden, hidden), (inner, hidden), (hidden, inner)]
+    if shapes.embedding not in (0, hidden):
+        weights.append((hidden, shapes.embedding))
     for tokens, (m, n) in [*((own, weight) for weight in weights), (odd, weights[0])]:
         for rows in _token_rows(shapes, tokens, device):
             yield products_case(rows, tokens, m, n, shapes.dtype, device, **options)
@@ -304,7 +311,13 @@ def _vocabulary(shapes: Shapes, device: torch.device) -> Iterator[Case]:
     masked = max(8, shapes.tokens * 3 // 20)
     rows = rows_of([masked], device, accumulate=shapes.accumulates)
     yield cross_entropy_case(
-        rows, masked, shapes.hidden, shapes.words, shapes.dtype, device, gradient_dtype=shapes.gradient_dtype
+        rows,
+        masked,
+        shapes.embedding or shapes.hidden,
+        shapes.words,
+        shapes.dtype,
+        device,
+        gradient_dtype=shapes.gradient_dtype,
     )
 
 

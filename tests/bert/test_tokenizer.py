@@ -284,8 +284,8 @@ def test_a_trial_has_limits_of_time_and_memory(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.json").write_text(json.dumps(SMALL), encoding="utf-8")
     Tokenizer.load(tmp_path)
     child = tmp_path / "child.py"
-    monkeypatch.setattr("concord.bert.tokenizer.tokenizer_child.__file__", str(child))
-    monkeypatch.setattr("concord.bert.tokenizer._SECONDS", 1.0)
+    monkeypatch.setattr("concord.bert.tokenizer_trial.tokenizer_child.__file__", str(child))
+    monkeypatch.setattr("concord.bert.tokenizer_trial._SECONDS", 1.0)
     child.write_text("import time; time.sleep(30)")
     with pytest.raises(InputError, match="did not end within 1 s"):
         Tokenizer.load(tmp_path)

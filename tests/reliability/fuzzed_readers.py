@@ -14,6 +14,7 @@ import tokenizers
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from concord.bert.checkpoints import read_checkpoint
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.tokenizer import Tokenizer
@@ -59,6 +60,17 @@ OWN_JSONL = b"".join(
     json.dumps({"label": number % 2 == 0, "text": f"film {number}", "more": None}).encode() + b"\n"
     for number in range(6)
 )
+TOKEN = {"content": "[E]", "lstrip": False, "normalized": False, "special": True}
+TOKENIZER_CONFIG = {
+    "do_lower_case": True,
+    "strip_accents": None,
+    "tokenizer_class": "BertTokenizer",
+    "mask_token": {"content": "[MASK]", "lstrip": True},
+    "added_tokens_decoder": {str(len(WORDS)): TOKEN},
+    "additional_special_tokens": ["[E]"],
+}
+SPECIAL_TOKENS = {"mask_token": "[MASK]", "additional_special_tokens": ["[E]", TOKEN]}
+INDEX = {"metadata": {"total_size": 1}, "weight_map": {"a": "model-0.safetensors", "b": "model-1.safetensors"}}
 _SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
 MODEL = BertConfig(vocab_size=30, max_position_embeddings=8, **_SIZES)
 _PATTERNS = ["(a+)+$", "(a|aa)+$", "(x+x+)+y", "(?=", "[", "\\p{Foo}", "(.*)*", "", "(?:a?){30}a{30}"]
@@ -154,6 +166,11 @@ def _read_tokenizer(folder: Path) -> None:
     for piece in found.encode(["a film", "", "é 日本", "x" * 3000, "a" * 200 + "!", "\0", "\ud800"]):
         assert piece.dtype == np.int32
         assert ((piece >= 0) & (piece < found.vocab_size)).all()
+
+
+def _read_beside_vocabulary(path: Path) -> None:
+    (path.parent / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    _read_tokenizer(path.parent)
 
 
 def _tokenizer_json() -> st.SearchStrategy[bytes]:
@@ -279,6 +296,10 @@ def readers() -> list[Reader]:
             damaged("\n".join(WORDS).encode()),
             _in_file("vocab.txt", lambda path: _read_tokenizer(path.parent)),
         ),
+        json_reader("tokenizer_config.json", TOKENIZER_CONFIG, "tokenizer_config.json", _read_beside_vocabulary),
+        json_reader("added_tokens.json", {"[E]": len(WORDS)}, "added_tokens.json", _read_beside_vocabulary),
+        json_reader("special_tokens_map.json", SPECIAL_TOKENS, "special_tokens_map.json", _read_beside_vocabulary),
+        json_reader("an index of weights", INDEX, "model.safetensors.index.json", read_checkpoint),
         Reader("weights", weights, _in_file("model.safetensors", load)),
         Reader("raw text", damaged(b"one text\nanother text\n\na third one\n"), _in_file("raw.txt", _read_text)),
         Reader("flags", _flags(), _read_flags),

@@ -14,11 +14,11 @@ from tests.train.small_runs import command, write_course_data
 READ = """
 import resource, sys
 from pathlib import Path
-from concord.bert.weights import read_safetensors
+from concord.bert.tensor_files import read_tensors
 from concord.train.command import run_command
 has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (has + (100 << 20),) * 2)
-sys.exit(run_command(lambda arguments: read_safetensors(Path(sys.argv[1]))))
+sys.exit(run_command(lambda arguments: read_tensors(Path(sys.argv[1]))))
 """
 
 

@@ -47,6 +47,7 @@ FLAGS = [
     "--log-every",
     "--loss-weights",
     "--losses",
+    "--lower-case",
     "--margin",
     "--max-length",
     "--max-steps",

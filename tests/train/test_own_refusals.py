@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from concord.bert.frames import Frame
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets, run_tasks
@@ -167,7 +168,7 @@ def test_bad_examples_of_ones_own_source_are_left_out_where_that_is_asked_for(wr
 class _Words:
     """As much of a tokenizer as a data set needs."""
 
-    cls_id, sep_id, vocab_size, digest = 0, 1, 9, "words"
+    single, vocab_size, digest = Frame(((0,), (1,)), ((0,), (0,)), (0,)), 9, "words"
 
     def encode(self, texts):
         return [np.full(len(text), 2, dtype=np.int32) for text in texts]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.tables import ENCODERS, is_own
+from concord.bert.kinds import ENCODERS
+from concord.bert.tables import is_own
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.surgery.rules import surgery_coefficients
 from concord.train.data.tasks import select_tasks

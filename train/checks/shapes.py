@@ -80,7 +80,7 @@ def shapes_of_prediction(config: FineTuningConfig, model: BertConfig, precision:
     """Those of evaluations and predictions, which launch forward passes alone, on sequences of any length."""
     attention = [(model.num_attention_heads, model.head_size)]
     return Shapes(
-        **_of_model(model, attention, min(config.data.max_length, model.max_position_embeddings), precision),
+        **_of_model(model, attention, min(config.data.max_length, model.max_length), precision),
         tokens=_TOKENS_TO_PREDICT,
         sequences=_TOKENS_TO_PREDICT // 32,
         tasks=len(config.data.tasks),
@@ -103,7 +103,8 @@ def _of_model(
         "words": model.vocab_size,
         "positions": model.max_position_embeddings,
         "segments": model.type_vocab_size,
-        "longest": min(round_length(longest), model.max_position_embeddings),
+        "embedding": model.embedding_width,
+        "longest": min(round_length(longest), model.max_length),
         "compute": _NAMES[precision.compute_dtype],
         "hidden_dropout": model.hidden_dropout_prob,
         "attention_dropout": model.attention_probs_dropout_prob,

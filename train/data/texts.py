@@ -40,9 +40,10 @@ def read_texts(config: TextConfig, reporter: Reporter) -> list[str]:
 
 
 def encode_texts(texts: list[str], tokenizer: Tokenizer, max_length: int) -> list[np.ndarray]:
-    """Each text as [CLS] wordpieces [SEP], int32, cut to `max_length`."""
-    cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
-    return [np.concatenate([cls, pieces[: max_length - 2], sep]) for pieces in tokenizer.encode(texts)]
+    """Each text between the tokenizer's special tokens, int32, cut to `max_length`."""
+    before, after = (np.array(group, np.int32) for group in tokenizer.single.ids)
+    room = max_length - tokenizer.single.size
+    return [np.concatenate([before, pieces[:room], after]) for pieces in tokenizer.encode(texts)]
 
 
 def _lines(path: Path) -> list[str]:

@@ -70,12 +70,12 @@ def tokenize_split(
     max_length: int,
     cache: "TokenCache | None",
 ) -> TokenizedSplit:
-    """Tokenise examples and add the special tokens.
+    """Tokenise examples and add the special tokens that the tokenizer's template has.
 
-    A single sentence becomes [CLS] a [SEP]. A pair becomes [CLS] a [SEP] b [SEP] with segments 0 and 1 (pair_encoding
-    "joint"), or two sequences ("separate"). Sequences longer than max_length wordpieces are cut at the longer sentence
-    first. cache: where the result is kept under the hash of the texts and all settings, and looked for. InputError for
-    another pair_encoding.
+    With BERT's a single sentence becomes [CLS] a [SEP]. A pair becomes [CLS] a [SEP] b [SEP] with segments 0 and 1
+    (pair_encoding "joint"), or two sequences ("separate"). Sequences longer than max_length wordpieces are cut at the
+    longer sentence first. cache: where the result is kept under the hash of the texts and all settings, and looked for.
+    InputError for another pair_encoding, or a max_length that the special tokens fill.
     """
     if pair_encoding not in _PAIR_ENCODINGS:
         raise InputError(f"--pair-encoding {pair_encoding}: {did_you_mean(pair_encoding, _PAIR_ENCODINGS)}")
@@ -125,7 +125,7 @@ class _Bounds:
         return bool(
             ids.shape == segments.shape == (offsets[-1],)
             and offsets[0] == 0
-            and np.all((lengths >= 2) & (lengths <= self.max_length))
+            and np.all((lengths >= 1) & (lengths <= self.max_length))
             and np.all((ids >= 0) & (ids < self.vocab_size))
             and np.all(segments <= 1)
             and 0 <= truncated[0] <= self.examples
@@ -186,32 +186,44 @@ def _compose(
 ) -> dict[str, np.ndarray]:
     """The arrays of a split, as they are cached."""
     texts = [text for example in examples for text in _texts(task, example)]
+    frame = tokenizer.pair if joint else tokenizer.single
+    together = len(frame.text_segments)
     pieces = tokenizer.encode(texts)
     lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-    kept = _joint_lengths(lengths, max_length) if joint else np.minimum(lengths, max_length - 2)
+    room = max_length - frame.size
+    if room < together:
+        raise InputError(
+            f"--max-length {max_length}: {frame.size} of these tokens are special ones, which leave no room"
+        )
+    kept = _joint_lengths(lengths, room) if joint else np.minimum(lengths, room)
     cut = kept < lengths
-    cls, sep = np.array([tokenizer.cls_id], np.int32), np.array([tokenizer.sep_id], np.int32)
+    special = [np.array(group, np.int32) for group in frame.ids]
     parts: list[np.ndarray] = []
     for index, piece in enumerate(pieces):
-        if not (joint and index % 2):
-            parts.append(cls)
-        parts += [piece[: kept[index]], sep]
-    # How many tokens each sentence adds to its sequence: its own, its [SEP], and [CLS] where it comes first.
-    shares = kept + (np.arange(len(kept)) % 2 == 0) + 1 if joint else kept + 2
-    segments = np.repeat(np.arange(len(kept)) % 2 if joint else np.zeros(len(kept)), shares)
-    sequence_lengths = shares.reshape(-1, 2).sum(1) if joint else shares
+        place = index % together
+        if place == 0:
+            parts.append(special[0])
+        parts += [piece[: kept[index]], special[place + 1]]
+    # A row a sequence, a column for each special token and each text: how many tokens it is.
+    counts, segments = [], []
+    for place, group in enumerate(frame.segments):
+        counts += [np.ones(len(kept) // together, np.int64)] * len(group)
+        segments += group
+        if place < together:
+            counts.append(kept[place::together])
+            segments.append(frame.text_segments[place])
+    shares = np.stack(counts, axis=1)
     return {
         "ids": np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32),
-        "segments": segments.astype(np.uint8),
-        "cu_seqlens": np.concatenate([[0], np.cumsum(sequence_lengths)]).astype(np.int64),
+        "segments": np.repeat(np.tile(np.array(segments, np.uint8), len(shares)), shares.reshape(-1)),
+        "cu_seqlens": np.concatenate([[0], np.cumsum(shares.sum(1))]).astype(np.int64),
         "truncated": np.array([cut.reshape(-1, 2 if task.pair else 1).any(1).sum()]),
     }
 
 
-def _joint_lengths(lengths: np.ndarray, max_length: int) -> np.ndarray:
+def _joint_lengths(lengths: np.ndarray, room: int) -> np.ndarray:
     """How much of each sentence is kept so that a pair fits: the longer one is cut until both are even."""
     first, second = lengths[0::2], lengths[1::2]
-    room = max_length - 3
     half = room // 2
     over = first + second > room
     kept_first = np.where(over, np.minimum(first, np.maximum(room - half, room - second)), first)

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable
 
-from concord.bert.names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from concord.bert.names import BEST, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 
 CONFIG_FILE, TASKS_FILE, PRETRAINING_FILE = "config.json", "tasks.json", "pretrain.json"
 METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
 STATE_FILE, EARLIER_STATE_FILE = "last.safetensors", "last-but-one.safetensors"
 HELD_OUT_FILE = "held-out.json"  # which rows of training sets are dev sets, where nobody names one
-BEST = "best"  # a folder, in the layout of Hugging Face
 # What the best model's weights vouch for, from its folder: what is read with them to answer.
 SEALED = (CONFIG_FILE, TOKENIZER_FILE, f"../{CONFIG_FILE}", f"../{TASKS_FILE}")
 CACHE = "token-cache"  # a folder beside the runs, which share it

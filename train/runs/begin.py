@@ -43,6 +43,8 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     _introduce(session, flat, config, tasks)
     pretrained = load_pretrained(config.model)
     reporter.say(f"model      {pretrained.origin}")
+    if pretrained.tokenizer.remark:
+        reporter.warn(pretrained.tokenizer.remark)
     config = fit_model(config, pretrained.encoder.config)
     _say_rates(session, flat, config.optimizer)
     data = _load_data(session, config.data, tasks, pretrained.tokenizer)

@@ -199,7 +199,7 @@ class FineTuning:
         make_folder(best)
         with replacing(best / CONFIG_FILE) as beside:
             self.model.encoder.config.write(beside)
-        self.tokenizer.save(best)
+        self.tokenizer.save(best, self.model.encoder.config.max_length)
 
     def _write_predictions(
         self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]

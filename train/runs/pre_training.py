@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from concord.bert.checkpoints import find_weights, read_checkpoint
 from concord.bert.errors import InputError
 from concord.bert.files import replacing
 from concord.bert.language_model import LanguageModelHead, MaskedLanguageModel
 from concord.bert.models import Model
 from concord.bert.names import WEIGHTS_FILE
-from concord.bert.weights import read_safetensors
 from concord.train.checks.shapes import shapes_of_pretraining
 from concord.train.data.texts import encode_texts, read_texts
 from concord.train.outputs.folders import RunFolder
@@ -110,7 +110,7 @@ class Pretraining:
         self.trainer.model.save(directory / WEIGHTS_FILE)
         with replacing(directory / CONFIG_FILE) as beside:
             self.base.encoder.config.write(beside)
-        self.base.tokenizer.save(directory)
+        self.base.tokenizer.save(directory, self.base.encoder.config.max_length)
         scores = {"before": before, "after": after, "damaged_log_lines": damaged}
         texts = {"texts": len(self.trainer.texts), "held_out": len(self.trainer.held_out)}
         summary = session.write_summary(scores | texts, "texts", {})
@@ -134,6 +134,8 @@ def begin_pre_training(
     choose_kernels(config.compute.kernels, precision)  # so that a wrong --kernels is refused before anything is read
     base = load_pretrained(config.model)
     reporter.say(f"model      {base.origin}")
+    if base.tokenizer.remark:
+        reporter.warn(base.tokenizer.remark)
     config = fit_model(config, base.encoder.config)
     texts = read_texts(config.data, reporter)
     sequences = encode_texts(texts, base.tokenizer, config.data.max_length)
@@ -179,8 +181,8 @@ def build_language_model(
     head = LanguageModelHead(base.encoder.config)
     loaded = False
     if base.directory is not None:
-        path = base.directory / WEIGHTS_FILE
-        loaded = head.load(read_safetensors(path), str(path))
+        path = find_weights(base.directory)
+        loaded = head.load(read_checkpoint(path)[0], str(path))
     if not loaded:
         head.initialise(seed)
     model = MaskedLanguageModel(

@@ -45,7 +45,12 @@ class RunConfig:
     tasks: tuple[str, ...] = setting(
         ("sst", "paraphrase", "sts"), "tasks to train on, separated by commas; by default all of a tasks.toml"
     )
-    model: str = setting("minilm", "minilm, tiny (random weights), a model directory, or owner/name on the hub")
+    model: str = setting("minilm", "minilm, tiny (random weights), a model directory, a run, or a name on the hub")
+    lower_case: str = setting(
+        "auto",
+        "whether a WordPiece model reads texts in lower case; auto: as its files say",
+        choices=("auto", "yes", "no"),
+    )
 
     pooling: str = setting(
         "cls", "what stands for a sequence: the pooled first token, or the mean of all", choices=("cls", "mean")

@@ -52,13 +52,15 @@ class EncoderConfig:
     """The encoder that a run starts from.
 
     Attributes:
-        name: a known model, a folder, or owner/name on the hub.
+        name: a known model, a folder, or a name on the hub.
+        lower_case: whether texts are read in lower case, None for what the model's files say.
         hidden_dropout: rate in [0, 1) on hidden states, None for the model's own.
         attention_dropout: rate in [0, 1) on attention's probabilities, None for the model's own.
         seed: of weights that are drawn at random.
     """
 
     name: str
+    lower_case: bool | None
     hidden_dropout: float | None
     attention_dropout: float | None
     seed: int

@@ -103,6 +103,7 @@ def _texts(flat: RunConfig) -> TextConfig:
 def _encoder(flat: RunConfig) -> EncoderConfig:
     return EncoderConfig(
         name=flat.model,
+        lower_case=None if flat.lower_case == "auto" else flat.lower_case == "yes",
         hidden_dropout=flat.hidden_dropout if flat.hidden_dropout >= 0 else None,
         attention_dropout=flat.attention_dropout if flat.attention_dropout >= 0 else None,
         seed=flat.seed,

@@ -35,6 +35,7 @@ def load_pretrained(config: EncoderConfig) -> Model:
     return load_model(
         config.name,
         seed=config.seed,
+        lower_case=config.lower_case,
         hidden_dropout=config.hidden_dropout,
         attention_dropout=config.attention_dropout,
     )
@@ -48,7 +49,7 @@ def fit_model(config: Settings, model: BertConfig) -> Settings:
     rate = config.optimizer.learning_rate
     if rate < 0:
         rate = min(_HIGHEST_RATE, _RATE * (_WIDTH / model.hidden_size) ** 2)
-    longest = min(config.data.max_length, model.max_position_embeddings)
+    longest = min(config.data.max_length, model.max_length)
     return replace(
         config,
         data=replace(config.data, max_length=longest),
@@ -66,7 +67,7 @@ def build_model(
     """
     if len(tasks) > MOST_TASKS:
         raise InputError(f"--tasks: {len(tasks)} tasks, expected {MOST_TASKS} at most")
-    if encoder.config.type_vocab_size < 2:
+    if encoder.config.kind.has_segments and encoder.config.type_vocab_size < 2:
         for task in tasks:
             if task.pair and config.data.pair_encoding[task.name] == "joint":
                 raise InputError(
