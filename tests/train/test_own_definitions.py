@@ -178,6 +178,12 @@ def test_a_resumed_run_may_find_its_files_elsewhere(tmp_path):
     kept = config("--train-file", path)
     found = resumed_config(kept, build_parser().parse(["--train-file", str(other)]), tmp_path)
     assert (found.train_file, found.tasks) == (str(other), ("tickets",))
+    assert resumed_config(kept, build_parser().parse(["--data", str(other)]), tmp_path) == found
+    for words in (["--validation-file", str(other)], ["--text-column", "x"]):
+        with pytest.raises(InputError, match=r"the run in .* has none"):
+            resumed_config(kept, build_parser().parse(words), tmp_path)
+    with pytest.raises(InputError, match=r"--train-file .*moved\.csv: the run in .* has none"):
+        resumed_config(config(), build_parser().parse(["--train-file", str(other)]), tmp_path)
     with pytest.raises(InputError, match=r"--label-column x: the run in .* has none"):
         resumed_config(kept, build_parser().parse(["--label-column", "x"]), tmp_path)
 
