@@ -195,7 +195,9 @@ def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: 
     InputError where another flag contradicts it, or it names code that is not trusted, or not to be had.
     """
     given = _given(arguments)
-    movable = ("data", "amp", *PATHS)
+    if config.train_file and "data" in given:
+        given = {"train_file": given["data"]} | {name: value for name, value in given.items() if name != "data"}
+    movable = ("data", "amp", *(name for name in PATHS if getattr(config, name)))
     for name, value in given.items():
         kept = getattr(config, name)
         if value != kept and name not in movable:

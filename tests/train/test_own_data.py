@@ -83,10 +83,15 @@ def test_all_four_are_trained_together_by_one_short_file(tmp_path, capsys):
         rows = list(csv.DictReader(mistakes))
     assert rows
     assert {row[key] for row in rows for key in ("gold", "predicted")} <= set(own_data.ABOUT)
-    # One run, evaluated as it was chosen, and on a set of another name.
     capsys.readouterr()
     found = evaluate.main([str(tmp_path / "run"), "--device", "cpu"])
     assert found["tickets"] == pytest.approx(summary["dev"]["tickets"])
+    (tmp_path / "two.toml").write_text(own_data.TASKS.partition("[stars]")[0], encoding="utf-8")
+    for data, said in (
+        ("tickets.csv", "a file of rows, which is for a run on one table; the run has tickets, nli, stars, pairs"),
+        ("two.toml", "two.toml: task stars is of a table, expected [stars] with train = FILE"),
+    ):
+        assert said in refused(capsys, evaluate.main, [tmp_path / "run", "--device", "cpu", "--data", tmp_path / data])
 
 
 def test_a_run_goes_on_evaluates_and_answers_with_the_same_held_out_rows(tmp_path, capsys):

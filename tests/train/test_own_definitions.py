@@ -8,13 +8,15 @@ import sys
 import pytest
 
 from concord.bert.errors import InputError
-from concord.train import data_check, run
+from concord.train import data_check, pretrain, run
 from concord.train.command import run_command
 from concord.train.data.sources import FileSource, open_source
 from concord.train.data.tasks import BUILT_IN_TASKS
+from concord.train.data.texts import read_texts
 from concord.train.flags import build_parser, config_from, resumed_config
+from concord.train.reporter import SILENT
 from concord.train.settings.definitions import COURSE_TASKS, TableSpec, read_specs
-from concord.train.settings.typed import fine_tuning_config
+from concord.train.settings.typed import fine_tuning_config, pretraining_config
 from tests.train.own_data import all_four, lines, pairs, tickets
 from tests.train.small_runs import refused, write_course_data
 
@@ -178,6 +180,12 @@ def test_a_resumed_run_may_find_its_files_elsewhere(tmp_path):
     kept = config("--train-file", path)
     found = resumed_config(kept, build_parser().parse(["--train-file", str(other)]), tmp_path)
     assert (found.train_file, found.tasks) == (str(other), ("tickets",))
+    assert resumed_config(kept, build_parser().parse(["--data", str(other)]), tmp_path) == found
+    for words in (["--validation-file", str(other)], ["--text-column", "x"]):
+        with pytest.raises(InputError, match=r"the run in .* has none"):
+            resumed_config(kept, build_parser().parse(words), tmp_path)
+    with pytest.raises(InputError, match=r"--train-file .*moved\.csv: the run in .* has none"):
+        resumed_config(config(), build_parser().parse(["--train-file", str(other)]), tmp_path)
     with pytest.raises(InputError, match=r"--label-column x: the run in .* has none"):
         resumed_config(kept, build_parser().parse(["--label-column", "x"]), tmp_path)
 
@@ -299,3 +307,10 @@ def test_the_page_of_the_courses_files_and_of_what_is_no_data(tmp_path, capsys):
         ([tmp_path / "course", "--max-length", "1"], "--max-length 1: expected from 8 to"),
     ):
         assert said in refused(capsys, data_check.main, words)
+
+
+def test_pre_training_reads_the_texts_of_a_tasks_tomls_tables(tmp_path):
+    settings = pretrain.config_from(pretrain.build_parser().parse(["--data", str(all_four(tmp_path))]))
+    assert settings.tasks == ("tickets", "nli", "stars", "pairs")
+    texts = read_texts(pretraining_config(settings).data, SILENT)
+    assert {"film number 0 was fine", "right text 3", "a dog yes runs"} <= set(texts)

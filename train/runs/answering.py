@@ -78,9 +78,11 @@ def _with_data(config: DataConfig, data: str, tasks: Sequence[Task]) -> DataConf
     path = Path(data)
     if not (is_saved_folder(path) or (is_table_name(path.name) and not path.is_dir())):
         return replace(config, source=data, table=None)
+    names = [task.name for task in tasks]
     if len(tasks) != 1 or not tasks[0].table:
         raise InputError(
-            f"--data {data}: a file of rows, of which the run would need one task; expected a tasks.toml or a folder"
+            f"--data {data}: a file of rows, which is for a run on one table; the run has {', '.join(names)}, "
+            "expected a tasks.toml or a folder"
         )
     (task,) = tasks
     columns = {"text_columns": task.text_columns, "label_column": task.label_column}
