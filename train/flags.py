@@ -52,6 +52,10 @@ _ELSEWHERE = {
     "--task": "--tasks",
     "--data-dir": "--data",
     "--dataset": "--data",
+    "--metric-for-best-model": "--best-metric",
+    "--early-stopping-patience": "--early-stopping",
+    "--patience": "--early-stopping",
+    "--class-weight": "--class-weights",
 }
 # What --help shows of a run's settings; --help-all shows the others too.
 _COMMON = (

@@ -5,7 +5,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,8 @@ from torch import nn
 from concord.bert.errors import InputError, did_you_mean, shown
 from concord.bert.files import MOST_JSON, read_data, read_json
 from concord.bert.pals import ProjectedAttention
+from concord.train.data import task_choices
+from concord.train.data.task_choices import ClassWeights
 
 TASKS_FILE = "tasks.toml"
 Kind = Literal["classification", "binary", "regression"]
@@ -59,6 +61,9 @@ class Task:
         text_columns: the header's names of the one or two sentences.
         label_column: the header's name of the label.
         prediction_column: the name of the answers in prediction files.
+        metric: the name of what it is judged by, None for what its kind is.
+        class_weights: what its examples' losses are multiplied by: `task_choices.BALANCED`, or label -> weight, 1 for
+            the others; None for 1.
     """
 
     name: str
@@ -71,6 +76,13 @@ class Task:
     text_columns: tuple[str, ...]
     label_column: str
     prediction_column: str
+    metric: str | None = None
+    class_weights: ClassWeights | None = field(default=None, hash=False)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What its classes are called, in the order of their indices; none where its labels are numbers."""
+        return () if self.kind == "regression" else tuple(map(str, range(max(2, self.classes))))
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -115,7 +127,9 @@ class Task:
             checks[f"low and high are {self.low} and {self.high}, expected 0 and {high} for kind {self.kind}"] = (
                 self.low == 0 and self.high == high
             )
-        return [problem for problem, holds in checks.items() if not holds]
+        problems = [problem for problem, holds in checks.items() if not holds]
+        # The classes are named once it is known that they are not too many.
+        return problems or task_choices.problems(self.kind, self.metric, self.class_weights, self.label_names)
 
 
 def _lies_within(stem: str) -> bool:
@@ -237,7 +251,8 @@ def _task(name: str, table: Mapping[str, Any]) -> Task:
     for key in table:
         if key not in types:
             raise InputError(f"task {name}: unknown key {shown(key)}, {did_you_mean(key, types)}")
-    values = {key: _typed(name, key, value, types[key]) for key, value in table.items()}
+    values = {"metric": None, "class_weights": None}
+    values |= {key: _typed(name, key, value, types[key]) for key, value in table.items()}
     kind = values.get("kind")
     values.setdefault("pair", len(values.get("text_columns", ())) > 1)
     if kind != "classification":
@@ -258,8 +273,12 @@ def _typed(name: str, key: str, value: object, expected: object) -> object:
         return value
     if expected is float and type(value) in (int, float):
         return float(value)
-    if expected is str and isinstance(value, str) and value:
+    if expected in (str, str | None) and isinstance(value, str) and value:
         return value
+    if value is None and expected in (str | None, ClassWeights | None):  # as a run's folder keeps them
+        return None
+    if expected == ClassWeights | None and (weights := task_choices.class_weights_of(value)) is not None:
+        return weights
     if expected is Kind and isinstance(value, str) and value in get_args(Kind):
         return value
     if (
@@ -273,6 +292,8 @@ def _typed(name: str, key: str, value: object, expected: object) -> object:
         int: "a whole number",
         float: "a number",
         str: "a text",
+        str | None: "a text",
+        ClassWeights | None: f"{task_choices.BALANCED}, or a number for each label",
         Kind: f"one of {', '.join(get_args(Kind))}",
     }
     raise InputError(f"task {name}: {key} is {shown(value)}, expected {words.get(expected, 'a list of column names')}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from concord.bert.errors import InputError, did_you_mean
 from concord.train.data.course import read_plain_input
 from concord.train.data.datasets import load_datasets, tokenize
-from concord.train.objectives.metrics import overall
+from concord.train.objectives.metrics import check_metrics, overall
 from concord.train.objectives.undefined import weak_answers, weak_labels
 from concord.train.outputs.named_output import check_output, write_named
 from concord.train.outputs.names import BEST
@@ -19,14 +19,16 @@ from concord.train.steps.evaluation import evaluate, predict
 
 def evaluate_run(
     directory: Path, reporter: Reporter, *, device: str, data: str | None, dev_examples: int, skip_bad_rows: bool
-) -> dict[str, dict[str, float]]:
-    """Say the dev metrics of every task of the run in `directory`, and return them: task -> name -> value.
+) -> dict[str, dict[str, float | None]]:
+    """Say the dev metrics of every task of the run in `directory`, and return them: task -> name -> value, None where
+    it is undefined.
 
     data: what is read instead of the run's own data, None for those; dev_examples: how many of each task, 0 for all;
     skip_bad_rows: whether rows that cannot be used are skipped, as they are in any case where the run did. InputError
     as `load_run` and `load_datasets` raise it.
     """
     saved = load_run(directory, device, reporter)
+    check_metrics(saved.tasks)
     config = saved.config.data
     config = replace(
         config,

@@ -6,14 +6,25 @@ from concord.bert.errors import InputError, did_you_mean, shown
 from concord.kernels.ops import CHOICES as KERNEL_CHOICES
 from concord.kernels.ops import HIGHEST_RATE
 from concord.train.settings.options import WORDS, check_bounds, check_choice, flag_of, is_of_type, of_tables, setting
-from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY
-from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
-from concord.train.settings.values import PerTask, Stage, parse_number, parse_per_task, parse_stages
+from concord.train.settings.parts import INVERSE_SHARE, OF_TASK, UNCERTAINTY
+from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, METRICS, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
+from concord.train.settings.values import (
+    MEAN,
+    PerTask,
+    Stage,
+    parse_best_metric,
+    parse_class_weights,
+    parse_number,
+    parse_per_task,
+    parse_stages,
+)
 
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
 NEW_HEAD_RATE = "1e-3"  # of heads that no model came with
 _HIGHEST_SEED = 2**64 - 1  # the highest that torch's generators take
-_PER_TASK = ("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate")
+_PER_TASK = (
+    *("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate", "metric", "class_weights"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +62,17 @@ class RunConfig:
     margin: float = setting(0.0, "cosine that pairs without similarity may have in the cosine-embedding loss", low=-1.0)
     loss_weights: tuple[str, ...] = setting(
         ("1",), "numbers such as sst=1,sts=0.5, or inverse-share (of the examples), or uncertainty (learned)"
+    )
+    metric: tuple[str, ...] = setting(
+        (OF_TASK,),
+        f"what a task is judged by beside its kind's metrics, such as sst=macro-f1; {OF_TASK} is what its table in "
+        "tasks.toml says, or else accuracy or pearson",
+        each=(OF_TASK, *METRICS.names),
+    )
+    class_weights: tuple[str, ...] = setting(
+        (OF_TASK,),
+        "what the losses of a task's classes are multiplied by, such as sst=balanced (all classes weigh the same in "
+        f"all), or sst=0:1+4:2.5 (by label, 1 for the others), or none; {OF_TASK} is what its table in tasks.toml says",
     )
     threshold: str = setting(
         "0.5",
@@ -163,6 +185,10 @@ class RunConfig:
         300, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
     )
     dev_examples: int = setting(0, "evaluate on so many dev examples of each task, evenly spaced; 0 for all", low=0)
+    best_metric: str = setting(
+        MEAN, "what the best model is chosen by: the mean of the tasks' metrics, or one of them, such as sst.macro-f1"
+    )
+    early_stopping: int = setting(0, "end the run after so many evaluations without a better model; 0 for never", low=0)
     mistakes: int = setting(20, "worst mistakes of the best model that are listed for each task", low=0)
     skip_test: bool = setting(False, "do not answer the test sets at the end")
     save_every: int = setting(
@@ -200,6 +226,8 @@ class RunConfig:
             if name not in self.tasks:
                 raise InputError(f"--shared-layer {name}: {did_you_mean(name, self.tasks)}")
         self.loss_weights_per_task()
+        self.class_weights_per_task()
+        parse_best_metric(self.best_metric, self.tasks)
         self._check_decay()
         self._check_milestones()
         self._check_stages()
@@ -218,6 +246,10 @@ class RunConfig:
         return self.per_task("loss_weights").map(
             lambda text: text if text in names else parse_number("--loss-weights", text, names)
         )
+
+    def class_weights_per_task(self) -> PerTask[str | dict[str, float]]:
+        """Each task's class weights: label -> weight, or the name of what they follow from."""
+        return self.per_task("class_weights").map(lambda text: parse_class_weights("--class-weights", text))
 
     def parsed_stages(self) -> tuple[Stage, ...]:
         """The stages of the run; InputError where they do not add up to its epochs."""
