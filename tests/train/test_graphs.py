@@ -2,6 +2,7 @@
 
 import contextlib
 import traceback
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,10 +54,15 @@ def make_trainer(
     surgery="pcgrad",
     scaling=False,
     smart=("0",),
+    weights=None,
 ):
+    tasks = {
+        name: task if task.kind == "regression" else replace(task, class_weights=weights)
+        for name, task in TASKS.items()
+    }
     splits = {
         name: random_split(task, 3 + 2 * index, per_example=1 + (name == "sts"), seed=index, longest=5, vocab=20)
-        for index, (name, task) in enumerate(TASKS.items())
+        for index, (name, task) in enumerate(tasks.items())
     }
     for split in splits.values():
         split.labels[:] %= 2
@@ -128,7 +134,7 @@ def test_a_shape_that_recurs_asks_the_host_for_nothing(monkeypatch):
             return compute(self, *inputs)
 
     with using_kernels("triton"):
-        trainer, _ = make_trainer(surgery="gradvac", smart=("sst=1",))
+        trainer, _ = make_trainer(surgery="gradvac", smart=("sst=1",), weights="balanced")
         batch = next(trainer.sampler.epoch(0))
         trainer._device_steps.run(batch, seed=1, rate_factor=1.0, epoch=0)
         monkeypatch.setattr("concord.train.steps.graphs.DeviceSteps._compute", watched)
@@ -231,6 +237,7 @@ def test_after_a_failed_capture_the_next_one_and_random_numbers_work():
         {"dtype": torch.float16, "scaling": True},
         {"surgery": "none"},
         {"smart": ("sts=1",)},
+        {"weights": "balanced"},
     ],
 )
 def test_graphs_give_the_same_bits(more):

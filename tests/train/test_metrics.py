@@ -1,19 +1,36 @@
-"""Metrics, by hand and against SciPy."""
+"""Metrics, by hand and against SciPy and scikit-learn; which of them a task has."""
+
+import json
+import math
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from concord.bert.errors import InputError
 from concord.train.data.tasks import select_tasks
 from concord.train.objectives.metrics import (
     accuracy,
     best_threshold,
+    check_best_metric,
+    check_metrics,
     f1,
+    macro_f1,
     main_metric,
+    mcc,
+    metric_names,
     overall,
     pearson,
+    roc_auc,
     spearman,
+    takes_scores,
     task_metrics,
 )
+from concord.train.objectives.undefined import weak_answers, weak_labels
+from concord.train.outputs.strict_json import json_text
+from concord.train.outputs.summary import dev_sum, score_line
+from concord.train.settings.tables import METRICS as TABLE
 
 SST, PARAPHRASE, STS, CFIMDB = select_tasks(["sst", "paraphrase", "sts", "cfimdb"], None)
 
@@ -150,3 +167,128 @@ def test_a_fourth_task_changes_the_mean_alone():
 
 def test_without_the_three_tasks_there_is_no_overall_score():
     assert overall(METRICS, [SST, STS]) == (None, pytest.approx(0.55))
+
+
+@pytest.fixture(scope="module")
+def library():
+    return pytest.importorskip("sklearn.metrics")
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_metrics_of_classes_agree_with_scikit_learns(library, classes):
+    random = np.random.default_rng(classes)
+    gold = random.integers(0, classes, 400).astype(np.float32)
+    found = np.where(random.random(400) < 0.6, gold, random.integers(0, classes, 400)).astype(np.float64)
+    assert accuracy(found, gold) == pytest.approx(library.accuracy_score(gold, found), rel=1e-12)
+    assert macro_f1(found, gold) == pytest.approx(library.f1_score(gold, found, average="macro"), rel=1e-12)
+    assert mcc(found, gold) == pytest.approx(library.matthews_corrcoef(gold, found), rel=1e-12)
+    if classes == 2:
+        assert f1(found, gold) == pytest.approx(library.f1_score(gold, found), rel=1e-12)
+
+
+def test_macro_f1_of_a_worked_example(library):
+    # Class 0: precision 1, recall 1/2; class 1: 1/3 and 1; class 2 is never found; nobody names others.
+    assert macro_f1(values(0, 1, 1, 1), labels(0, 0, 1, 2)) == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+
+
+def test_matthews_correlation_of_two_classes_is_pearsons(library):
+    stats = pytest.importorskip("scipy.stats")
+    random = np.random.default_rng(3)
+    gold = (random.random(300) < 0.2).astype(np.float32)
+    found = np.where(random.random(300) < 0.7, gold, 1 - gold).astype(np.float64)
+    assert mcc(found, gold) == pytest.approx(stats.pearsonr(found, gold.astype(np.float64))[0], rel=1e-12)
+
+
+def test_the_area_under_the_curve_is_the_chance_that_a_1_scores_higher_than_a_0(library):
+    stats = pytest.importorskip("scipy.stats")
+    random = np.random.default_rng(4)
+    gold = (random.random(300) < 0.3).astype(np.float32)
+    scores = np.round(gold * 0.3 + random.random(300), 1).astype(np.float32)  # with equal ones
+    ones, zeros = scores[gold == 1], scores[gold == 0]
+    chance = stats.mannwhitneyu(ones, zeros).statistic / (len(ones) * len(zeros))
+    assert roc_auc(scores, gold) == pytest.approx(chance, rel=1e-12)
+    assert roc_auc(scores, gold) == pytest.approx(library.roc_auc_score(gold, scores), rel=1e-12)
+
+
+def test_where_all_labels_are_one_a_correlation_is_0_and_an_area_undefined():
+    assert mcc(values(0, 1), labels(1, 1)) == mcc(values(1, 1), labels(0, 1)) == 0.0
+    assert roc_auc(np.array([0.1, 0.9], dtype=np.float32), labels(1, 1)) is None
+
+
+def judged(task, metric):
+    return replace(task, metric=metric)
+
+
+def test_a_task_has_the_metric_that_is_chosen_for_it_first_and_those_of_its_kind(library):
+    task = judged(PARAPHRASE, "roc-auc")
+    assert metric_names(task) == ["roc-auc", "accuracy", "f1"]
+    assert takes_scores(task)
+    assert not takes_scores(PARAPHRASE)
+    scores = np.array([0.2, 0.4, 0.3], dtype=np.float32)
+    found = task_metrics(task, values(0, 0, 0), labels(0, 1, 1), scores)
+    assert found == {"roc-auc": 1.0, "accuracy": pytest.approx(1 / 3), "f1": 0.0}
+    assert metric_names(judged(PARAPHRASE, "f1")) == ["f1", "accuracy"]
+    assert main_metric(judged(STS, "spearman")) == "spearman"
+
+
+@pytest.mark.parametrize("task", [SST, PARAPHRASE, STS], ids=lambda task: task.kind)
+def test_each_kind_takes_the_metrics_of_its_lines_and_no_other(task):
+    for entry in TABLE:
+        if task.kind in entry.kinds:
+            assert main_metric(judged(task, entry.name)) == entry.name
+        else:
+            with pytest.raises(InputError, match=f"metric is '{entry.name}', expected one of .* for kind {task.kind}"):
+                judged(task, entry.name)
+
+
+def test_without_scikit_learn_its_metrics_are_refused_and_the_others_are_not(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    check_metrics([SST, judged(PARAPHRASE, "f1"), judged(STS, "spearman")])
+    for entry in TABLE:
+        if entry.library:
+            with pytest.raises(
+                InputError, match=rf"--metric paraphrase={entry.name}: needs pip install -e '\.\[metrics"
+            ):
+                check_metrics([judged(PARAPHRASE, entry.name)])
+
+
+def test_the_best_model_is_chosen_by_a_metric_that_its_task_has():
+    check_best_metric(None, [SST])
+    check_best_metric(("paraphrase", "f1"), [SST, PARAPHRASE])
+    with pytest.raises(InputError, match=r"--best-metric sst\.mcc: not computed; add --metric sst=mcc"):
+        check_best_metric(("sst", "mcc"), [SST, PARAPHRASE])
+    with pytest.raises(InputError, match=r"--best-metric sts\.f1: sts .regression. can have pearson, spearman"):
+        check_best_metric(("sts", "f1"), [SST, STS])
+
+
+def test_an_undefined_metric_is_said_and_counts_as_0():
+    metrics = {"sst": {"accuracy": 0.5}, "paraphrase": {"roc-auc": None, "accuracy": 0.8, "f1": 0.1}}
+    tasks = [SST, judged(PARAPHRASE, "roc-auc")]
+    assert dev_sum(metrics, tasks) == 0.5
+    assert overall(metrics, tasks) == (None, 0.25)
+    assert score_line(metrics) == "sst accuracy 0.500  paraphrase roc-auc undefined accuracy 0.800 f1 0.100"
+
+
+def test_the_courses_score_is_of_its_own_metrics_whatever_judges_a_task():
+    metrics = {**METRICS, "sst": {"macro-f1": 0.1, "accuracy": 0.5}}
+    assert overall(metrics, [judged(SST, "macro-f1"), PARAPHRASE, STS]) == (
+        pytest.approx((0.5 + 0.8 + 0.8) / 3),
+        pytest.approx((0.1 + 0.8 + 0.6) / 3),
+    )
+
+
+def test_labels_and_answers_that_are_all_one_leave_chosen_metrics_undefined_in_words():
+    ones, errors = np.ones(3, np.float32), np.zeros(3)
+    assert weak_labels(judged(PARAPHRASE, "roc-auc"), "dev", ones).endswith("and roc-auc is undefined and counts as 0")
+    assert weak_labels(judged(SST, "mcc"), "dev", ones).endswith("and mcc is undefined and counts as 0")
+    assert weak_labels(judged(SST, "macro-f1"), "dev", ones).endswith("has the best score")
+    assert weak_answers(judged(SST, "mcc"), ones, errors) == (
+        "sst: the model answers 1 to every dev example, so that mcc is undefined and counts as 0"
+    )
+    assert weak_answers(judged(PARAPHRASE, "roc-auc"), ones, errors) == ""
+
+
+def test_files_hold_null_for_numbers_that_are_not_finite():
+    value = {"a": [1.5, math.nan, (math.inf, 2)], "b": {"c": -math.inf, "d": None, "e": True, "f": "NaN"}}
+    expected = {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": None, "e": True, "f": "NaN"}}
+    assert json.loads(json_text(value), parse_constant=pytest.fail) == expected

@@ -30,7 +30,7 @@ NAMES = {
     "RULES": "none pcgrad gradvac upgrad dualproj mgda cagrad alignedmtl imtlg fairgrad nashmtl pcd",
     "BATCHINGS": "joint alternate sequential proportional annealed",
     "SCHEDULES": "linear constant milestones",
-    "METRICS": "accuracy f1 pearson spearman",
+    "METRICS": "accuracy f1 macro-f1 mcc roc-auc pearson spearman",
     "SOURCES": "demo course",
 }
 TABLES = [*(getattr(tables, name) for name in NAMES), ENCODERS]

@@ -4,9 +4,9 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -14,12 +14,13 @@ from torch import nn
 from concord.bert.errors import InputError, did_you_mean, shown
 from concord.bert.files import read_json
 from concord.bert.pals import ProjectedAttention
+from concord.train.data import task_choices
+from concord.train.data.task_choices import ClassWeights
+from concord.train.data.task_values import FARTHEST, Kind, typed
 from concord.train.settings.definitions import TASKS_FILE, choose_tasks, is_table, read_toml
 
-Kind = Literal["classification", "binary", "regression"]
 _MOST_CLASSES = 1 << 16
 _LONGEST_NAME = 64  # characters, so that the files that are named after a task have names that file systems take
-_FARTHEST = 1e18  # from 0, of a label: its square is still finite in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,9 @@ class Task:
         prediction_column: the name of the answers in prediction files.
         labels: what the classes are called in the data, in their order; () where their numbers stand there.
         table: whether the data are a table of any form, and `stem` is of no file.
+        metric: the name of what it is judged by, None for what its kind is.
+        class_weights: what its examples' losses are multiplied by: `task_choices.BALANCED`, or label -> weight, 1 for
+            the others; None for 1.
     """
 
     name: str
@@ -74,6 +78,15 @@ class Task:
     prediction_column: str
     labels: tuple[str, ...] = ()
     table: bool = False
+    metric: str | None = None
+    class_weights: ClassWeights | None = field(default=None, hash=False)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What its classes are called, in the order of their indices; none where its labels are numbers."""
+        if self.labels:
+            return self.labels
+        return () if self.kind == "regression" else tuple(map(str, range(max(2, self.classes))))
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -102,8 +115,8 @@ class Task:
             f"{f'from 2 to {_MOST_CLASSES}' if classification else f'1 for kind {self.kind}'}": (
                 2 <= self.classes <= _MOST_CLASSES if classification else self.classes == 1
             ),
-            f"low {self.low} and high {self.high} span no range of fp32 within {_FARTHEST:g} of 0": (
-                -_FARTHEST <= self.low < self.high <= _FARTHEST and np.float32(self.low) < np.float32(self.high)
+            f"low {self.low} and high {self.high} span no range of fp32 within {FARTHEST:g} of 0": (
+                -FARTHEST <= self.low < self.high <= FARTHEST and np.float32(self.low) < np.float32(self.high)
             ),
             f"stem is {shown(self.stem)}, expected the beginning of a file's name in the folder of the data": (
                 _lies_within(self.stem)
@@ -123,7 +136,9 @@ class Task:
             checks[f"low and high are {self.low} and {self.high}, expected 0 and {high} for kind {self.kind}"] = (
                 self.low == 0 and self.high == high
             )
-        return [problem for problem, holds in checks.items() if not holds]
+        problems = [problem for problem, holds in checks.items() if not holds]
+        # The classes are named once it is known that they are not too many.
+        return problems or task_choices.problems(self.kind, self.metric, self.class_weights, self.label_names)
 
 
 def _lies_within(stem: str) -> bool:
@@ -236,7 +251,7 @@ def _read_tasks(path: Path, only: str | None) -> dict[str, Task]:
 
 
 _TYPES = {field.name: field.type for field in fields(Task) if field.name != "name"}
-_OPTIONAL = ("labels", "table")
+_OPTIONAL = ("labels", "table", "metric", "class_weights")
 
 
 def _task(name: str, table: Mapping[str, Any], keys: Sequence[str] = tuple(_TYPES)) -> Task:
@@ -244,7 +259,7 @@ def _task(name: str, table: Mapping[str, Any], keys: Sequence[str] = tuple(_TYPE
     for key in table:
         if key not in keys:
             raise InputError(f"task {name}: unknown key {shown(key)}, {did_you_mean(key, keys)}")
-    values = {key: _typed(name, key, value, _TYPES[key]) for key, value in table.items()}
+    values = {key: typed(name, key, value, _TYPES[key]) for key, value in table.items()}
     kind = values.get("kind")
     values.setdefault("pair", len(values.get("text_columns", ())) > 1)
     if kind != "classification":
@@ -258,31 +273,3 @@ def _task(name: str, table: Mapping[str, Any], keys: Sequence[str] = tuple(_TYPE
         other = "; or train = FILE, for a table of any form" if "stem" in missing else ""
         raise InputError(f"task {name}: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing{other}")
     return Task(name=name, **values)
-
-
-def _typed(name: str, key: str, value: object, expected: object) -> object:
-    """The value as the field's type, or InputError."""
-    if type(value) is int and abs(value) >= _FARTHEST:
-        raise InputError(f"task {name}: {key} is {shown(value)}, expected a number within {_FARTHEST:g} of 0")
-    if expected in (bool, int) and type(value) is expected:
-        return value
-    if expected is float and type(value) in (int, float):
-        return float(value)
-    if expected is str and isinstance(value, str) and value:
-        return value
-    if expected is Kind and isinstance(value, str) and value in get_args(Kind):
-        return value
-    if (
-        expected == tuple[str, ...]
-        and isinstance(value, list)
-        and all(isinstance(text, str) and text for text in value)
-    ):
-        return tuple(value)
-    words = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        Kind: f"one of {', '.join(get_args(Kind))}",
-    }
-    raise InputError(f"task {name}: {key} is {shown(value)}, expected {words.get(expected, 'a list of column names')}")

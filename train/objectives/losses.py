@@ -42,18 +42,28 @@ def is_squared_error(loss: str) -> bool:
     return own_loss(loss).squared_error if is_own(loss) else LOSSES.entry(loss).squared_error
 
 
-def task_loss(task: Task, logits: Tensor, labels: Tensor, examples: int, loss: str = "auto") -> Tensor:
+def task_loss(
+    task: Task,
+    logits: Tensor,
+    labels: Tensor,
+    examples: int,
+    loss: str = "auto",
+    class_weights: Tensor | None = None,
+) -> Tensor:
     """The task's loss, a fp32 scalar: the sum over these examples divided by `examples`.
 
     logits: fp32 [n, outputs]; labels: fp32 [n]; examples: of the whole step, which is more than n where
     micro-batches accumulate, so that their losses add up to the mean of one large batch; loss: its name, or auto. One
-    of the user's own is a mean over n, and counts by its share of the examples. InputError for a loss that there is
-    not.
+    of the user's own is a mean over n, and counts by its share of the examples; class_weights: fp32 [classes] by which
+    the examples' losses are multiplied, None for 1, as with a loss of the user's own. InputError for a loss that there
+    is not.
     """
     if is_own(loss):
         return own_loss(loss)(logits, labels, task) * (len(labels) / examples)
     name = auto_loss(task) if loss == "auto" else loss
-    return LOSSES.resolve(name)(logits, labels, task) / examples
+    if class_weights is None:
+        return LOSSES.resolve(name)(logits, labels, task) / examples
+    return LOSSES.resolve(name)(logits, labels, task, class_weights[labels.long()]) / examples
 
 
 def embedding_loss(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class Objective:
         weight: of their sum, where it is not learned.
         smoothness: weight of SMART's regulariser beside the losses, 0 for none.
         margin: of the cosine-embedding loss.
+        class_weights: fp32 [classes] by which the examples' losses of the logits are multiplied, None for 1.
     """
 
     task: Task
@@ -48,6 +50,7 @@ class Objective:
     weight: float
     smoothness: float
     margin: float
+    class_weights: Tensor | None = None
 
     def loss(
         self,
@@ -70,7 +73,9 @@ class Objective:
         likelihood, and loss / sigma^2 + log sigma for all others; log sigma counts once a step.
         """
         share = len(labels) / examples
-        parts = [task_loss(self.task, output.logits, labels, examples, self.main)] if self.main else []
+        parts = []
+        if self.main:
+            parts.append(task_loss(self.task, output.logits, labels, examples, self.main, self.class_weights))
         for name in self.added:
             shares = shares_of_range(self.task, labels)
             part = embedding_loss(name, output.embeddings, shares, margin=self.margin, epoch=epoch, dropouts=dropouts)
@@ -83,11 +88,16 @@ class Objective:
 
 
 def build_objectives(
-    config: ObjectiveConfig, pair_encoding: PerTask[str], tasks: Sequence[Task], sizes: Mapping[str, int]
+    config: ObjectiveConfig,
+    pair_encoding: PerTask[str],
+    tasks: Sequence[Task],
+    sizes: Mapping[str, int],
+    class_weights: Mapping[str, Tensor | None] = MappingProxyType({}),
 ) -> dict[str, Objective]:
     """Task -> its objective, in the order of `tasks`.
 
-    pair_encoding: joint or separate; sizes: examples of each training set. The weight "inverse-share" of task t is
+    pair_encoding: joint or separate; sizes: examples of each training set; class_weights: fp32 [classes] on the run's
+    device, of those tasks that have them. The weight "inverse-share" of task t is
     (N / T) / N_t, of N examples in T tasks, divided by the mean of these numbers.
 
     Raises InputError, in one line, where the configuration asks for what does not fit the task or contradicts itself.
@@ -105,6 +115,7 @@ def build_objectives(
             weight=weights[weight] if isinstance(weight, str) else weight,
             smoothness=config.smart[task.name],
             margin=config.margin,
+            class_weights=class_weights.get(task.name),
         )
     return found
 
@@ -164,6 +175,9 @@ def _losses(config: ObjectiveConfig, task: Task, separate: bool) -> tuple[str | 
         raise InputError(
             f"{flag}: nothing trains the {head} head; add one of {', '.join(fitting)}, or take --heads cosine"
         )
+    if task.class_weights is not None and (not main or is_own(main[0])):
+        reason = "a loss of your own weighs the classes itself" if main else "there is no loss of the logits to weigh"
+        raise InputError(f"{flag}: {task.name} has class weights, but {reason}")
     for name in filter(is_own, added):
         try_pair_loss(name)
     if main and is_own(main[0]):

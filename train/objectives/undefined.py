@@ -1,8 +1,12 @@
 """What a score cannot show, or is not defined for, in a sentence: labels, or answers, that are all one."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from concord.train.data.tasks import Task
+from concord.train.objectives.metrics import metric_names
+from concord.train.settings.tables import METRICS
 
 
 def weak_labels(task: Task, split: str, labels: np.ndarray) -> str:
@@ -14,7 +18,9 @@ def weak_labels(task: Task, split: str, labels: np.ndarray) -> str:
         return f"{found}, so that there is nothing to learn but to answer so"
     if task.kind == "regression":
         return f"{found}, so that correlations with it are undefined and count as 0"
-    return f"{found}, so that whoever always answers so has the best score"
+    undefined = _undefined(task, ("labels", "labels and predictions"))
+    undefined = f", and {undefined}" if undefined else ""
+    return f"{found}, so that whoever always answers so has the best score{undefined}"
 
 
 def weak_answers(task: Task, predictions: np.ndarray, errors: np.ndarray) -> str:
@@ -22,7 +28,19 @@ def weak_answers(task: Task, predictions: np.ndarray, errors: np.ndarray) -> str
     means anything; "" where they may have one."""
     if not np.isfinite(errors).all():
         return f"{task.name}: the model's answers to the dev set are not finite, so that it has no score"
-    if task.kind == "regression" and len(predictions) and np.ptp(predictions) == 0:
-        found = f"{task.name}: the model answers {predictions[0]:.4g} to every dev example"
+    if not len(predictions) or np.ptp(predictions) != 0:
+        return ""
+    found = f"{task.name}: the model answers {predictions[0]:.4g} to every dev example"
+    if task.kind == "regression":
         return f"{found}, so that correlations are undefined and count as 0"
-    return ""
+    undefined = _undefined(task, ("labels and predictions",))
+    return f"{found}, so that {undefined}" if undefined else ""
+
+
+def _undefined(task: Task, where: Sequence[str]) -> str:
+    """Which metrics of the task are undefined there, "" for none."""
+    names = [name for name in metric_names(task) if METRICS.entry(name).undefined in where]
+    if not names:
+        return ""
+    be, count = ("is", "counts") if len(names) == 1 else ("are", "count")
+    return f"{' and '.join(names)} {be} undefined and {count} as 0"

@@ -35,9 +35,11 @@ class Progress:
         training_seconds: wall time of its training steps alone.
         examples: how many it has trained on, repetitions included.
         tokens: how many it has trained on, repetitions included.
-        best_sum: the highest sum of the tasks' main dev metrics.
-        best_step: the step at which that sum was reached.
-        best_dev: task -> name of a metric -> its value at that step.
+        best_score: the highest of what the best model is chosen by: of one dev metric, or of the sum of the tasks' main
+            ones.
+        best_step: the step at which it was reached.
+        best_dev: task -> name of a metric -> its value at that step, None where it is undefined.
+        since_best: evaluations after that step, none of which was better.
         best_digest: of the best model's weights, as their file carries it.
         kernels: what its steps are computed by, one of the choices of --kernels; "" where it has none yet.
         products: the library of its fp32 products on a CPU, one of `kernels.products.LIBRARIES`; "" where it has none.
@@ -49,9 +51,10 @@ class Progress:
     training_seconds: float = 0.0
     examples: int = 0
     tokens: int = 0
-    best_sum: float = float("-inf")
+    best_score: float = float("-inf")
     best_step: int = 0
     best_dev: dict[str, dict[str, float]] = field(default_factory=dict)
+    since_best: int = 0
     best_digest: str = ""
     kernels: str = ""
     products: str = ""
@@ -190,6 +193,10 @@ def _is_number(value: Any) -> bool:
     return whole or isinstance(value, float)
 
 
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or _is_number(value)
+
+
 def _problem(name: str, value: Any) -> str:
     """What a value of `Progress` is expected to be, where it is something else."""
     default = getattr(Progress(), name)
@@ -197,12 +204,12 @@ def _problem(name: str, value: Any) -> str:
         return "" if isinstance(value, str) else "expected a text"
     if isinstance(default, dict):
         rows = value.values() if isinstance(value, dict) else [None]
-        sound = all(isinstance(row, dict) and all(map(_is_number, row.values())) for row in rows)
+        sound = all(isinstance(row, dict) and all(map(_is_number_or_none, row.values())) for row in rows)
         return "" if sound else "expected numbers by task and metric"
     if not _is_number(value) or math.isnan(value):
         return "expected a number"
     if isinstance(default, int) and not isinstance(value, int):
         return "expected a whole number"
-    if name != "best_sum" and not 0 <= value < math.inf:
+    if name != "best_score" and not 0 <= value < math.inf:
         return "expected a finite number of at least 0"
     return ""

@@ -10,6 +10,7 @@ from typing import Any
 from concord.bert.errors import InputError
 from concord.train.outputs.locks import locked
 from concord.train.outputs.names import METRICS_FILE
+from concord.train.outputs.strict_json import json_text
 from concord.train.reporter import Reporter
 
 WHOLE_MODEL = "model"  # beside the blocks of parameters
@@ -50,8 +51,9 @@ class MetricsLog:
             reporter.warn(f"{self._path}: {damaged} damaged lines; summary and pictures do without them")
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry and hand it to the system at once; OSError that names the file where it cannot."""
-        text = json.dumps(entry, allow_nan=True)
+        """Append one entry, with null for numbers that are not finite, and hand it to the system at once; OSError that
+        names the file where it cannot."""
+        text = json_text(entry)
         check = zlib.crc32(text.encode())
         self._do(lambda: (self._file.write(f'{text[:-1]}, "crc": "{check:08x}"}}\n'.encode()), self._file.flush()))
 

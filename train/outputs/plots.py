@@ -104,11 +104,12 @@ def _share(sums: list[float]) -> str:
     return f"{conflicts / meetings:.0%}" if meetings else "-"
 
 
-def _series(rows: Iterable[tuple[int, dict[str, float]]]) -> Series:
+def _series(rows: Iterable[tuple[int, dict[str, float | None]]]) -> Series:
+    """Name -> its points; NaN, which leaves a gap, where a row has no number."""
     series: Series = defaultdict(list)
     for step, values in rows:
         for name, value in values.items():
-            series[name].append((step, value))
+            series[name].append((step, math.nan if value is None else value))
     return series
 
 

@@ -122,7 +122,7 @@ class ConsoleReporter(Reporter):
             within = entry["step"] - self._epoch * self._steps_per_epoch
             self.say(f"epoch {self._epoch + 1}/{self._epochs}  step {within}/{self._steps}  {status}")
 
-    def show_scores(self, dev: Mapping[str, Mapping[str, float]]) -> None:
+    def show_scores(self, dev: Mapping[str, Mapping[str, float | None]]) -> None:
         """Print the dev scores, above the live line where there is one."""
         self._scores = score_line(dev)
         self.say(f"epoch {self._epoch + 1}/{self._epochs}  dev {self._scores}")

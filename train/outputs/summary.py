@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from concord.train.data.tasks import Task
-from concord.train.objectives.metrics import main_metric
+from concord.train.objectives.metrics import main_scores
 from concord.train.outputs.log import WHOLE_MODEL, task_pairs
+from concord.train.settings.values import MEAN
 from concord.train.steps.optimizer import SurgeryOptimizer
 
 
@@ -70,14 +71,21 @@ def _mean(total: float, count: float) -> float | None:
     return total / count if count else None
 
 
-def dev_sum(metrics: Mapping[str, Mapping[str, float]], tasks: list[Task]) -> float:
-    """What the best checkpoint is chosen by: the sum of the tasks' main metrics."""
-    return sum(metrics[task.name][main_metric(task)] for task in tasks)
+def dev_sum(metrics: Mapping[str, Mapping[str, float | None]], tasks: list[Task]) -> float:
+    """What the best checkpoint is chosen by where that is no single metric: the sum of the tasks' main metrics, where
+    an undefined one counts as 0."""
+    return sum(main_scores(metrics, tasks).values())
 
 
-def score_line(metrics: Mapping[str, Mapping[str, float]]) -> str:
+def best_metric_text(best_metric: tuple[str, str] | None) -> str:
+    """What the best checkpoint is chosen by, as --best-metric takes it."""
+    return ".".join(best_metric) if best_metric else MEAN
+
+
+def score_line(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
     """The metrics of every task on one line."""
     return "  ".join(
-        f"{task} " + " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        f"{task} "
+        + " ".join(f"{name} {'undefined' if value is None else f'{value:.3f}'}" for name, value in values.items())
         for task, values in metrics.items()
     )

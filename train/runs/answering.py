@@ -10,7 +10,7 @@ from concord.train.data.datasets import load_datasets, tokenize
 from concord.train.data.sources import data_files
 from concord.train.data.tables import read_plain_table
 from concord.train.data.tasks import Task
-from concord.train.objectives.metrics import overall
+from concord.train.objectives.metrics import check_metrics, overall
 from concord.train.objectives.undefined import weak_answers, weak_labels
 from concord.train.outputs.named_output import check_output, write_named
 from concord.train.outputs.names import BEST
@@ -25,14 +25,16 @@ from concord.train.steps.evaluation import evaluate, predict
 
 def evaluate_run(
     directory: Path, reporter: Reporter, *, device: str, data: str | None, dev_examples: int, skip_bad_rows: bool
-) -> dict[str, dict[str, float]]:
-    """Say the dev metrics of every task of the run in `directory`, and return them: task -> name -> value.
+) -> dict[str, dict[str, float | None]]:
+    """Say the dev metrics of every task of the run in `directory`, and return them: task -> name -> value, None where
+    it is undefined.
 
     data: what is read instead of the run's own data, None for those; dev_examples: how many of each task, 0 for all;
     skip_bad_rows: whether rows that cannot be used are skipped, as they are in any case where the run did. InputError
     as `load_run` and `load_datasets` raise it.
     """
     saved = load_run(directory, device, reporter)
+    check_metrics(saved.tasks)
     config = saved.config.data
     if data:
         config = _with_data(config, data, saved.tasks)

@@ -1,7 +1,9 @@
 """From a configuration to a fine-tuning run that is ready to train: what is read and built before its first step."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from concord.bert.errors import InputError
@@ -9,6 +11,8 @@ from concord.bert.tokenizer import Tokenizer
 from concord.train.checks.shapes import shapes_of_run
 from concord.train.data.datasets import Datasets, load_datasets, run_tasks
 from concord.train.data.tasks import Task, read_tasks, write_tasks
+from concord.train.objectives.class_weights import class_weights, describe_class_weights
+from concord.train.objectives.metrics import check_best_metric, check_metrics
 from concord.train.objectives.undefined import weak_labels
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CACHE, CONFIG_FILE, HELD_OUT_FILE, TASKS_FILE
@@ -20,7 +24,7 @@ from concord.train.settings.config import RunConfig
 from concord.train.settings.files import write_config
 from concord.train.settings.idle import without_effect
 from concord.train.settings.options import setting_text
-from concord.train.settings.parts import DataConfig, FineTuningConfig, OptimizerConfig
+from concord.train.settings.parts import NONE, OF_TASK, DataConfig, FineTuningConfig, ObjectiveConfig, OptimizerConfig
 from concord.train.settings.typed import fine_tuning_config
 from concord.train.steps.build import build_model, build_optimizer, build_trainer, fit_model, load_pretrained
 from concord.train.steps.graphs import choose_graphs
@@ -35,7 +39,9 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     whatever is wrong with the run's input, before anything is written.
     """
     config = fine_tuning_config(flat)
-    tasks = run_tasks(config.data)
+    tasks = choose_metrics(run_tasks(config.data), config.objectives)
+    check_metrics(tasks)
+    check_best_metric(config.outputs.best_metric, tasks)
     if folder.resumed:
         _check_tasks(tasks, folder.path / TASKS_FILE)
     session = Session(folder, reporter, choose_precision(config.compute.device, config.compute.amp))
@@ -58,6 +64,9 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     model = build_model(config, tasks, pretrained.encoder, precision)
     optimizer = build_optimizer(config, model, precision)
     told = StoppableReporter(reporter, session.stop)
+    for own in data.train.values():
+        if (weights := class_weights(own.task, own.labels)) is not None:
+            reporter.say(f"weights    {describe_class_weights(own.task, weights)}")
     trainer = build_trainer(config, model, optimizer, data.train, precision.device, graphs=graphs, reporter=told)
     settings = {CONFIG_FILE: lambda path: write_config(flat, path), TASKS_FILE: lambda path: write_tasks(path, tasks)}
     if data.held_out:
@@ -67,6 +76,31 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer)
+
+
+def choose_metrics(tasks: Sequence[Task], config: ObjectiveConfig) -> list[Task]:
+    """The tasks with the metrics and the class weights that the settings give them; InputError where one does not
+    fit."""
+    found = []
+    for task in tasks:
+        metric, weights = config.metrics[task.name], config.class_weights[task.name]
+        if metric != OF_TASK:
+            with _of_flag(f"--metric {task.name}={metric}"):
+                task = replace(task, metric=metric)
+        if weights != OF_TASK:
+            with _of_flag("--class-weights"):
+                task = replace(task, class_weights=None if weights == NONE else weights)
+        found.append(task)
+    return found
+
+
+@contextmanager
+def _of_flag(flag: str) -> Iterator[None]:
+    """Within this context an InputError begins with the flag."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from None
 
 
 def _introduce(session: Session, flat: RunConfig, config: FineTuningConfig, tasks: list[Task]) -> None:

@@ -1,5 +1,6 @@
 """One fine-tuning run: trains, evaluates, keeps the best model, and answers with it."""
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from concord.train.outputs.mistakes import write_mistakes
 from concord.train.outputs.names import BEST, CONFIG_FILE, SEALED, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
-from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
+from concord.train.outputs.summary import best_metric_text, dev_sum, epoch_summary, score_line, surgery_summary
 from concord.train.runs.session import Session
 from concord.train.runs.skipping import check_learns, describe
 from concord.train.settings.parts import OutputConfig
@@ -57,7 +58,7 @@ class FineTuning:
         self.tokenizer, self.data, self.trainer = tokenizer, data, trainer
         self.model, self.optimizer = trainer.model, trainer.optimizer
         self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
-        if session.progress.best_dev and session.progress.steps < trainer.total_steps:
+        if session.progress.best_dev and not self._is_over():
             self._check_best()
 
     def _check_best(self) -> None:
@@ -73,15 +74,16 @@ class FineTuning:
         # A run that was killed after an evaluation comes to it once more, and to the same model.
         if reason and (digest is None or not session.bit_equal):
             self.reporter.warn(f"{reason}; the best model will be that of the evaluations from here on")
-            progress.best_sum, progress.best_step, progress.best_dev = float("-inf"), 0, {}
+            progress.best_score, progress.best_step, progress.best_dev = float("-inf"), 0, {}
+            progress.since_best = 0
 
     def train(self) -> dict[str, Any]:
         """Train from where the run stands to its end, then write what it leaves, and return its summary."""
         trainer, session = self.trainer, self.session
         steps_per_epoch = trainer.sampler.steps_per_epoch
         self.reporter.begin_training(steps_per_epoch=steps_per_epoch, total_steps=trainer.total_steps)
-        with session.training(trainer.total_steps):
-            while session.progress.steps < trainer.total_steps and not session.stop.made:
+        with session.training(self._is_over):
+            while not self._is_over() and not session.stop.made:
                 epoch, done = divmod(session.progress.steps, steps_per_epoch)
                 self.reporter.begin_epoch(epoch, done)
                 try:
@@ -100,6 +102,14 @@ class FineTuning:
         self.reporter.say(f"written    {session.directory}")
         return summary
 
+    def _is_over(self) -> bool:
+        return self.session.progress.steps == self.trainer.total_steps or self._stopped_early()
+
+    def _stopped_early(self) -> bool:
+        """Whether so many evaluations in a row had no better model that the run ends there."""
+        patience = self.outputs.early_stopping
+        return bool(patience) and self.session.progress.since_best >= patience
+
     def _epoch_is_over(self) -> bool:
         steps = self.session.progress.steps
         return steps == self.trainer.total_steps or steps % self.trainer.sampler.steps_per_epoch == 0
@@ -108,13 +118,16 @@ class FineTuning:
         progress, outputs = self.session.progress, self.outputs
         began, examples = time.perf_counter(), 0
         for result in self.trainer.epoch(epoch, done):
+            evaluates = outputs.evaluate_every and result.step % outputs.evaluate_every == 0
             progress.steps = result.step
             progress.examples += result.examples
             progress.tokens += result.tokens
             examples += result.examples
             self.reporter.advance()
-            # Each epoch ends with a logged step, from which the summary has its seconds and conflicts.
-            if result.step % outputs.log_every == 0 or self._epoch_is_over():
+            # Each epoch ends with a logged step, from which the summary has its seconds and conflicts; early stopping
+            # may end it with any evaluation.
+            last = self._epoch_is_over() or (outputs.early_stopping and evaluates)
+            if result.step % outputs.log_every == 0 or last:
                 self._show_logged()
                 seconds = time.perf_counter() - began
                 logged = LoggedStep(result, self.optimizer, progress.training_seconds + seconds)
@@ -123,7 +136,6 @@ class FineTuning:
                 self._show_logged()
             # The end of an epoch is evaluated and saved by the caller. An evaluation is followed by a saved state, so
             # that a resumed run neither misses nor repeats it, and a stop waits for both.
-            evaluates = outputs.evaluate_every and result.step % outputs.evaluate_every == 0
             if (evaluates or result.step % outputs.save_every == 0) and not self._epoch_is_over():
                 self._show_logged()
                 self._add_training_time(began)
@@ -131,7 +143,7 @@ class FineTuning:
                     self._evaluate(epoch)
                 self.session.save()
                 began, examples = time.perf_counter(), 0
-            if self.session.stop.made:
+            if self.session.stop.made or self._stopped_early():
                 break
         self._show_logged()
         self._add_training_time(began)
@@ -152,13 +164,13 @@ class FineTuning:
         self.session.progress.training_seconds += time.perf_counter() - began
 
     def _evaluate(self, epoch: int) -> None:
-        """Evaluate the averaged weights on the dev sets, and keep them where their metrics' sum is the best so far."""
+        """Evaluate the averaged weights on the dev sets, and keep them where they are the best so far."""
         with self.optimizer.averaged():
             metrics, answers = self._dev_answers()
             self._judge(epoch, metrics, answers)
         self.reporter.show_scores(metrics)
 
-    def _dev_answers(self) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
+    def _dev_answers(self) -> tuple[dict[str, dict[str, float | None]], dict[str, Answers]]:
         """The dev metrics of the weights as they are, and the answers; a frozen encoder does not run again."""
         device, kept, sets = self.session.precision.device, self.trainer.kept, self.data.dev
         with self.reporter.reading("dev sets", sum(map(len, sets.values()))):
@@ -167,7 +179,17 @@ class FineTuning:
             batches = kept.of(self.model, sets, device, self.reporter)
             return evaluate(self.model, sets, device, choose_thresholds=True, gather_kept=batches.gather)
 
-    def _judge(self, epoch: int, metrics: dict[str, dict[str, float]], answers: Mapping[str, Answers]) -> None:
+    def _score(self, metrics: dict[str, dict[str, float | None]]) -> float:
+        """What the best model is chosen by; NaN where any task's answers are not finite: such a model is broken."""
+        if any(value is not None and math.isnan(value) for own in metrics.values() for value in own.values()):
+            return math.nan
+        if self.outputs.best_metric is None:
+            return dev_sum(metrics, self.tasks)
+        task, name = self.outputs.best_metric
+        value = metrics[task][name]
+        return 0.0 if value is None else value
+
+    def _judge(self, epoch: int, metrics: dict[str, dict[str, float | None]], answers: Mapping[str, Answers]) -> None:
         """Log an evaluation; where it is the best so far, keep the model, its answers and its worst mistakes."""
         progress = self.session.progress
         thresholds = self.model.thresholds()
@@ -176,11 +198,13 @@ class FineTuning:
         for name, own in answers.items():
             if problem := weak_answers(self.data.dev[name].task, own.predictions, own.errors):
                 self.reporter.warn(problem)
-        total = dev_sum(metrics, self.tasks)
+        score = self._score(metrics)
         # A model that no step has changed is not the run's; where the last steps were skipped, it is of one before.
         step = progress.steps - int(self.optimizer.state.skipped_in_row[0].item())
-        if step and total > progress.best_sum:
-            progress.best_sum, progress.best_step, progress.best_dev = total, step, metrics
+        progress.since_best += 1
+        if step and score > progress.best_score:
+            progress.best_score, progress.best_step, progress.best_dev = score, step, metrics
+            progress.since_best = 0
             self._keep_best()
             self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
             for name, examples in self.data.dev_examples.items():
@@ -242,10 +266,16 @@ class FineTuning:
         score, mean = overall(progress.best_dev, self.tasks)
         before = {"dev": progress.best_dev, "overall": score, "mean": mean}
         before |= {"thresholds": dict(self.model.thresholds()), "best_step": progress.best_step}
+        before |= {"best_metric": best_metric_text(self.outputs.best_metric), "stopped_early": self._stopped_early()}
         surgery = surgery_summary(self.optimizer, [task.name for task in self.tasks])
-        epochs = epoch_summary(entries, self.trainer.sampler.steps_per_epoch, self.trainer.total_steps)
+        epochs = epoch_summary(entries, self.trainer.sampler.steps_per_epoch, progress.steps)
         after = {"epochs": epochs, "damaged_log_lines": damaged, "surgery": surgery}
         summary = session.write_summary(before, "examples", after)
+        if self._stopped_early():
+            self.reporter.say(
+                f"stopped    early, after step {progress.steps} of {self.trainer.total_steps}: no better "
+                f"{best_metric_text(self.outputs.best_metric)} in {progress.since_best} evaluations in a row"
+            )
         self.reporter.say(f"best       step {progress.best_step}: {score_line(progress.best_dev)}")
         self.reporter.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
         self.reporter.say(

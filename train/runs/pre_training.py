@@ -52,7 +52,7 @@ class Pretraining:
         progress = session.progress
         if not progress.log_bytes:
             self._evaluate()
-        with session.training(trainer.total_steps):
+        with session.training(lambda: progress.steps == trainer.total_steps):
             began = time.perf_counter()
             for result in trainer.steps(progress.steps):
                 progress.steps = result.step

@@ -1,6 +1,5 @@
 """The life of a run in its folder: begun or gone on with, logged, saved, stopped, and summed up at its end."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +34,7 @@ from concord.train.outputs.log import MetricsLog
 from concord.train.outputs.names import METRICS_FILE, STATE_FILE, SUMMARY_FILE
 from concord.train.outputs.provenance import commit, differences, machine, versions
 from concord.train.outputs.stopping import StopRequest, stop_on_signal
+from concord.train.outputs.strict_json import json_text
 from concord.train.reporter import Reporter
 from concord.train.settings.parts import ComputeConfig
 from concord.train.steps.optimizer import SurgeryOptimizer
@@ -190,11 +190,12 @@ class Session:
         self.reporter.say(f"products   {self.products}")
 
     @contextmanager
-    def training(self, total_steps: int) -> Iterator[None]:
-        """Within this context signals ask for a stop; where steps are left at its end, KeyboardInterrupt says so."""
+    def training(self, is_over: Callable[[], bool]) -> Iterator[None]:
+        """Within this context signals ask for a stop; where the run is not over at its end, KeyboardInterrupt says
+        so."""
         with stop_on_signal(self.stop):
             yield
-        if self.progress.steps < total_steps:
+        if not is_over():
             self.close()
             self.reporter.say(f"stopped    after step {self.progress.steps}; go on with: --resume {self.directory}")
             raise KeyboardInterrupt
@@ -225,7 +226,8 @@ class Session:
             self.log.close()
 
     def write_summary(self, before: Mapping[str, Any], unit: str, after: Mapping[str, Any]) -> dict[str, Any]:
-        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content.
+        """Write summary.json: `before`, what every run tells of itself, and `after`; return its content. In the file
+        null stands for numbers that are not finite.
 
         unit: what examples are called here.
         """
@@ -249,7 +251,7 @@ class Session:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with replacing(self.directory / SUMMARY_FILE) as beside:
-            beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            beside.write_text(json_text(summary, indent=2) + "\n", encoding="utf-8")
         return summary
 
     def _count_seconds(self) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from concord.bert.errors import InputError, did_you_mean, shown
 from concord.kernels.ops import CHOICES as KERNEL_CHOICES
 from concord.kernels.ops import HIGHEST_RATE
+from concord.train.settings import agreement
 from concord.train.settings.options import (
     WORDS,
     check_bounds,
@@ -13,16 +14,26 @@ from concord.train.settings.options import (
     is_of_type,
     of_tables,
     setting,
-    setting_text,
 )
-from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY
-from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
-from concord.train.settings.values import PerTask, Stage, parse_number, parse_per_task, parse_stages
+from concord.train.settings.parts import INVERSE_SHARE, OF_TASK, UNCERTAINTY
+from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, METRICS, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
+from concord.train.settings.values import (
+    MEAN,
+    PerTask,
+    Stage,
+    parse_best_metric,
+    parse_class_weights,
+    parse_number,
+    parse_per_task,
+    parse_stages,
+)
 
 AMP_CHOICES = ("off", "auto", "bf16", "fp16")
 NEW_HEAD_RATE = "1e-3"  # of heads that no model came with
 _HIGHEST_SEED = 2**64 - 1  # the highest that torch's generators take
-_PER_TASK = ("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate")
+_PER_TASK = (
+    *("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate", "metric", "class_weights"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +85,17 @@ class RunConfig:
     margin: float = setting(0.0, "cosine that pairs without similarity may have in the cosine-embedding loss", low=-1.0)
     loss_weights: tuple[str, ...] = setting(
         ("1",), "numbers such as sst=1,sts=0.5, or inverse-share (of the examples), or uncertainty (learned)"
+    )
+    metric: tuple[str, ...] = setting(
+        (OF_TASK,),
+        f"what a task is judged by beside its kind's metrics, such as sst=macro-f1; {OF_TASK} is what its table in "
+        "tasks.toml says, or else accuracy or pearson",
+        each=(OF_TASK, *METRICS.names),
+    )
+    class_weights: tuple[str, ...] = setting(
+        (OF_TASK,),
+        "what the losses of a task's classes are multiplied by, such as sst=balanced (all classes weigh the same in "
+        f"all), or sst=0:1+4:2.5 (by label, 1 for the others), or none; {OF_TASK} is what its table in tasks.toml says",
     )
     threshold: str = setting(
         "0.5",
@@ -186,6 +208,10 @@ class RunConfig:
         300, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
     )
     dev_examples: int = setting(0, "evaluate on so many dev examples of each task, evenly spaced; 0 for all", low=0)
+    best_metric: str = setting(
+        MEAN, "what the best model is chosen by: the mean of the tasks' metrics, or one of them, such as sst.macro-f1"
+    )
+    early_stopping: int = setting(0, "end the run after so many evaluations without a better model; 0 for never", low=0)
     mistakes: int = setting(20, "worst mistakes of the best model that are listed for each task", low=0)
     skip_test: bool = setting(False, "do not answer the test sets at the end")
     save_every: int = setting(
@@ -215,7 +241,7 @@ class RunConfig:
                 f"--surgery-scope all: its dot products are the whole model's, not those of --granularity "
                 f"{self.granularity}"
             )
-        self._check_table()
+        agreement.check_table(self)
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
         for name in _PER_TASK:
@@ -224,9 +250,11 @@ class RunConfig:
             if name not in self.tasks:
                 raise InputError(f"--shared-layer {name}: {did_you_mean(name, self.tasks)}")
         self.loss_weights_per_task()
-        self._check_decay()
-        self._check_milestones()
-        self._check_stages()
+        self.class_weights_per_task()
+        parse_best_metric(self.best_metric, self.tasks)
+        agreement.check_decay(self)
+        agreement.check_milestones(self)
+        agreement.check_stages(self)
 
     def per_task(self, name: str) -> PerTask[str]:
         """The values of the setting `name`, one a task such as heads; InputError where they name an unknown task."""
@@ -243,6 +271,10 @@ class RunConfig:
             lambda text: text if text in names else parse_number("--loss-weights", text, names)
         )
 
+    def class_weights_per_task(self) -> PerTask[str | dict[str, float]]:
+        """Each task's class weights: label -> weight, or the name of what they follow from."""
+        return self.per_task("class_weights").map(lambda text: parse_class_weights("--class-weights", text))
+
     def parsed_stages(self) -> tuple[Stage, ...]:
         """The stages of the run; InputError where they do not add up to its epochs."""
         return parse_stages(self.stages, self.epochs)
@@ -254,40 +286,3 @@ class RunConfig:
     def trains_encoder(self) -> bool:
         """Whether any stage trains more than the heads."""
         return any(stage.trains == "all" for stage in self.parsed_stages())
-
-    def _check_table(self) -> None:
-        if not self.train_file:
-            for name in ("validation_file", "test_file", "text_column", "label_column"):
-                if getattr(self, name):
-                    raise InputError(f"{flag_of(name)} {setting_text(getattr(self, name))}: it is of --train-file FILE")
-            return
-        if len(self.tasks) != 1:
-            raise InputError(f"--tasks {','.join(self.tasks)}: --train-file is of one task; several are a tasks.toml's")
-        if len(self.text_column) > 2 or len(set(self.text_column)) != len(self.text_column):
-            raise InputError(f"--text-column {','.join(self.text_column)}: expected one column, or two different ones")
-
-    def _check_decay(self) -> None:
-        """A step shrinks a weight by its rate times the decay, and cannot take more of it than there is."""
-        head_rates = self.numbers_per_task("head_learning_rate")
-        rate = max(self.learning_rate, *(head_rates[task] for task in self.tasks))
-        if rate * self.weight_decay >= 1:
-            raise InputError(
-                f"--weight-decay {self.weight_decay}: expected less than {1 / rate:g} with the rate of {rate:g}"
-            )
-
-    def _check_milestones(self) -> None:
-        for item in self.milestones:
-            if not item.isdecimal():
-                raise InputError(f"--milestones {item}: expected epochs, such as 5,25")
-        if bool(self.milestones) != (self.schedule == "milestones"):
-            raise InputError("--milestones and --schedule milestones need each other")
-
-    def _check_stages(self) -> None:
-        stages, smart = self.parsed_stages(), self.numbers_per_task("smart")
-        if self.pals and any(stage.trains == "heads" for stage in stages):
-            raise InputError("--pals: they are trained with the encoder, not in stages of the heads alone")
-        if not self.trains_encoder() and any(smart[task] for task in self.tasks):
-            raise InputError(
-                f"--smart {','.join(self.smart)}: it smooths the encoder, which --stages {','.join(self.stages)} "
-                "never trains"
-            )

@@ -11,6 +11,7 @@ from concord.train.settings.definitions import TableSpec
 from concord.train.settings.values import PerTask, Stage
 
 INVERSE_SHARE, UNCERTAINTY = "inverse-share", "uncertainty"
+OF_TASK, NONE = "auto", "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,9 @@ class ObjectiveConfig:
         margin: cosine, of the cosine-embedding loss.
         smart: weight of SMART's regulariser, 0 for none.
         chooses_thresholds: whether binary tasks have the thresholds that are best on dev.
+        metrics: what each task is judged by, a name in the table of metrics, or `OF_TASK` for what the task says.
+        class_weights: `train.data.task_choices.BALANCED`, or label -> weight, or `NONE`; or `OF_TASK` for what the task
+            says.
     """
 
     heads: PerTask[str]
@@ -104,6 +108,8 @@ class ObjectiveConfig:
     margin: float
     smart: PerTask[float]
     chooses_thresholds: bool
+    metrics: PerTask[str]
+    class_weights: PerTask[str | dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,14 +252,18 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig(LogConfig):
-    """When a run evaluates, and what it lists.
+    """When a run evaluates, what it keeps and lists, and whether it ends early.
 
     Attributes:
         evaluate_every: steps between two evaluations within an epoch, 0 for none.
+        best_metric: the task and the metric that the best model is chosen by, None for the mean of the main ones.
+        early_stopping: the run ends after so many evaluations in a row without a better model, 0 for never.
         mistakes: how many of the worst answers are listed for each task.
     """
 
     evaluate_every: int
+    best_metric: tuple[str, str] | None
+    early_stopping: int
     mistakes: int
 
 

@@ -20,7 +20,7 @@ DEMO = "demo"
 
 @dataclass(frozen=True, kw_only=True)
 class LossEntry(Entry):
-    """A loss of a task's logits: (logits, labels, task) -> the sum over the examples, see `logit_losses`.
+    """A loss of a task's logits: (logits, labels, task, weights) -> the sum over the examples, see `logit_losses`.
 
     Attributes:
         link: the function from logits to answers, which decides which tasks the loss fits; None for the link that
@@ -240,39 +240,42 @@ SCHEDULES = Table(
 
 @dataclass(frozen=True, kw_only=True)
 class MetricEntry(Entry):
-    """A metric: (predictions, labels) -> float. The first metric of a kind is what its tasks are judged by.
+    """A metric: (predictions, labels) -> float, or None where it is undefined; the higher the better.
 
     Attributes:
-        kinds: the kinds of tasks that have it.
+        kinds: the kinds of tasks that can have it.
+        unasked: those whose tasks have it in any case. The first such metric of a kind is what its tasks are judged by
+            where no other is chosen.
+        of_scores: whether it takes in place of the predictions how much speaks for the answer 1, float32 [examples].
+        library: whether it is scikit-learn's.
+        undefined: where it is undefined: never; where the labels are all one; or where the predictions are, too.
     """
 
     kinds: tuple[str, ...] = ()
+    unasked: tuple[str, ...] = ()
+    of_scores: bool = False
+    library: bool = False
+    undefined: Literal["", "labels", "labels and predictions"] = ""
+
+
+_CLASSES, _BINARY, _SCORES = ("classification", "binary"), ("binary",), ("regression",)
+
+
+def _metric(name: str, text: str, kinds: tuple[str, ...], **more: Any) -> MetricEntry:
+    target = f"{_TRAIN}.objectives.metrics:{name.replace('-', '_')}"
+    return MetricEntry(name=name, help=text, target=target, kinds=kinds, **more)
 
 
 METRICS = Table(
     "metric",
     MetricEntry,
-    MetricEntry(
-        name="accuracy",
-        help="share of right answers",
-        target=f"{_TRAIN}.objectives.metrics:accuracy",
-        kinds=("classification", "binary"),
-    ),
-    MetricEntry(
-        name="f1",
-        help="mean of precision and recall",
-        target=f"{_TRAIN}.objectives.metrics:f1",
-        kinds=("binary",),
-    ),
-    MetricEntry(
-        name="pearson", help="correlation", target=f"{_TRAIN}.objectives.metrics:pearson", kinds=("regression",)
-    ),
-    MetricEntry(
-        name="spearman",
-        help="correlation of ranks",
-        target=f"{_TRAIN}.objectives.metrics:spearman",
-        kinds=("regression",),
-    ),
+    _metric("accuracy", "share of right answers", _CLASSES, unasked=_CLASSES),
+    _metric("f1", "mean of precision and recall", _BINARY, unasked=_BINARY),
+    _metric("macro-f1", "plain mean of the classes' f1", _CLASSES, library=True),
+    _metric("mcc", "Matthews' correlation", _CLASSES, library=True, undefined="labels and predictions"),
+    _metric("roc-auc", "chance that a 1 outscores a 0", _BINARY, library=True, of_scores=True, undefined="labels"),
+    _metric("pearson", "correlation", _SCORES, unasked=_SCORES, undefined="labels and predictions"),
+    _metric("spearman", "correlation of ranks", _SCORES, unasked=_SCORES, undefined="labels and predictions"),
 )
 
 # Where examples come from: (what --data says) -> Source, see `concord.train.data.sources`.

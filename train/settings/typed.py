@@ -20,6 +20,7 @@ from concord.train.settings.parts import (
     SurgeryConfig,
     TextConfig,
 )
+from concord.train.settings.values import parse_best_metric
 
 
 def fine_tuning_config(flat: RunConfig) -> FineTuningConfig:
@@ -41,6 +42,8 @@ def fine_tuning_config(flat: RunConfig) -> FineTuningConfig:
             margin=flat.margin,
             smart=flat.numbers_per_task("smart"),
             chooses_thresholds=flat.threshold == "dev",
+            metrics=flat.per_task("metric"),
+            class_weights=flat.class_weights_per_task(),
         ),
         surgery=SurgeryConfig(
             rule=flat.surgery,
@@ -63,7 +66,13 @@ def fine_tuning_config(flat: RunConfig) -> FineTuningConfig:
             layer_decay=flat.layer_decay,
             average=flat.average,
         ),
-        outputs=OutputConfig(**vars(_logs(flat)), evaluate_every=flat.evaluate_every, mistakes=flat.mistakes),
+        outputs=OutputConfig(
+            **vars(_logs(flat)),
+            evaluate_every=flat.evaluate_every,
+            best_metric=parse_best_metric(flat.best_metric, flat.tasks),
+            early_stopping=flat.early_stopping,
+            mistakes=flat.mistakes,
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Generic, Literal, TypeVar
 from concord.bert.errors import InputError, did_you_mean
 
 STAGES = ("all", "heads")
+MEAN = "mean"  # what the best model is chosen by, where that is no single metric
 Value = TypeVar("Value")
 Other = TypeVar("Other")
 
@@ -78,6 +79,33 @@ def parse_number(flag: str, text: str, others: Collection[str] = ()) -> float:
         named = "".join(f", or {other}" for other in others)
         raise InputError(f"{flag} {text}: expected a number of at least 0{named}")
     return number
+
+
+def parse_class_weights(flag: str, text: str) -> str | dict[str, float]:
+    """The class weights that `text` gives: a name without a colon as it is, or LABEL:WEIGHT with + between several.
+
+    InputError that names `flag` where a weight is no number of at least 0, or a label is given twice.
+    """
+    if ":" not in text:
+        return text
+    found = {}
+    for item in text.split("+"):
+        label, colon, weight = item.rpartition(":")
+        if not colon or not label or label in found:
+            raise InputError(f"{flag} {text}: expected LABEL:WEIGHT, each label once, such as 0:1+1:2.5")
+        found[label] = parse_number(flag, weight)
+    return found
+
+
+def parse_best_metric(text: str, tasks: Sequence[str]) -> tuple[str, str] | None:
+    """The task and the metric that `TASK.METRIC` names, or None for `MEAN`; InputError for anything else."""
+    if text == MEAN:
+        return None
+    task, _, metric = text.partition(".")
+    if task not in tasks or not metric:
+        example = f"{tasks[0]}.accuracy"
+        raise InputError(f"--best-metric {text}: expected {MEAN}, or a metric of one of the tasks, such as {example}")
+    return task, metric
 
 
 def parse_stages(items: Sequence[str], epochs: int) -> tuple[Stage, ...]:

@@ -16,6 +16,7 @@ from concord.bert.pals import ProjectedAttention
 from concord.kernels.surgery.rules import MOST_TASKS
 from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
+from concord.train.objectives.class_weights import class_weights
 from concord.train.objectives.objectives import build_objectives, head_specs
 from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import EncoderConfig, FineTuningConfig, OptimizerConfig, PretrainingConfig
@@ -150,10 +151,12 @@ def build_trainer(
     """
     sizes = {name: len(split) for name, split in splits.items()}
     tasks = [split.task for split in splits.values()]
+    weights = {name: class_weights(split.task, split.labels) for name, split in splits.items()}
+    weights = {name: own.to(device) for name, own in weights.items() if own is not None}
     return Trainer(
         model,
         optimizer,
-        build_objectives(config.objectives, config.data.pair_encoding, tasks, sizes),
+        build_objectives(config.objectives, config.data.pair_encoding, tasks, sizes, weights),
         splits,
         device,
         batches=config.batches,

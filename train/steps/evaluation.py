@@ -14,7 +14,7 @@ from concord.train.data.batches import LabelledBatch, gather
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.answers import binary_scores, task_errors, task_predictions
-from concord.train.objectives.metrics import best_threshold, task_metrics
+from concord.train.objectives.metrics import best_threshold, metric_names, takes_scores, task_metrics
 from concord.train.reporter import SILENT, Reporter
 
 GatherKept = Callable[[MicroBatch], LabelledBatch]
@@ -28,10 +28,12 @@ class Answers:
     Attributes:
         predictions: float64 [examples].
         errors: float64 [examples], how wrong each is, in [0, 1].
+        scores: float32 [examples], how much speaks for the answer 1, where a metric of the task takes it; else None.
     """
 
     predictions: np.ndarray
     errors: np.ndarray
+    scores: np.ndarray | None = None
 
 
 def predict(
@@ -57,6 +59,7 @@ def _answer(
 ) -> Answers:
     task, head = split.task, model.heads[split.task.name]
     predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
+    scores = np.zeros(len(split), dtype=np.float32) if judged and takes_scores(task) else None
     for examples, batch in _batches(model, split, np.arange(len(split)), device, reporter, gather_kept):
         logits = model(batch)[task.name].logits
         if head.threshold is None:
@@ -65,11 +68,13 @@ def _answer(
             predictions[examples] = binary_scores(logits, head.link)
         if judged:
             errors[examples] = task_errors(task, logits, split.labels[examples], head.link)
+        if scores is not None:
+            scores[examples] = binary_scores(logits, head.link)
     if head.threshold is not None:
         if choose_threshold:
             head.threshold.fill_(best_threshold(predictions, split.labels))
         predictions = (predictions > head.threshold.item()).astype(np.float64)
-    return Answers(predictions, errors)
+    return Answers(predictions, errors, scores)
 
 
 @torch.no_grad()
@@ -121,10 +126,11 @@ def evaluate(
     choose_thresholds: bool = False,
     gather_kept: GatherKept | None = None,
     reporter: Reporter = SILENT,
-) -> tuple[dict[str, dict[str, float]], dict[str, Answers]]:
+) -> tuple[dict[str, dict[str, float | None]], dict[str, Answers]]:
     """Each task's metrics on its labelled set, and the answers that they judge.
 
-    Where a logit is not finite, all metrics of the task are NaN, since its predictions mean nothing.
+    A metric that is undefined on the set is None. Where a logit is not finite, all metrics of the task are NaN, since
+    its predictions mean nothing.
     choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
     gather_kept: a batch of these sets' examples with outputs of the encoder that have been computed before; None to
     run it. reporter: is told of each batch that is read.
@@ -141,12 +147,13 @@ def evaluate(
         )
         for name, split in splits.items()
     }
-    metrics = {
-        name: task_metrics(split.task, answers[name].predictions, split.labels) for name, split in splits.items()
-    }
+    metrics = {}
     for name, own in answers.items():
-        if not np.isfinite(own.errors).all():
-            metrics[name] = dict.fromkeys(metrics[name], math.nan)
+        task, labels = splits[name].task, splits[name].labels
+        if np.isfinite(own.errors).all():
+            metrics[name] = task_metrics(task, own.predictions, labels, own.scores)
+        else:
+            metrics[name] = dict.fromkeys(metric_names(task), math.nan)
     return metrics, answers
 
 
