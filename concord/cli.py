@@ -11,6 +11,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "run": ("concord.train.run", (), "train a model on several tasks"),
     "evaluate": ("concord.train.evaluate", (), "evaluate a run's best model on the dev sets"),
     "predict": ("concord.train.predict", (), "answer a file with a run's best model"),
+    "runs": ("concord.train.runs_list", (), "list the runs in a folder, with how they stand"),
+    "compare": ("concord.train.compare", (), "compare runs: settings, scores, speed, conflicts"),
     "pretrain": ("concord.train.pretrain", (), "train a BERT further on raw text"),
     "reproduce": ("concord.train.reproduce", (), "run the systems of a paper and write its tables"),
     "recipes": ("concord.train.run", ("--recipes",), "list the named systems"),

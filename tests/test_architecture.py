@@ -23,6 +23,7 @@ ROOMS = (
     "train.steps",
     "train.checks",
     "train.outputs",
+    "train.reports",
     "train.runs",
     "train.papers",
     "train",

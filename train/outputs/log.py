@@ -13,6 +13,7 @@ from concord.train.outputs.names import METRICS_FILE
 from concord.train.reporter import Reporter
 
 WHOLE_MODEL = "model"  # beside the blocks of parameters
+MOST_SKIPPED = 50  # steps in a row, after which a run ends
 
 
 class MetricsLog:

@@ -18,9 +18,10 @@ from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.metrics import overall
 from concord.train.objectives.undefined import weak_answers
+from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
-from concord.train.outputs.names import BEST, CONFIG_FILE, SEALED, mistakes_file, predictions_file
+from concord.train.outputs.names import BEST, CONFIG_FILE, SEALED, answers_file, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
@@ -184,8 +185,10 @@ class FineTuning:
             self._keep_best()
             self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
             for name, examples in self.data.dev_examples.items():
+                own = self.data.dev[name]
+                write_answers(self.session.directory / answers_file(name), own, answers[name])
                 path = self.session.directory / mistakes_file(name)
-                write_mistakes(path, self.data.dev[name].task, examples, answers[name], self.outputs.mistakes)
+                write_mistakes(path, own.task, examples, answers[name], self.outputs.mistakes)
 
     def _keep_best(self) -> None:
         """Write the model as it is now, as a directory that Hugging Face's library reads."""
