@@ -34,6 +34,7 @@ setup(
         "concord": ["py.typed"],
         "concord.bert": ["tiny/vocab.txt"],
         "concord.kernels.native": ["native.cpp", "*.h"],
+        "concord.train.reports": ["page/*"],
         "concord.train.settings.recipes": ["*/*.toml"],
     },
     entry_points={"console_scripts": ["concord = concord.cli:main"]},
@@ -47,6 +48,7 @@ setup(
         "safetensors",
         "huggingface-hub",
         "rich",
+        "jinja2",
         "matplotlib",
     ],
     extras_require={

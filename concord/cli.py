@@ -13,6 +13,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "predict": ("concord.train.predict", (), "answer a file with a run's best model"),
     "runs": ("concord.train.runs_list", (), "list the runs in a folder, with how they stand"),
     "compare": ("concord.train.compare", (), "compare runs: settings, scores, speed, conflicts"),
+    "report": ("concord.train.report", (), "draw a run's page, report.html, anew"),
     "pretrain": ("concord.train.pretrain", (), "train a BERT further on raw text"),
     "reproduce": ("concord.train.reproduce", (), "run the systems of a paper and write its tables"),
     "recipes": ("concord.train.run", ("--recipes",), "list the named systems"),

@@ -112,7 +112,7 @@ def write_run(directory, entries=(), answers=None, examples=None, *, text=None, 
     text = "".join(map(log_line, entries)) if text is None else text
     (directory / "metrics.jsonl").write_text(text)
     if summed_up:
-        last = entries or read_lines(text.encode())[0][-1:]
+        last = entries or read_lines(text.splitlines()[-1].encode())[0]
         (directory / "summary.json").write_text(json.dumps(summary(last)))
     for task in TASKS:
         if task.name in (answers or {}):

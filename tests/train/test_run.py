@@ -42,6 +42,7 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys, pictur
     assert run_command(run.main, command(data, out)) == 0
     assert {path.name for path in out.iterdir()} == {
         *("config.json", "tasks.json", "metrics.jsonl", "summary.json", "best", "last.safetensors", "curves.png"),
+        "report.html",
         *("last-but-one.safetensors", "conflicts.png"),
         *(f"{task}-{split}-predictions.csv" for task in ("sst", "paraphrase", "sts") for split in ("dev", "test")),
         *(f"{task}-dev-{what}.csv" for task in ("sst", "paraphrase", "sts") for what in ("answers", "mistakes")),

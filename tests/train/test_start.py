@@ -52,7 +52,7 @@ def test_what_only_tells_imports_nothing_heavy(words):
 @pytest.mark.parametrize("name", TYPED)
 @pytest.mark.parametrize("before", [["train.{}"], ["concord.cli", "{}"]], ids=["checkout", "installed"])
 def test_a_mistyped_flag_is_refused_before_anything_heavy_is_imported(before, name):
-    required = {"evaluate": ["runs/x"], "reproduce": ["paper"], "demo": ["--out", "x"]}
+    required = {"evaluate": ["runs/x"], "report": ["runs/x"], "reproduce": ["paper"], "demo": ["--out", "x"]}
     required["compare"] = ["runs/x", "runs/y"]
     required["predict"] = ["runs/x", "--task", "sst", "--input", "x", "--output", "y"]
     typed = MODULES[name] if before[0] == "train.{}" else name

@@ -21,7 +21,16 @@ from concord.train.objectives.undefined import weak_answers
 from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
-from concord.train.outputs.names import BEST, CONFIG_FILE, SEALED, answers_file, mistakes_file, predictions_file
+from concord.train.outputs.names import (
+    BEST,
+    CONFIG_FILE,
+    METRICS_FILE,
+    REPORT_FILE,
+    SEALED,
+    answers_file,
+    mistakes_file,
+    predictions_file,
+)
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import dev_sum, epoch_summary, score_line, surgery_summary
@@ -237,7 +246,7 @@ class FineTuning:
         self._write_predictions("test", self.data.test, answers)
         entries, damaged = session.log.entries()
         summary = self._sum_up(entries, damaged)
-        self._draw(entries)
+        self._draw(entries, damaged)
         return summary
 
     def _sum_up(self, entries: list[dict[str, Any]], damaged: int) -> dict[str, Any]:
@@ -261,7 +270,7 @@ class FineTuning:
             )
         return summary
 
-    def _draw(self, entries: list[dict[str, Any]]) -> None:
+    def _draw(self, entries: list[dict[str, Any]], damaged: int) -> None:
         try:
             from concord.train.outputs.plots import plot_conflicts, plot_curves
         except ImportError as error:  # matplotlib may be missing where runs only compute
@@ -269,3 +278,19 @@ class FineTuning:
             return
         plot_curves(entries, self.session.directory)
         plot_conflicts(entries, self.session.directory)
+        self._report(entries, damaged)
+
+    def _report(self, entries: list[dict[str, Any]], damaged: int) -> None:
+        """Write report.html; a warning where that fails, whatever the reason: the run is done, and its page can be
+        drawn later."""
+        directory = self.session.directory
+        try:
+            from concord.train.reports.page import write_report
+            from concord.train.reports.state import RunState
+            from concord.train.reports.stored_log import StoredLog
+            from concord.train.reports.stored_run import read_run
+
+            log = StoredLog([(entries, damaged)], directory / METRICS_FILE)
+            write_report(read_run(directory, log=log, state=RunState("done", "", self.session.progress.steps)))
+        except Exception as error:
+            self.reporter.warn(f"no {REPORT_FILE} is written ({type(error).__name__}: {error})")
