@@ -34,7 +34,7 @@ setup(
         "concord": ["py.typed"],
         "concord.bert": ["tiny/vocab.txt"],
         "concord.kernels.native": ["native.cpp", "*.h"],
-        "concord.train.reports": ["page/*"],
+        "concord.train.reports": ["template/*"],
         "concord.train.settings.recipes": ["*/*.toml"],
     },
     entry_points={"console_scripts": ["concord = concord.cli:main"]},

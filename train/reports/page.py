@@ -45,7 +45,7 @@ def write_report(run: StoredRun) -> Path:
 
 def page_of(run: StoredRun) -> str:
     """The page, as HTML that is well-formed XML too. Whatever comes from the folder is escaped."""
-    loader = PackageLoader("concord.train.reports", "page")
+    loader = PackageLoader("concord.train.reports", "template")
     environment = Environment(
         loader=loader,
         autoescape=True,
