@@ -31,6 +31,7 @@ def rows_of(printed):
     return {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in cells}
 
 
+@pytest.mark.slow
 def test_real_runs_are_compared_by_what_they_left(data, tmp_path, capsys, without_pictures):
     for name, surgery in (("a", "pcgrad"), ("b", "none")):
         assert run_command(run.main, command(data, tmp_path / name, "--surgery", surgery, "--skip-test")) == 0
@@ -110,6 +111,8 @@ def test_runs_without_dev_answers_are_compared_all_the_same_and_it_is_said(tmp_p
         ("sst-dev-answers.csv", "id,gold,predicted,score,error,tokens\nx,1,2,nan,0,3\n", "expected an id and five"),
         ("sst-dev-answers.csv", "id,gold,predicted,score,error,tokens\nx,9,2,1,0,3\n", "expected labels of task sst"),
         ("tasks.json", "[]", "not the tasks of a run"),
+        ("metrics.jsonl", log_line(step(4)) + log_line(step(4)), "ValueError step 4 comes too late"),
+        ("metrics.jsonl", log_line(step(1, loss="x")), "not the log of a fine-tuning run of this version"),
         ("metrics.jsonl", log_line({"event": "step", "step": 1}), "not the log of a fine-tuning run of this version"),
     ],
 )
@@ -120,6 +123,13 @@ def test_a_damaged_file_is_one_line_that_names_it(tmp_path, capsys, name, conten
     message = refused(capsys, compare.main, [tmp_path / "a", tmp_path / "b"])
     assert str(tmp_path / "b" / name) in message
     assert said in message
+
+
+def test_an_evaluation_that_lacks_a_task_is_refused(tmp_path, capsys):
+    lacking = evaluation(4)
+    del lacking["dev"]["sst"]
+    runs = [write_run(tmp_path / name, [*ENTRIES[:2], lacking], summed_up=False) for name in "ab"]
+    assert "an evaluation without sst's accuracy" in refused(capsys, compare.main, runs)
 
 
 def test_one_run_is_nothing_to_compare(tmp_path, capsys):

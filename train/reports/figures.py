@@ -119,7 +119,8 @@ def surgery_of(run: StoredRun) -> list[Figure]:
     if WHOLE_MODEL not in surgery:
         return []
     changes = {block: float(own["change"]) for block, own in surgery.items()}
-    changes = dict(list(changes.items())[-_MOST_ROWS:])
+    shown = dict(list(changes.items())[-_MOST_ROWS:])
+    left_out = f" The last {len(shown)} of {len(changes)} blocks." if len(shown) < len(changes) else ""
     rows = [
         [pair, str(own["meeting_steps"]), _share(own["share"]), _decimals(own["mean_cosine"])]
         for pair, own in surgery[WHOLE_MODEL]["pairs"].items()
@@ -128,8 +129,8 @@ def surgery_of(run: StoredRun) -> list[Figure]:
     return [
         Figure(
             "what surgery changed",
-            bars("what surgery changed", changes, unit="%"),
-            note="How far surgery moved the tasks' sum (or mean) on average, as a share of its norm.",
+            bars("what surgery changed", shown, unit="%"),
+            note=f"How far surgery moved the tasks' sum (or mean) on average, as a share of its norm.{left_out}",
         ),
         Figure(
             "pairs of tasks, whole model", header=["pair", "steps with both", "in conflict", "mean cosine"], rows=rows

@@ -78,7 +78,7 @@ class StoredLog:
             shape = (len(self._sums), len(self.blocks), len(self.pairs), 3)
             steps = np.array([step for step, _ in self._sums], dtype=np.int64)
             self.sums = steps, np.array([sums for _, sums in self._sums], dtype=np.float64).reshape(shape)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(
                 f"{path}: not the log of a fine-tuning run of this version ({type(error).__name__} {error})"
             ) from None
@@ -94,6 +94,8 @@ class StoredLog:
         if entry["event"] != "step":
             return
         step = int(entry["step"])
+        if step <= (0 if self.last is None else self.last["step"]):
+            raise ValueError(f"step {step} comes too late")
         for group in ("losses", "gradient_norms", "cosines"):
             for name, value in entry[group].items():
                 self._put(group, name, step, value)

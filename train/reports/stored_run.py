@@ -9,7 +9,7 @@ from typing import Any
 from concord.bert.errors import InputError
 from concord.bert.files import read_json_object
 from concord.train.data.tasks import Task, read_tasks
-from concord.train.objectives.metrics import overall
+from concord.train.objectives.metrics import main_metric, overall
 from concord.train.outputs.dev_answers import DevAnswers, read_answers
 from concord.train.outputs.log import WHOLE_MODEL
 from concord.train.outputs.names import (
@@ -80,10 +80,10 @@ class StoredRun:
     @property
     def conflicts(self) -> dict[str, float | None]:
         """Pair of tasks -> the share of the steps in which both had a gradient, in which these conflicted."""
-        if self.log.last is None:
+        if WHOLE_MODEL not in self.log.blocks:
             return {}
-        sums = self.log.last["conflicts"][WHOLE_MODEL]
-        return {pair: count / met if met else None for pair, (count, _, met) in sums.items()}
+        sums = self.log.sums[1][-1, self.log.blocks.index(WHOLE_MODEL)].tolist()
+        return {pair: count / met if met else None for pair, (count, _, met) in zip(self.log.pairs, sums, strict=True)}
 
 
 def read_run(directory: Path, *, log: StoredLog | None = None, state: RunState | None = None) -> StoredRun:
@@ -101,6 +101,11 @@ def read_run(directory: Path, *, log: StoredLog | None = None, state: RunState |
     if state.name == "done":
         summary = read_json_object(directory / SUMMARY_FILE, "the summary of a run")
         _check_summary(summary, tasks, directory / SUMMARY_FILE)
+    log = log or read_log(directory / METRICS_FILE)
+    for dev in [*(dev for _, dev in log.evaluations), *([summary["dev"]] if summary else [])]:
+        for task in tasks:
+            if main_metric(task) not in dev.get(task.name, {}):
+                raise InputError(f"{directory}: an evaluation without {task.name}'s {main_metric(task)}")
     paths = {task.name: directory / answers_file(task.name) for task in tasks}
     return StoredRun(
         directory,
@@ -109,7 +114,7 @@ def read_run(directory: Path, *, log: StoredLog | None = None, state: RunState |
         {flag_of(name): setting_text(value) for name, value in default.items()},
         tasks,
         summary,
-        log or read_log(directory / METRICS_FILE),
+        log,
         {task.name: read_answers(paths[task.name], task) for task in tasks if paths[task.name].is_file()},
     )
 
