@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 native_library()  # built once: a run that builds it says so in its summary
 MAINS = {"run": run.main, "evaluate": evaluate.main, "predict": predict.main}
 __all__ = ["MAINS", "run_command"]
-FineTuning._draw = lambda self, entries, damaged: None  # pictures take longer than the small runs themselves
+FineTuning._draw = lambda self, entries: None  # pictures take longer than the small runs themselves
 # Asked once: files that somebody edits meanwhile would make another commit of it, and a resumed run would tell of that.
 COMMIT = provenance.commit()
 provenance.commit = session.commit = lambda: COMMIT

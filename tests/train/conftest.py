@@ -22,7 +22,7 @@ def data(tmp_path):
 def without_pictures(request, monkeypatch):
     """Leaves out what takes more time than the small runs themselves."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(FineTuning, "_draw", lambda self, entries, damaged: None)
+        monkeypatch.setattr(FineTuning, "_draw", lambda self, entries: None)
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ def _versions(run: StoredRun) -> Figure:
         [name.replace("_", " "), one_line(str(summary[name]), _LONGEST_VALUE)] for name in names if summary.get(name)
     ]
     rows += [[name, one_line(value, _LONGEST_VALUE)] for name, value in run.summary.get("versions", {}).items()]
-    rows.append(["damaged lines of the log", str(run.log.damaged)])
+    rows.append(["damaged lines of the log", str(run.summary.get("damaged_log_lines", run.log.damaged))])
     return Figure("machine and versions", header=["what", "which"], rows=rows)
 
 

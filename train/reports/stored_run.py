@@ -129,6 +129,7 @@ def _check_summary(summary: Mapping[str, Any], tasks: list[Task], path: Path) ->
         **dict.fromkeys(_NUMBERS, number),
         "best_step": int,
         "skipped_steps": int,
+        "damaged_log_lines": int,
         "dev": {task.name: [number] for task in tasks},
         "versions": [str],
         "surgery": [{"pairs": [pair], "gradient_norms": [share], "change": number}],

@@ -246,7 +246,7 @@ class FineTuning:
         self._write_predictions("test", self.data.test, answers)
         entries, damaged = session.log.entries()
         summary = self._sum_up(entries, damaged)
-        self._draw(entries, damaged)
+        self._draw(entries)
         return summary
 
     def _sum_up(self, entries: list[dict[str, Any]], damaged: int) -> dict[str, Any]:
@@ -270,7 +270,7 @@ class FineTuning:
             )
         return summary
 
-    def _draw(self, entries: list[dict[str, Any]], damaged: int) -> None:
+    def _draw(self, entries: list[dict[str, Any]]) -> None:
         try:
             from concord.train.outputs.plots import plot_conflicts, plot_curves
         except ImportError as error:  # matplotlib may be missing where runs only compute
@@ -278,9 +278,9 @@ class FineTuning:
             return
         plot_curves(entries, self.session.directory)
         plot_conflicts(entries, self.session.directory)
-        self._report(entries, damaged)
+        self._report(entries)
 
-    def _report(self, entries: list[dict[str, Any]], damaged: int) -> None:
+    def _report(self, entries: list[dict[str, Any]]) -> None:
         """Write report.html; a warning where that fails, whatever the reason: the run is done, and its page can be
         drawn later."""
         directory = self.session.directory
@@ -290,7 +290,7 @@ class FineTuning:
             from concord.train.reports.stored_log import StoredLog
             from concord.train.reports.stored_run import read_run
 
-            log = StoredLog([(entries, damaged)], directory / METRICS_FILE)
+            log = StoredLog([(entries, 0)], directory / METRICS_FILE)
             write_report(read_run(directory, log=log, state=RunState("done", "", self.session.progress.steps)))
         except Exception as error:
             self.reporter.warn(f"no {REPORT_FILE} is written ({type(error).__name__}: {error})")
