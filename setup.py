@@ -39,6 +39,7 @@ setup(
         "concord": ["py.typed"],
         "concord.bert": ["tiny/vocab.txt"],
         "concord.kernels.native": ["native.cpp", "*.h"],
+        "concord.train.reports": ["template/*"],
         "concord.train.settings.recipes": ["*/*.toml"],
     },
     entry_points={"console_scripts": ["concord = concord.cli:main"]},
@@ -52,6 +53,7 @@ setup(
         "safetensors",
         "huggingface-hub",
         "rich",
+        "jinja2",
         "matplotlib",
     ],
     extras_require={

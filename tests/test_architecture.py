@@ -23,6 +23,7 @@ ROOMS = (
     "train.steps",
     "train.checks",
     "train.outputs",
+    "train.reports",
     "train.runs",
     "train.papers",
     "train",
@@ -33,7 +34,6 @@ ROOMS = (
 FLAT_SETTINGS = {
     *("train.flags", "train.pretrain", "train.reproduce"),
     *(
-        "train.settings.agreement",
         "train.settings.files",
         "train.settings.idle",
         "train.settings.recipes",

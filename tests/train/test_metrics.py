@@ -24,7 +24,6 @@ from concord.train.objectives.metrics import (
     pearson,
     roc_auc,
     spearman,
-    takes_scores,
     task_metrics,
 )
 from concord.train.objectives.undefined import weak_answers, weak_labels
@@ -222,8 +221,6 @@ def judged(task, metric):
 def test_a_task_has_the_metric_that_is_chosen_for_it_first_and_those_of_its_kind(library):
     task = judged(PARAPHRASE, "roc-auc")
     assert metric_names(task) == ["roc-auc", "accuracy", "f1"]
-    assert takes_scores(task)
-    assert not takes_scores(PARAPHRASE)
     scores = np.array([0.2, 0.4, 0.3], dtype=np.float32)
     found = task_metrics(task, values(0, 0, 0), labels(0, 1, 1), scores)
     assert found == {"roc-auc": 1.0, "accuracy": pytest.approx(1 / 3), "f1": 0.0}

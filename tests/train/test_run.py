@@ -42,9 +42,10 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys, pictur
     assert run_command(run.main, command(data, out)) == 0
     assert {path.name for path in out.iterdir()} == {
         *("config.json", "tasks.json", "metrics.jsonl", "summary.json", "best", "last.safetensors", "curves.png"),
+        "report.html",
         *("last-but-one.safetensors", "conflicts.png"),
         *(f"{task}-{split}-predictions.csv" for task in ("sst", "paraphrase", "sts") for split in ("dev", "test")),
-        *(f"{task}-dev-mistakes.csv" for task in ("sst", "paraphrase", "sts")),
+        *(f"{task}-dev-{what}.csv" for task in ("sst", "paraphrase", "sts") for what in ("answers", "mistakes")),
     }
     mistakes = (out / "sts-dev-mistakes.csv").read_text().splitlines()
     assert mistakes[0] == "id,error,gold,predicted,sentence1,sentence2"

@@ -52,7 +52,8 @@ def test_what_only_tells_imports_nothing_heavy(words):
 @pytest.mark.parametrize("name", TYPED)
 @pytest.mark.parametrize("installed", [False, True], ids=["checkout", "installed"])
 def test_a_mistyped_flag_is_refused_before_anything_heavy_is_imported(installed, name):
-    required = {"evaluate": ["runs/x"], "reproduce": ["paper"], "demo": ["--out", "x"], "data": ["x"]}
+    required = {"evaluate": ["runs/x"], "report": ["runs/x"], "reproduce": ["paper"], "demo": ["--out", "x"]}
+    required |= {"data": ["x"], "compare": ["runs/x", "runs/y"]}
     required["predict"] = ["runs/x", "--task", "sst", "--input", "x", "--output", "y"]
     code, imported, said = start(
         *(["concord.cli", name] if installed else [MODULES[name]]), *required.get(name, []), "--bogus", "1"

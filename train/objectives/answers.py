@@ -71,6 +71,21 @@ def task_errors(task: Task, logits: Tensor, labels: np.ndarray, link: Link | Non
     return errors.to("cpu", torch.float64).numpy()
 
 
+def answer_scores(task: Task, logits: Tensor, link: Link | None = None) -> np.ndarray:
+    """What speaks for the answers, float64 [n]: the probability of the class that is answered; of a binary task how
+    much speaks for the answer 1 (see `binary_scores`); of a regression the score itself.
+
+    link: as for `task_predictions`.
+    """
+    link = link or LINKS[task.kind][0]
+    _check(task, link)
+    if task.kind == "regression":
+        return task_predictions(task, logits, link)
+    if task.kind == "binary":
+        return binary_scores(logits, link).astype(np.float64)
+    return logits.softmax(1).amax(1).to("cpu", torch.float64).numpy()
+
+
 def _check(task: Task, link: Link) -> None:
     if link not in LINKS[task.kind]:
         raise ValueError(f"link {link!r}: {task.name} ({task.kind}) takes {', '.join(LINKS[task.kind])}")

@@ -113,17 +113,12 @@ def task_metrics(
     """The task's metrics, by name, the one that it is judged by first; None where one is undefined.
 
     predictions, labels: [examples], at least one, without NaN. Constant predictions have no correlation: it is 0 then.
-    scores: how much speaks for the answer 1, finite, float32 [examples], where a metric takes them (`takes_scores`).
+    scores: how much speaks for the answer 1, [examples], where a metric takes them; see `answer_scores`.
     """
     return {
         name: METRICS.resolve(name)(scores if METRICS.entry(name).of_scores else predictions, labels)
         for name in metric_names(task)
     }
-
-
-def takes_scores(task: Task) -> bool:
-    """Whether a metric of the task takes scores instead of predictions."""
-    return any(METRICS.entry(name).of_scores for name in metric_names(task))
 
 
 def main_metric(task: Task) -> str:

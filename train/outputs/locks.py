@@ -1,6 +1,7 @@
 """A lock on an open file, which one process holds until it closes the file or ends, on Linux, macOS and Windows."""
 
 import os
+from pathlib import Path
 from typing import IO, Any
 
 try:
@@ -31,6 +32,24 @@ def locked(file: IO[Any]) -> bool:
     except OSError:
         pass
     return True
+
+
+def held(path: Path) -> bool:
+    """Whether another process holds the lock on a file, which is left as it is. OSError where it cannot be read.
+
+    It must not be asked by a process that has the file open and locked itself: closing it again gives up the lock.
+    """
+    with path.open("rb") as file:
+        try:
+            if fcntl is not None:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            elif msvcrt is not None:
+                _lock_byte(file.fileno())
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:
+            pass
+    return False
 
 
 def _lock_byte(descriptor: int) -> None:

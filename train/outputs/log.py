@@ -14,6 +14,7 @@ from concord.train.outputs.strict_json import json_text
 from concord.train.reporter import Reporter
 
 WHOLE_MODEL = "model"  # beside the blocks of parameters
+MOST_SKIPPED = 50  # steps in a row, after which a run ends
 
 
 class MetricsLog:

@@ -19,7 +19,9 @@ _STANDARD = (1, 2)  # descriptors of the output and the error output
 _MOST_LINKS = 40  # that a path may lead through, as for Linux
 _NAMES = {Path(name).name for name in files_before_state(())}
 _NAMES |= {PRETRAINING_FILE, SUMMARY_FILE, VOCABULARY_FILE, TASK_DEFINITIONS}
-_LEFT_BY_A_RUN = r".*-(dev|test)-predictions\.csv|.*-dev-mistakes\.csv|curves\.png|conflicts\.png"
+_LEFT_BY_A_RUN = (
+    r".*-(dev|test)-predictions\.csv|.*-dev-(answers|mistakes)\.csv|curves\.png|conflicts\.png|report\.html"
+)
 
 
 def check_output(path: Path, kept: Iterable[Path]) -> None:

@@ -8,6 +8,7 @@ CONFIG_FILE, TASKS_FILE, PRETRAINING_FILE = "config.json", "tasks.json", "pretra
 METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
 STATE_FILE, EARLIER_STATE_FILE = "last.safetensors", "last-but-one.safetensors"
 HELD_OUT_FILE = "held-out.json"  # which rows of training sets are dev sets, where nobody names one
+REPORT_FILE = "report.html"
 # What the best model's weights vouch for, from its folder: what is read with them to answer.
 SEALED = (CONFIG_FILE, TOKENIZER_FILE, f"../{CONFIG_FILE}", f"../{TASKS_FILE}")
 CACHE = "token-cache"  # a folder beside the runs, which share it
@@ -18,6 +19,11 @@ def predictions_file(task: str, split: str) -> str:
     return f"{task}-{split}-predictions.csv"
 
 
+def answers_file(task: str) -> str:
+    """The file of a task's answers to its dev set with what judges them, see `train.outputs.dev_answers`."""
+    return f"{task}-dev-answers.csv"
+
+
 def mistakes_file(task: str) -> str:
     """The file of a task's worst mistakes on its dev set."""
     return f"{task}-dev-mistakes.csv"
@@ -26,8 +32,12 @@ def mistakes_file(task: str) -> str:
 def files_before_state(tasks: Iterable[str]) -> list[str]:
     """What a run on `tasks` may have written when it has not saved a state yet: paths within its folder."""
     best = [f"{BEST}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)]
-    answers = [name for task in tasks for name in (predictions_file(task, "dev"), mistakes_file(task))]
+    answers = [name for task in tasks for name in _answer_files(task)]
     return [CONFIG_FILE, TASKS_FILE, HELD_OUT_FILE, METRICS_FILE, STATE_FILE, EARLIER_STATE_FILE, *best, *answers]
+
+
+def _answer_files(task: str) -> tuple[str, ...]:
+    return predictions_file(task, "dev"), answers_file(task), mistakes_file(task)
 
 
 def pretraining_files_before_state() -> list[str]:

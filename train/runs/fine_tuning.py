@@ -19,12 +19,21 @@ from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.metrics import overall
 from concord.train.objectives.undefined import weak_answers
+from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
-from concord.train.outputs.names import BEST, CONFIG_FILE, SEALED, mistakes_file, predictions_file
+from concord.train.outputs.names import (
+    BEST,
+    CONFIG_FILE,
+    SEALED,
+    answers_file,
+    mistakes_file,
+    predictions_file,
+)
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import best_metric_text, dev_sum, epoch_summary, score_line, surgery_summary
+from concord.train.runs.drawing import draw
 from concord.train.runs.session import Session
 from concord.train.runs.skipping import check_learns, describe
 from concord.train.settings.parts import OutputConfig
@@ -208,8 +217,10 @@ class FineTuning:
             self._keep_best()
             self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
             for name, examples in self.data.dev_examples.items():
+                own = self.data.dev[name]
+                write_answers(self.session.directory / answers_file(name), own, answers[name])
                 path = self.session.directory / mistakes_file(name)
-                write_mistakes(path, self.data.dev[name].task, examples, answers[name], self.outputs.mistakes)
+                write_mistakes(path, own.task, examples, answers[name], self.outputs.mistakes)
 
     def _keep_best(self) -> None:
         """Write the model as it is now, as a directory that Hugging Face's library reads."""
@@ -289,10 +300,4 @@ class FineTuning:
         return summary
 
     def _draw(self, entries: list[dict[str, Any]]) -> None:
-        try:
-            from concord.train.outputs.plots import plot_conflicts, plot_curves
-        except ImportError as error:  # matplotlib may be missing where runs only compute
-            self.reporter.warn(f"no pictures are drawn ({error})")
-            return
-        plot_curves(entries, self.session.directory)
-        plot_conflicts(entries, self.session.directory)
+        draw(entries, self.session.directory, self.session.progress.steps, self.reporter)

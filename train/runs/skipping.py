@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from concord.bert.errors import InputError
+from concord.train.outputs.log import MOST_SKIPPED
 
-MOST_SKIPPED = 50  # steps in a row
 _SMALLEST_SCALE = 1.0  # of the loss, below which nothing overflows that would not without any scale
 
 

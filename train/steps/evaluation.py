@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from concord.bert.multitask import MultitaskModel
 from concord.train.data.batches import LabelledBatch, gather
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.objectives.answers import binary_scores, task_errors, task_predictions
-from concord.train.objectives.metrics import best_threshold, metric_names, takes_scores, task_metrics
+from concord.train.objectives.answers import answer_scores, binary_scores, task_errors, task_predictions
+from concord.train.objectives.metrics import best_threshold, metric_names, task_metrics
 from concord.train.reporter import SILENT, Reporter
 
 GatherKept = Callable[[MicroBatch], LabelledBatch]
@@ -28,12 +28,13 @@ class Answers:
     Attributes:
         predictions: float64 [examples].
         errors: float64 [examples], how wrong each is, in [0, 1].
-        scores: float32 [examples], how much speaks for the answer 1, where a metric of the task takes it; else None.
+        scores: float64 [examples], what speaks for each (see `train.objectives.answers.answer_scores`); [0] where that
+            was not asked for.
     """
 
     predictions: np.ndarray
     errors: np.ndarray
-    scores: np.ndarray | None = None
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 def predict(
@@ -58,8 +59,8 @@ def _answer(
     reporter: Reporter = SILENT,
 ) -> Answers:
     task, head = split.task, model.heads[split.task.name]
-    predictions, errors = np.zeros(len(split)), np.zeros(len(split) if judged else 0)
-    scores = np.zeros(len(split), dtype=np.float32) if judged and takes_scores(task) else None
+    judged_examples = len(split) if judged else 0
+    predictions, errors, scores = np.zeros(len(split)), np.zeros(judged_examples), np.zeros(judged_examples)
     for examples, batch in _batches(model, split, np.arange(len(split)), device, reporter, gather_kept):
         logits = model(batch)[task.name].logits
         if head.threshold is None:
@@ -68,8 +69,7 @@ def _answer(
             predictions[examples] = binary_scores(logits, head.link)
         if judged:
             errors[examples] = task_errors(task, logits, split.labels[examples], head.link)
-        if scores is not None:
-            scores[examples] = binary_scores(logits, head.link)
+            scores[examples] = answer_scores(task, logits, head.link)
     if head.threshold is not None:
         if choose_threshold:
             head.threshold.fill_(best_threshold(predictions, split.labels))
