@@ -195,8 +195,7 @@ class FineTuning:
         if self.outputs.best_metric is None:
             return dev_sum(metrics, self.tasks)
         task, name = self.outputs.best_metric
-        value = metrics[task][name]
-        return 0.0 if value is None else value
+        return metrics[task][name] or 0.0  # None counts as 0, too
 
     def _judge(self, epoch: int, metrics: dict[str, dict[str, float | None]], answers: Mapping[str, Answers]) -> None:
         """Log an evaluation; where it is the best so far, keep the model, its answers and its worst mistakes."""
@@ -293,10 +292,8 @@ class FineTuning:
             f"speed      {summary['examples_per_second']:.0f} examples/s, {summary['tokens_per_second']:.0f} tokens/s; "
             f"{progress.seconds:.0f} s in all"
         )
-        if summary["skipped_steps"]:
-            self.reporter.say(
-                f"skipped    {summary['skipped_steps']} of {progress.steps} steps: gradients were not finite"
-            )
+        if skipped := summary["skipped_steps"]:
+            self.reporter.say(f"skipped    {skipped} of {progress.steps} steps: gradients were not finite")
         return summary
 
     def _draw(self, entries: list[dict[str, Any]]) -> None:
