@@ -21,7 +21,7 @@ SHARED = (
     "tests/kernels/test_attention_kernels.py::test_first_tokens_of_empty_sequences_and_rows_after_the_last_give_zeros",
     "tests/kernels/test_embedding.py::test_rows_that_do_not_occur_are_zero",
     "tests/kernels/test_gelu.py::test_task_gradients_may_be_bf16",
-    "tests/kernels/test_gram.py::test_a_chunk_that_a_task_did_not_touch_is_not_read_by_the_kernel",
+    "tests/kernels/test_gram.py::test_a_chunk_that_no_task_touched_is_not_read",
     "tests/kernels/test_layer_norm.py::test_a_second_micro_batch_adds_to_the_task_gradients",
     "tests/kernels/test_linear_cross_entropy.py::test_task_gradients_may_be_of_low_precision",
     "tests/kernels/test_multi_tensor.py::test_a_task_that_does_not_reach_a_parameter_counts_as_zeros",

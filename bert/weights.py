@@ -16,7 +16,7 @@ POOLER = "pooler."  # before the names of the encoder's parameters
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # What wrappers put before the names of the tensors that they save.
 _FOREIGN = ("module.", "model.", "_orig_mod.", "encoder.")
-_LISTED = 4  # names in a message
+_LISTED = 2  # names of tensors in a message
 
 
 def to_hugging_face(values: Mapping[str, Tensor], kind: Kind = BERT) -> dict[str, Tensor]:
