@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "reproduce": ("concord.train.reproduce", (), "run the systems of a paper and write its tables"),
     "recipes": ("concord.train.run", ("--recipes",), "list the named systems"),
     "demo": ("concord.train.demo", (), "write the generated data set"),
+    "data": ("concord.train.data_check", (), "look at data before training on them"),
     "doctor": ("concord.train.doctor", (), "judge every kernel on this machine"),
 }
 BAD_INPUT = 2

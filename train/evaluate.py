@@ -1,4 +1,4 @@
-"""Evaluate a run's best model: python -m train.evaluate RUN_DIR [--data DIR] [--skip-bad-rows] [--dev-examples N]."""
+"""Evaluate a run's best model: python -m train.evaluate RUN_DIR [--data DATA] [--skip-bad-rows] [--dev-examples N]."""
 
 import sys
 from collections.abc import Sequence
@@ -30,7 +30,10 @@ def _parser() -> OneLineParser:
         prog="python -m train.evaluate", description="Evaluate the best model of a run on the dev sets."
     )
     parser.add_argument("run", help="folder of the run")
-    parser.add_argument("--data", help="directory in the course layout, or demo (default: the run's own)")
+    parser.add_argument(
+        "--data",
+        help="tasks.toml, directory in the course layout, demo, or file of labelled rows (default: the run's own)",
+    )
     parser.add_argument(
         "--skip-bad-rows", action="store_true", help="skip rows that cannot be used, as where the run itself did"
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from concord.bert.errors import InputError
+from concord.train.data.definitions import is_table_name
 from concord.train.settings.config import RunConfig
+from concord.train.settings.named_data import PATHS, with_data
 from concord.train.settings.options import GROUPS, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe, recipes
@@ -52,10 +54,15 @@ _ELSEWHERE = {
     "--task": "--tasks",
     "--data-dir": "--data",
     "--dataset": "--data",
+    "--dataset-name": "--train-file",
+    "--text-column-name": "--text-column",
+    "--text-column-names": "--text-column",
+    "--label-column-name": "--label-column",
 }
 # What --help shows of a run's settings; --help-all shows the others too.
 _COMMON = (
     *("help", "out", "resume", "recipe", "recipes", "data", "tasks", "model", "heads", "losses", "surgery"),
+    *("train_file", "text_column", "label_column"),
     *("granularity", "amp", "device", "kernels", "epochs", "max_steps", "batch_size", "accumulate", "stages"),
     *("learning_rate", "head_learning_rate", "seed", "evaluate_every", "skip_bad_rows"),
 )
@@ -91,6 +98,13 @@ class OneLineParser(argparse.ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
             raise InputError(f"unknown argument {unknown[0]}{_meant(unknown[0].split('=')[0], flags)}")
         return known
+
+
+class _Columns(argparse.Action):
+    """One setting of several words, each of which may be several names with commas."""
+
+    def __call__(self, parser: argparse.ArgumentParser, into: argparse.Namespace, values: Any, *more: Any) -> None:
+        setattr(into, self.dest, tuple(name for names in values for name in names))
 
 
 class _HelpAll(argparse.Action):
@@ -163,7 +177,7 @@ class _ListRecipes(argparse.Action):
 def config_from(arguments: argparse.Namespace) -> RunConfig:
     """The configuration that the recipe and the flags over it describe; InputError where a value is not allowed, or
     code of the user's own that a flag names is not to be had."""
-    given = _given(arguments)
+    given = with_data(_given(arguments))
     import_own(own_names(given, _OF_TABLES))
     if not given.get("recipe"):
         return RunConfig(**given)
@@ -181,11 +195,12 @@ def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: 
     InputError where another flag contradicts it, or it names code that is not trusted, or not to be had.
     """
     given = _given(arguments)
+    movable = ("data", "amp", *PATHS)
     for name, value in given.items():
         kept = getattr(config, name)
-        if value != kept and name not in ("data", "amp"):
+        if value != kept and name not in movable:
             raise contradiction(name, value, kept, directory)
-    changed = replace(config, **{name: given[name] for name in ("data", "amp") if name in given})
+    changed = replace(config, **{name: given[name] for name in movable if name in given})
     names = own_names(vars(changed), _OF_TABLES)
     check_trusted(names, own_names(given, _OF_TABLES), directory)
     import_own(names)
@@ -204,7 +219,9 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def from_anywhere(name: str, value: Any) -> Any:
     """The value of a setting, with a path made absolute, so that the run can be resumed from any folder."""
-    if name == "data":
+    if name in PATHS:
+        is_path = Path(value).exists() or is_table_name(value)
+    elif name == "data":
         is_path = value not in ("", DEMO) and not own_names({name: value}, (name,))
     else:
         is_path = name == "model" and value not in ("minilm", "tiny") and Path(value).is_dir()
@@ -223,6 +240,8 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
     argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
     if isinstance(option.default, tuple):
         argument.update(type=_names, metavar="a,b,...")
+    if option.name == "text_column":
+        argument.update(nargs="+", action=_Columns, metavar="a b")
     if option.name == "amp":
         argument.update(nargs="?", const="auto")
     return argument

@@ -1,7 +1,8 @@
 """Predict with a run's best model: python -m train.predict RUN_DIR --task sst --input FILE --output FILE.
 
-The input is tab-delimited, with a header that names the task's sentence columns and, if there are ids, `id`. Every row
-has its answer in its place; a blank one is an empty text.
+The input is tab-delimited, or for a task of a table any file that it could be trained on, with a header that names the
+task's sentence columns and, if there are ids, `id`. Every row has its answer in its place; a blank one is an empty
+text.
 """
 
 import sys
@@ -37,7 +38,7 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m train.predict", description="Predict with the best model of a run.")
     parser.add_argument("run", help="folder of the run")
     parser.add_argument("--task", required=True, help="one of the run's tasks")
-    parser.add_argument("--input", required=True, help="tab-delimited file with the task's sentences")
+    parser.add_argument("--input", required=True, help="file with the task's sentences, such as it was trained on")
     parser.add_argument("--output", required=True, help="CSV file to write")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
     return parser

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from concord.bert.errors import InputError
-from concord.train.data.course import read_plain_input, read_split
+from concord.train.data.course import read_plain_input, read_split, with_labels
 from concord.train.data.tasks import Task, select_tasks
 
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
@@ -286,10 +286,52 @@ def test_a_header_that_differs_in_what_nobody_sees_does_not_look_like_the_expect
         assert "expected [(unnamed), id, sentence, sentiment]" in str(raised.value)
 
 
-def test_a_file_of_one_line_by_its_line_ends_is_one_bounded_message(tmp_path):
-    rows = "".join(f"{index}\tx{index}\ta text\t1\r" for index in range(10_000))
+def test_lines_that_end_with_cr_alone_are_read(tmp_path):
+    rows = "".join(f"{index}\tx{index}\ta text\t{index % 5}\r" for index in range(10_000))
     (tmp_path / "ids-sst-train.csv").write_bytes((SINGLE + "\r" + rows).encode())
+    found = read_split(SST, tmp_path, "train", skip_bad_rows=False).examples
+    assert len(found) == 10_000
+    assert (found[-1].id, found[-1].label, found[-1].source.rpartition(":")[2]) == ("x9999", 4.0, "10001")
+
+
+def test_a_header_of_thousands_of_cells_is_one_bounded_message(tmp_path):
     with pytest.raises(InputError, match=r":1: header is \[\(unnamed\), id, sentence") as raised:
-        read_split(SST, tmp_path, "train", skip_bad_rows=False)
+        read(SST, tmp_path, "\t".join([SINGLE] * 10_000))
     assert str(raised.value).endswith("expected [(unnamed), id, sentence, sentiment]")
     assert len(str(raised.value)) <= 500
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+def test_a_quoted_cell_may_span_lines(tmp_path, end):
+    rows = [SINGLE, '0\tx\t"a good one,', "", 'in ""three"" lines"\t4', "1\ty\tplain\t1"]
+    (tmp_path / "ids-sst-train.csv").write_bytes("".join(row + end for row in rows).encode())
+    first, second = read_split(SST, tmp_path, "train", skip_bad_rows=False).examples
+    assert (first.first, first.label) == ('a good one,\n\nin "three" lines', 4.0)
+    assert [example.source.rpartition(":")[2] for example in (first, second)] == ["2", "5"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_says_how_a_file_is_encoded(tmp_path, encoding):
+    (tmp_path / "ids-sst-train.csv").write_bytes(f"{SINGLE}\n0\tx\tcaf\xe9\t3\n".encode(encoding))
+    (example,) = read_split(SST, tmp_path, "train", skip_bad_rows=False).examples
+    assert example.first == "caf\xe9"
+
+
+def test_labels_of_a_task_of_ones_own_may_be_texts(tmp_path):
+    header = "\tid\ttext\tspam"
+    write(tmp_path / "mail-train.csv", header, "0\ta\tbuy\tspam", "1\tb\thello\t ham ")
+    write(tmp_path / "mail-dev.csv", header, "0\tc\tbuy\tham", "1\td\tsell\teggs")
+    task = with_labels(own_task(), tmp_path)
+    assert task.labels == ("ham", "spam")
+    assert [one.label for one in read_split(task, tmp_path, "train", skip_bad_rows=False).examples] == [1, 0]
+    with pytest.raises(
+        InputError, match=r"mail-dev\.csv:3: spam is 'eggs', which the training set has not, .*ham, spam"
+    ):
+        read_split(task, tmp_path, "dev", skip_bad_rows=False)
+
+
+def test_texts_that_are_not_as_many_as_the_classes_are_no_labels_and_the_key_is_named(tmp_path):
+    write(tmp_path / "mail-train.csv", "\tid\ttext\tspam", "0\ta\tbuy\tspam", "1\tb\thello\tham", "2\tc\thi\teggs")
+    assert with_labels(own_task(), tmp_path) == own_task()
+    with pytest.raises(InputError, match=r"spam is 'spam', expected .* from 0 to 1, or labels = \[\.\.\.\] in tasks"):
+        read_split(own_task(), tmp_path, "train", skip_bad_rows=False)

@@ -1,17 +1,17 @@
 """Reads data sets in the layout of the course: tab-delimited files with a header, one example a line."""
 
-import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from concord.bert.errors import InputError, one_line, shown
-from concord.bert.files import read_data
+from concord.train.data.decoded import read_text, split_lines
+from concord.train.data.delimited import LONGEST_TEXT, quoted_row
+from concord.train.data.labels import label_number, label_value
 from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task
 
-LONGEST_TEXT = 1 << 20  # characters of a row, far beyond what any model reads of one
 _SHOWN = 5  # bad rows that a message names one by one
 _LONGEST_SHOWN = 80  # characters of a header's cell
 _LONGEST_PROBLEM = 160  # characters of what is wrong with a row
@@ -24,10 +24,14 @@ class Split:
     Attributes:
         examples: of its usable rows.
         bad_rows: one line for each row that cannot be used: where it is, and what is wrong with it.
+        notes: what the run says of it, in a phrase each.
+        held_out: where it is a dev set that is held out of the training set, the places of its rows; else None.
     """
 
     examples: list[Example] = field(default_factory=list)
     bad_rows: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    held_out: list[str] | None = None
 
 
 def check_folder(directory: Path) -> None:
@@ -55,7 +59,7 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
         headers = [["", "id", *task.text_columns], ["0", "", "id", *task.text_columns]]
     path = test if split == "test" else directory / f"{task.stem}-{split}.csv"
     if task not in BUILT_IN_TASKS:
-        _check_within(directory, path)
+        check_within(directory, path)
     rows = _rows(path)
     header = _header(path, rows)
     if header not in headers:
@@ -76,7 +80,25 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
     return found
 
 
-def _check_within(directory: Path, path: Path) -> None:
+def with_labels(task: Task, directory: Path) -> Task:
+    """A task of a tasks.toml with the classes' names, where all labels of its training set are texts, as many different
+    ones as it has classes: they are its classes in sorted order. Any other task as it is."""
+    path = directory / f"{task.stem}-train.csv"
+    if task in BUILT_IN_TASKS or task.kind == "regression" or task.labels or not path.is_file():
+        return task
+    check_within(directory, path)
+    rows = _rows(path)
+    header = next(rows, (1, []))[1]
+    if task.label_column not in header:
+        return task
+    place = header.index(task.label_column)
+    found = {label_value(cells[place]) for _, cells in rows if len(cells) == len(header)} - {None}
+    texts = sorted(label for label in found if isinstance(label, str))
+    whole = len(texts) == len(found) == (2 if task.kind == "binary" else task.classes)
+    return replace(task, labels=tuple(texts)) if whole else task
+
+
+def check_within(directory: Path, path: Path) -> None:
     """InputError where a file that a tasks.toml names lies outside of its folder, as a link may have it."""
     found, folder = path.resolve(), directory.resolve()
     if not found.is_relative_to(folder):
@@ -136,29 +158,22 @@ def name_bad_rows(bad_rows: list[str], most: int) -> str:
 
 
 def _rows(path: Path, *, blank: bool = False) -> Iterator[tuple[int, list[str]]]:
-    """The number and the cells of each line that is not empty, or of each line if `blank`; no cells where its quotes
-    are stray.
+    """The number and the cells of each row that is not empty, or of each row if `blank`; no cells where its quotes are
+    stray.
 
-    Lines are parsed one by one, so that a stray quote costs its own row and not those that follow.
+    A row is a line, or several where a quoted cell spans them and the row then has as many columns as the first. Lines
+    are parsed one by one, so that a stray quote costs its own row and not those that follow.
     """
-    content = read_data(path, "a tab-delimited file")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8 (byte {content[error.start]:#04x}), expected UTF-8") from None
-    csv.field_size_limit(2**31 - 1)  # long texts are allowed
-    # splitlines would also cut at U+2028 and other characters that sentences may hold.
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        line = line.removesuffix("\r")
-        if '"' not in line:
-            if line or blank:
-                yield number, line.split("\t")
-            continue
-        try:
-            yield number, next(csv.reader([line], delimiter="\t", strict=True))
-        except csv.Error:
-            yield number, []
+    lines = split_lines(read_text(path, "a tab-delimited file"))
+    index = columns = 0
+    while index < len(lines):
+        cells, count = quoted_row(lines, index, "\t")
+        columns = columns or len(cells)
+        if count > 1 and len(cells) != columns:
+            cells, count = [], 1
+        if blank or lines[index]:
+            yield index + 1, cells
+        index += count
 
 
 def _example(
@@ -195,6 +210,11 @@ def _example(
 
 
 def _label(task: Task, text: str) -> float:
+    if task.labels:
+        try:
+            return label_number(text, task.kind, task.labels, task.label_column, task.low, task.high)
+        except ValueError as problem:
+            raise _BadRow(str(problem)) from None
     whole = task.kind != "regression"
     try:
         label = float(text) if "_" not in text else math.nan  # Python would read 1_000 as a number
@@ -203,7 +223,10 @@ def _label(task: Task, text: str) -> float:
     # The comparison is false for NaN too.
     if not task.low <= label <= task.high or (whole and not label.is_integer()):
         kind = "a whole number" if whole else "a number"
-        raise _BadRow(f"{task.label_column} is {shown(text)}, expected {kind} from {task.low:g} to {task.high:g}")
+        expected = f"{kind} from {task.low:g} to {task.high:g}"
+        if whole and task not in BUILT_IN_TASKS:
+            expected += ", or labels = [...] in tasks.toml"
+        raise _BadRow(f"{task.label_column} is {shown(text)}, expected {expected}")
     return label
 
 

@@ -1,12 +1,13 @@
 """The data sets of a run: read or generated, checked, tokenised and cached."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows
 from concord.train.data.sources import open_source
+from concord.train.data.splits import evenly_spaced
 from concord.train.data.tasks import Example, Task
 from concord.train.data.tokenized import TokenCache, TokenizedSplit, tokenize_split
 from concord.train.reporter import Reporter
@@ -25,12 +26,14 @@ class Datasets:
         dev: tokenised dev sets.
         test: tokenised test sets; tasks without one are missing.
         dev_examples: the texts and labels that the dev sets were made of.
+        held_out: the places of the rows of dev sets that are held out of training sets; other tasks are missing.
     """
 
     train: dict[str, TokenizedSplit]
     dev: dict[str, TokenizedSplit]
     test: dict[str, TokenizedSplit]
     dev_examples: dict[str, list[Example]]
+    held_out: dict[str, list[str]] = field(default_factory=dict)
 
     def digests(self) -> dict[str, str]:
         """What the training and the choice of the best model depend on: a set's task and split -> its digest."""
@@ -40,7 +43,7 @@ class Datasets:
 
 def run_tasks(config: DataConfig) -> list[Task]:
     """The tasks that a run names; InputError for an unknown one, or data that is no folder."""
-    return open_source(config.source).tasks(config.tasks)
+    return open_source(config.source, config.table).tasks(config.tasks)
 
 
 def load_datasets(
@@ -58,9 +61,10 @@ def load_datasets(
     reporter: is warned of rows that are skipped or cut.
     Raises InputError as the source's `read` does.
     """
-    source = open_source(config.source)
+    source = open_source(config.source, config.table)
     read: dict[str, dict[str, list[Example]]] = {split: {} for split in SPLITS}
     bad_rows: list[str] = []
+    held_out: dict[str, list[str]] = {}
     for task in tasks:
         for split in splits:
             if split == "test" and config.skip_test:
@@ -69,6 +73,10 @@ def load_datasets(
             if found is not None:
                 read[split][task.name] = found.examples
                 bad_rows += found.bad_rows
+                for note in found.notes:
+                    reporter.say(f"{task.name:<10} {note}")
+                if found.held_out is not None:
+                    held_out[task.name] = found.held_out
         if config.dev_examples and task.name in read["dev"]:
             read["dev"][task.name] = evenly_spaced(read["dev"][task.name], config.dev_examples)
     if bad_rows:
@@ -84,14 +92,7 @@ def load_datasets(
                     reporter.warn(
                         f"{task.name} {split}: {cut} examples were longer than {config.max_length} wordpieces and cut"
                     )
-    return Datasets(**tokenized, dev_examples=read["dev"])
-
-
-def evenly_spaced(examples: list[Example], count: int) -> list[Example]:
-    """`count` of the examples, evenly spaced and in their order; all of them where there are no more."""
-    if len(examples) <= count:
-        return examples
-    return [examples[index * len(examples) // count] for index in range(count)]
+    return Datasets(**tokenized, dev_examples=read["dev"], held_out=held_out)
 
 
 def tokenize(

@@ -1,21 +1,24 @@
-"""Where examples come from: the generated demo data, a folder in the course layout, or a function of the user's own.
+"""Where examples come from: the generated demo data, files that a folder or a tasks.toml names, or the user's function.
 
 A source is made of what --data says, and is a line in `concord.train.settings.tables`. A function of the user's own is
 (task, split) -> its examples, or None where a test set is missing; split: train, dev or test.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
 from concord.bert.errors import InputError
 from concord.bert.tables import find_own
-from concord.train.data.course import Split, check_folder, read_split
+from concord.train.data.course import Split, check_folder, read_split, with_labels
+from concord.train.data.definitions import TASKS_FILE, TableSpec, is_tasks_file, read_specs
 from concord.train.data.demo_sets import DEMO_TASKS, demo_examples
-from concord.train.data.tasks import Example, Task, select_tasks
+from concord.train.data.tables import TableTask
+from concord.train.data.tasks import Example, Task, choose_tasks, known_tasks, select_tasks
 from concord.train.settings.own import calling, own_names
+from concord.train.settings.parts import TextConfig
 from concord.train.settings.tables import DEMO, SOURCES
 
 FOLDER = "course"
@@ -31,13 +34,27 @@ class Source(Protocol):
         """The examples of a split, train, dev or test; None where there is no test set. InputError for bad data."""
 
 
-def open_source(data: str) -> Source:
-    """The source that --data names."""
+def open_source(data: str, table: TableSpec | None = None) -> Source:
+    """The source that --data names, or the one table that other flags do."""
+    if table is not None:
+        return FileSource(Path(data).parent, tables={table.name: table})
     if data == DEMO:
         return SOURCES.resolve(DEMO)(data)
     if own_names({"data": data}, ("data",)):
         return OwnSource(data)
+    if is_tasks_file(Path(data)):
+        # The user names the file itself, and with it whatever it names.
+        return FileSource(Path(data).parent, tasks_file=Path(data))
     return SOURCES.resolve(FOLDER)(data)
+
+
+def data_files(config: TextConfig) -> list[Path]:
+    """The files that a run's data are read from; none where they are no files, or can no longer be found."""
+    try:
+        source = open_source(config.source, config.table)
+        return source.files(config.tasks) if isinstance(source, FileSource) else []
+    except InputError:
+        return []
 
 
 class DemoSource:
@@ -59,21 +76,93 @@ class DemoSource:
         return Split(demo_examples(task.name, split))
 
 
-class CourseSource:
-    """A folder in the course layout."""
+class FileSource:
+    """Files: in the course layout, and tables of any form that a tasks.toml names.
 
-    def __init__(self, data: str) -> None:
-        self._directory = Path(data)
+    Args:
+        directory: of files in the course layout.
+        tasks_file: the tasks.toml, where the user names it; None for the one in the directory, if there is one, which
+            may name nothing outside.
+        tables: the only tables, where they are known already.
+        course: the only tasks in the course layout, where `tables` are.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        tasks_file: Path | None = None,
+        tables: Mapping[str, TableSpec] | None = None,
+        course: Sequence[Task] = (),
+    ) -> None:
+        self._directory, self._confined = directory, tasks_file is None
+        self._file = tasks_file or directory / TASKS_FILE
+        self._specs = dict(tables) if tables is not None else None
+        self._known: dict[str, Task | TableSpec] = {
+            **{task.name: task for task in course},
+            **(self._specs or {}),
+        }
+        self._tables: dict[str, TableTask] = {}
 
     def tasks(self, names: Sequence[str]) -> list[Task]:
-        """See `Source`; those that the folder defines are among them."""
-        # First of all: in a folder that is missing, a task that it should define would be reported as unknown.
-        check_folder(self._directory)
-        return select_tasks(list(names), self._directory)
+        """See `Source`; those that the tasks.toml defines are among them."""
+        self._read_definitions()
+        where = self._file.name if self._confined else str(self._file)
+        chosen = choose_tasks(list(names), self._known, where)
+        return [
+            self._table(one).task() if isinstance(one, TableSpec) else with_labels(one, self._directory)
+            for one in chosen
+        ]
 
     def read(self, task: Task, split: str, *, skip_bad_rows: bool) -> Split | None:
         """See `Source`."""
-        return read_split(task, self._directory, split, skip_bad_rows=skip_bad_rows)
+        if not task.table:
+            return read_split(task, self._directory, split, skip_bad_rows=skip_bad_rows)
+        self._read_definitions()
+        spec = self._known.get(task.name)
+        if not isinstance(spec, TableSpec):
+            raise InputError(f"{self._file}: task {task.name} is of a table, expected [{task.name}] with train = FILE")
+        return self._table(spec).read(task, split, skip_bad_rows=skip_bad_rows)
+
+    def files(self, names: Sequence[str]) -> list[Path]:
+        """The files that the tasks called `names` are read from."""
+        self._read_definitions()
+        specs = [one for name, one in self._known.items() if name in names and isinstance(one, TableSpec)]
+        return [self._file, *self._directory.glob("*.csv"), *(file for one in specs for file in TableTask(one).files())]
+
+    def names(self) -> list[str]:
+        """The tasks that there are."""
+        self._read_definitions()
+        return list(self._known)
+
+    def specs(self) -> dict[str, TableSpec]:
+        """What is said of the tasks whose data are tables."""
+        self._read_definitions()
+        return dict(self._specs or {})
+
+    def columns(self, task: Task) -> list[str]:
+        """The columns of a task's training table; none of a task in the course layout, whose columns are known."""
+        spec = self._known.get(task.name)
+        table = self._table(spec).table("train") if isinstance(spec, TableSpec) else None
+        return table.columns if table is not None else []
+
+    def _table(self, spec: TableSpec) -> TableTask:
+        return self._tables.setdefault(spec.name, TableTask(spec))
+
+    def _read_definitions(self) -> None:
+        if self._specs is not None:
+            return
+        # First of all: in a folder that is missing, a task that it should define would be reported as unknown.
+        check_folder(self._directory)
+        exists = self._file.exists() or not self._confined
+        self._specs = read_specs(self._file, confined=self._confined) if exists else {}
+        self._known = {**known_tasks(self._file if exists else None), **self._specs}
+
+
+class CourseSource(FileSource):
+    """The folder that --data names."""
+
+    def __init__(self, data: str) -> None:
+        super().__init__(Path(data))
 
 
 class OwnSource:

@@ -2,23 +2,23 @@
 
 import json
 import re
-import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath, PureWindowsPath
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from torch import nn
 
-from concord.bert.errors import InputError, did_you_mean, shown
-from concord.bert.files import MOST_JSON, read_data, read_json
+from concord.bert.errors import InputError, did_you_mean, one_line, shown
+from concord.bert.files import read_json
 from concord.bert.pals import ProjectedAttention
+from concord.train.data.definitions import TASKS_FILE, is_table, read_toml
 
-TASKS_FILE = "tasks.toml"
 Kind = Literal["classification", "binary", "regression"]
 _MOST_CLASSES = 1 << 16
+Known = TypeVar("Known")
 _LONGEST_NAME = 64  # characters, so that the files that are named after a task have names that file systems take
 _FARTHEST = 1e18  # from 0, of a label: its square is still finite in fp32
 
@@ -59,6 +59,8 @@ class Task:
         text_columns: the header's names of the one or two sentences.
         label_column: the header's name of the label.
         prediction_column: the name of the answers in prediction files.
+        labels: what the classes are called in the data, in their order; () where their numbers stand there.
+        table: whether the data are a table of any form, and `stem` is of no file.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Task:
     text_columns: tuple[str, ...]
     label_column: str
     prediction_column: str
+    labels: tuple[str, ...] = ()
+    table: bool = False
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -109,6 +113,11 @@ class Task:
         for column in (self.stem, *self.text_columns, self.label_column, self.prediction_column):
             checks[f"{shown(column)} has control characters or half of a surrogate pair, expected a name without"] = (
                 not {"Cc", "Cs"} & set(map(unicodedata.category, column))
+            )
+        if self.labels:
+            count = {"classification": self.classes, "binary": 2}.get(self.kind, 0)
+            checks[f"labels has {len(self.labels)} names, expected {count} different ones for kind {self.kind}"] = (
+                len(set(self.labels)) == len(self.labels) == count
             )
         if self.kind != "regression":
             high = max(1, self.classes - 1)
@@ -183,14 +192,27 @@ def select_tasks(names: list[str], directory: Path | None) -> list[Task]:
 
     Raises InputError for an unknown name, a name given twice, no name at all, and a wrong tasks.toml.
     """
+    return choose_tasks(names, known_tasks(None if directory is None else directory / TASKS_FILE))
+
+
+def known_tasks(path: Path | None, only: str | None = None) -> dict[str, Task]:
+    """The built-in tasks, and those in the course's layout that the tasks.toml at `path` defines, where there is one:
+    all, or the one called `only`. InputError for a wrong one."""
     known = {task.name: task for task in BUILT_IN_TASKS}
-    if directory is not None and (directory / TASKS_FILE).exists():
-        known |= _read_tasks(directory / TASKS_FILE)
+    return known | (_read_tasks(path, only) if path is not None and path.exists() else {})
+
+
+def choose_tasks(names: list[str], known: Mapping[str, Known], where: str = f"DIR/{TASKS_FILE}") -> list[Known]:
+    """What is known by `names`, in that order; where: the file in which a task may be defined.
+
+    Raises InputError for an unknown name, a name given twice, and no name at all.
+    """
     if not names:
         raise InputError(f"no task is given, {did_you_mean('', known)}")
     for position, name in enumerate(names):
         if name not in known:
-            raise InputError(f"unknown task {shown(name)}, {did_you_mean(name, known)}")
+            own = f"(one of your own is a table [{one_line(name, 20)}] in {where})"
+            raise InputError(f"unknown task {shown(name)}, {did_you_mean(name, known)} {own}")
         if name in names[:position]:
             raise InputError(f"task {name!r} is given twice, expected each task once")
     return [known[name] for name in names]
@@ -198,7 +220,12 @@ def select_tasks(names: list[str], directory: Path | None) -> list[Task]:
 
 def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
     """Write the definitions of a run's tasks as JSON, so that its model answers without the data it was trained on."""
-    path.write_text(json.dumps([asdict(task) for task in tasks], indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps([_written(task) for task in tasks], indent=2) + "\n", encoding="utf-8")
+
+
+def _written(task: Task) -> dict[str, Any]:
+    """A task's values, but for those that only some tasks have."""
+    return {name: value for name, value in asdict(task).items() if value or name not in _OPTIONAL}
 
 
 def read_tasks(path: Path) -> list[Task]:
@@ -212,41 +239,41 @@ def read_tasks(path: Path) -> list[Task]:
         raise InputError(f"{path}: not the tasks of a run ({error})") from None
 
 
-def _read_tasks(path: Path) -> dict[str, Task]:
-    """The tasks of a tasks.toml: one table for each, named as the task."""
-    try:
-        content = tomllib.loads(read_data(path, "task definitions", MOST_JSON).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not TOML ({error})") from None
+def _read_tasks(path: Path, only: str | None) -> dict[str, Task]:
+    """The tasks in the course's layout of a tasks.toml: one table for each, named as the task."""
     tasks = {}
-    for name, table in content.items():
-        if any(name == task.name for task in BUILT_IN_TASKS):
-            raise InputError(f"{path}: task {name} is built in, expected another name")
-        if not isinstance(table, dict):
-            raise InputError(f"{path}: {name} is {shown(table)}, expected a table [{name}] that defines a task")
+    for name, table in read_toml(path).items():
+        if is_table(table) or only not in (None, name):
+            continue
         try:
-            tasks[name] = _task(name, table)
+            tasks[name] = _task(name, table, [key for key in _TYPES if key != "table"])
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     return tasks
 
 
-def _task(name: str, table: Mapping[str, Any]) -> Task:
-    """One task from its table; what follows from the kind and the columns may be left out."""
-    types = {field.name: field.type for field in fields(Task) if field.name != "name"}
+_TYPES = {field.name: field.type for field in fields(Task) if field.name != "name"}
+_OPTIONAL = ("labels", "table")
+
+
+def _task(name: str, table: Mapping[str, Any], keys: Sequence[str] = tuple(_TYPES)) -> Task:
+    """One task from its table; what follows from the kind, the columns and the labels may be left out."""
     for key in table:
-        if key not in types:
-            raise InputError(f"task {name}: unknown key {shown(key)}, {did_you_mean(key, types)}")
-    values = {key: _typed(name, key, value, types[key]) for key, value in table.items()}
+        if key not in keys:
+            raise InputError(f"task {name}: unknown key {shown(key)}, {did_you_mean(key, keys)}")
+    values = {key: _typed(name, key, value, _TYPES[key]) for key, value in table.items()}
     kind = values.get("kind")
     values.setdefault("pair", len(values.get("text_columns", ())) > 1)
     if kind != "classification":
         values.setdefault("classes", 1)
+    elif values.get("labels"):
+        values.setdefault("classes", len(values["labels"]))
     if kind != "regression":
         values = {"low": 0.0, "high": max(1.0, values.get("classes", 2) - 1.0)} | values
-    for key in types:
-        if key not in values:
-            raise InputError(f"task {name}: {key} is missing")
+    missing = [key for key in _TYPES if key not in values and key not in _OPTIONAL]
+    if missing:
+        other = "; or train = FILE, for a table of any form" if "stem" in missing else ""
+        raise InputError(f"task {name}: {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing{other}")
     return Task(name=name, **values)
 
 

@@ -8,7 +8,9 @@ from concord.bert.errors import InputError
 from concord.bert.files import read_data
 from concord.bert.tables import is_own
 from concord.bert.tokenizer import Tokenizer
-from concord.train.data.course import LONGEST_TEXT, name_bad_rows
+from concord.train.data.course import name_bad_rows
+from concord.train.data.definitions import is_tasks_file
+from concord.train.data.delimited import LONGEST_TEXT
 from concord.train.data.sources import open_source
 from concord.train.reporter import Reporter
 from concord.train.settings.parts import TextConfig
@@ -19,15 +21,15 @@ _SHOWN = 20  # bad rows that the warning names one by one
 
 def read_texts(config: TextConfig, reporter: Reporter) -> list[str]:
     """The different texts of `config.source`, in order: a UTF-8 file with one on each line, or the training sets of
-    `config.tasks` in a folder in the course layout, or in the demo data.
+    `config.tasks` in a folder in the course layout, in the tables that a tasks.toml names, or in the demo data.
 
     reporter: is warned of rows that are skipped. Raises InputError where there is nothing to read, or a row is bad and
     bad rows are not to be skipped.
     """
     path = Path(config.source)
-    if path.is_file():
+    if path.is_file() and not is_tasks_file(path):
         texts = _lines(path)
-    elif config.source == DEMO or path.is_dir() or (is_own(config.source) and not path.exists()):
+    elif is_tasks_file(path) or config.source == DEMO or path.is_dir() or (is_own(config.source) and not path.exists()):
         texts = _sentences(config, reporter)
     else:
         raise InputError(f"--data {config.source}: expected a text file, a folder in the course layout, or {DEMO}")
@@ -57,7 +59,7 @@ def _lines(path: Path) -> list[str]:
 
 def _sentences(config: TextConfig, reporter: Reporter) -> list[str]:
     examples, bad_rows = [], []
-    source = open_source(config.source)
+    source = open_source(config.source, config.table)
     for task in source.tasks(config.tasks):
         split = source.read(task, "train", skip_bad_rows=config.skip_bad_rows)
         if split is not None:

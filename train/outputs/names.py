@@ -7,6 +7,7 @@ from concord.bert.names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FI
 CONFIG_FILE, TASKS_FILE, PRETRAINING_FILE = "config.json", "tasks.json", "pretrain.json"
 METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
 STATE_FILE, EARLIER_STATE_FILE = "last.safetensors", "last-but-one.safetensors"
+HELD_OUT_FILE = "held-out.json"  # which rows of training sets are dev sets, where nobody names one
 BEST = "best"  # a folder, in the layout of Hugging Face
 # What the best model's weights vouch for, from its folder: what is read with them to answer.
 SEALED = (CONFIG_FILE, TOKENIZER_FILE, f"../{CONFIG_FILE}", f"../{TASKS_FILE}")
@@ -27,7 +28,7 @@ def files_before_state(tasks: Iterable[str]) -> list[str]:
     """What a run on `tasks` may have written when it has not saved a state yet: paths within its folder."""
     best = [f"{BEST}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE)]
     answers = [name for task in tasks for name in (predictions_file(task, "dev"), mistakes_file(task))]
-    return [CONFIG_FILE, TASKS_FILE, METRICS_FILE, STATE_FILE, EARLIER_STATE_FILE, *best, *answers]
+    return [CONFIG_FILE, TASKS_FILE, HELD_OUT_FILE, METRICS_FILE, STATE_FILE, EARLIER_STATE_FILE, *best, *answers]
 
 
 def pretraining_files_before_state() -> list[str]:

@@ -20,15 +20,17 @@ def write_predictions(path: Path, task: Task, ids: Sequence[str], values: np.nda
 def prediction_text(task: Task, ids: Sequence[str], values: np.ndarray) -> str:
     """One row an example, `id, value`, under the header `id, <the task's prediction column>`.
 
-    values: float64 [examples], see `answer_text`. An id that a reader would take apart stands in quotes."""
+    values: float64 [examples], see `answer_text`. An id or a label that a reader would take apart stands in quotes."""
     lines = [f"id, {task.prediction_column}"]
-    lines += [f"{_field(name)}, {answer_text(task, value)}" for name, value in zip(ids, values, strict=True)]
+    lines += [f"{_field(name)}, {_field(answer_text(task, value))}" for name, value in zip(ids, values, strict=True)]
     return "\n".join(lines) + "\n"
 
 
 def answer_text(task: Task, value: float) -> str:
-    """A class index as a whole number; a score clipped to the task's range, with decimals to tell 10,000 parts of it
-    from one another, four at least."""
+    """A class as the data call it, or else its index as a whole number; a score clipped to the task's range, with
+    decimals to tell 10,000 parts of it from one another, four at least."""
+    if task.labels:
+        return task.labels[int(value)]
     if task.kind != "regression":
         return f"{int(value)}"
     decimals = max(4, 4 - math.floor(math.log10(task.high - task.low)))

@@ -1,11 +1,16 @@
 """What a run's best model answers: the dev sets, which are scored, and files of the user's own."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from concord.bert.errors import InputError, did_you_mean
 from concord.train.data.course import read_plain_input
 from concord.train.data.datasets import load_datasets, tokenize
+from concord.train.data.definitions import TableSpec, is_saved_folder, is_table_name
+from concord.train.data.sources import data_files
+from concord.train.data.tables import read_plain_table
+from concord.train.data.tasks import Task
 from concord.train.objectives.metrics import overall
 from concord.train.objectives.undefined import weak_answers, weak_labels
 from concord.train.outputs.named_output import check_output, write_named
@@ -14,6 +19,7 @@ from concord.train.outputs.predictions import prediction_text
 from concord.train.outputs.saved_run import load_run
 from concord.train.outputs.summary import score_line
 from concord.train.reporter import Reporter
+from concord.train.settings.parts import DataConfig
 from concord.train.steps.evaluation import evaluate, predict
 
 
@@ -28,9 +34,10 @@ def evaluate_run(
     """
     saved = load_run(directory, device, reporter)
     config = saved.config.data
+    if data:
+        config = _with_data(config, data, saved.tasks)
     config = replace(
         config,
-        source=data or config.source,
         dev_examples=dev_examples,
         skip_bad_rows=skip_bad_rows or config.skip_bad_rows,
     )
@@ -66,6 +73,21 @@ def evaluate_run(
     return metrics
 
 
+def _with_data(config: DataConfig, data: str, tasks: Sequence[Task]) -> DataConfig:
+    """The settings with other data, that --data names; a file of rows is the dev set of the only task."""
+    path = Path(data)
+    if not (is_saved_folder(path) or (is_table_name(path.name) and not path.is_dir())):
+        return replace(config, source=data, table=None)
+    if len(tasks) != 1 or not tasks[0].table:
+        raise InputError(
+            f"--data {data}: a file of rows, of which the run would need one task; expected a tasks.toml or a folder"
+        )
+    (task,) = tasks
+    columns = {"text_columns": task.text_columns, "label_column": task.label_column}
+    spec = TableSpec(name=task.name, train="", validation=data, named_by=f"--data {data}", **columns)
+    return replace(config, source=data, table=spec)
+
+
 def predict_file(directory: Path, reporter: Reporter, *, device: str, task: str, source: Path, output: Path) -> None:
     """Write one prediction for each row of the file `source`, with the best model of the run in `directory`.
 
@@ -78,8 +100,8 @@ def predict_file(directory: Path, reporter: Reporter, *, device: str, task: str,
     if task not in tasks:
         raise InputError(f"--task {task}: the run in {directory} was not trained on it, {did_you_mean(task, tasks)}")
     own, config = tasks[task], saved.config
-    check_output(output, [*Path(config.data.source).glob("*.csv"), *Path(config.model.name).glob("*")])
-    examples = read_plain_input(own, source)
+    check_output(output, [*data_files(config.data), *Path(config.model.name).glob("*")])
+    examples = read_plain_table(own, source) if own.table else read_plain_input(own, source)
     empty = sum(not (example.first and (example.second or not own.pair)) for example in examples)
     if empty:
         reporter.warn(f"{empty} rows lack a sentence; they are answered as empty texts")

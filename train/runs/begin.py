@@ -1,5 +1,6 @@
 """From a configuration to a fine-tuning run that is ready to train: what is read and built before its first step."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from concord.train.data.datasets import Datasets, load_datasets, run_tasks
 from concord.train.data.tasks import Task, read_tasks, write_tasks
 from concord.train.objectives.undefined import weak_labels
 from concord.train.outputs.folders import RunFolder
-from concord.train.outputs.names import CACHE, CONFIG_FILE, TASKS_FILE
+from concord.train.outputs.names import CACHE, CONFIG_FILE, HELD_OUT_FILE, TASKS_FILE
 from concord.train.outputs.stopping import StoppableReporter
 from concord.train.reporter import Reporter
 from concord.train.runs.fine_tuning import FineTuning
@@ -57,6 +58,9 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     told = StoppableReporter(reporter, session.stop)
     trainer = build_trainer(config, model, optimizer, data.train, precision.device, graphs=graphs, reporter=told)
     settings = {CONFIG_FILE: lambda path: write_config(flat, path), TASKS_FILE: lambda path: write_tasks(path, tasks)}
+    if data.held_out:
+        content = json.dumps(data.held_out, indent=1) + "\n"
+        settings[HELD_OUT_FILE] = lambda path: path.write_text(content, encoding="utf-8")
     session.open(optimizer, data.digests(), settings, trainer.total_steps)
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")

@@ -5,7 +5,16 @@ from dataclasses import dataclass, fields
 from concord.bert.errors import InputError, did_you_mean, shown
 from concord.kernels.ops import CHOICES as KERNEL_CHOICES
 from concord.kernels.ops import HIGHEST_RATE
-from concord.train.settings.options import WORDS, check_bounds, check_choice, flag_of, is_of_type, of_tables, setting
+from concord.train.settings.options import (
+    WORDS,
+    check_bounds,
+    check_choice,
+    flag_of,
+    is_of_type,
+    of_tables,
+    setting,
+    setting_text,
+)
 from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY
 from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
 from concord.train.settings.values import PerTask, Stage, parse_number, parse_per_task, parse_stages
@@ -23,10 +32,19 @@ class RunConfig:
     recipe: str = setting("", "a named system, PAPER/SYSTEM, whose settings stand for the defaults (see --recipes)")
     data: str = setting(
         "demo",
-        "directory in the course layout, demo for the generated data set, or module:function of your own",
+        "tasks.toml, directory in the course layout, demo for the generated data set, or module:function of your own",
         tables=(SOURCES,),
     )
-    tasks: tuple[str, ...] = setting(("sst", "paraphrase", "sts"), "tasks to train on, separated by commas")
+    train_file: str = setting(
+        "", "one task's rows, in place of --data: .csv, .tsv, .jsonl, .parquet, saved folder, or a name on the hub"
+    )
+    validation_file: str = setting("", "its dev set; without one, a tenth of the training rows is held out")
+    test_file: str = setting("", "its rows to be answered")
+    text_column: tuple[str, ...] = setting((), "its one or two columns of text, if they are not obvious")
+    label_column: str = setting("", "its column of labels, if it is not obvious")
+    tasks: tuple[str, ...] = setting(
+        ("sst", "paraphrase", "sts"), "tasks to train on, separated by commas; by default all of a tasks.toml"
+    )
     model: str = setting("minilm", "minilm, tiny (random weights), a model directory, or owner/name on the hub")
 
     pooling: str = setting(
@@ -192,6 +210,7 @@ class RunConfig:
                 f"--surgery-scope all: its dot products are the whole model's, not those of --granularity "
                 f"{self.granularity}"
             )
+        self._check_table()
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
         for name in _PER_TASK:
@@ -230,6 +249,17 @@ class RunConfig:
     def trains_encoder(self) -> bool:
         """Whether any stage trains more than the heads."""
         return any(stage.trains == "all" for stage in self.parsed_stages())
+
+    def _check_table(self) -> None:
+        if not self.train_file:
+            for name in ("validation_file", "test_file", "text_column", "label_column"):
+                if getattr(self, name):
+                    raise InputError(f"{flag_of(name)} {setting_text(getattr(self, name))}: it is of --train-file FILE")
+            return
+        if len(self.tasks) != 1:
+            raise InputError(f"--tasks {','.join(self.tasks)}: --train-file is of one task; several are a tasks.toml's")
+        if len(self.text_column) > 2 or len(set(self.text_column)) != len(self.text_column):
+            raise InputError(f"--text-column {','.join(self.text_column)}: expected one column, or two different ones")
 
     def _check_decay(self) -> None:
         """A step shrinks a weight by its rate times the decay, and cannot take more of it than there is."""

@@ -7,6 +7,7 @@ the smaller of two parts where fine-tuning adds settings to it.
 from dataclasses import dataclass
 from typing import Literal
 
+from concord.train.data.definitions import TableSpec
 from concord.train.settings.values import PerTask, Stage
 
 INVERSE_SHARE, UNCERTAINTY = "inverse-share", "uncertainty"
@@ -21,12 +22,14 @@ class TextConfig:
         tasks: their names, in the run's order.
         max_length: wordpieces after which a sequence is cut, special tokens included.
         skip_bad_rows: whether rows that cannot be used are skipped instead of being an error.
+        table: the one task's tables, where flags name them; None where `source` says all.
     """
 
     source: str
     tasks: tuple[str, ...]
     max_length: int
     skip_bad_rows: bool
+    table: TableSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

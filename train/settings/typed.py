@@ -1,5 +1,6 @@
 """The one place where the flat settings, one for each flag, become the typed parts that a run goes by."""
 
+from concord.train.data.definitions import TableSpec
 from concord.train.settings.config import RunConfig
 from concord.train.settings.parts import (
     AdamWConfig,
@@ -79,7 +80,24 @@ def pretraining_config(flat: RunConfig) -> PretrainingConfig:
 
 
 def _texts(flat: RunConfig) -> TextConfig:
-    return TextConfig(source=flat.data, tasks=flat.tasks, max_length=flat.max_length, skip_bad_rows=flat.skip_bad_rows)
+    table = None
+    if flat.train_file:
+        table = TableSpec(
+            name=flat.tasks[0],
+            train=flat.train_file,
+            validation=flat.validation_file,
+            test=flat.test_file,
+            text_columns=flat.text_column,
+            label_column=flat.label_column,
+            named_by="--train-file",
+        )
+    return TextConfig(
+        source=flat.train_file or flat.data,
+        tasks=flat.tasks,
+        max_length=flat.max_length,
+        skip_bad_rows=flat.skip_bad_rows,
+        table=table,
+    )
 
 
 def _encoder(flat: RunConfig) -> EncoderConfig:

@@ -1,0 +1,130 @@
+"""What a task's labels are, inferred from its training set: classes in their order, or the range of a score."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from concord.bert.errors import InputError, did_you_mean, one_line, shown
+from concord.train.data.definitions import TableSpec
+
+MOST_WHOLE_NUMBERS = 50  # different ones that are classes; more are scores
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_SHOWN = 12  # labels that the banner counts one by one
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a task's head is to answer.
+
+    Attributes:
+        kind: of the task.
+        names: of the classes, in their order; () for a score.
+        low: the least label.
+        high: the greatest label.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    low: float
+    high: float
+
+
+def label_value(value: Any) -> int | float | str | None:
+    """A cell as a label: a whole number, another number, or a text; None where there is none.
+
+    Numbers may stand as texts, but for whole ones that begin with 0, which would lose it. ValueError for what is no
+    label.
+    """
+    if value is None or isinstance(value, bool):
+        return None if value is None else str(value)
+    if isinstance(value, (int, float)):
+        if isinstance(value, float) and math.isnan(value):
+            return None
+        if abs(value) >= 1e18:
+            raise ValueError
+        return int(value) if value == int(value) else float(value)
+    if not isinstance(value, str):
+        raise ValueError
+    text = value.strip()
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    if _NUMBER.fullmatch(text) and ("." in text or "e" in text.lower()):
+        return label_value(float(text))
+    return text or None
+
+
+def infer_labels(found: Counter, declared: Sequence[str], spec: TableSpec, place: str) -> Labels:
+    """The labels of a training set.
+
+    found: each different `label_value` -> how many there are; declared: the classes that the data set declares; spec:
+    what the user says; place: file and column, for messages. Texts, booleans and up to `MOST_WHOLE_NUMBERS` different
+    whole numbers are classes in sorted order, two of them a binary task; other numbers are a score. InputError where
+    they are one alone, or of both kinds.
+    """
+    numbers = [value for value in found if not isinstance(value, str)]
+    fractions = [value for value in numbers if isinstance(value, float)]
+    texts = [value for value in found if isinstance(value, str)]
+    kind = spec.kind
+    if not kind and not spec.labels and not declared and fractions and texts:
+        raise InputError(
+            f"{place}: labels are numbers such as {fractions[0]:g} and texts such as {shown(min(texts))}, expected one "
+            'of them; kind = "regression" or kind = "classification" in a tasks.toml decides'
+        )
+    few = len(numbers) <= MOST_WHOLE_NUMBERS and not fractions
+    if kind == "regression" or not (kind or spec.labels or declared or texts or few):
+        return _score(numbers, spec, place)
+    names = tuple(map(str, spec.labels)) or tuple(str(label_value(name)) for name in declared)
+    names = names or tuple(map(str, sorted(found, key=str) if texts else sorted(found)))
+    if len(names) < 2 or (kind == "binary" and len(names) != 2):
+        there = one_line(", ".join(names[:5]), 100) or "none"
+        expected = "two" if kind == "binary" else "two or more"
+        raise InputError(f"{place}: {len(names)} different labels ({there}), expected {expected}; labels = [...] says")
+    kind = kind or ("binary" if len(names) == 2 else "classification")
+    return Labels(kind, names, 0.0, max(1.0, len(names) - 1.0))
+
+
+def _score(numbers: Sequence[float], spec: TableSpec, place: str) -> Labels:
+    if not numbers:
+        raise InputError(f"{place}: no label is a number, expected numbers for kind regression")
+    low = float(min(numbers)) if spec.low is None else spec.low
+    high = float(max(numbers)) if spec.high is None else spec.high
+    if not low < high:
+        raise InputError(f"{place}: labels from {low:g} to {high:g}, expected a range; keys low and high say")
+    return Labels("regression", (), low, high)
+
+
+def label_number(value: Any, kind: str, names: Sequence[str], column: str, low: float, high: float) -> float:
+    """A cell as what a head is trained towards: a class's number, or the score; ValueError that says what is wrong.
+
+    low, high: of the scores of a training set; -inf and inf for a set that is only compared with.
+    """
+    try:
+        label = label_value(value)
+    except ValueError:
+        raise ValueError(f"{column} is {shown(value)}, expected a text or a number") from None
+    if label is None:
+        raise ValueError(f"{column} is empty, expected a label")
+    if kind == "regression":
+        if isinstance(label, str):
+            raise ValueError(f"{column} is {shown(label)}, expected a number")
+        if not low <= label <= high:
+            raise ValueError(f"{column} is {label:g}, expected a number from {low:g} to {high:g}")
+        return float(label)
+    if str(label) not in names:
+        known = one_line(did_you_mean(str(label), names), 90)
+        raise ValueError(f"{column} is {shown(str(label), 40)}, which the training set has not, {known}")
+    return float(names.index(str(label)))
+
+
+def describe_labels(kind: str, names: Sequence[str], labels: Sequence[float], low: float, high: float) -> str:
+    """A task's kind and labels in a phrase, with how many examples each has; labels: of the training set."""
+    if kind == "regression":
+        return f"regression from {low:g} to {high:g}"
+    counts = Counter(labels)
+    shares = [f"{one_line(name, 30)} {counts[number]}" for number, name in enumerate(names[:_SHOWN])]
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{kind}, {len(names)} labels: {', '.join(shares)}{more}"
