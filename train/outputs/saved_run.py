@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concord.bert.errors import InputError
-from concord.bert.models import load_tokenizer, read_encoder
+from concord.bert.models import Model, load_tokenizer, read_encoder
 from concord.bert.multitask import MultitaskModel
 from concord.bert.names import WEIGHTS_FILE
 from concord.bert.tensor_files import check_files
@@ -19,7 +19,7 @@ from concord.train.settings.files import read_config
 from concord.train.settings.own import check_trusted, own_names
 from concord.train.settings.parts import FineTuningConfig
 from concord.train.settings.typed import fine_tuning_config
-from concord.train.steps.build import build_model, fit_model
+from concord.train.steps.build import build_model, fit_model, load_pretrained
 from concord.train.steps.precision import Precision, choose_precision
 
 _ANSWER_WITH = ("data", "heads", "losses")  # their code is needed: a loss tells the link of its answers
@@ -48,30 +48,48 @@ class SavedRun:
     products: str
 
 
-def load_run(directory: Path, device: str, reporter: Reporter) -> SavedRun:
+def load_run(directory: Path, device: str, reporter: Reporter, amp: str = "") -> SavedRun:
     """The best model of the run in `directory`, on `device`, whose kernels are checked before they are trusted.
 
-    reporter: is told what comes of that check. Raises InputError where the folder is not a run, its best model is
-    missing yet or damaged, as any file that it is read with, or it names code that is not trusted.
+    reporter: is told what comes of that check; amp: the number format, as --amp takes it, "" for the run's own.
+    Raises InputError where the folder is not a run, its best model is missing yet or damaged, as any file that it is
+    read with, or it names code that is not trusted.
     """
     flat = read_config(directory / CONFIG_FILE)
     check_trusted(own_names(vars(flat), _ANSWER_WITH), (), directory)
     config = fine_tuning_config(flat)
-    precision = choose_precision(device, config.compute.amp)
+    precision = choose_precision(device, amp or config.compute.amp)
     best = directory / BEST
     if not best.is_dir():
         raise InputError(f"{directory}: the run has no best model yet, expected one that has been evaluated")
     tasks = read_tasks(directory / TASKS_FILE)
     encoder = read_encoder(best / CONFIG_FILE)
-    config = fit_model(config, encoder.config)
+    saved = _built(config, tasks, Model(encoder, load_tokenizer(best, encoder.config), str(best)), precision, reporter)
+    check_files(best, saved.model.load(best / WEIGHTS_FILE))
+    return saved
+
+
+def load_encoder(config: FineTuningConfig, tasks: list[Task], device: str, reporter: Reporter, amp: str) -> SavedRun:
+    """A pretrained model as a run would begin with it, so that its encoder is used as a run's is.
+
+    config: names the model and its pooling; tasks: whose heads, which are new, are of no use; the rest as for
+    `load_run`. InputError as `load_model` raises it.
+    """
+    return _built(config, tasks, load_pretrained(config.model), choose_precision(device, amp), reporter)
+
+
+def _built(
+    config: FineTuningConfig, tasks: list[Task], pretrained: Model, precision: Precision, reporter: Reporter
+) -> SavedRun:
+    """The model that the settings make of an encoder, on the device, and the kernels that it takes."""
+    config = fit_model(config, pretrained.encoder.config)
     kernels = resolve_kernels(
         "auto",
         config.compute.self_check,
         precision,
-        lambda: shapes_of_prediction(config, encoder.config, precision),
+        lambda: shapes_of_prediction(config, pretrained.encoder.config, precision),
         reporter,
     )
     products = resolve_products("auto", precision)
-    model = build_model(config, tasks, encoder, precision)
-    check_files(best, model.load(best / WEIGHTS_FILE))
-    return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision, kernels, products)
+    model = build_model(config, tasks, pretrained.encoder, precision)
+    return SavedRun(config, tasks, model, pretrained.tokenizer, precision, kernels, products)
