@@ -17,27 +17,17 @@ from concord import RunConfig, fine_tune, load
 from concord.bert.errors import InputError
 from concord.train.outputs.predictions import answer_text
 from concord.train.runs import loaded
-from tests.train.small_runs import write_course_data
+from tests.train.small_runs import SMALL, trained, write_course_data
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-# What computes is told, so that nothing is timed or judged first.
-PLAIN = {"device": "cpu", "kernels": "torch", "products": "torch", "self_check": "off", "cuda_graphs": "off"}
-SMALL = {"model": "tiny", "epochs": 1, "batch_size": 4, "max_length": 32, **PLAIN}
 
 
 def read(path):
     """The rows of a file in the course's layout."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
-
-
-def trained(folder, **settings):
-    """What `fine_tune` returns in a thread that is not the main one."""
-    config = RunConfig(data=str(folder / "data"), **SMALL | settings)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(fine_tune, config, folder / "run").result()
 
 
 @pytest.fixture(scope="module")

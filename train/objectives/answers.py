@@ -36,6 +36,12 @@ def binary_scores(logits: Tensor, link: Link) -> np.ndarray:
     return scores.to("cpu", torch.float32).numpy()
 
 
+def label_names(task: Task) -> tuple[str, ...] | tuple[int, ...]:
+    """What a task's labels are called in the data, in the order of their scores, or else their numbers; () of a
+    regression."""
+    return task.labels or (() if task.kind == "regression" else tuple(range(max(2, task.classes))))
+
+
 def label_scores(task: Task, logits: Tensor, link: Link) -> np.ndarray:
     """What speaks for each label of a task, float32 [n, labels], or of a regression its answer, float32 [n, 1].
 

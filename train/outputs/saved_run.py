@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.models import Model, load_tokenizer, read_encoder
+from concord.bert.models import load_tokenizer, read_encoder
 from concord.bert.multitask import MultitaskModel
 from concord.bert.names import WEIGHTS_FILE
 from concord.bert.tensor_files import check_files
@@ -64,9 +65,9 @@ def load_run(directory: Path, device: str, reporter: Reporter, amp: str = "") ->
         raise InputError(f"{directory}: the run has no best model yet, expected one that has been evaluated")
     tasks = read_tasks(directory / TASKS_FILE)
     encoder = read_encoder(best / CONFIG_FILE)
-    saved = _built(config, tasks, Model(encoder, load_tokenizer(best, encoder.config), str(best)), precision, reporter)
-    check_files(best, saved.model.load(best / WEIGHTS_FILE))
-    return saved
+    config, model, kernels, products = _built(config, tasks, encoder, precision, reporter)
+    check_files(best, model.load(best / WEIGHTS_FILE))
+    return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision, kernels, products)
 
 
 def load_encoder(config: FineTuningConfig, tasks: list[Task], device: str, reporter: Reporter, amp: str) -> SavedRun:
@@ -75,21 +76,22 @@ def load_encoder(config: FineTuningConfig, tasks: list[Task], device: str, repor
     config: names the model and its pooling; tasks: whose heads, which are new, are of no use; the rest as for
     `load_run`. InputError as `load_model` raises it.
     """
-    return _built(config, tasks, load_pretrained(config.model), choose_precision(device, amp), reporter)
+    precision, pretrained = choose_precision(device, amp), load_pretrained(config.model)
+    config, model, kernels, products = _built(config, tasks, pretrained.encoder, precision, reporter)
+    return SavedRun(config, tasks, model, pretrained.tokenizer, precision, kernels, products)
 
 
 def _built(
-    config: FineTuningConfig, tasks: list[Task], pretrained: Model, precision: Precision, reporter: Reporter
-) -> SavedRun:
-    """The model that the settings make of an encoder, on the device, and the kernels that it takes."""
-    config = fit_model(config, pretrained.encoder.config)
+    config: FineTuningConfig, tasks: list[Task], encoder: Encoder, precision: Precision, reporter: Reporter
+) -> tuple[FineTuningConfig, MultitaskModel, str, str]:
+    """The settings as the encoder fits them, the model on the device, and the kernels and products that it takes."""
+    config = fit_model(config, encoder.config)
     kernels = resolve_kernels(
         "auto",
         config.compute.self_check,
         precision,
-        lambda: shapes_of_prediction(config, pretrained.encoder.config, precision),
+        lambda: shapes_of_prediction(config, encoder.config, precision),
         reporter,
     )
     products = resolve_products("auto", precision)
-    model = build_model(config, tasks, pretrained.encoder, precision)
-    return SavedRun(config, tasks, model, pretrained.tokenizer, precision, kernels, products)
+    return config, build_model(config, tasks, encoder, precision), kernels, products

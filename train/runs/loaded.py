@@ -16,6 +16,7 @@ from concord.train.data.datasets import tokenize
 from concord.train.data.delimited import LONGEST_TEXT
 from concord.train.data.tasks import Example, Task
 from concord.train.data.tokenized import TokenizedSplit
+from concord.train.objectives.answers import label_names
 from concord.train.outputs.saved_run import SavedRun
 from concord.train.reporter import Reporter
 from concord.train.steps.evaluation import ScoredAnswers, answer_tasks, encode
@@ -77,7 +78,7 @@ class LoadedRun:
 
     def labels(self, task: str) -> tuple[str, ...] | tuple[int, ...]:
         """The labels of a task, in the order of their scores; () of a regression. InputError for an unknown task."""
-        return _labels(self._task(task))
+        return label_names(self._task(task))
 
     def predict(
         self, task: str, texts: Iterable[str] | Iterable[Pair], *, return_scores: bool = False
@@ -139,7 +140,7 @@ class LoadedRun:
         raise InputError(f"task {shown(name)}: {did_you_mean(str(name), [task.name for task in self.tasks])}")
 
     def _answers(self, tasks: list[Task], texts: Iterable[str] | Iterable[Pair]) -> dict[str, ScoredAnswers]:
-        parts = {task.name: [ScoredAnswers.empty(0, max(1, len(_labels(task))))] for task in tasks}
+        parts = {task.name: [ScoredAnswers.empty(0, max(1, len(label_names(task))))] for task in tasks}
 
         def use(split: TokenizedSplit) -> None:
             found = answer_tasks(self._saved.model, tasks, split, self.device, self._reporter)
@@ -175,16 +176,10 @@ def answers_of(run: LoadedRun, tasks: list[Task], examples: list[Example]) -> di
     return run._answers(tasks, texts)
 
 
-def _labels(task: Task) -> tuple[str, ...] | tuple[int, ...]:
-    if task.kind == "regression":
-        return ()
-    return task.labels or tuple(range(max(2, task.classes)))
-
-
 def _told(task: Task, answers: ScoredAnswers, scores: bool) -> "list[str] | list[int] | np.ndarray | Predictions":
     labels: list[str] | list[int] | np.ndarray = answers.predictions
     if task.kind != "regression":
-        names = _labels(task)
+        names = label_names(task)
         labels = [names[int(value)] for value in answers.predictions]
     return Predictions(labels, answers.scores) if scores else labels
 
