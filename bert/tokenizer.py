@@ -110,14 +110,16 @@ class Tokenizer:
         last_words = np.cumsum([text.count(" ") + 1 for text in texts]) - 1
         return np.split(np.concatenate(pieces)[places], ends[last_words[:-1]])
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, max_length: int) -> None:
         """Write tokenizer.json into a directory, from which `load` reads it again, and a tokenizer_config.json with
-        which Hugging Face's library takes it as it is, and not with BERT's lower case."""
+        which Hugging Face's library takes it as it is, and not with BERT's lower case. max_length: wordpieces at which
+        that library is to cut sequences where it is asked to, special tokens included."""
         with replacing(directory / TOKENIZER_FILE) as beside:
             beside.write_text(self._tokenizer.to_str(pretty=True), encoding="utf-8")
         special = {f"{name}_token": token for name, token in SPECIAL_TOKENS.items()}
         inputs = ["input_ids", "token_type_ids", "attention_mask"]
-        content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs} | special
+        content = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": inputs}
+        content |= {"model_max_length": max_length} | special
         with replacing(directory / TOKENIZER_CONFIG_FILE) as beside:
             beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

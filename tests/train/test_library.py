@@ -185,7 +185,8 @@ def test_bf16_answers_as_fp32_nearly_does(result, run, dev):
 
 def test_a_best_folder_by_itself_encodes_as_its_run(result, run, dev, tmp_path):
     shutil.copytree(result.directory / "best", tmp_path / "model")
-    alone = load(tmp_path / "model", pooling="mean", max_length=32)
+    alone = load(tmp_path / "model")
+    assert alone.max_length == 32
     assert alone.tasks == ()
     np.testing.assert_allclose(alone.encode(dev["sst"]), run.encode(dev["sst"]), rtol=0, atol=1e-6)
     with pytest.raises(InputError, match="can only encode"):

@@ -64,7 +64,7 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     session.open(optimizer, data.digests(), settings, trainer.total_steps)
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
-    return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer)
+    return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer, config.data.max_length)
 
 
 def _introduce(session: Session, flat: RunConfig, config: FineTuningConfig, tasks: list[Task]) -> None:

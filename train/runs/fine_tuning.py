@@ -11,6 +11,7 @@ import torch
 from concord.bert.errors import InputError
 from concord.bert.files import make_folder, replacing
 from concord.bert.names import WEIGHTS_FILE
+from concord.bert.sentence_files import SentenceSettings, write_pooler, write_sentence_settings
 from concord.bert.tensor_files import DIGEST, digests_of_files, read_tensors
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.datasets import Datasets
@@ -41,6 +42,7 @@ class FineTuning:
         tokenizer: of the model.
         data: its sets.
         trainer: with the model and the optimizer.
+        max_length: wordpieces at which sequences are cut.
     """
 
     def __init__(
@@ -51,10 +53,11 @@ class FineTuning:
         tokenizer: Tokenizer,
         data: Datasets,
         trainer: Trainer,
+        max_length: int,
     ) -> None:
         self.session, self.reporter = session, session.reporter
         self.outputs, self.tasks = outputs, tasks
-        self.tokenizer, self.data, self.trainer = tokenizer, data, trainer
+        self.tokenizer, self.data, self.trainer, self._max_length = tokenizer, data, trainer, max_length
         self.model, self.optimizer = trainer.model, trainer.optimizer
         self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
         if session.progress.best_dev and session.progress.steps < trainer.total_steps:
@@ -192,14 +195,26 @@ class FineTuning:
         best = self.session.directory / BEST
         self._write_companions(best)
         sealed = digests_of_files(best, SEALED)
+        self._write_pooler(best)
         self.session.progress.best_digest = self.model.save(best / WEIGHTS_FILE, sealed)
 
+    def _write_pooler(self, best: Path) -> None:
+        """Write the pooler once more, where sentence-transformers reads it."""
+        if self.model.pals is None and not self.model.mean_pooling:
+            write_pooler(best, self.model.encoder_values())
+
     def _write_companions(self, best: Path) -> None:
-        """Write what lies beside the weights, and is the same whenever a run writes it: the weights may seal it."""
+        """Write what lies beside the weights, and is the same whenever a run writes it: the weights may seal it.
+
+        sentence-transformers has no projected attention, and is told of no pooling of a model that has.
+        """
         make_folder(best)
         with replacing(best / CONFIG_FILE) as beside:
             self.model.encoder.config.write(beside)
-        self.tokenizer.save(best)
+        self.tokenizer.save(best, self._max_length)
+        if self.model.pals is None:
+            settings = SentenceSettings("mean" if self.model.mean_pooling else "cls", self._max_length)
+            write_sentence_settings(best, settings, self.model.encoder.config.hidden_size)
 
     def _write_predictions(
         self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
@@ -225,6 +240,7 @@ class FineTuning:
             )
         self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
         self.model.load(session.directory / BEST / WEIGHTS_FILE)
+        self._write_pooler(session.directory / BEST)  # a kill may have come between the two
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
                 name: predict(self.model, split, session.precision.device, self.reporter)

@@ -110,7 +110,7 @@ class Pretraining:
         self.trainer.model.save(directory / WEIGHTS_FILE)
         with replacing(directory / CONFIG_FILE) as beside:
             self.base.encoder.config.write(beside)
-        self.base.tokenizer.save(directory)
+        self.base.tokenizer.save(directory, self.base.encoder.config.max_position_embeddings)
         scores = {"before": before, "after": after, "damaged_log_lines": damaged}
         texts = {"texts": len(self.trainer.texts), "held_out": len(self.trainer.held_out)}
         summary = session.write_summary(scores | texts, "texts", {})
