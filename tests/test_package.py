@@ -14,7 +14,10 @@ from tests.wheels import build_wheel
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("run", "evaluate", "predict", "pretrain", "reproduce", "doctor", "demo")
 # What the commands import once their flags are parsed.
-COMPUTING = ("runs.begin", "runs.pre_training", "runs.answering", "runs.checkup", "papers.tables", "outputs.progress")
+COMPUTING = (
+    *("library", "runs.begin", "runs.pre_training", "runs.answering", "runs.predicting", "runs.checkup"),
+    *("papers.tables", "outputs.progress"),
+)
 
 
 @pytest.fixture(scope="module")
