@@ -144,7 +144,8 @@ def stop_at(monkeypatch, step):
 
 
 def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    files = filter(Path.is_file, directory.rglob("*"))
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.mark.slow
