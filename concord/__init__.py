@@ -6,7 +6,12 @@ this folder; in a checkout they lie beside it, where their commands are typed, a
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that type checkers and editors know what is imported when it is first asked for
+    from concord.train.library import fine_tune, load
+    from concord.train.settings.config import RunConfig
+    from concord.train.surgery import GradVac, PCGrad, Surgery
 
 __version__ = "2026.11.0"
 
