@@ -27,6 +27,7 @@ from concord.bert.names import (
     VOCABULARY_FILE,
     WEIGHTS_FILE,
 )
+from concord.bert.sentence_files import SentenceSettings, read_sentence_settings
 from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import POOLER, load_weights
 
@@ -53,6 +54,10 @@ _BESIDE_WEIGHTS = (
     VOCABULARY_FILE,
     SPECIAL_TOKENS_FILE,
     ADDED_TOKENS_FILE,
+    MODULES_FILE,
+    SENTENCE_CONFIG_FILE,
+    POOLING_CONFIG_FILE,
+    DENSE_CONFIG_FILE,
 )
 
 
@@ -148,6 +153,16 @@ def load_tokenizer(directory: Path, config: BertConfig, lower_case: bool | None 
             f"{directory}: the tokenizer has {tokenizer.vocab_size} entries, more than the model's {config.vocab_size}"
         )
     return tokenizer
+
+
+def sentence_settings(name: str) -> SentenceSettings:
+    """How the model called `name`, as `load_model` takes it, makes embeddings of sequences; the mean where its
+    directory says nothing of it. InputError where there is no such model."""
+    if name == "tiny":
+        return SentenceSettings("mean", 0)
+    if name == "minilm":
+        return read_sentence_settings(minilm_directory())
+    return read_sentence_settings(Path(name) if Path(name).is_dir() else _from_hub(name))
 
 
 def minilm_directory() -> Path:

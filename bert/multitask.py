@@ -51,6 +51,7 @@ class MultitaskModel(nn.Module):
     Attributes:
         shared: the parameters of the encoder and of the shared layer, with one gradient a task.
         private: the parameters of heads and projected attention, with one gradient.
+        mean_pooling: as the argument.
         needs_host_lengths: whether batches have to know on the host where each task's tokens begin.
     """
 
@@ -72,7 +73,7 @@ class MultitaskModel(nn.Module):
         self.pals = pals
         self.shared_layer = shared_layer
         self.needs_host_lengths = pals is not None
-        self._mean_pooling = mean_pooling
+        self.mean_pooling = mean_pooling
         shared, shared_blocks = self.shared_parameters(), encoder.blocks(by_matrix=by_matrix)
         shared_blocks |= {name: name if by_matrix else SHARED_LAYER for name in shared if _is_of_shared_layer(name)}
         self.shared = FlatParameters(
@@ -112,7 +113,7 @@ class MultitaskModel(nn.Module):
 
     def pool(self, batch: PackedBatch, dropouts: DropoutStream | None = None, *, noise: Tensor | None = None) -> Tensor:
         """The part of the forward pass that is the encoder's: the pooled output, [sequences, hidden]."""
-        return self.encoder(batch, dropouts, mean_pooling=self._mean_pooling, pals=self.pals, noise=noise).pooled
+        return self.encoder(batch, dropouts, mean_pooling=self.mean_pooling, pals=self.pals, noise=noise).pooled
 
     def read(
         self, pooled: Tensor, sequence_rows: TaskRows, dropouts: DropoutStream | None = None

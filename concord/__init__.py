@@ -6,7 +6,12 @@ this folder; in a checkout they lie beside it, where their commands are typed, a
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that type checkers and editors know what is imported when it is first asked for
+    from concord.train.library import fine_tune, load
+    from concord.train.settings.config import RunConfig
+    from concord.train.surgery import GradVac, PCGrad, Surgery
 
 __version__ = "2026.11.0"
 
@@ -14,9 +19,12 @@ __version__ = "2026.11.0"
 _PUBLIC = {
     "GradVac": "concord.train.surgery",
     "PCGrad": "concord.train.surgery",
+    "RunConfig": "concord.train.settings.config",
     "Surgery": "concord.train.surgery",
+    "fine_tune": "concord.train.library",
+    "load": "concord.train.library",
 }
-__all__ = ["GradVac", "PCGrad", "Surgery", "__version__"]
+__all__ = ["GradVac", "PCGrad", "RunConfig", "Surgery", "__version__", "fine_tune", "load"]
 
 _FOLDER = Path(__file__).resolve().parent
 if not (_FOLDER / "kernels").is_dir():

@@ -32,15 +32,10 @@ ROOMS = (
 # Who sees the flat settings, one a flag: the commands with their flags and files, recipes, what makes typed parts of
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
-    *("train.flags", "train.pretrain", "train.reproduce"),
-    *(
-        "train.settings.files",
-        "train.settings.idle",
-        "train.settings.recipes",
-        "train.settings.typed",
-    ),
+    *("train.flags", "train.library", "train.pretrain", "train.reproduce"),
+    *("train.settings.files", "train.settings.idle", "train.settings.recipes", "train.settings.typed"),
     *("train.runs.begin", "train.runs.pre_training"),
-    *("bench.encoders", "bench.lengths", "bench.step_cases", "bench.test_data"),
+    *("bench.lengths", "bench.step_cases", "bench.test_data"),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines, of train/
 

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("run", "evaluate", "predict", "pretrain", "reproduce", "doctor", "demo", "data_check")
 # What the commands import once their flags are parsed.
 COMPUTING = (
-    *("runs.begin", "runs.pre_training", "runs.answering", "runs.checkup", "runs.data_page"),
+    *("library", "runs.begin", "runs.pre_training", "runs.answering", "runs.predicting", "runs.checkup"),
+    "runs.data_page",
     *("papers.tables", "outputs.progress"),
 )
 

@@ -1,46 +1,69 @@
-"""Predict with a run's best model: python -m train.predict RUN_DIR --task sst --input FILE --output FILE.
+"""Predict with a run's best model: python -m train.predict RUN_DIR [--task T] --text TEXT, or --input FILE.
 
-The input is tab-delimited, or for a task of a table any file that it could be trained on, with a header that names the
-task's sentence columns and, if there are ids, `id`. Every row has its answer in its place; a blank one is an empty
-text.
+The input is a .csv, .tsv, .jsonl or .parquet whose columns are called as those that the task was trained on, and, if
+there are ids, `id`; --text-column names others. Every row has its answer in its place; a blank one is an empty text.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
+from concord.train.settings.config import AMP_CHOICES
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one prediction a row of the input; raises InputError for bad input."""
     given = _parser().parse(arguments)
+    if bool(given.text) == bool(given.input):
+        raise InputError("expected --text TEXT or --input FILE, and one of them alone")
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.outputs.named_output import is_standard_output
     from concord.train.outputs.progress import ConsoleReporter, OutputConsole
-    from concord.train.runs.answering import predict_file
+    from concord.train.runs.predicting import predict_texts
 
     output = Path(given.output)
     # Where the answers go to the standard output, nothing else does.
     reporter = ConsoleReporter(OutputConsole(stderr=is_standard_output(output)))
-    predict_file(
+    predict_texts(
         Path(given.run),
         reporter,
         device=given.device,
-        task=given.task,
+        amp=given.amp,
+        names=_listed(given.task),
+        texts=given.text,
         source=Path(given.input),
+        columns=_listed(given.text_column),
         output=output,
+        scores=given.scores,
     )
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m train.predict", description="Predict with the best model of a run.")
     parser.add_argument("run", help="folder of the run")
-    parser.add_argument("--task", required=True, help="one of the run's tasks")
-    parser.add_argument("--input", required=True, help="file with the task's sentences, such as it was trained on")
-    parser.add_argument("--output", required=True, help="CSV file to write")
+    parser.add_argument(
+        "--task", default="", help="one of the run's tasks, or several with commas; if it has one, that"
+    )
+    parser.add_argument(
+        "--text", action="append", nargs="+", default=[], help="a row: a text, or the two of a pair; may be repeated"
+    )
+    parser.add_argument(
+        "--input", default="", help=".csv, .tsv, .jsonl or .parquet with a header, - for the standard input"
+    )
+    parser.add_argument("--text-column", default="", help="its column of texts, or two with a comma, if not the data's")
+    parser.add_argument(
+        "--output", default="-", help=".csv or .jsonl to write (default -, the standard output, as csv)"
+    )
+    parser.add_argument("--scores", action="store_true", help="write the score of each label too")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
+    parser.add_argument("--amp", default="", choices=AMP_CHOICES, help="number format (default the run's own)")
     return parser
 
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from concord.bert.errors import InputError
+from concord.bert.names import SENTENCE_FOLDERS
 from concord.train.outputs.folders import RunFolder, has_state, lost_its_states
 from concord.train.outputs.names import BEST, METRICS_FILE
 
@@ -40,7 +41,7 @@ def folder_to_go_on(folder: RunFolder, save_every: int, files: Iterable[str]) ->
     save_every: steps between two states; files: what it may have left by then. InputError where its states are gone,
     or where a link lies in place of what it appends to or writes into.
     """
-    for name in (METRICS_FILE, BEST):
+    for name in (METRICS_FILE, BEST, *(f"{BEST}/{inner}" for inner in SENTENCE_FOLDERS)):
         if (folder.path / name).is_symlink():
             raise InputError(
                 f"{folder.path / name}: a link, which a run does not write through; put what it leads to there"

@@ -138,7 +138,7 @@ def test_padding_and_truncation_of_the_file_are_switched_off(tmp_path):
 def test_a_saved_tokenizer_is_the_same_one(tmp_path, tokenizer):
     saved = tmp_path / "run"
     saved.mkdir()
-    tokenizer.save(saved)
+    tokenizer.save(saved, 64)
     again = Tokenizer.load(saved)
     assert again.digest == tokenizer.digest
     assert again.encode(["finest films"])[0].tolist() == tokenizer.encode(["finest films"])[0].tolist()
@@ -212,7 +212,7 @@ def test_transformers_takes_a_saved_tokenizer_as_it_is(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     saved = tmp_path / "saved"
     saved.mkdir()
-    Tokenizer.load(tmp_path).save(saved)
+    Tokenizer.load(tmp_path).save(saved, 64)
     found = transformers.AutoTokenizer.from_pretrained(saved)
     pair = found("Paris café", "cafe")
     assert pair["input_ids"] == [2, 5, 7, 3, 8, 3]

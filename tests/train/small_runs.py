@@ -4,10 +4,15 @@ import csv
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from concord import RunConfig, fine_tune
 from concord.train.command import run_command
 
+# What computes is told, so that nothing is timed or judged first.
+_PLAIN = {"device": "cpu", "kernels": "torch", "products": "torch", "self_check": "off", "cuda_graphs": "off"}
+SMALL = {"model": "tiny", "epochs": 1, "batch_size": 4, "max_length": 32, **_PLAIN}
 ADJECTIVES = ["awful", "poor", "plain", "good", "superb"]
 THINGS = ["film", "meal", "song", "hotel", "garden", "lamp"]
 
@@ -68,6 +73,13 @@ def command(data, out, *more):
         *("--data", str(data), "--model", "tiny", "--out", str(out), "--batch-size", "4", "--epochs", "2"),
         *("--log-every", "1", "--device", "cpu", "--surgery", "pcgrad", *more),
     ]
+
+
+def trained(folder, **settings):
+    """What `fine_tune` returns of a small run on `folder`/data, in a thread that is not the main one."""
+    config = RunConfig(data=str(folder / "data"), **SMALL | settings)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(fine_tune, config, folder / "run").result()
 
 
 def refused(capsys, main, arguments):

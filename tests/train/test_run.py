@@ -145,7 +145,8 @@ def stop_at(monkeypatch, step):
 
 
 def contents(directory):
-    return {path.name: path.read_bytes() for path in directory.iterdir()}
+    files = filter(Path.is_file, directory.rglob("*"))
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.mark.slow
@@ -222,13 +223,16 @@ def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_
         nonlocal steps
         steps += 1
         if steps == 8:
-            for path in (out / "best").iterdir():
+            for path in filter(Path.is_file, (out / "best").rglob("*")):
                 path.write_text("of the earlier one")
-                (reader / path.name).hardlink_to(path)
+                (reader / "-".join(path.relative_to(out / "best").parts)).hardlink_to(path)
 
     monkeypatch.setattr(ConsoleReporter, "advance", advance)
     assert run_command(run.main, command(data, out)) == 0
-    assert set(contents(reader)) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert set(contents(reader)) == {
+        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "modules.json"),
+        *("sentence_bert_config.json", "1_Pooling-config.json", "2_Dense-config.json", "2_Dense-model.safetensors"),
+    }
     assert set(contents(reader).values()) == {b"of the earlier one"}
     assert run_command(evaluate.main, [str(out)]) == 0
 

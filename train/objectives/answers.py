@@ -36,6 +36,27 @@ def binary_scores(logits: Tensor, link: Link) -> np.ndarray:
     return scores.to("cpu", torch.float32).numpy()
 
 
+def label_names(task: Task) -> tuple[str, ...] | tuple[int, ...]:
+    """What a task's labels are called in the data, in the order of their scores, or else their numbers; () of a
+    regression."""
+    return task.labels or (() if task.kind == "regression" else tuple(range(max(2, task.classes))))
+
+
+def label_scores(task: Task, logits: Tensor, link: Link) -> np.ndarray:
+    """What speaks for each label of a task, float32 [n, labels], or of a regression its answer, float32 [n, 1].
+
+    A row of a classification or a binary task adds up to 1: shares by the softmax, or of two labels 1 - s and s, where
+    s is the share of the range that the one logit stands for. ValueError for a link that does not fit the task.
+    """
+    _check(task, link)
+    if task.kind == "regression":
+        return task_predictions(task, logits, link)[:, None].astype(np.float32)
+    if link == "softmax":
+        return logits.softmax(1).to("cpu", torch.float32).numpy()
+    shares = answers_as_shares(logits, link).clamp(0, 1).to("cpu", torch.float32).numpy()
+    return np.stack([1 - shares, shares], axis=1)
+
+
 def task_predictions(task: Task, logits: Tensor, link: Link | None = None) -> np.ndarray:
     """What the task answers, float64 [n]: a class index, 0 or 1, or a similarity within the task's range.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from concord.bert.errors import InputError
 from concord.bert.files import make_folder, read_data, sweep
+from concord.bert.names import SENTENCE_FOLDERS
 from concord.train.outputs.log import MetricsLog, read_lines
 from concord.train.outputs.names import BEST, EARLIER_STATE_FILE, METRICS_FILE, STATE_FILE, SUMMARY_FILE
 
@@ -72,7 +73,8 @@ def remove(directory: Path, files: Iterable[str]) -> None:
     paths = [directory / name for name in files]
     for path in paths:
         path.unlink(missing_ok=True)
-    for folder in {directory, *(path.parent for path in paths)}:
+    inner_first = sorted({directory, *(path.parent for path in paths)}, key=lambda folder: -len(folder.parts))
+    for folder in inner_first:
         sweep(folder, alone=True)
         if folder != directory and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -80,7 +82,7 @@ def remove(directory: Path, files: Iterable[str]) -> None:
 
 def sweep_run(directory: Path) -> None:
     """Remove what killed processes were writing in a run's folder, whose lock the caller holds."""
-    for folder in (directory, directory / BEST):
+    for folder in (directory, directory / BEST, *(directory / BEST / name for name in SENTENCE_FOLDERS)):
         sweep(folder, alone=True)
 
 

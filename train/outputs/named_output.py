@@ -24,9 +24,16 @@ _LEFT_BY_A_RUN = (
 )
 
 
+def is_standard(path: Path) -> bool:
+    """Whether `path` is "-", the standard input or output."""
+    return str(path) == "-"
+
+
 def check_output(path: Path, kept: Iterable[Path]) -> None:
     """Raise InputError where answers written to `path` would take the place of a folder, of a file of a run, a model or
     a data set, or of one of the files `kept`, whatever links or further names lead to it."""
+    if is_standard(path):
+        return
     if path.is_dir():
         raise InputError(f"--output {path}: a folder, expected a file")
     place = Path(os.path.realpath(path))
@@ -47,9 +54,9 @@ def is_standard_output(path: Path) -> bool:
 def write_named(path: Path, text: str) -> None:
     """Write a text to the file that the user names; OSError that names it where that fails.
 
-    A plain file is replaced whole, and of a link what it points to. What is open as a standard stream, or named by its
-    descriptor as /dev/stdout is, is written to where the stream stands, so that `--output /dev/stdout >> log` appends;
-    pipes and devices are written to as they are.
+    "-" is the standard output. A plain file is replaced whole, and of a link what it points to. What is open as a
+    standard stream, or named by its descriptor as /dev/stdout is, is written to where the stream stands, so that
+    `--output /dev/stdout >> log` appends; pipes and devices are written to as they are.
     """
     descriptor = _descriptor(path)
     try:
@@ -68,6 +75,8 @@ def write_named(path: Path, text: str) -> None:
 
 def _descriptor(path: Path) -> int | None:
     """The descriptor of this process that a path stands for, if it stands for one."""
+    if is_standard(path):
+        return 1
     here = path
     for _ in range(_MOST_LINKS):
         folder = os.path.realpath(here.parent)

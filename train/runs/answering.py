@@ -1,26 +1,20 @@
-"""What a run's best model answers: the dev sets, which are scored, and files of the user's own."""
+"""What a run's best model answers to the dev sets, and how well."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from concord.bert.errors import InputError, did_you_mean
-from concord.train.data.course import read_plain_input
-from concord.train.data.datasets import load_datasets, tokenize
-from concord.train.data.sources import data_files
-from concord.train.data.tables import read_plain_table
+from concord.bert.errors import InputError
+from concord.train.data.datasets import load_datasets
 from concord.train.data.tasks import Task
 from concord.train.objectives.metrics import check_metrics, overall
 from concord.train.objectives.undefined import weak_answers, weak_labels
-from concord.train.outputs.named_output import check_output, write_named
-from concord.train.outputs.names import BEST
-from concord.train.outputs.predictions import prediction_text
 from concord.train.outputs.saved_run import load_run
 from concord.train.outputs.summary import score_line
 from concord.train.reporter import Reporter
 from concord.train.settings.definitions import TableSpec, is_saved_folder, is_table_name
 from concord.train.settings.parts import DataConfig
-from concord.train.steps.evaluation import evaluate, predict
+from concord.train.steps.evaluation import evaluate
 
 
 def evaluate_run(
@@ -90,29 +84,3 @@ def _with_data(config: DataConfig, data: str, tasks: Sequence[Task]) -> DataConf
     columns = {"text_columns": task.text_columns, "label_column": task.label_column}
     spec = TableSpec(name=task.name, train="", validation=data, named_by=f"--data {data}", **columns)
     return replace(config, source=data, table=spec)
-
-
-def predict_file(directory: Path, reporter: Reporter, *, device: str, task: str, source: Path, output: Path) -> None:
-    """Write one prediction for each row of the file `source`, with the best model of the run in `directory`.
-
-    task: one of the run's. InputError where it is not, where something would be lost by writing to `output`, see
-    `check_output`, and as `load_run` and `read_plain_input` raise it.
-    """
-    check_output(output, [source, *directory.glob("*"), *(directory / BEST).glob("*")])
-    saved = load_run(directory, device, reporter)
-    tasks = {one.name: one for one in saved.tasks}
-    if task not in tasks:
-        raise InputError(f"--task {task}: the run in {directory} was not trained on it, {did_you_mean(task, tasks)}")
-    own, config = tasks[task], saved.config
-    check_output(output, [*data_files(config.data), *Path(config.model.name).glob("*")])
-    examples = read_plain_table(own, source) if own.table else read_plain_input(own, source)
-    empty = sum(not (example.first and (example.second or not own.pair)) for example in examples)
-    if empty:
-        reporter.warn(f"{empty} rows lack a sentence; they are answered as empty texts")
-    split = tokenize(config.data, own, examples, saved.tokenizer, None)
-    if split.truncated:
-        reporter.warn(f"{split.truncated} rows were longer than {config.data.max_length} wordpieces and cut")
-    with reporter.reading(task, len(split)):
-        answers = predict(saved.model, split, saved.precision.device, reporter)
-    write_named(output, prediction_text(own, split.example_ids, answers))
-    reporter.say(f"{len(split)} predictions of {task} written to {output}")

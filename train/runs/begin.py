@@ -75,7 +75,7 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     session.open(optimizer, data.digests(), settings, trainer.total_steps)
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
-    return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer)
+    return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer, config.data.max_length)
 
 
 def choose_metrics(tasks: Sequence[Task], config: ObjectiveConfig) -> list[Task]:

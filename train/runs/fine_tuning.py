@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.files import make_folder, replacing
 from concord.bert.names import WEIGHTS_FILE
 from concord.bert.tensor_files import DIGEST, digests_of_files, read_tensors
 from concord.bert.tokenizer import Tokenizer
@@ -24,7 +23,6 @@ from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
 from concord.train.outputs.names import (
     BEST,
-    CONFIG_FILE,
     SEALED,
     answers_file,
     mistakes_file,
@@ -33,6 +31,7 @@ from concord.train.outputs.names import (
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import best_metric_text, dev_sum, epoch_summary, score_line, surgery_summary
+from concord.train.runs.companions import write_companions, write_own_pooler
 from concord.train.runs.drawing import draw
 from concord.train.runs.session import Session
 from concord.train.runs.skipping import check_learns, describe
@@ -51,6 +50,7 @@ class FineTuning:
         tokenizer: of the model.
         data: its sets.
         trainer: with the model and the optimizer.
+        max_length: wordpieces at which sequences are cut.
     """
 
     def __init__(
@@ -61,10 +61,11 @@ class FineTuning:
         tokenizer: Tokenizer,
         data: Datasets,
         trainer: Trainer,
+        max_length: int,
     ) -> None:
         self.session, self.reporter = session, session.reporter
         self.outputs, self.tasks = outputs, tasks
-        self.tokenizer, self.data, self.trainer = tokenizer, data, trainer
+        self.tokenizer, self.data, self.trainer, self._max_length = tokenizer, data, trainer, max_length
         self.model, self.optimizer = trainer.model, trainer.optimizer
         self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
         if session.progress.best_dev and not self._is_over():
@@ -226,14 +227,11 @@ class FineTuning:
         best = self.session.directory / BEST
         self._write_companions(best)
         sealed = digests_of_files(best, SEALED)
+        write_own_pooler(best, self.model)
         self.session.progress.best_digest = self.model.save(best / WEIGHTS_FILE, sealed)
 
     def _write_companions(self, best: Path) -> None:
-        """Write what lies beside the weights, and is the same whenever a run writes it: the weights may seal it."""
-        make_folder(best)
-        with replacing(best / CONFIG_FILE) as beside:
-            self.model.encoder.config.write(beside)
-        self.tokenizer.save(best, self.model.encoder.config.max_length)
+        write_companions(best, self.model, self.tokenizer, self._max_length)
 
     def _write_predictions(
         self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
@@ -259,6 +257,7 @@ class FineTuning:
             )
         self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
         self.model.load(session.directory / BEST / WEIGHTS_FILE)
+        write_own_pooler(session.directory / BEST)  # a kill may have come between the two
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
                 name: predict(self.model, split, session.precision.device, self.reporter)

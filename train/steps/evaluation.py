@@ -1,7 +1,7 @@
 """Predictions and metrics of a model on whole data sets."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,11 +9,21 @@ import torch
 from torch import Tensor
 
 from concord.bert.batch import PackedBatch, PooledBatch
+from concord.bert.errors import InputError
 from concord.bert.multitask import MultitaskModel
+from concord.kernels.layout.rows import TaskRows
 from concord.train.data.batches import LabelledBatch, gather
 from concord.train.data.sampler import MicroBatch
+from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.objectives.answers import answer_scores, binary_scores, task_errors, task_predictions
+from concord.train.objectives.answers import (
+    LINKS,
+    answer_scores,
+    binary_scores,
+    label_scores,
+    task_errors,
+    task_predictions,
+)
 from concord.train.objectives.metrics import best_threshold, metric_names, task_metrics
 from concord.train.reporter import SILENT, Reporter
 
@@ -35,6 +45,24 @@ class Answers:
     predictions: np.ndarray
     errors: np.ndarray
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+
+@dataclass(frozen=True)
+class ScoredAnswers:
+    """What a model answers to the examples of a set, in the set's order, and how sure it is.
+
+    Attributes:
+        predictions: float64 [examples].
+        scores: float32 [examples, labels], see `label_scores`.
+    """
+
+    predictions: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def empty(cls, examples: int, labels: int) -> "ScoredAnswers":
+        """Room for so many answers."""
+        return cls(np.zeros(examples), np.zeros((examples, labels), dtype=np.float32))
 
 
 def predict(
@@ -75,6 +103,41 @@ def _answer(
             head.threshold.fill_(best_threshold(predictions, split.labels))
         predictions = (predictions > head.threshold.item()).astype(np.float64)
     return Answers(predictions, errors, scores)
+
+
+@torch.no_grad()
+def answer_tasks(
+    model: MultitaskModel,
+    tasks: Sequence[Task],
+    split: TokenizedSplit,
+    device: torch.device,
+    reporter: Reporter = SILENT,
+) -> dict[str, ScoredAnswers]:
+    """What the model answers for each of several tasks to the examples of one set, which the encoder reads once.
+
+    tasks: of the model, which read their examples alike: one, or any that take one sequence an example. `split` is of
+    the first of them. The predictions are those of `predict`. ValueError for several tasks of a model with projected
+    attention, whose encoder reads for one task at a time. InputError where an answer is not finite.
+    """
+    if model.pals is not None and len(tasks) > 1:
+        raise ValueError("projected attention reads for one task at a time")
+    found: dict[str, ScoredAnswers] = {}
+    for examples, batch in _batches(model, split, np.arange(len(split)), device, reporter):
+        pooled = model.pool(batch)
+        for task in tasks:
+            head = model.heads[task.name]
+            rows = TaskRows.of_counts([len(pooled) * (name == task.name) for name in model.tasks], device)
+            logits = model.read(pooled, rows)[task.name].logits
+            scores = label_scores(task, logits, head.link or LINKS[task.kind][0])
+            if not np.isfinite(scores).all():
+                raise InputError(f"task {task.name}: an answer is not finite; expected another --amp than fp16")
+            own = found.setdefault(task.name, ScoredAnswers.empty(len(split), scores.shape[1]))
+            own.scores[examples] = scores
+            if head.threshold is None:
+                own.predictions[examples] = task_predictions(task, logits, head.link)
+            else:
+                own.predictions[examples] = binary_scores(logits, head.link) > np.float64(head.threshold.item())
+    return found
 
 
 @torch.no_grad()

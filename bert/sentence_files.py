@@ -1,0 +1,111 @@
+"""What sentence-transformers reads beside the weights: how sequences become embeddings, and where they are cut."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from concord.bert.errors import InputError, shown
+from concord.bert.files import make_folder, read_json, read_json_object, replacing
+from concord.bert.names import (
+    DENSE_CONFIG_FILE,
+    DENSE_WEIGHTS_FILE,
+    MODULES_FILE,
+    POOLING_CONFIG_FILE,
+    SENTENCE_CONFIG_FILE,
+)
+from concord.bert.weights import write_safetensors
+
+_TYPES = "sentence_transformers.models."  # by which every release knows its modules
+_TANH = "torch.nn.modules.activation.Tanh"
+_MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+
+
+@dataclass(frozen=True)
+class SentenceSettings:
+    """How a model's directory says that sequences become embeddings.
+
+    Attributes:
+        pooling: mean, or cls for the first token through the pooler; "" for what Concord has no pooling for.
+        max_length: wordpieces at which a text is cut, special tokens included; 0 where nothing is said of it.
+    """
+
+    pooling: str
+    max_length: int
+
+
+def read_sentence_settings(directory: Path) -> SentenceSettings:
+    """What the files of sentence-transformers in a model's directory say; the mean and 0 where there are none.
+
+    InputError where one is damaged.
+    """
+    if not (directory / MODULES_FILE).is_file():
+        return SentenceSettings("mean", 0)
+    modules = read_json(directory / MODULES_FILE, "a list of modules")
+    if not (isinstance(modules, list) and all(isinstance(one, dict) for one in modules)):
+        raise InputError(f"{directory / MODULES_FILE}: expected a list of modules")
+    kinds = [str(one.get("type", "")).rpartition(".")[2] for one in modules]
+    kinds = kinds[:-1] if kinds[-1:] == ["Normalize"] else kinds
+    pooling = read_json_object(directory / POOLING_CONFIG_FILE, "a pooling") if "Pooling" in kinds else {}
+    modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
+    modes += [f"pooling_mode_{pooling['pooling_mode']}_tokens"] if "pooling_mode" in pooling else []
+    found = ""
+    if kinds == ["Transformer", "Pooling"] and modes == [_MODES["mean"]]:
+        found = "mean"
+    elif kinds == ["Transformer", "Pooling", "Dense"] and modes == [_MODES["cls"]]:
+        dense = read_json_object(directory / DENSE_CONFIG_FILE, "a dense layer")
+        found = "cls" if dense == _dense(dense.get("in_features", 0)) else ""
+    longest: Any = 0
+    if (directory / SENTENCE_CONFIG_FILE).is_file():
+        path = directory / SENTENCE_CONFIG_FILE
+        longest = read_json_object(path, "how texts are read").get("max_seq_length") or 0
+        if type(longest) is not int or longest < 0:
+            raise InputError(f"{path}: max_seq_length is {shown(longest)}, expected a whole number")
+    return SentenceSettings(found, longest)
+
+
+def write_sentence_settings(directory: Path, settings: SentenceSettings, hidden_size: int) -> None:
+    """Write a model's `settings`, of which pooling is cls or mean, so that sentence-transformers pools as they say.
+
+    With cls, which sentence-transformers takes for the first token's state alone, a dense layer follows that is the
+    model's pooler; `write_pooler` writes its weights.
+    """
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Dense": "Dense"} if settings.pooling == "cls" else {})
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": _TYPES + kind}
+        for number, (path, kind) in enumerate(kinds.items())
+    ]
+    chosen = {name: mode == settings.pooling for mode, name in _MODES.items()}
+    contents: dict[str, Any] = {
+        SENTENCE_CONFIG_FILE: {"max_seq_length": settings.max_length, "do_lower_case": False},
+        POOLING_CONFIG_FILE: {"word_embedding_dimension": hidden_size, **chosen},
+    }
+    if settings.pooling == "cls":
+        contents[DENSE_CONFIG_FILE] = _dense(hidden_size)
+    for name, content in (contents | {MODULES_FILE: modules}).items():
+        path = directory / name
+        make_folder(path.parent)
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_pooler(directory: Path, encoder: Mapping[str, Tensor]) -> None:
+    """Write the weights of the dense layer that a model with the pooling cls has in sentence-transformers.
+
+    encoder: its weights by their names within the encoder, fp32.
+    """
+    make_folder((directory / DENSE_WEIGHTS_FILE).parent)
+    pooler = {f"linear.{name}": encoder[f"pooler.{name}"] for name in ("weight", "bias")}
+    write_safetensors(directory / DENSE_WEIGHTS_FILE, pooler)
+
+
+def _dense(hidden_size: int) -> dict[str, Any]:
+    return {
+        "in_features": hidden_size,
+        "out_features": hidden_size,
+        "bias": True,
+        "activation_function": _TANH,
+    }
