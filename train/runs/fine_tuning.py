@@ -257,7 +257,7 @@ class FineTuning:
             )
         self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
         self.model.load(session.directory / BEST / WEIGHTS_FILE)
-        write_own_pooler(session.directory / BEST)  # a kill may have come between the two
+        write_own_pooler(session.directory / BEST, self.model)  # a kill may have come between the two
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
                 name: predict(self.model, split, session.precision.device, self.reporter)
