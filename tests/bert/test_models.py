@@ -71,7 +71,14 @@ def test_altered_bundled_weights_are_refused(monkeypatch):
 
 FILES = (
     *("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
-    *("special_tokens_map.json", "added_tokens.json"),
+    *(
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "modules.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+    ),
     *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
 )
 
