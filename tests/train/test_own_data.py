@@ -134,3 +134,16 @@ def test_a_label_with_a_comma_stands_in_quotes(tmp_path):
     rows = [f'text {number},"{"a, b" if number % 2 else "c"}"' for number in range(20)]
     train(tmp_path / "run", "--data", own_data.lines(tmp_path / "x.csv", "text,label", *rows))
     assert set(answers(tmp_path / "run" / "x-dev-predictions.csv").values()) <= {"a, b", "c"}
+
+
+def test_a_table_of_its_own_names_its_metric_and_its_class_weights_by_label(tmp_path, capsys):
+    own_data.tickets(tmp_path)
+    text = '[tickets]\ntrain = "tickets.csv"\nmetric = "macro-f1"\nclass_weights = { account = 1, billing = 2.5 }\n'
+    (tmp_path / "tasks.toml").write_text(text)
+    found = train(tmp_path / "out", "--data", tmp_path / "tasks.toml")
+    assert list(found["dev"]["tickets"])[0] == "macro-f1"
+    assert "weights    tickets account 1, billing 2.5, shipping 1" in capsys.readouterr().out
+    (tmp_path / "tasks.toml").write_text(text.replace("account", "acount"))
+    said = refused(capsys, run.main, ["--data", tmp_path / "tasks.toml", "--out", tmp_path / "other"])
+    assert "acount" in said
+    assert "account" in said

@@ -91,6 +91,8 @@ class TableTask:
             prediction_column=_PREDICTION,
             labels=found.names,
             table=True,
+            metric=spec.metric,
+            class_weights=spec.class_weights,
         )
 
     def read(self, task: Task, split: str, *, skip_bad_rows: bool) -> Split | None:

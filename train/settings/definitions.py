@@ -43,6 +43,8 @@ class TableSpec:
         quoting: standard, or none where quotes are characters as others; "" to guess.
         limit: how many training rows are used, evenly spaced; 0 for all.
         weight: of the task's loss; None for what --loss-weights says.
+        metric: what the task is judged by; None for what its kind is.
+        class_weights: `balanced`, or label -> weight; None for 1.
         folder: that paths are relative to.
         confined: whether nothing outside of the folder may be named.
         named_by: what a message begins with: the file that says so, or a flag.
@@ -64,6 +66,8 @@ class TableSpec:
     quoting: str = ""
     limit: int = 0
     weight: float | None = None
+    metric: str | None = None
+    class_weights: str | dict[str, float] | None = field(default=None, hash=False)
     folder: Path = field(default_factory=Path)
     confined: bool = False
     named_by: str = ""
@@ -210,6 +214,14 @@ def _count(value: object) -> int:
     raise ValueError("a whole number of at least 1")
 
 
+def _class_weights(value: object) -> str | dict[str, float]:
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, dict) and value:
+        return {str(label): _weight(weight) for label, weight in value.items()}
+    raise ValueError("balanced, or a number for each label")
+
+
 def _delimiter(value: object) -> str:
     found = _DELIMITERS.get(value, value) if isinstance(value, str) else ""
     if isinstance(found, str) and len(found) == 1 and found not in '"\r\n':
@@ -229,6 +241,8 @@ _CHECKS = {
     "quoting": _one_of(QUOTINGS),
     "limit": _count,
     "weight": _weight,
+    "metric": _text,
+    "class_weights": _class_weights,
 }
 
 
