@@ -141,7 +141,7 @@ def test_a_table_of_its_own_names_its_metric_and_its_class_weights_by_label(tmp_
     text = '[tickets]\ntrain = "tickets.csv"\nmetric = "macro-f1"\nclass_weights = { account = 1, billing = 2.5 }\n'
     (tmp_path / "tasks.toml").write_text(text)
     found = train(tmp_path / "out", "--data", tmp_path / "tasks.toml")
-    assert list(found["dev"]["tickets"])[0] == "macro-f1"
+    assert next(iter(found["dev"]["tickets"])) == "macro-f1"
     assert "weights    tickets account 1, billing 2.5, shipping 1" in capsys.readouterr().out
     (tmp_path / "tasks.toml").write_text(text.replace("account", "acount"))
     said = refused(capsys, run.main, ["--data", tmp_path / "tasks.toml", "--out", tmp_path / "other"])
