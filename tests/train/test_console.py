@@ -44,6 +44,15 @@ def later(seconds, *numbers):
     return thread
 
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """Signals have their default handlers, which `nohup` takes from a closed terminal's."""
+    earlier = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGUSR1)}
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+
+
 def test_a_reader_that_has_gone_ends_the_output_and_asks_for_a_stop():
     with piped() as reader:
         reporter = ConsoleReporter()
