@@ -141,7 +141,14 @@ def test_lengths_hold_the_longest_a_lone_token_and_odd_ones():
 @pytest.mark.slow
 def test_the_child_judges_each_op_and_says_where_it_is():
     shapes = SHAPES.on(torch.device(DEVICE))
-    request = {"shapes": shapes.as_json(), "device": DEVICE, "seed": 3, "ops": ["gather", "plan_update"], "timed": True}
+    request = {
+        "shapes": shapes.as_json(),
+        "device": DEVICE,
+        "seed": 3,
+        "ops": ["gather", "plan_update"],
+        "kernels": "triton",
+        "timed": True,
+    }
     child = [sys.executable, "-m", "concord.kernels.checks.child"]
     found = subprocess.run(child, input=json.dumps(request), capture_output=True, text=True, check=True).stdout
     lines = [json.loads(line) for line in found.splitlines()]
@@ -166,7 +173,14 @@ def test_the_child_says_where_on_its_error_output_the_traceback_of_a_failed_case
         "print('said before', file=sys.stderr)\n"
     )
     shapes = SHAPES.on(torch.device(DEVICE))
-    request = {"shapes": shapes.as_json(), "device": DEVICE, "seed": 3, "ops": ["bias_gelu"], "timed": False}
+    request = {
+        "shapes": shapes.as_json(),
+        "device": DEVICE,
+        "seed": 3,
+        "ops": ["bias_gelu"],
+        "kernels": "triton",
+        "timed": False,
+    }
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     with (tmp_path / "errors").open("w+b") as errors:
         found = subprocess.run(

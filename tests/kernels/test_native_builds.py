@@ -15,6 +15,7 @@ TESTS = "tests/kernels/test_native.py"
 ROOT = Path(__file__).parents[2]
 # With -O3 the compiler takes many minutes.
 SANITIZED = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1")
+# What a sanitizer says before it ends the process would be lost if pytest captured it: hence -s.
 # The tests, after the library has been built with more flags for the instructions that the process should take.
 CHILD = """
 import sys
@@ -23,7 +24,7 @@ from concord.kernels.native import build
 build._FLAGS, build._LIMIT = (*build._FLAGS, *sys.argv[2:]), 1200
 assert not build.native_library().missing, build.native_library().missing
 assert build.instruction_set() == sys.argv[1], build.instruction_set()
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-n", "0", "-m", "not slow", {tests!r}]))
+sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "-n", "0", "-m", "not slow", {tests!r}]))
 """
 
 pytestmark = [
