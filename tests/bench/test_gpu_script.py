@@ -236,8 +236,12 @@ def test_the_other_call_measures_alone_what_it_has_tested_and_leaves_one_file_of
     ]
     assert words.index("train.run") > words.index("bench/test_overheads.py")
     assert len(words) == 13
+    left_out = {
+        "test_cpu_steps.py",
+        "test_encode.py",
+    }  # the one is a CPU's alone, the other is not worth the call's time
     for file in (ROOT / "bench").glob("test_*.py"):
-        assert any(f"bench/{file.name}" in own for own in words)
+        assert file.name in left_out or any(f"bench/{file.name}" in own for own in words)
     environment, logs, results, *others = machine.files()
     assert [environment, logs, *others] == ["environment.json", "logs.tar.gz", "run-summary.json", "summary.txt"]
     merged = parse_results((machine.out / results).read_bytes(), results)
