@@ -31,7 +31,7 @@ def test_whatever_a_file_holds_it_is_taken_or_refused_in_one_bounded_line(reader
     try_all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_whole_commands_end_well_whatever_they_are_asked_for_and_read():
     command = [sys.executable, "-m", "tests.reliability.fuzz", "--inputs", "0", "--commands", "30"]
     # Children are forked, which threads of OpenMP do not survive.

@@ -34,7 +34,7 @@ def limited(arguments, limits):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("descriptors", [5, 7])
 def test_too_few_descriptors_end_a_run_in_one_line(tmp_path, descriptors):
     data = write_course_data(tmp_path / "data")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.train.small_runs import trained, write_course_data
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TEXTS = ["The film was good .", "", "Awful lamp " * 40, "a garden"]
 # In a process of its own: these libraries are not imported beside the project.

@@ -12,7 +12,7 @@ from concord.train.runs.fine_tuning import FineTuning
 from tests.train.small_runs import command, refused
 from tests.train.test_run import contents, entries, same_state, stop_at
 
-pytestmark = [pytest.mark.usefixtures("without_pictures"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("without_pictures"), pytest.mark.long]
 
 # Step of an evaluation -> what the best model is chosen by: after step 4 none is better, and the second such one ends
 # the run.

@@ -31,7 +31,7 @@ def rows_of(printed):
     return {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in cells}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_runs_are_compared_by_what_they_left(data, tmp_path, capsys, without_pictures):
     for name, surgery in (("a", "pcgrad"), ("b", "none")):
         assert run_command(run.main, command(data, tmp_path / name, "--surgery", surgery, "--skip-test")) == 0

@@ -19,7 +19,7 @@ from concord.train.outputs.predictions import answer_text
 from concord.train.runs import loaded
 from tests.train.small_runs import SMALL, trained, write_course_data
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).resolve().parents[2]
 

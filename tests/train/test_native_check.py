@@ -119,7 +119,7 @@ print(resolved()[0])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_wrong_constant_in_the_source_is_found(tmp_path):
     folder = tmp_path / "native"
     shutil.copytree(build.SOURCE.parent, folder)

@@ -55,7 +55,7 @@ def answers():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_ends_with_a_page_and_does_not_fail_without_it(data, tmp_path, capsys, monkeypatch, pictures):
     arguments = [*command(data, tmp_path / "run"), "--skip-test", "--max-steps", "4"]
     assert run_command(run.main, arguments) == 0
@@ -134,7 +134,7 @@ def test_the_command_on_the_page_makes_the_same_settings(tmp_path, entries):
     assert config_from(given) == read_config(out / "config.json")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_log_of_200_000_steps_makes_a_small_page(tmp_path):
     losses = np.random.default_rng(1).random(200_000).round(4).tolist()
     # One task and one pair, so that most of the time is the page's.

@@ -16,7 +16,7 @@ from concord.train.outputs.predictions import form_of
 from concord.train.runs import predicting
 from tests.train.small_runs import refused, trained, write_course_data
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TEXTS = ["The film was superb .", "", "The lamp was awful .", "The song was good , and more"]
 TASKS = """

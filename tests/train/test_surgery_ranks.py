@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KINDS = (PCGrad, GradVac)
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed"),
 ]
 
