@@ -6,7 +6,7 @@ import json
 import shlex
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.contest import Contestant, Turns
 from bench.lengths import load_splits, read_lengths, splits_of_lengths
-from bench.measure import device_record, results_file
+from bench.measure import device_record, results_file, take_defaults
 from bench.parity import read_parity
 from concord.bert.files import replacing
 from concord.kernels.measure import FLUSH_BYTES, EventTimer, Timing, Work, measure_limits, summarise
-from concord.train.checks.products import resolve_products
 from concord.train.data.tokenized import TokenizedSplit
-from concord.train.steps.precision import choose_kernels, choose_precision
 
 RESULTS = Path(__file__).parent / "results"
 _rows: list[dict[str, Any]] = []
@@ -61,11 +59,8 @@ def device() -> torch.device:
 
 @pytest.fixture(autouse=True, scope="session")
 def computed_by() -> dict[str, str]:
-    """What a run takes by default computes: kernels, and on a CPU fp32 products, each in words."""
-    precision = choose_precision("auto", "off")
-    _taken["kernels"] = choose_kernels("auto", precision)
-    if products := resolve_products("auto", precision):
-        _taken["products"] = products
+    """What a run takes by default computes: see `take_defaults`."""
+    _taken.update(take_defaults())
     return _taken
 
 
@@ -139,7 +134,8 @@ def record(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, device: 
             benchmark.pedantic(function, rounds=rounds, warmup_rounds=warm_up)
             seconds = list(benchmark.stats.stats.data)
         timing = summarise(seconds)
-        row = _row(group, name, case, peer, timing, work, parity, extra, device)
+        measured = Contestant(run=function, case=case, peer=peer, work=work, parity=parity, extra=extra)
+        row = _row(group, name, measured, timing, device)
         benchmark.extra_info.update(row)
         _rows.append(row)
         _write(request.config)
@@ -156,36 +152,27 @@ def record_contest(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, 
         turns = Turns(contestants)
         benchmark.pedantic(turns.take, rounds=rounds, warmup_rounds=warm_up)
         for contestant, (wall, thread) in zip(contestants, turns.timings(warm_up), strict=True):
-            extra = dict(contestant.extra) | ({"thread_seconds": asdict(thread)} if thread else {})
-            own = (contestant.case, contestant.peer, wall, contestant.work, contestant.parity, extra)
-            _rows.append(_row(group, name, *own, device))
+            own = {"thread_seconds": asdict(thread)} if thread else {}
+            measured = replace(contestant, extra={**contestant.extra, **own})
+            _rows.append(_row(group, name, measured, wall, device))
         _write(request.config)
 
     return run
 
 
-def _row(
-    group: str,
-    name: str,
-    case: dict[str, Any],
-    peer: str,
-    timing: Timing,
-    work: Work | None,
-    parity: tuple[str, ...],
-    extra: dict[str, Any],
-    device: torch.device,
-) -> dict[str, Any]:
+def _row(group: str, name: str, measured: Contestant, timing: Timing, device: torch.device) -> dict[str, Any]:
+    extra, work = dict(measured.extra), measured.work
     for unit in ("tokens", "examples"):
         if unit in extra:
             extra[f"{unit}_per_second"] = round(extra[unit] / timing.median, 1)
     return {
         "group": group,
         "name": name,
-        "case": case,
-        "peer": peer,
+        "case": measured.case,
+        "peer": measured.peer,
         "seconds": asdict(timing),
         "floor_seconds": work.floor(measure_limits(device)) if work else None,
-        "parity": list(parity),
+        "parity": list(measured.parity),
         "extra": extra,
     }
 

@@ -13,8 +13,9 @@ import torch
 from torch._dynamo import config as dynamo_config
 
 from concord.kernels.measure import measure_limits
+from concord.train.checks.products import resolve_products
 from concord.train.outputs.provenance import commit, versions
-from concord.train.steps.precision import choose_precision
+from concord.train.steps.precision import choose_kernels, choose_precision
 
 
 def forget_compiled() -> None:
@@ -53,6 +54,14 @@ def device_record(device: torch.device) -> dict[str, Any]:
         "power_w": milliwatts and milliwatts / 1000,
         "limits": limits,
     }
+
+
+def take_defaults() -> dict[str, str]:
+    """Take for the whole process what a run takes by default, and say what: kernels, and of a CPU's fp32 products the
+    library, each in words."""
+    precision = choose_precision("auto", "off")
+    taken = {"kernels": choose_kernels("auto", precision), "products": resolve_products("auto", precision)}
+    return {name: words for name, words in taken.items() if words}
 
 
 def results_file(

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from bench.lengths import read_lengths, splits_of_lengths
+from bench.measure import take_defaults
 from bench.step_cases import CASES, SMALL, build_step, splits_of
-from concord.kernels.dispatch import set_kernels
-from concord.kernels.native.build import native_library
 
 _STATUS = Path("/proc/self/status")
 
@@ -28,8 +27,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print the bytes."""
     wanted, name, amp = arguments
     case = next(case for case in (SMALL, *CASES) if str(case) == wanted)
-    if not native_library().missing:
-        set_kernels("native")
+    take_defaults()
     splits = splits_of(case, splits_of_lengths(read_lengths()))
     before = _kilobytes("VmRSS")
     step = build_step(case, name, splits, torch.device("cpu"), rounds=1, warm_up=1, amp=amp)

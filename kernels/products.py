@@ -21,6 +21,11 @@ GAIN = 1.2  # times as fast as torch's default, before that is left
 _ROWS, _INNER, _WIDTH = 1024, 1536, 384  # of the products that are timed: one linear layer of MiniLM
 _ROUNDS = 7
 
+PRODUCT_VARIABLES = (
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
+)
+"""Variables by which torch's libraries choose how they multiply on a CPU: what is as fast, and which bits come out."""
 # The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
 _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 

@@ -8,17 +8,22 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.files import replacing
 from concord.kernels.caches import user_cache
-from concord.kernels.products import GAIN, Comparison, compare_products, onednn_missing, set_products
+from concord.kernels.products import (
+    GAIN,
+    PRODUCT_VARIABLES,
+    Comparison,
+    compare_products,
+    onednn_missing,
+    set_products,
+)
+from concord.train.checks.kept import keep, read_kept
 from concord.train.steps.precision import Precision
-
-_TOLD_BY = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "ATEN_CPU_CAPABILITY")
 
 
 def resolve_products(products: str, precision: Precision) -> str:
@@ -63,29 +68,18 @@ def compared_products(precision: Precision) -> Comparison:
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "dtype": precision.name,
-        **{name: os.environ.get(name, "") for name in _TOLD_BY},
+        **{name: os.environ.get(name, "") for name in PRODUCT_VARIABLES},
     }
     digest = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:32]
     path = user_cache("products") / f"{digest}.json"
-    if kept := _read(path, environment):
-        return kept
-    found = compare_products()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as beside:
-            content = {"environment": environment, **asdict(found)}
-            beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError:  # a cache that cannot be written costs the next run a moment, and this one nothing
-        pass
-    return found
 
-
-def _read(path: Path, environment: dict[str, str]) -> Comparison | None:
-    """What is kept, None where that is nothing, or damaged: it is found anew then."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    def parse(content: dict[str, Any]) -> Comparison | None:
         if content["environment"] != environment:
             return None
         return Comparison(gain=float(content["gain"]), wrong=str(content["wrong"])[:200])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+
+    if kept := read_kept(path, parse):
+        return kept
+    found = compare_products()
+    keep(path, {"environment": environment, **asdict(found)})
+    return found

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from concord import kernels
 from concord.bert.errors import InputError
-from concord.bert.files import replacing, sweep
 from concord.kernels.caches import user_cache
 from concord.kernels.checks.judging import judge_all
 from concord.kernels.checks.shapes import Shapes, cases_of, ops_of
@@ -32,6 +32,7 @@ from concord.kernels.dispatch import (
 from concord.kernels.native.build import instruction_set, native_library
 from concord.kernels.ops import OPS
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
+from concord.train.checks.kept import keep, read_kept
 from concord.train.reporter import SILENT, Reporter
 from concord.train.steps.precision import Precision, choose_kernels, processor
 
@@ -198,9 +199,7 @@ def verdict_path(environment: Mapping[str, str], shapes: Shapes) -> Path:
 
 
 def _read(path: Path, environment: Mapping[str, str], shapes: Shapes) -> Checked | None:
-    """What is kept, None where that is nothing, or damaged: it is found anew then."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    def parse(content: dict[str, Any]) -> Checked | None:
         if content["environment"] != environment or Shapes.from_json(content["shapes"]) != shapes:
             return None
         verdicts = content["verdicts"]
@@ -208,8 +207,8 @@ def _read(path: Path, environment: Mapping[str, str], shapes: Shapes) -> Checked
         kept = Checked(verdicts=verdicts, path=path, seconds=content["seconds"], kept_since=content["found"])
         kept.summary(), [describe_failure(verdict) for verdict in kept.failed().values()]
         return kept if known and verdicts else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+
+    return read_kept(path, parse)
 
 
 def _keep(checked: Checked, environment: Mapping[str, str], shapes: Shapes) -> None:
@@ -220,10 +219,4 @@ def _keep(checked: Checked, environment: Mapping[str, str], shapes: Shapes) -> N
         "seconds": checked.seconds,
         "found": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    try:
-        checked.path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(checked.path.parent, alone=False)
-        with replacing(checked.path) as beside:
-            beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError:  # a cache that cannot be written costs the next run its time, and this one nothing
-        return
+    keep(checked.path, content)

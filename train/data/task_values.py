@@ -3,8 +3,8 @@
 from typing import Literal, get_args
 
 from concord.bert.errors import InputError, shown
-from concord.train.data import task_choices
-from concord.train.data.task_choices import ClassWeights
+from concord.train.settings import task_choices
+from concord.train.settings.task_choices import ClassWeights
 
 Kind = Literal["classification", "binary", "regression"]
 FARTHEST = 1e18  # from 0, of a label: its square is still finite in fp32
@@ -38,7 +38,7 @@ def typed(name: str, key: str, value: object, expected: object) -> object:
         float: "a number",
         str: "a text",
         str | None: "a text",
-        ClassWeights | None: f"{task_choices.BALANCED}, or a number for each label",
+        ClassWeights | None: task_choices.CLASS_WEIGHTS,
         Kind: f"one of {', '.join(get_args(Kind))}",
     }
     raise InputError(f"task {name}: {key} is {shown(value)}, expected {words.get(expected, 'a list of column names')}")

@@ -14,10 +14,10 @@ from torch import nn
 from concord.bert.errors import InputError, did_you_mean, shown
 from concord.bert.files import read_json
 from concord.bert.pals import ProjectedAttention
-from concord.train.data import task_choices
-from concord.train.data.task_choices import ClassWeights
 from concord.train.data.task_values import FARTHEST, Kind, typed
+from concord.train.settings import task_choices
 from concord.train.settings.definitions import TASKS_FILE, choose_tasks, is_table, read_toml
+from concord.train.settings.task_choices import ClassWeights
 
 _MOST_CLASSES = 1 << 16
 _LONGEST_NAME = 64  # characters, so that the files that are named after a task have names that file systems take

@@ -39,7 +39,7 @@ def binary_scores(logits: Tensor, link: Link) -> np.ndarray:
 def label_names(task: Task) -> tuple[str, ...] | tuple[int, ...]:
     """What a task's labels are called in the data, in the order of their scores, or else their numbers; () of a
     regression."""
-    return task.labels or (() if task.kind == "regression" else tuple(range(max(2, task.classes))))
+    return task.labels or tuple(range(len(task.label_names)))
 
 
 def label_scores(task: Task, logits: Tensor, link: Link) -> np.ndarray:

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from concord.train.data.task_choices import BALANCED
 from concord.train.data.tasks import Task
+from concord.train.settings.task_choices import BALANCED
 
 
 def class_weights(task: Task, labels: np.ndarray) -> Tensor | None:

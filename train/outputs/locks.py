@@ -22,16 +22,7 @@ def locked(file: IO[Any]) -> bool:
     It does not wait. The system releases the lock of a process that is killed. Where the file system or the system
     knows no locks, every process is given the file.
     """
-    try:
-        if fcntl is not None:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        elif msvcrt is not None:
-            _lock_byte(file.fileno())
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        pass
-    return True
+    return _taken(file, alone=True)
 
 
 def held(path: Path) -> bool:
@@ -40,16 +31,22 @@ def held(path: Path) -> bool:
     It must not be asked by a process that has the file open and locked itself: closing it again gives up the lock.
     """
     with path.open("rb") as file:
-        try:
-            if fcntl is not None:
-                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            elif msvcrt is not None:
-                _lock_byte(file.fileno())
-        except (BlockingIOError, PermissionError):
-            return True
-        except OSError:
-            pass
-    return False
+        return not _taken(file, alone=False)
+
+
+def _taken(file: IO[Any], *, alone: bool) -> bool:
+    """Whether the lock is had, or there is none; alone: whether nobody may share it, for which a file is open for
+    writing. Windows knows no shared ones."""
+    try:
+        if fcntl is not None:
+            fcntl.lockf(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            _lock_byte(file.fileno())
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _lock_byte(descriptor: int) -> None:

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import torch
 
+from concord.kernels.products import PRODUCT_VARIABLES
 from concord.train.steps.precision import Precision, processor
 
 _PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors")
 
 # Variables by which torch and its libraries choose among products whose bits differ.
-_VARIABLES = (
-    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
-    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "TRITON_INTERPRET"),
-)
+_VARIABLES = (*PRODUCT_VARIABLES, "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "TRITON_INTERPRET")
 _WITHOUT_BITS = ("tokenizers", "safetensors")  # what they give is compared by itself
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from concord.bert.errors import InputError, did_you_mean, one_line, shown
 from concord.bert.files import MOST_JSON, read_data
+from concord.train.settings.task_choices import CLASS_WEIGHTS, ClassWeights, class_weights_of
 
 Known = TypeVar("Known")
 TASKS_FILE = "tasks.toml"
@@ -67,7 +68,7 @@ class TableSpec:
     limit: int = 0
     weight: float | None = None
     metric: str | None = None
-    class_weights: str | dict[str, float] | None = field(default=None, hash=False)
+    class_weights: ClassWeights | None = field(default=None, hash=False)
     folder: Path = field(default_factory=Path)
     confined: bool = False
     named_by: str = ""
@@ -214,12 +215,11 @@ def _count(value: object) -> int:
     raise ValueError("a whole number of at least 1")
 
 
-def _class_weights(value: object) -> str | dict[str, float]:
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, dict) and value:
-        return {str(label): _weight(weight) for label, weight in value.items()}
-    raise ValueError("balanced, or a number for each label")
+def _class_weights(value: object) -> ClassWeights:
+    weights = class_weights_of(value)
+    if weights is None:
+        raise ValueError(CLASS_WEIGHTS)
+    return weights
 
 
 def _delimiter(value: object) -> str:

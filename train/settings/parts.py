@@ -96,8 +96,7 @@ class ObjectiveConfig:
         smart: weight of SMART's regulariser, 0 for none.
         chooses_thresholds: whether binary tasks have the thresholds that are best on dev.
         metrics: what each task is judged by, a name in the table of metrics, or `OF_TASK` for what the task says.
-        class_weights: `train.data.task_choices.BALANCED`, or label -> weight, or `NONE`; or `OF_TASK` for what the task
-            says.
+        class_weights: `task_choices.BALANCED`, or label -> weight, or `NONE`; or `OF_TASK` for what the task says.
     """
 
     heads: PerTask[str]

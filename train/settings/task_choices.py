@@ -9,6 +9,8 @@ from concord.train.settings.tables import METRICS
 BALANCED = "balanced"
 ClassWeights = str | dict[str, float]
 """`BALANCED`, or label -> weight."""
+CLASS_WEIGHTS = f"{BALANCED}, or a number for each label"
+"""What a message says is expected of class weights."""
 _HIGHEST = 1e18  # of a weight, so that its product with a loss is finite in fp32
 
 
@@ -42,7 +44,7 @@ def _class_weights_problem(kind: str, weights: ClassWeights | None, labels: Coll
         return "class_weights are given, expected none for kind regression, whose labels are no classes"
     if isinstance(weights, str):
         known = weights == BALANCED
-        return "" if known else f"class_weights is {shown(weights)}, expected {BALANCED}, or a number for each label"
+        return "" if known else f"class_weights is {shown(weights)}, expected {CLASS_WEIGHTS}"
     for label, weight in weights.items():
         if label not in labels:
             some = shorten(", ".join(labels), 200, placeholder=" ...")
