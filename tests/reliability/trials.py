@@ -158,6 +158,9 @@ class Trials:
         outcome = self.begin(stopped, StopAt(7))
         assert outcome.kind == "stopped", outcome
         assert self.begin(finished).kind == "ok"
+        run(
+            "evaluate", [finished]
+        )  # which judges the kernels where no earlier process has, and tells how long that took
         told = run("evaluate", [finished]).out
         read = ("run/config.json", "run/tasks.json", "run/best/")
         for source, command, damaged in (
