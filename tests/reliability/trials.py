@@ -160,7 +160,7 @@ class Trials:
         assert self.begin(finished).kind == "ok"
         run(
             "evaluate", [finished]
-        )  # which judges the kernels where no earlier process has, and tells how long that took
+        )  # which judges the kernels where nobody has, and says how long it took
         told = run("evaluate", [finished]).out
         read = ("run/config.json", "run/tasks.json", "run/best/")
         for source, command, damaged in (
