@@ -158,9 +158,7 @@ class Trials:
         outcome = self.begin(stopped, StopAt(7))
         assert outcome.kind == "stopped", outcome
         assert self.begin(finished).kind == "ok"
-        run(
-            "evaluate", [finished]
-        )  # which judges the kernels where nobody has, and says how long it took
+        run("evaluate", [finished])  # which judges the kernels where nobody has, and says how long it took
         told = run("evaluate", [finished]).out
         read = ("run/config.json", "run/tasks.json", "run/best/")
         for source, command, damaged in (
