@@ -1,11 +1,12 @@
-"""A large set through the token cache: python -m bench.large_sets [--rows N] [--folder DIR]
+"""A large set through the token cache: python -m bench.large_sets [--rows N] [--read-rows N] [--folder DIR]
 
 Made-up rows, which are in memory one at a time, are tokenised, written and mapped, and then mapped once more from their
-file. Printed are seconds, rows a second, bytes on the disk, and the peak of the memory of all processes together. Linux
-alone tells that.
+file. Printed are seconds, rows a second, bytes on the disk, and the peak of the memory of all processes together. Then
+some of them are written as a .csv and read as a run reads it, with a dev set held out. Linux alone tells the memory.
 """
 
 import argparse
+import csv
 import os
 import tempfile
 import threading
@@ -14,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from concord.bert.models import load_model
+from concord.train.data.sources import open_source
 from concord.train.data.tasks import Example, select_tasks
 from concord.train.data.tokenized import TokenCache, tokenize_split
 from concord.train.outputs.progress import ConsoleReporter
+from concord.train.settings.definitions import TableSpec
 
 _BEGINNINGS = ("over", "sub", "re", "un", "pre", "mis", "out", "inter")
 _ENDINGS = ("view", "cast", "turn", "lay", "place", "write", "mark", "line", "point", "print", "run", "take")
@@ -101,10 +104,29 @@ def measure(rows: int, folder: Path) -> None:
         del split
 
 
+def measure_reading(rows: int, folder: Path) -> None:
+    """Print what it takes to read a .csv of so many rows."""
+    path = folder / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows([example.first, int(example.label)] for example in Rows(rows))
+    peak, began, before = Peak(), time.perf_counter(), _resident(os.getpid())
+    source = open_source(str(path), TableSpec(name="rows", train=str(path), named_by=str(path)))
+    (task,) = source.tasks(["rows"])
+    count = sum(len(source.read(task, split, skip_bad_rows=False).examples) for split in ("train", "dev"))
+    seconds = time.perf_counter() - began
+    print(
+        f"read from a .csv of {path.stat().st_size} bytes: {count} rows in {seconds:.0f} s; "
+        f"{peak.end() - before / 1e6:.0f} MB more"
+    )
+
+
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description="A large set through the token cache.")
     parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--read-rows", type=int, default=500_000)
     parser.add_argument("--folder", type=Path, default=Path("."), help="on whose disk the cache lies meanwhile")
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -113,6 +135,7 @@ def main() -> None:
     print(f"to make the rows up once, which each pass does again: {time.perf_counter() - began:.0f} s")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         measure(arguments.rows, Path(folder))
+        measure_reading(arguments.read_rows, Path(folder))
 
 
 if __name__ == "__main__":

@@ -103,6 +103,27 @@ def test_a_wrong_key_is_named_with_what_is_expected(tmp_path, line, said):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "class_weights = {spam = 2}",
+            r"class_weights has the label 'spam', expected some of account, billing, shipping",
+        ),
+        ("class_weights = {billing = -1}", "class_weights gives 'billing' -1, expected a number from 0 to"),
+        ("class_weights = 'even'", "class_weights is 'even', expected balanced, or a number for each label"),
+        ("class_weights = {account = 0, billing = 0, shipping = 0}", "class_weights is 0 for every label, expected"),
+        ("metric = 'f1'", "metric is 'f1', expected one of accuracy, macro-f1, mcc for kind classification"),
+    ],
+)
+def test_what_does_not_fit_the_labels_is_named_with_its_file_and_key(tmp_path, line, said):
+    tickets(tmp_path)
+    path = define(tmp_path, f"[own]\ntrain = 'tickets.csv'\n{line}\n")
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: task own: {said}") as raised:
+        open_source(str(path)).tasks(["own"])
+    assert "\n" not in str(raised.value)
+
+
 def test_everything_that_is_wrong_with_a_task_is_one_line(tmp_path):
     path = define(tmp_path, "[own]\nlimit = 0\nkind = 'x'\nbogus = 1\n")
     with pytest.raises(InputError) as raised:
