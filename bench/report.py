@@ -1,5 +1,6 @@
-"""The benchmarks' results as the tables of docs/performance.md and as plots: python -m bench.report [--compare REV].
+"""The benchmarks' results as tables of docs/performance.md and README and as plots: python -m bench.report.
 
+--compare REV prints what has changed instead.
 A ratio is given only where the tests of parity that its rows name have passed in the file that it comes from.
 """
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.headline import headline
 from bench.report_plots import draw_plots
 from bench.result_files import (
     CHANGED,
@@ -165,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m bench.report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder of the results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", help="file with the markers")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers of its few rows")
     parser.add_argument("--compare", metavar="REV", help="only print what has changed since a git revision")
     given = parser.parse(arguments)
     devices = newest_comparisons(read_results(given.results))
@@ -172,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_changes(newest_comparisons(read_committed(given.results, given.compare)), devices, given.compare)
         return
     update_page(given.page, markdown(devices))
-    for path in (given.page, *draw_plots(devices, given.results)):
+    update_page(given.readme, headline(devices))
+    for path in (given.page, given.readme, *draw_plots(devices, given.results)):
         print(path)
 
 
