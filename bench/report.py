@@ -58,15 +58,15 @@ def markdown(devices: dict[str, list[Comparison]]) -> str:
     return "\n\n".join(parts)
 
 
-def update_page(page: Path, section: str) -> None:
+def update_page(page: Path, section: str, first: str = BEGIN, last: str = END) -> None:
     """Put `section` between the page's markers; InputError where they are missing. Twice is the same as once."""
     text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise InputError(f"{page}: no place for the results, expected a line {BEGIN} and after it a line {END}")
+        raise InputError(f"{page}: no place for the results, expected a line {first} and after it a line {last}")
     with replacing(page) as beside:
-        beside.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}", encoding="utf-8")
+        beside.write_text(f"{before}{first}\n\n{section}\n\n{last}{after}", encoding="utf-8")
 
 
 def print_changes(before: dict[str, list[Comparison]], after: dict[str, list[Comparison]], revision: str) -> None:
