@@ -70,7 +70,7 @@ def _dropout_kernel(x, y, seed, count, site, threshold, scale, CALLS: tl.constex
 
     x: [count] in any dtype of floating point.
     y: like x, written.
-    seed: int64, the dropout's.
+    seed: int64 scalar, the dropout's.
     count: int, the elements of x.
     site, threshold, scale: int, int, float, of the dropout.
     """
