@@ -102,7 +102,8 @@ def character_table(replaced):
         if is_key:
             units[base] = values[node] | 1 << 31
         places |= {node + bytes([child]): base ^ child for child in children}
-    trie = struct.pack(f"<{max(units) + 1}I", *(units.get(place, 0) for place in range(max(units) + 1)))
+    size = (max(units) | 255) + 1  # so that no byte leads out of it
+    trie = struct.pack(f"<{size}I", *(units.get(place, 0) for place in range(size)))
     return struct.pack("<I", len(trie)) + trie + bytes(texts)
 
 
