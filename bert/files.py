@@ -1,4 +1,4 @@
-"""Files that are replaced whole: written beside and renamed into place, so that no reader meets half of one, and no
+"""Files, and folders of files, that are replaced whole: written beside and renamed into place, so that no reader meets half of one, and no
 power cut leaves half of one; and plain files, of JSON and others, that are read with one line for whatever is wrong."""
 
 import errno
@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,32 @@ def replacing(path: Path, *, earlier: Path | None = None) -> Iterator[Path]:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write files into; it takes `path`'s place, which is missing or an empty folder, where
+    the block ends, and is removed where it fails. As with `replacing`, the disk has all of it then.
+
+    Raises an OSError that names `path` where it cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.{os.getpid()}.part")
+    try:
+        make_folder(path.parent)
+        beside.mkdir()
+        yield beside
+        for written in sorted(beside.rglob("*"), reverse=True):
+            sync(written)
+        sync(beside)
+        if path.is_dir():
+            path.rmdir()
+        beside.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -28,6 +28,23 @@ def to_hugging_face(values: Mapping[str, Tensor], kind: Kind = BERT) -> dict[str
     return tensors
 
 
+def to_classifier(
+    values: Mapping[str, Tensor], layer: Mapping[str, Tensor], kind: Kind, *, keep_pooler: bool
+) -> dict[str, Tensor]:
+    """Encoder parameters and the last layer of a head under the names of the kind's classifier of sequences.
+
+    layer: "weight" [labels, hidden] and "bias" [labels]. keep_pooler: whether the pooler stands where the encoder alone
+    has it, too, where the classifier calls it something else.
+    """
+    tensors = {kind.prefix + name: value for name, value in to_hugging_face(values, kind).items()}
+    pooler = {name: values[f"{POOLER}{name}"].contiguous() for name in ("weight", "bias")}
+    if not (keep_pooler and kind.pooler_is_the_encoders):
+        for name in pooler:
+            del tensors[kind.prefix + kind.names(f"{POOLER}{name}")[0]]
+    tensors |= {f"{kind.classifier.pooler}.{name}": value for name, value in pooler.items()}
+    return tensors | {f"{kind.classifier.layer}.{name}": value for name, value in layer.items()}
+
+
 @torch.no_grad()
 def copy_from_hugging_face(
     tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: str, kind: Kind = BERT

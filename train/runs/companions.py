@@ -21,7 +21,8 @@ def write_companions(best: Path, model: MultitaskModel, tokenizer: Tokenizer, ma
     tokenizer.save(best, max_length)
     if model.pals is None:
         settings = SentenceSettings("mean" if model.mean_pooling else "cls", max_length)
-        write_sentence_settings(best, settings, model.encoder.config.hidden_size)
+        config = model.encoder.config
+        write_sentence_settings(best, settings, config.hidden_size, config.kind.pooling)
 
 
 def write_own_pooler(best: Path, model: MultitaskModel) -> None:
