@@ -166,9 +166,7 @@ BERT = Kind(
         bias="cls.predictions.bias",
         decoder="cls.predictions.decoder.weight",
     ),
-    classifier=Classifier(
-        architecture="BertForSequenceClassification", pooler="bert.pooler.dense", layer="classifier"
-    ),
+    classifier=Classifier(architecture="BertForSequenceClassification", pooler="bert.pooler.dense", layer="classifier"),
     tokenizer="BertTokenizer",
 )
 ENCODERS = Table(

@@ -13,7 +13,14 @@ from concord.train.reporter import Reporter
 
 
 def export_run(
-    directory: Path, reporter: Reporter, *, form: str, names: Sequence[str], output: Path, eight_bit: bool, examples: int
+    directory: Path,
+    reporter: Reporter,
+    *,
+    form: str,
+    names: Sequence[str],
+    output: Path,
+    eight_bit: bool,
+    examples: int,
 ) -> None:
     """Write the best model of the run in `directory` into the folder `output`, in the format called `form`.
 
