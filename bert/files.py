@@ -1,5 +1,6 @@
-"""Files, and folders of files, that are replaced whole: written beside and renamed into place, so that no reader meets half of one, and no
-power cut leaves half of one; and plain files, of JSON and others, that are read with one line for whatever is wrong."""
+"""Files and folders that are replaced whole: written beside and renamed into place, so that no reader meets half of
+one, and no power cut leaves half of one; and plain files, of JSON and others, that are read with one line for whatever
+is wrong."""
 
 import errno
 import json

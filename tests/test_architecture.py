@@ -23,6 +23,7 @@ ROOMS = (
     "train.steps",
     "train.checks",
     "train.outputs",
+    "train.exports",
     "train.reports",
     "train.runs",
     "train.papers",

@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names=[name.strip() for name in given.task.split(",") if name.strip()],
         output=Path(given.output),
         eight_bit=given.int8,
+        data=given.data,
         examples=given.dev_examples,
     )
 
@@ -39,6 +40,7 @@ def _parser() -> OneLineParser:
     parser.add_argument("--task", default="", help=f"a task, of onnx also several with commas; left out, {left_out}")
     parser.add_argument("--output", required=True, help="folder to write, new or empty")
     parser.add_argument("--int8", action="store_true", help="weights as 8-bit integers (onnx)")
+    parser.add_argument("--data", default="", help="where the dev sets are read (onnx; default the run's own)")
     parser.add_argument(
         "--dev-examples",
         type=int,

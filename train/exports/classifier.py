@@ -50,10 +50,7 @@ def classifier_of(model: MultitaskModel, task: Task) -> Classifier:
         layer = _exactly(layer.weight.double() * span, layer.bias.double() * span + float(task.low))
         remarks = (f"answers are not cut to the range from {task.low:g} to {task.high:g}, as Concord's are",)
     elif link == "sigmoid":  # which is the softmax of 0 and the logit
-        layer = _exactly(
-            torch.cat([torch.zeros_like(layer.weight), layer.weight]),
-            torch.cat([torch.zeros_like(layer.bias), layer.bias]),
-        )
+        layer = _exactly(*(torch.cat([torch.zeros_like(own), own]) for own in (layer.weight, layer.bias)))
     config, head = model.encoder.config, known_head(model, task)
     settings = {
         "architectures": [config.kind.classifier.architecture],

@@ -20,13 +20,14 @@ def export_run(
     names: Sequence[str],
     output: Path,
     eight_bit: bool,
+    data: str,
     examples: int,
 ) -> None:
     """Write the best model of the run in `directory` into the folder `output`, in the format called `form`.
 
-    names: of the run's tasks; none for what the format then takes. eight_bit: whether weights become 8-bit integers;
-    examples: at most so many of each dev set are compared, evenly spaced, where the format compares; 0 for all. The
-    model is written in fp32, whatever the run computed in.
+    names: of the run's tasks; none for what the format then takes. eight_bit: whether weights become 8-bit integers.
+    data: where the dev sets are read that a format compares on, "" for the run's own; examples: at most so many of each
+    are, evenly spaced; 0 for all. The model is written in fp32, whatever the run computed in.
 
     InputError where the format cannot give the task's answers exactly, for an unknown task or format, for an `output`
     that is there already, and as `load_run` raises it.
@@ -46,7 +47,8 @@ def export_run(
         )
     with building(output) as folder:
         saved.tokenizer.save(folder, saved.config.data.max_length)
-        written = write(Request(saved, tasks, folder, eight_bit, examples, reporter))
+        request = Request(saved, tasks, folder, reporter, eight_bit=eight_bit, data=data, examples=examples)
+        written = write(request)
     for remark in written.remarks:
         reporter.warn(remark)
     what = ", ".join(task.name for task in tasks) or entry.without_task

@@ -30,8 +30,8 @@ def known_head(model: MultitaskModel, task: Task) -> Head | CosineHead:
     head: TaskHead = model.heads[task.name]
     if type(head) not in (Head, CosineHead):
         raise InputError(
-            f"task {task.name}: its head {type(head).__name__} is code of your own, which no other library has; expected "
-            "a task with one of Concord's heads; concord.load runs yours"
+            f"task {task.name}: its head {type(head).__name__} is code of your own, which no other library has; "
+            "expected a task with one of Concord's heads; concord.load runs yours"
         )
     return head
 

@@ -16,17 +16,19 @@ class Request:
         saved: the run's best model in fp32, on the CPU.
         tasks: whose answers are exported; none where the embeddings alone are.
         folder: to write into; the tokenizer's files are there.
-        eight_bit: whether weights become 8-bit integers.
-        examples: at most so many of each dev set are compared, where the format compares; 0 for all.
         reporter: is told of it.
+        eight_bit: whether weights become 8-bit integers.
+        data: where the dev sets are read that the format compares on, "" for the run's own.
+        examples: at most so many of each are compared; 0 for all.
     """
 
     saved: SavedRun
     tasks: tuple[Task, ...]
     folder: Path
-    eight_bit: bool
-    examples: int
     reporter: Reporter
+    eight_bit: bool = False
+    data: str = ""
+    examples: int = 0
 
 
 @dataclass(frozen=True)

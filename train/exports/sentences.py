@@ -99,7 +99,7 @@ def _threshold(model: MultitaskModel, task: Task) -> float:
 
 
 def _write_modules(request: Request, layers: list[Dense], *, normalised: bool) -> None:
-    """The encoder, its pooling, and the layers; normalised: whether embeddings of length 1 come out, and else scores."""
+    """The encoder, its pooling, and the layers; normalised: whether embeddings of length 1 come out, or else scores."""
     model, folder = request.saved.model, request.folder
     config = model.encoder.config
     config.write(folder / CONFIG_FILE)
