@@ -21,8 +21,6 @@ from concord.train.exports.layers import Dense, head_layers, known_head, link_of
 from concord.train.exports.request import Request, Written
 from concord.train.objectives.answers import label_names
 
-_INSTEAD = "expected --format onnx, which has it"
-
 
 @dataclass(frozen=True)
 class Classifier:
@@ -94,19 +92,23 @@ def _exactly(weight: Tensor, bias: Tensor) -> Dense:
 def _problem(model: MultitaskModel, task: Task) -> str:
     """Why transformers' classes cannot give a task's answers, and what can; "" where they can."""
     head, link = known_head(model, task), link_of_task(model, task)
+    instead = "expected --format onnx" + (" or sentence-transformers" if task.pair else "")
     if isinstance(head, CosineHead):
-        return "its cosine of two embeddings has no place in transformers, expected --format sentence-transformers"
+        return (
+            "its cosine of two embeddings has no place in transformers, expected --format onnx or sentence-transformers"
+        )
     if head.pair:
-        return f"its pairs are two sequences, of which transformers reads one at a time, {_INSTEAD}"
+        return "its pairs are two sequences, of which transformers reads one at a time, expected --format onnx"
     if model.mean_pooling:
-        return f"its mean pooling has no place in transformers' classifiers, {_INSTEAD}"
+        return f"its mean pooling has no place in transformers' classifiers, {instead}"
     if shared_layers(model, task):
-        return f"the layer that it shares with other tasks has no place in transformers, {_INSTEAD}"
+        return f"the layer that it shares with other tasks has no place in transformers, {instead}"
     if head.hidden:
-        return f"the hidden layers of its head have no place in transformers, {_INSTEAD}"
+        return f"the hidden layers of its head have no place in transformers, {instead}"
     if head.threshold is not None and head.threshold.item() != 0.5:
-        return f"its threshold of {head.threshold.item():.4g} has no place in transformers, {_INSTEAD}"
-    if (task.kind, link) in (("binary", "identity"), ("regression", "sigmoid")):
-        made = "its loss makes shares of the logits that are no softmax" if task.kind == "binary" else "of a sigmoid"
-        return f"{made}, which has no place in transformers, {_INSTEAD}"
+        return f"its threshold of {head.threshold.item():.4g} has no place in transformers, {instead}"
+    if (task.kind, link) == ("binary", "identity"):
+        return f"its loss makes of one logit a share, and no softmax, which has no place in transformers, {instead}"
+    if (task.kind, link) == ("regression", "sigmoid"):
+        return f"the sigmoid that its loss makes answers by has no place in transformers, {instead}"
     return ""
