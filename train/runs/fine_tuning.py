@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from concord.bert.errors import InputError
+from concord.bert.model_files import read_weights
 from concord.bert.names import WEIGHTS_FILE
-from concord.bert.tensor_files import DIGEST, digests_of_files, read_tensors
+from concord.bert.tensor_files import DIGEST, digests_of_files
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.datasets import Datasets
 from concord.train.data.tasks import Task
@@ -31,7 +32,7 @@ from concord.train.outputs.names import (
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import best_metric_text, dev_sum, epoch_summary, score_line, surgery_summary
-from concord.train.runs.companions import write_companions, write_own_pooler
+from concord.train.runs.companions import classifier_weights, write_companions, write_own_pooler
 from concord.train.runs.drawing import draw
 from concord.train.runs.session import Session
 from concord.train.runs.skipping import check_learns, describe
@@ -77,7 +78,7 @@ class FineTuning:
         session, progress = self.session, self.session.progress
         path = session.directory / BEST / WEIGHTS_FILE
         try:
-            digest = read_tensors(path).metadata.get(DIGEST)
+            digest = read_weights(path.parent)[0].metadata.get(DIGEST)
             reason = f"{path}: not the model of step {progress.best_step}" if digest != progress.best_digest else ""
         except InputError as error:
             digest, reason = None, str(error)
@@ -228,10 +229,11 @@ class FineTuning:
         self._write_companions(best)
         sealed = digests_of_files(best, SEALED)
         write_own_pooler(best, self.model)
-        self.session.progress.best_digest = self.model.save(best / WEIGHTS_FILE, sealed)
+        tensors = classifier_weights(self.model, self.tasks)
+        self.session.progress.best_digest = self.model.save(best, sealed, tensors)
 
     def _write_companions(self, best: Path) -> None:
-        write_companions(best, self.model, self.tokenizer, self._max_length)
+        write_companions(best, self.model, self.tasks, self.tokenizer, self._max_length)
 
     def _write_predictions(
         self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
@@ -256,7 +258,7 @@ class FineTuning:
                 "with a lower --learning-rate"
             )
         self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
-        self.model.load(session.directory / BEST / WEIGHTS_FILE)
+        self.model.load(session.directory / BEST)
         write_own_pooler(session.directory / BEST, self.model)  # a kill may have come between the two
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
