@@ -37,6 +37,10 @@ class Datasets:
     dev_examples: dict[str, list[Example]]
     held_out: dict[str, list[str]] = field(default_factory=dict)
 
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Task -> "train" and "dev" -> how many examples that set has."""
+        return {name: {"train": len(own), "dev": len(self.dev[name])} for name, own in self.train.items()}
+
     def digests(self) -> dict[str, str]:
         """What the training and the choice of the best model depend on: a set's task and split -> its digest."""
         sets = {"train": self.train, "dev": self.dev}

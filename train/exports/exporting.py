@@ -6,10 +6,12 @@ from pathlib import Path
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.files import building
 from concord.train.data.tasks import Task
+from concord.train.exports.card import write_card
 from concord.train.exports.formats import FORMATS, Format
 from concord.train.exports.request import Request, Written
 from concord.train.outputs.saved_run import load_run
 from concord.train.reporter import Reporter
+from concord.train.reports.stored_run import read_run
 
 
 def export_run(
@@ -49,10 +51,16 @@ def export_run(
         saved.tokenizer.save(folder, saved.config.data.max_length)
         request = Request(saved, tasks, folder, reporter, eight_bit=eight_bit, data=data, examples=examples)
         written = write(request)
+        write_card(folder, read_run(directory), written, name=output.name, about=[_about(tasks, written)])
     for remark in written.remarks:
         reporter.warn(remark)
     what = ", ".join(task.name for task in tasks) or entry.without_task
     reporter.say(f"exported   {what} to {output}, for {written.library}")
+
+
+def _about(tasks: Sequence[Task], written: Written) -> str:
+    what = f"the answers of {', '.join(task.name for task in tasks)}" if tasks else "the embeddings"
+    return f"A model that Concord has trained on several tasks at once, exported for {written.library}: {what}."
 
 
 def _check_output(output: Path) -> None:

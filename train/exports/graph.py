@@ -1,6 +1,7 @@
 """A run's encoder and heads in one ONNX graph, which is compared with the run before it is put in place."""
 
 import json
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -78,17 +79,25 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
 
 def _quantize(whole: Path, path: Path) -> None:
     """Write the graph at `whole` with the weights of the encoder's products and tables as 8-bit integers, whose inputs
-    are quantised as they come. The heads stay in fp32."""
+    are quantised as they come. The heads stay in fp32.
+
+    The weights are unsigned: signed ones overflow in the products of x86 processors that lack VNNI.
+    """
     heads = [node.name for node in onnx.load(whole, load_external_data=False).graph.node if node.name.startswith(SCOPE)]
-    quantize_dynamic(
-        whole,
-        path,
-        op_types_to_quantize=["MatMul", "Gather"],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=heads,
-        extra_options={"MatMulConstBOnly": True},
-    )
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it recommends to infer shapes first, of which this graph has no need
+    try:
+        quantize_dynamic(
+            whole,
+            path,
+            op_types_to_quantize=["MatMul", "Gather"],
+            per_channel=True,
+            weight_type=QuantType.QUInt8,
+            nodes_to_exclude=heads,
+            extra_options={"MatMulConstBOnly": True},
+        )
+    finally:
+        logging.disable(before)
 
 
 def _judged(differences: list[Difference], request: Request) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What lies beside the best model's weights, for the libraries that load them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -9,11 +9,14 @@ from torch import Tensor
 from concord.bert.errors import InputError
 from concord.bert.files import make_folder, replacing
 from concord.bert.multitask import MultitaskModel
-from concord.bert.names import CONFIG_FILE
+from concord.bert.names import BEST, CONFIG_FILE, HEADS_FILE
 from concord.bert.sentence_files import SentenceSettings, write_pooler, write_sentence_settings
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.tasks import Task
+from concord.train.exports.card import write_card
 from concord.train.exports.classifier import Classifier, classifier_of, classifier_tensors
+from concord.train.exports.request import Written
+from concord.train.reports.stored_run import StoredRun
 
 
 def write_companions(
@@ -46,6 +49,35 @@ def classifier_weights(model: MultitaskModel, tasks: Sequence[Task]) -> dict[str
     encoder alone is loaded from them, too. None where the encoder's own names are to be taken."""
     classifier = _classifier(model, tasks)
     return classifier_tensors(model, classifier, keep_pooler=True) if classifier else None
+
+
+def best_card(model: MultitaskModel, tasks: Sequence[Task]) -> Callable[[StoredRun], None]:
+    """What writes the card of a run's best model."""
+    classifier, pooled = _classifier(model, tasks), model.pals is None
+    return lambda run: _write_best_card(run, classifier is not None, pooled)
+
+
+def _write_best_card(run: StoredRun, classifies: bool, pooled: bool) -> None:
+    """classifies: whether transformers' classifier answers as the run does; pooled: whether sentence-transformers pools
+    as it does."""
+    folder, task = run.directory.name, run.tasks[0].name
+    about = ["A model that Concord has trained" + (" on several tasks at once." if len(run.tasks) > 1 else ".")]
+    if not classifies:
+        about = [
+            f"For the answers of a task in another library: `concord export {folder} --format transformers --task "
+            f"{task} --output FOLDER`, or `--format sentence-transformers` or `onnx`. This folder itself has the "
+            f"encoder, and in `{HEADS_FILE}` the heads, which Concord reads.",
+            *about,
+        ]
+    lines = ["from concord import load", "", f'run = load("{folder}")', f'run.predict("{task}", texts)']
+    if classifies:
+        lines += ["", "from transformers import pipeline", ""]
+        lines += ['pipeline("text-classification", model="FOLDER", truncation=True)(texts)']
+    if pooled:
+        lines += ["", "from sentence_transformers import SentenceTransformer", ""]
+        lines += ['SentenceTransformer("FOLDER").encode(texts, normalize_embeddings=True)']
+    written = Written("transformers", "text-classification" if classifies else "feature-extraction", "\n".join(lines))
+    write_card(run.directory / BEST, run, written, name=f"{folder}/{BEST}", about=about)
 
 
 def _classifier(model: MultitaskModel, tasks: Sequence[Task]) -> Classifier | None:
