@@ -47,7 +47,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 # What asks transformers and sentence-transformers: each job's model, and its raw answers.
 ASKED_OF_HUGGING_FACE = """
-import json, pathlib, numpy as np, torch
+import json, os, pathlib, numpy as np, torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 jobs, answers = json.loads(pathlib.Path("jobs.json").read_text()), {}
@@ -75,9 +75,15 @@ for name, form, folder, texts in jobs:
     answers[name] = found
 np.savez("answers.npz", **answers)
 """
+# What runs the code of each export's card, beside the exports.
+CARDS = """
+os.chdir(pathlib.Path(jobs[0][2]).parent)
+for card in sorted(pathlib.Path().glob("*/README.md")):
+    exec(card.read_text().split("```python")[1].split("```")[0], {})
+"""
 # What asks onnxruntime, in a process that knows no torch.
 ASKED_OF_ONNXRUNTIME = """
-import json, pathlib, sys, numpy as np, onnxruntime, tokenizers
+import json, os, pathlib, sys, numpy as np, onnxruntime, tokenizers
 jobs, answers = json.loads(pathlib.Path("jobs.json").read_text()), {}
 for name, _, folder, texts in jobs:
     session = onnxruntime.InferenceSession(folder + "/model.onnx")
@@ -170,7 +176,7 @@ def asked(folder, code, jobs):
     (folder / "jobs.json").write_text(json.dumps(jobs))
     environment = {**os.environ, **OFFLINE, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", code + CARDS], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
     return dict(np.load(folder / "answers.npz")), ended.stderr
