@@ -51,16 +51,17 @@ def export_run(
         saved.tokenizer.save(folder, saved.config.data.max_length)
         request = Request(saved, tasks, folder, reporter, eight_bit=eight_bit, data=data, examples=examples)
         written = write(request)
-        write_card(folder, read_run(directory), written, name=output.name, about=[_about(tasks, written)])
+        write_card(folder, read_run(directory), written, name=output.name, about=[_about(saved.tasks, tasks, written)])
     for remark in written.remarks:
         reporter.warn(remark)
     what = ", ".join(task.name for task in tasks) or entry.without_task
     reporter.say(f"exported   {what} to {output}, for {written.library}")
 
 
-def _about(tasks: Sequence[Task], written: Written) -> str:
+def _about(trained: Sequence[Task], tasks: Sequence[Task], written: Written) -> str:
     what = f"the answers of {', '.join(task.name for task in tasks)}" if tasks else "the embeddings"
-    return f"A model that Concord has trained on several tasks at once, exported for {written.library}: {what}."
+    several = " on several tasks at once" if len(trained) > 1 else ""
+    return f"A model that Concord has trained{several}, exported for {written.library}: {what}."
 
 
 def _check_output(output: Path) -> None:
