@@ -5,6 +5,7 @@ import re
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -164,6 +165,15 @@ def test_eight_bits_answer_nearly_as_the_run_from_a_smaller_file(runs, tmp_path,
     assert EXPORTED < float(difference) < 0.1
     sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("whole", "small")]
     assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize("more", [(), ("--int8",)])
+def test_a_large_graph_has_its_weights_in_a_file_beside_it(runs, tmp_path, monkeypatch, more):
+    monkeypatch.setattr("concord.train.exports.graph._MOST_BYTES", 1000)
+    export(runs["alone"].directory, tmp_path / "out", "onnx", "", *more)  # which compares its answers
+    files = {path.name for path in (tmp_path / "out").iterdir()} - {"README.md", "config.json"}
+    assert files == {"model.onnx", "tokenizer.json", "tokenizer_config.json", *([] if more else ["model.onnx.data"])}
+    assert onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx").get_outputs()[0].name == "embedding"
 
 
 def test_a_graph_that_answers_otherwise_is_not_put_in_place(runs, tmp_path, capsys, monkeypatch):

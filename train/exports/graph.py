@@ -37,7 +37,7 @@ def write_graph(request: Request) -> Written:
     path = request.folder / GRAPH_FILE
     model.encoder.config.write(request.folder / CONFIG_FILE)
     if request.eight_bit:
-        with TemporaryDirectory(dir=request.folder.parent) as whole:
+        with TemporaryDirectory(dir=request.folder) as whole:
             _save(graph, Path(whole) / GRAPH_FILE)
             _quantize(Path(whole) / GRAPH_FILE, path)
     else:
@@ -72,7 +72,7 @@ def _described(model: MultitaskModel, task: Task) -> dict[str, object]:
 
 def _save(graph: onnx.ModelProto, path: Path) -> None:
     """Write a graph; one that a single file does not hold has its weights in a file beside it."""
-    beside = graph.ByteSize() > _MOST_BYTES
+    beside = sum(len(constant.raw_data) for constant in graph.graph.initializer) > _MOST_BYTES
     onnx.save_model(graph, path, save_as_external_data=beside, location=path.name + WEIGHTS_ENDING if beside else None)
     onnx.checker.check_model(path)
 

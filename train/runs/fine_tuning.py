@@ -21,13 +21,7 @@ from concord.train.objectives.undefined import weak_answers
 from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
-from concord.train.outputs.names import (
-    BEST,
-    SEALED,
-    answers_file,
-    mistakes_file,
-    predictions_file,
-)
+from concord.train.outputs.names import BEST, SEALED, answers_file, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import best_metric_text, dev_sum, epoch_summary, score_line, surgery_summary
