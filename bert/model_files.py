@@ -61,6 +61,16 @@ def read_weights(directory: Path) -> tuple[TensorFile, dict[str, Tensor]]:
     raise DamagedFile(reason)
 
 
+def settle(directory: Path) -> None:
+    """Leave one file of heads in a folder, the one that the encoder's file names: a kill may have left two."""
+    path, earlier = directory / HEADS_FILE, directory / EARLIER_HEADS_FILE
+    named = _metadata(directory / WEIGHTS_FILE).get(_HEADS)
+    if _metadata(path).get(DIGEST) == named:
+        earlier.unlink(missing_ok=True)
+    elif _metadata(earlier).get(DIGEST) == named:
+        earlier.replace(path)
+
+
 def _metadata(path: Path) -> dict[str, str]:
     """The metadata in the header of a file, whose content is not looked at; none where it cannot be read."""
     try:

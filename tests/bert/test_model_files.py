@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.model_files import read_weights, write_weights
+from concord.bert.model_files import read_weights, settle, write_weights
 from concord.bert.tensor_files import DamagedFile, write_tensors
 
 STEPS = ("replace", "unlink")  # what changes names in a folder
@@ -63,6 +63,10 @@ def test_a_kill_at_any_moment_and_another_one_leave_a_whole_model(tmp_path, monk
                 write(tmp_path / "model", number)
                 raise AssertionError("not killed")
             assert found(tmp_path / "model") in (1, 2, number)
+        before = found(tmp_path / "model")
+        settle(tmp_path / "model")
+        assert found(tmp_path / "model") == before
+        assert not (tmp_path / "model" / "heads-before.safetensors").exists()
         write(tmp_path / "model", 4)
         assert found(tmp_path / "model") == 4
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.model_files import read_weights
+from concord.bert.model_files import read_weights, settle
 from concord.bert.names import CARD_FILE, WEIGHTS_FILE
 from concord.bert.tensor_files import DIGEST, digests_of_files
 from concord.bert.tokenizer import Tokenizer
@@ -251,6 +251,7 @@ class FineTuning:
         # Once more: the run may have stood, and been damaged.
         write_companions(best, self.model, self.tasks, self.tokenizer, self._max_length)
         self.model.load(best)
+        settle(best)
         write_own_pooler(best, self.model)  # a kill may have come between the two
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
