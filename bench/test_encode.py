@@ -19,8 +19,8 @@ from concord.train.data.demo_sets import demo_examples
 ON_GPU = torch.cuda.is_available()
 # What texts are: how many sentences of the generated data each has, how many texts there are, and where they are cut.
 LENGTHS = {
-    "one to eight sentences": ((1, 8), 4096 if ON_GPU else 256, 256),
-    "512 wordpieces": ((80, 80), 512 if ON_GPU else 24, 512),
+    "one to eight sentences": ((1, 8), 4096 if ON_GPU else 128, 256),
+    "512 wordpieces": ((80, 80), 512 if ON_GPU else 16, 512),
 }
 ENCODERS = {
     "concord": concord_encoder,
@@ -85,7 +85,7 @@ def test_label(record, name, lengths):
 @pytest.mark.parametrize("amp", AMPS_OF_CPU)
 @pytest.mark.benchmark(group="encode")
 def test_encoders_in_turn(record_contest, amp, lengths):
-    record_contest([contestant(name, amp, lengths) for name in ENCODERS], group="evaluation", name=EMBEDDINGS, rounds=4)
+    record_contest([contestant(name, amp, lengths) for name in ENCODERS], group="evaluation", name=EMBEDDINGS, rounds=3)
 
 
 @pytest.mark.skipif(ON_GPU, reason="on a GPU one contestant is timed after the other")
@@ -94,4 +94,4 @@ def test_encoders_in_turn(record_contest, amp, lengths):
 @pytest.mark.benchmark(group="labels")
 def test_labels_in_turn(record_contest, amp, lengths):
     contestants = [contestant(name, amp, lengths, labels=True) for name in CLASSIFIERS]
-    record_contest(contestants, group="evaluation", name=LABELS, rounds=4)
+    record_contest(contestants, group="evaluation", name=LABELS, rounds=3)
