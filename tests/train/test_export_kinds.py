@@ -1,8 +1,11 @@
 """Exports, and best/, of every kind of encoder: each kind's own classes pool and answer as the run does."""
 
+import shutil
+
 import numpy as np
 import pytest
 
+from concord import load
 from concord.kernels.tolerances import EXPORTED
 from concord.train.runs import fine_tuning
 from tests.train.exported import ASKED_OF_HUGGING_FACE, ASKED_OF_ONNXRUNTIME, asked, export
@@ -58,3 +61,11 @@ def test_every_kind_of_encoder_answers_elsewhere_as_in_its_run(runs, answers, ki
     for name, normalize in (("encoder", False), ("embeddings", True)):
         expected = run.encode(ASKED, normalize=normalize)
         np.testing.assert_allclose(answers[f"{kind} {name}"], expected, rtol=0, atol=EXPORTED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_best_of_every_kind_is_read_again_with_its_pooler(runs, tmp_path, kind):
+    shutil.copytree(runs[1] / kind / "run" / "best", tmp_path / "model")
+    alone = load(tmp_path / "model", device="cpu")
+    texts = [text for text in ASKED if len(text) < 100]
+    np.testing.assert_allclose(alone.encode(texts), runs[0][kind].encode(texts), rtol=0, atol=EXPORTED)
