@@ -14,7 +14,7 @@ from concord.bert.heads import SharedLayer, TaskHead
 from concord.bert.model_files import read_weights, write_weights
 from concord.bert.names import HEADS_FILE, WEIGHTS_FILE
 from concord.bert.pals import ProjectedAttention
-from concord.bert.weights import copy_from_hugging_face, misfit, to_hugging_face
+from concord.bert.weights import POOLER, copy_from_hugging_face, misfit, to_hugging_face
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows, wide
@@ -147,13 +147,16 @@ class MultitaskModel(nn.Module):
         self, directory: Path, metadata: Mapping[str, str] | None = None, encoder: Mapping[str, Tensor] | None = None
     ) -> str:
         """Write the fp32 weights into a folder: the encoder's under Hugging Face's names, and in a file of their own
-        heads.TASK.*, pals.TASK.* and shared_layer.*; return a digest of both, see `model_files`.
+        heads.TASK.*, pals.TASK.* and shared_layer.*, and pooler.* where Hugging Face's encoder has none; return a
+        digest of both, see `model_files`.
 
         metadata: name -> text, for the header of the encoder's file; encoder: what this holds, None for the encoder
         alone.
         """
         if encoder is None:
-            encoder = to_hugging_face(self.encoder_values(), self.encoder.config.kind)
+            others = self._other_values()
+            own = {name: value for name, value in self.encoder_values().items() if name not in others}
+            encoder = to_hugging_face(own, self.encoder.config.kind)
         return write_weights(directory, encoder, self._other_values(), metadata or {})
 
     @torch.no_grad()
@@ -168,18 +171,22 @@ class MultitaskModel(nn.Module):
         for name, value in others.items():
             if problem := misfit(heads.get(name), value.shape):
                 raise InputError(f"{directory / HEADS_FILE}: {name} {problem}")
-        path = str(directory / WEIGHTS_FILE)
-        copy_from_hugging_face(file.tensors, self.encoder_values(), path, self.encoder.config.kind)
+        own = {name: value for name, value in self.encoder_values().items() if name not in others}
+        copy_from_hugging_face(file.tensors, own, str(directory / WEIGHTS_FILE), self.encoder.config.kind)
         for name, value in others.items():
             value.copy_(heads[name])
         self.shared.refresh_compute()
         return file.metadata
 
     def _other_values(self) -> dict[str, Tensor]:
-        """By the names that they have in the file."""
+        """What lies beside the encoder's file, by the names that it has there."""
+        kind = self.encoder.config.kind
+        values = {} if kind.pooler_is_the_encoders else self.encoder_values()
+        pooler = {name: value for name, value in values.items() if name.startswith(POOLER)}
         shared = {name: value for name, value in self.shared.values().items() if _is_of_shared_layer(name)}
         thresholds = {_HEADS + name: value for name, value in self.heads.named_buffers()}
-        return shared | {_saved_name(name): value for name, value in self.private.values().items()} | thresholds
+        private = {_saved_name(name): value for name, value in self.private.values().items()}
+        return pooler | shared | private | thresholds
 
 
 def _is_of_shared_layer(name: str) -> bool:

@@ -170,13 +170,13 @@ def export(run, output, form, task="", *more):
     return output
 
 
-def asked(folder, code, jobs):
+def asked(folder, code, jobs, cards=CARDS):
     """What a process of its own, which runs `code` in `folder`, answers to jobs; and what it says on stderr."""
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs))
     environment = {**os.environ, **OFFLINE, "PYTHONPATH": "", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code + CARDS], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", code + cards], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
     return dict(np.load(folder / "answers.npz")), ended.stderr

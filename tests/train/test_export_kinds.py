@@ -69,3 +69,22 @@ def test_best_of_every_kind_is_read_again_with_its_pooler(runs, tmp_path, kind):
     alone = load(tmp_path / "model", device="cpu")
     texts = [text for text in ASKED if len(text) < 100]
     np.testing.assert_allclose(alone.encode(texts), runs[0][kind].encode(texts), rtol=0, atol=EXPORTED)
+
+
+def test_encoders_without_a_pooler_in_transformers_keep_it_beside_and_are_loaded_without_a_word(runs, tmp_path):
+    jobs, expected, texts = [], {}, [text for text in ASKED if len(text) < 100]
+    for kind in ("distilbert", "electra"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "data").symlink_to(runs[1] / "data")
+        settings = {"model": str(runs[1] / f"{kind}-model"), "max_steps": 2, "skip_test": True, "tasks": ("sst", "sts")}
+        result = trained(tmp_path / kind, **settings)
+        shutil.copytree(result.directory / "best", tmp_path / f"{kind}-model")
+        expected[kind] = result.load(amp="off").encode(texts, normalize=False)
+        again = load(tmp_path / f"{kind}-model", device="cpu").encode(texts, normalize=False)
+        np.testing.assert_allclose(again, expected[kind], rtol=0, atol=EXPORTED)
+        for form in ("states", "embeddings"):
+            jobs.append((f"{kind} {form}", form, str(result.directory / "best"), [[text] for text in texts]))
+    found, said = asked(tmp_path / "asked", ASKED_OF_HUGGING_FACE, jobs, cards="")
+    for kind, own in expected.items():
+        np.testing.assert_allclose(found[f"{kind} embeddings"], own, rtol=0, atol=EXPORTED)
+    assert [line for line in said.splitlines() if line.strip() and "Loading weights" not in line] == []
