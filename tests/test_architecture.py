@@ -24,6 +24,7 @@ ROOMS = (
     "train.checks",
     "train.outputs",
     "train.reports",
+    "train.exports",
     "train.runs",
     "train.papers",
     "train",
@@ -35,7 +36,7 @@ FLAT_SETTINGS = {
     *("train.flags", "train.library", "train.pretrain", "train.reproduce"),
     *("train.settings.files", "train.settings.idle", "train.settings.recipes", "train.settings.typed"),
     *("train.runs.begin", "train.runs.pre_training"),
-    *("bench.lengths", "bench.step_cases", "bench.test_data"),
+    *("bench.labels", "bench.lengths", "bench.step_cases", "bench.test_data"),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines, of train/
 
