@@ -33,7 +33,8 @@ ROOMS = (
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
     *("train.flags", "train.library", "train.pretrain", "train.reproduce"),
-    *("train.settings.files", "train.settings.idle", "train.settings.recipes", "train.settings.typed"),
+    *("train.settings.files", "train.settings.idle", "train.settings.layers", "train.settings.settings_file"),
+    *("train.settings.typed",),
     *("train.runs.begin", "train.runs.pre_training"),
     *("bench.lengths", "bench.step_cases", "bench.test_data"),
 }

@@ -3,6 +3,7 @@
 With no other argument it trains the bundled MiniLM on a data set that the project generates itself, on a CPU or GPU.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 from concord.train.command import run_command
 from concord.train.flags import build_parser, config_from, resumed_config
 from concord.train.outputs.names import CONFIG_FILE, files_before_state
+from concord.train.reporter import Reporter
 from concord.train.run_folder import folder_to_go_on, new_folder, resumed_folder
-from concord.train.settings.files import read_config
+from concord.train.settings.files import read_config, toml_of
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the command line, and return what summary.json tells of the run; raises InputError for bad input. It may be
-    called in any thread, and handles signals in the main one."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
+    """Run the command line, and return what summary.json tells of the run, or nothing where it only prints; raises
+    InputError for bad input. It may be called in any thread, and handles signals in the main one."""
     given = build_parser().parse(arguments)
     folder = resumed_folder(given)
+    if getattr(given, "print_config", False):
+        kept = read_config(folder.path / CONFIG_FILE) if folder else None
+        print(toml_of(resumed_config(kept, given, folder.path) if folder else config_from(given)), end="")
+        return None
     if folder is None:
         config = config_from(given)
         folder = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery.replace(':', '.')}")
@@ -26,10 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         config = resumed_config(read_config(folder.path / CONFIG_FILE), given, folder.path)
         folder = folder_to_go_on(folder, config.save_every, files_before_state(config.tasks))
     # Imported once the flags have proved good: torch comes with it.
-    from concord.train.outputs.progress import ConsoleReporter
     from concord.train.runs.begin import begin_fine_tuning
 
-    return begin_fine_tuning(folder, config, ConsoleReporter()).train()
+    return begin_fine_tuning(folder, config, reporter_of(given)).train()
+
+
+def reporter_of(given: argparse.Namespace) -> Reporter:
+    """What tells of a run, as the flags ask for it."""
+    from concord.train.outputs.progress import ConsoleReporter
+    from concord.train.outputs.reporters import JsonReporter, QuietReporter
+
+    if getattr(given, "json", False):
+        return JsonReporter()
+    return QuietReporter() if getattr(given, "quiet", False) else ConsoleReporter()
 
 
 if __name__ == "__main__":

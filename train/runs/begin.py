@@ -73,6 +73,7 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
         content = json.dumps(data.held_out, indent=1) + "\n"
         settings[HELD_OUT_FILE] = lambda path: path.write_text(content, encoding="utf-8")
     session.open(optimizer, data.digests(), settings, trainer.total_steps)
+    reporter.open_run(session.directory, asdict(flat), session.progress.steps)
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer, config.data.max_length)

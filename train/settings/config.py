@@ -40,7 +40,9 @@ _PER_TASK = (
 class RunConfig:
     """Every setting of a training run. Each field is the flag of the same name, with dashes for underscores."""
 
-    recipe: str = setting("", "a named system, PAPER/SYSTEM, whose settings stand for the defaults (see --recipes)")
+    recipe: str = setting(
+        "", "a named system, PAPER/SYSTEM (see --recipes), or a .toml of your own; it stands for the defaults"
+    )
     data: str = setting(
         "demo",
         "tasks.toml, directory in the course layout, demo for the generated data set, or module:function of your own",
