@@ -17,7 +17,21 @@ from concord.train.settings.recipes import read_recipe, recipes
 
 # What --help shows of a run's settings; --help-all shows the others too.
 _COMMON = (
-    *("help", "out", "resume", "config", "recipe", "recipes", "data", "tasks", "model", "heads", "losses", "surgery"),
+    *(
+        "help",
+        "out",
+        "resume",
+        "config",
+        "seeds",
+        "recipe",
+        "recipes",
+        "data",
+        "tasks",
+        "model",
+        "heads",
+        "losses",
+        "surgery",
+    ),
     *("train_file", "text_column", "label_column"),
     *("granularity", "amp", "device", "kernels", "epochs", "max_steps", "batch_size", "accumulate", "stages"),
     *("learning_rate", "head_learning_rate", "seed", "evaluate_every", "skip_bad_rows"),
@@ -103,9 +117,11 @@ def build_parser() -> OneLineParser:
     parser.add_argument(
         "--print-config", action="store_true", help="print all settings as --config reads them and stop"
     )
-    loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
-    loudness.add_argument("--json", action="store_true", help="print one event a line, as JSON")
+    parser.add_argument(
+        "--seeds", type=str, help="several seeds, such as 1,2,3: a run each in one folder, side by side"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
+    parser.add_argument("--json", action="store_true", help="print one event a line, as JSON")
     group: argparse._ActionsContainer = parser
     for option in fields(RunConfig):
         if option.name in GROUPS:

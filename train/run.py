@@ -8,9 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.flags import build_parser, config_from, resumed_config
-from concord.train.outputs.names import CONFIG_FILE, files_before_state
+from concord.train.outputs.names import CONFIG_FILE, SEEDS_FILE, files_before_state
 from concord.train.reporter import Reporter
 from concord.train.run_folder import folder_to_go_on, new_folder, resumed_folder
 from concord.train.settings.files import read_config, toml_of
@@ -25,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
         kept = read_config(folder.path / CONFIG_FILE) if folder else None
         print(toml_of(resumed_config(kept, given, folder.path) if folder else config_from(given)), end="")
         return None
+    if hasattr(given, "seeds") or (folder and (folder.path / SEEDS_FILE).is_file()):
+        from concord.train.seeds import run_seeds  # torch comes with it
+
+        return run_seeds(given, reporter_of(given))
     if folder is None:
         config = config_from(given)
         folder = new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery.replace(':', '.')}")
@@ -43,6 +48,8 @@ def reporter_of(given: argparse.Namespace) -> Reporter:
     from concord.train.outputs.reporters import JsonReporter, QuietReporter
 
     if getattr(given, "json", False):
+        if getattr(given, "quiet", False):
+            raise InputError("--json and --quiet: expected one of them")
         return JsonReporter()
     return QuietReporter() if getattr(given, "quiet", False) else ConsoleReporter()
 

@@ -76,6 +76,7 @@ FLAGS = [
     "--save-every",
     "--schedule",
     "--seed",
+    "--seeds",
     "--self-check",
     "--shared-layer",
     "--skip-bad-rows",

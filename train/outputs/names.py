@@ -9,9 +9,15 @@ METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
 STATE_FILE, EARLIER_STATE_FILE = "last.safetensors", "last-but-one.safetensors"
 HELD_OUT_FILE = "held-out.json"  # which rows of training sets are dev sets, where nobody names one
 REPORT_FILE = "report.html"
+SEEDS_FILE = "seeds.json"  # in a folder of several runs that differ in their seed alone
 # What the best model's weights vouch for, from its folder: what is read with them to answer.
 SEALED = (CONFIG_FILE, TOKENIZER_FILE, f"../{CONFIG_FILE}", f"../{TASKS_FILE}")
 CACHE = "token-cache"  # a folder beside the runs, which share it
+
+
+def seed_folder(seed: int) -> str:
+    """The folder of a seed's run, in that of several."""
+    return f"seed-{seed}"
 
 
 def predictions_file(task: str, split: str) -> str:

@@ -50,6 +50,11 @@ class ConsoleReporter(Reporter):
         """Whether nobody reads the console any more."""
         return isinstance(self._console, OutputConsole) and self._console.output.unread
 
+    @property
+    def console(self) -> Console:
+        """Where it writes."""
+        return self._console
+
     def hurry(self) -> None:
         """From now on wait for no reader of the console."""
         if isinstance(self._console, OutputConsole):

@@ -54,6 +54,10 @@ class JsonReporter(_OutputReporter):
     def __init__(self) -> None:
         super().__init__(Output())
 
+    def pass_on(self, name: str, event: Mapping[str, Any]) -> None:
+        """An event of one of several runs, with the run's name."""
+        self._line(json_text({**event, "run": name}))
+
     def _event(self, kind: str, **more: Any) -> None:
         self._line(json_text({"event": kind, **more}))
 

@@ -70,6 +70,8 @@ def _weighs(content: Mapping[str, Any], name: str) -> bool:
 
 def from_anywhere(name: str, value: Any) -> Any:
     """The value of a setting, with a path made absolute, so that the run can be resumed from any folder."""
+    if value == "":
+        return value
     if name == "recipe":
         is_path = Path(value).is_file()
     elif name in PATHS:

@@ -1,0 +1,187 @@
+"""Runs of train.run as processes, some of them side by side, each with its share of the cores or a GPU of its own."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from concord.train.command import INTERRUPTED
+from concord.train.outputs.stopping import StopRequest, stop_on_signal
+from concord.train.threads import THREADS, cores, quota
+
+_COMMAND = (sys.executable, "-m", "concord.train.run")
+_GPUS = "CUDA_VISIBLE_DEVICES"
+_PROJECT = str(Path(__file__).resolve().parent.parent)  # of a checkout
+_PATIENCE = 0.2  # seconds between two looks at whether a stop is asked for
+_LONGEST_ERROR = 4096  # bytes of what a process says last on its error output
+
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process runs beside others.
+
+    Attributes:
+        threads: that it may have.
+        variables: of its environment, besides.
+    """
+
+    threads: int
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process has ended.
+
+    Attributes:
+        name: of its run.
+        code: its exit code, negative for the signal that ended it; None where it was not begun, since a stop was asked
+            for before.
+        error: what it said last on its error output.
+    """
+
+    name: str
+    code: int | None
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended otherwise than well, or by a stop that was asked for."""
+        return self.code not in (0, None, INTERRUPTED, -signal.SIGTERM)
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, on one line."""
+        lines = [line for line in self.error.splitlines() if line.strip()]
+        named = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        ending = f"ended by signal {-self.code}" if self.code and self.code < 0 else f"ended with code {self.code}"
+        return (named or lines or [ending])[-1]
+
+
+def places(most: int, device: str, threads: int = 0) -> list[Place]:
+    """Places for at most `most` processes at once: a GPU each where runs take GPUs, otherwise a core at least each.
+
+    device: as --device takes it; threads: of each process, 0 for its share of the cores. OMP_NUM_THREADS bounds the
+    threads of a process here as everywhere.
+    """
+    allowed = min(cores(), quota() or cores())
+    gpus = _gpus() if device != "cpu" else []
+    count = max(1, min(most, len(gpus) or allowed))
+    share = max(1, allowed // count)
+    if os.environ.get(THREADS, "").isdecimal():
+        share = max(1, min(share, int(os.environ[THREADS])))
+    return [Place(threads or share, {_GPUS: gpus[number]} if gpus else {}) for number in range(count)]
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process sees, by what a child's CUDA_VISIBLE_DEVICES calls them."""
+    import torch  # not with this module: a command that is refused need not wait for it
+
+    named = [name.strip() for name in os.environ.get(_GPUS, "").split(",") if name.strip()]
+    return named or [str(number) for number in range(torch.cuda.device_count())]
+
+
+class Processes:
+    """Runs that are started as there are places for them.
+
+    Args:
+        places: where they run.
+        on_event: is told the name of a run and each event that it prints with --json; one call at a time.
+        stop: whether all are to stop: those that run save their states, the others are not begun.
+        variables: of the environment of each.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], on_event: OnEvent, stop: StopRequest, variables: Mapping[str, str]
+    ) -> None:
+        self._places: queue.Queue[Place] = queue.Queue()
+        for place in places:
+            self._places.put(place)
+        self._most, self._on_event, self._stop, self._variables = len(places), on_event, stop, variables
+        self._lock, self._telling = threading.Lock(), threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    def run(self, jobs: Mapping[str, Callable[[], Sequence[str]]]) -> list[Ended]:
+        """Run them all: name -> what gives the arguments of train.run once it is its turn. How each has ended, in their
+        order.
+
+        Signals that ask for a stop end all of them with their states saved; a second Ctrl-C or SIGTERM raises
+        KeyboardInterrupt, and ends them at once.
+        """
+        with ThreadPoolExecutor(self._most) as pool, stop_on_signal(self._stop):
+            futures = [pool.submit(self._run, name, arguments) for name, arguments in jobs.items()]
+            try:
+                while wait(futures, timeout=_PATIENCE).not_done:
+                    if self._stop.made and not self._stopping:
+                        self._end(signal.SIGTERM)
+                return [future.result() for future in futures]
+            except BaseException:
+                self._end(signal.SIGTERM)  # a second one where a stop was asked for before: it ends them at once
+                raise
+
+    def _end(self, number: int) -> None:
+        with self._lock:
+            self._stopping = True
+            for process in self._running:
+                process.send_signal(number)
+
+    def _run(self, name: str, arguments: Callable[[], Sequence[str]]) -> Ended:
+        place = self._places.get()
+        try:
+            if self._stopping:
+                return Ended(name, None)
+            given = arguments()
+            with tempfile.TemporaryFile() as errors:
+                process = self._started(given, place, errors)
+                if process is None:
+                    return Ended(name, None)
+                try:
+                    for line in process.stdout:
+                        self._tell(name, line)
+                    code = process.wait()
+                finally:
+                    with self._lock:
+                        self._running.discard(process)
+                errors.seek(max(0, errors.seek(0, os.SEEK_END) - _LONGEST_ERROR))
+                return Ended(name, code, errors.read().decode("utf-8", "replace").strip())
+        finally:
+            self._places.put(place)
+
+    def _started(self, arguments: Sequence[str], place: Place, errors: Any) -> "subprocess.Popen[bytes] | None":
+        """The process of a run; None where a stop was asked for meanwhile. It is in a session of its own, so that a
+        Ctrl-C, which the terminal sends to all of a command's processes, reaches it once: from here."""
+        paths = [_PROJECT, *filter(None, [os.environ.get("PYTHONPATH")])]
+        variables = {"PYTHONPATH": os.pathsep.join(paths), THREADS: str(place.threads), "PYTHONUNBUFFERED": "1"}
+        with self._lock:
+            if self._stopping:
+                return None
+            process = subprocess.Popen(
+                [*_COMMAND, *arguments, "--json"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, **variables, **place.variables, **self._variables},
+                start_new_session=True,
+            )
+            self._running.add(process)
+            return process
+
+    def _tell(self, name: str, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+        except ValueError:  # something else has printed a line
+            event = {"event": "say", "text": line.decode("utf-8", "replace").rstrip()}
+        with self._telling:
+            self._on_event(name, event if isinstance(event, dict) else {"event": "say", "text": str(event)})
