@@ -149,8 +149,8 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
 
 
 def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> RunConfig:
-    """The configuration of a run that is to go on: its own, with the place of its data and its number format where the
-    command line names another (data that are not the same are refused later, by their digests).
+    """The configuration of a run that is to go on: its own, with the place of its data, its number format and what else
+    is told of it where the command line names another (data that are not the same are refused later, by their digests).
 
     InputError where another flag contradicts it, or it names code that is not trusted, or not to be had.
     """
@@ -159,7 +159,7 @@ def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: 
     given = _given(arguments)
     if config.train_file and "data" in given:
         given = {"train_file": given["data"]} | {name: value for name, value in given.items() if name != "data"}
-    movable = ("data", "amp", *(name for name in PATHS if getattr(config, name)))
+    movable = ("data", "amp", "report_to", *(name for name in PATHS if getattr(config, name)))
     for name, value in given.items():
         kept = getattr(config, name)
         if value != kept and name not in movable:
