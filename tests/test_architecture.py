@@ -32,7 +32,8 @@ ROOMS = (
 # Who sees the flat settings, one a flag: the commands with their flags and files, recipes, what makes typed parts of
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
-    *("train.flags", "train.library", "train.pretrain", "train.reproduce", "train.seeds"),
+    *("train.flags", "train.library", "train.pretrain", "train.reproduce", "train.seeds", "train.sweeping"),
+    *("train.settings.sweep_file",),
     *("train.settings.files", "train.settings.idle", "train.settings.layers", "train.settings.settings_file"),
     *("train.settings.typed",),
     *("train.runs.begin", "train.runs.pre_training"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -15,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from concord.train.command import INTERRUPTED
+from concord.train.outputs.locks import held
+from concord.train.outputs.names import METRICS_FILE
 from concord.train.outputs.stopping import StopRequest, stop_on_signal
+from concord.train.reporter import Reporter
 from concord.train.threads import THREADS, cores, quota
 
 _COMMAND = (sys.executable, "-m", "concord.train.run")
 _GPUS = "CUDA_VISIBLE_DEVICES"
 _PROJECT = str(Path(__file__).resolve().parent.parent)  # of a checkout
 _PATIENCE = 0.2  # seconds between two looks at whether a stop is asked for
+_LONGEST_WAIT = 120.0  # seconds for runs to stop, whose command was killed before
 _LONGEST_ERROR = 4096  # bytes of what a process says last on its error output
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -69,19 +74,19 @@ class Ended:
         return (named or lines or [ending])[-1]
 
 
-def places(most: int, device: str, threads: int = 0) -> list[Place]:
+def places(most: int, device: str, threads: int = 0, *, exactly: bool = False) -> list[Place]:
     """Places for at most `most` processes at once: a GPU each where runs take GPUs, otherwise a core at least each.
 
     device: as --device takes it; threads: of each process, 0 for its share of the cores. OMP_NUM_THREADS bounds the
-    threads of a process here as everywhere.
+    threads of a process here as everywhere. exactly: whether there are to be as many in any case, which then share.
     """
     allowed = min(cores(), quota() or cores())
     gpus = _gpus() if device != "cpu" else []
-    count = max(1, min(most, len(gpus) or allowed))
+    count = most if exactly else max(1, min(most, len(gpus) or allowed))
     share = max(1, allowed // count)
     if os.environ.get(THREADS, "").isdecimal():
         share = max(1, min(share, int(os.environ[THREADS])))
-    return [Place(threads or share, {_GPUS: gpus[number]} if gpus else {}) for number in range(count)]
+    return [Place(threads or share, {_GPUS: gpus[number % len(gpus)]} if gpus else {}) for number in range(count)]
 
 
 def _gpus() -> list[str]:
@@ -100,22 +105,29 @@ class Processes:
         on_event: is told the name of a run and each event that it prints with --json; one call at a time.
         stop: whether all are to stop: those that run save their states, the others are not begun.
         variables: of the environment of each.
+        on_end: is told how each has ended, as soon as it has; from the same threads as `on_event`, one call at a time.
     """
 
     def __init__(
-        self, places: Sequence[Place], on_event: OnEvent, stop: StopRequest, variables: Mapping[str, str]
+        self,
+        places: Sequence[Place],
+        on_event: OnEvent,
+        stop: StopRequest,
+        variables: Mapping[str, str] | None = None,
+        on_end: Callable[[Ended], None] = lambda ended: None,
     ) -> None:
         self._places: queue.Queue[Place] = queue.Queue()
         for place in places:
             self._places.put(place)
-        self._most, self._on_event, self._stop, self._variables = len(places), on_event, stop, variables
+        self._most, self._on_event, self._stop = len(places), on_event, stop
+        self._variables, self._on_end = variables or {}, on_end
         self._lock, self._telling = threading.Lock(), threading.Lock()
-        self._running: set[subprocess.Popen[bytes]] = set()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = False
 
-    def run(self, jobs: Mapping[str, Callable[[], Sequence[str]]]) -> list[Ended]:
-        """Run them all: name -> what gives the arguments of train.run once it is its turn. How each has ended, in their
-        order.
+    def run(self, jobs: Mapping[str, Callable[[], Sequence[str] | None]]) -> list[Ended]:
+        """Run them all: name -> what gives the arguments of train.run once it is its turn, None where it is not to
+        run. How each has ended, in their order.
 
         Signals that ask for a stop end all of them with their states saved; a second Ctrl-C or SIGTERM raises
         KeyboardInterrupt, and ends them at once.
@@ -134,32 +146,44 @@ class Processes:
     def _end(self, number: int) -> None:
         with self._lock:
             self._stopping = True
-            for process in self._running:
+            for process in self._running.values():
                 process.send_signal(number)
 
-    def _run(self, name: str, arguments: Callable[[], Sequence[str]]) -> Ended:
+    def end(self, name: str) -> None:
+        """Have one run stop, with its state saved; nothing where it does not run."""
+        with self._lock:
+            if name in self._running:
+                self._running[name].send_signal(signal.SIGTERM)
+
+    def _run(self, name: str, arguments: Callable[[], Sequence[str] | None]) -> Ended:
         place = self._places.get()
         try:
-            if self._stopping:
-                return Ended(name, None)
-            given = arguments()
-            with tempfile.TemporaryFile() as errors:
-                process = self._started(given, place, errors)
-                if process is None:
-                    return Ended(name, None)
-                try:
-                    for line in process.stdout:
-                        self._tell(name, line)
-                    code = process.wait()
-                finally:
-                    with self._lock:
-                        self._running.discard(process)
-                errors.seek(max(0, errors.seek(0, os.SEEK_END) - _LONGEST_ERROR))
-                return Ended(name, code, errors.read().decode("utf-8", "replace").strip())
+            given = None if self._stopping else arguments()
+            ended = Ended(name, None) if given is None else self._ended(name, given, place)
+            with self._telling:
+                self._on_end(ended)
+            return ended
         finally:
             self._places.put(place)
 
-    def _started(self, arguments: Sequence[str], place: Place, errors: Any) -> "subprocess.Popen[bytes] | None":
+    def _ended(self, name: str, arguments: Sequence[str], place: Place) -> Ended:
+        with tempfile.TemporaryFile() as errors:
+            process = self._started(name, arguments, place, errors)
+            if process is None:
+                return Ended(name, None)
+            try:
+                for line in process.stdout:
+                    self._tell(name, line)
+                code = process.wait()
+            finally:
+                with self._lock:
+                    del self._running[name]
+            errors.seek(max(0, errors.seek(0, os.SEEK_END) - _LONGEST_ERROR))
+            return Ended(name, code, errors.read().decode("utf-8", "replace").strip())
+
+    def _started(
+        self, name: str, arguments: Sequence[str], place: Place, errors: Any
+    ) -> "subprocess.Popen[bytes] | None":
         """The process of a run; None where a stop was asked for meanwhile. It is in a session of its own, so that a
         Ctrl-C, which the terminal sends to all of a command's processes, reaches it once: from here."""
         paths = [_PROJECT, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -175,7 +199,7 @@ class Processes:
                 env={**os.environ, **variables, **place.variables, **self._variables},
                 start_new_session=True,
             )
-            self._running.add(process)
+            self._running[name] = process
             return process
 
     def _tell(self, name: str, line: bytes) -> None:
@@ -185,3 +209,14 @@ class Processes:
             event = {"event": "say", "text": line.decode("utf-8", "replace").rstrip()}
         with self._telling:
             self._on_event(name, event if isinstance(event, dict) else {"event": "say", "text": str(event)})
+
+
+def wait_until_free(folder: Path, reporter: Reporter) -> None:
+    """Wait while a process that an earlier command has started, and that was killed itself, saves the run's state."""
+    log, until = folder / METRICS_FILE, time.monotonic() + _LONGEST_WAIT
+    waits = False
+    while log.is_file() and held(log) and time.monotonic() < until:
+        if not waits:
+            reporter.say(f"{folder.name}  waits until the process that has it is gone")
+        waits = True
+        time.sleep(0.5)

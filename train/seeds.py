@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import time
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import partial
@@ -14,11 +13,10 @@ from concord.bert.files import read_json_object, replacing
 from concord.train.flags import config_from
 from concord.train.outputs import names
 from concord.train.outputs.folders import clear_folder, has_state
-from concord.train.outputs.locks import held
 from concord.train.outputs.side_by_side import SideBySide
 from concord.train.outputs.stopping import StopRequest
 from concord.train.outputs.strict_json import json_text
-from concord.train.processes import Ended, Processes, places
+from concord.train.processes import Ended, Processes, places, wait_until_free
 from concord.train.reporter import Reporter
 from concord.train.reports.comparing import columns
 from concord.train.reports.comparison_page import write_seeds_page
@@ -32,7 +30,6 @@ from concord.train.settings.layers import OF_TABLES
 from concord.train.settings.options import flag_of, setting_text
 from concord.train.settings.own import VARIABLE, check_trusted, own_names
 
-_PATIENCE = 120.0  # seconds for runs to stop, whose command was killed before
 _FEWEST = 2
 
 
@@ -106,7 +103,7 @@ class SeedRuns:
     def _arguments(self, seed: int, reporter: Reporter) -> list[str]:
         """What train.run is given for a seed: to go on with its run, or to begin it."""
         folder = self._folder(seed)
-        _wait_until_free(folder, reporter)
+        wait_until_free(folder, reporter)
         more = _flags(self._given) if hasattr(self._given, "resume") else []
         if has_state(folder) or (folder / names.CONFIG_FILE).is_file():
             return ["--resume", str(folder), *more]
@@ -140,17 +137,6 @@ def _flags(given: argparse.Namespace) -> list[str]:
     return [
         flag_of(name) if value is True else f"{flag_of(name)}={setting_text(value)}" for name, value in settings.items()
     ]
-
-
-def _wait_until_free(folder: Path, reporter: Reporter) -> None:
-    """Wait while a process that an earlier command has started, and that was killed itself, saves the run's state."""
-    log, until = folder / names.METRICS_FILE, time.monotonic() + _PATIENCE
-    waits = False
-    while log.is_file() and held(log) and time.monotonic() < until:
-        if not waits:
-            reporter.say(f"{folder.name}  waits until the process that has it is gone")
-        waits = True
-        time.sleep(0.5)
 
 
 def summary_of(member: Member) -> dict[str, Any]:

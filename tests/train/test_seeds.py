@@ -53,9 +53,7 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def go(found, jobs, on_event=lambda name, event: None, stop=None):
-    return Processes(found, on_event, stop or StopRequest(), {}).run(
-        {name: lambda w=w: [w] for name, w in jobs.items()}
-    )
+    return Processes(found, on_event, stop or StopRequest()).run({name: lambda w=w: [w] for name, w in jobs.items()})
 
 
 @pytest.mark.parametrize(
@@ -77,6 +75,7 @@ def test_each_process_has_its_share_of_the_cores_or_a_gpu(monkeypatch, cores, gp
     found = places(most, device)
     assert [(place.threads, place.variables.get("CUDA_VISIBLE_DEVICES")) for place in found] == expected
     assert {place.threads for place in places(most, device, 7)} == {7}
+    assert len(places(most, device, exactly=True)) == most
 
 
 def test_runs_go_on_side_by_side_and_one_that_fails_does_not_stop_the_others(stand_in):
@@ -161,16 +160,14 @@ def test_a_folder_of_seeds_goes_on_with_its_own_settings(capsys, tmp_path):
 
 
 def test_a_run_whose_process_is_still_there_is_waited_for(tmp_path, monkeypatch):
-    from concord.train import seeds
-
     folder = write_seeds(tmp_path / "seeds", {1: {"entries": [step(1)], "summed_up": False}}) / "seed-1"
     told = Told()
     with run_in_another_process(folder):
-        monkeypatch.setattr(seeds, "_PATIENCE", 0.1)
-        seeds._wait_until_free(folder, told)
+        monkeypatch.setattr(processes, "_LONGEST_WAIT", 0.1)
+        processes.wait_until_free(folder, told)
         assert held(folder / "metrics.jsonl")
-        monkeypatch.setattr(seeds, "_PATIENCE", 60.0)
-        waiting = threading.Thread(target=seeds._wait_until_free, args=(folder, told))
+        monkeypatch.setattr(processes, "_LONGEST_WAIT", 60.0)
+        waiting = threading.Thread(target=processes.wait_until_free, args=(folder, told))
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()

@@ -1,7 +1,7 @@
 """A configuration as a file, a key a flag: flat JSON, and TOML for the user to change."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ def toml_of(config: RunConfig) -> str:
         default = "" if value == option.default else f"  # default {_toml_value(option.default)}"
         lines.append(f"{option.name} = {_toml_value(value)}{default}")
     return "\n".join(lines) + "\n"
+
+
+def toml_lines(settings: Mapping[str, Any]) -> str:
+    """Some settings as TOML, a line each."""
+    return "".join(f"{name} = {_toml_value(value)}\n" for name, value in settings.items())
 
 
 def _toml_value(value: Any) -> str:

@@ -19,6 +19,7 @@ from concord.train.settings.own import own_names
 from concord.train.settings.tables import DEMO
 
 PATHS = ("train_file", "validation_file", "test_file")
+DATA_SETTINGS = ("data", *PATHS, "text_column", "label_column")
 _COURSE_STEMS = ("ids-sst", "quora", "sts", "ids-cfimdb")
 
 

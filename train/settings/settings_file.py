@@ -45,7 +45,12 @@ def read_settings_file(
     others: keys that are no settings, and the type of each; without: settings that it may not have. InputError that
     names file and line for an unknown key and for a value of the wrong type.
     """
-    others = others or {}
+    content, text = read_content(path)
+    return settings_of(content, path, lines_of(text, content), others, without)
+
+
+def read_content(path: Path) -> tuple[dict[str, Any], str]:
+    """What a file that ends in .toml or .json holds, and its text; InputError where it holds something else."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: expected a file of settings that ends in .toml, or the config.json of a run")
     written = read_data(path, "settings, in a .toml or the config.json of a run", MOST_JSON)
@@ -57,8 +62,21 @@ def read_settings_file(
         raise InputError(f"{path}: not {form} ({error})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: {shown(content)}, expected an object of settings")
-    names = [name for name in (option.name for option in fields(RunConfig)) if name not in set(without)]
-    file = SettingsFile(path, {}, _lines(text, content))
+    return content, text
+
+
+def settings_of(
+    content: Mapping[str, Any],
+    path: Path,
+    lines: Mapping[str, int],
+    others: Mapping[str, type] | None = None,
+    without: Iterable[str] = (),
+) -> SettingsFile:
+    """The settings among the keys of a file, or of a table in it, which stand in these lines; the rest is as for
+    `read_settings_file`."""
+    others, left_out = others or {}, set(without)
+    names = [option.name for option in fields(RunConfig) if option.name not in left_out]
+    file = SettingsFile(path, {}, dict(lines))
     for name, value in content.items():
         if name in others:
             if not isinstance(value, others[name]):
@@ -93,14 +111,19 @@ def _as_tuple(value: Any) -> Any:
     return value
 
 
-def _lines(text: str, content: Mapping[str, Any]) -> dict[str, int]:
-    """The line in which each key of a flat file stands: the first that begins with it."""
+def lines_of(text: str, content: Mapping[str, Any], table: str = "") -> dict[str, int]:
+    """The line in which each key of a file, or of a table in it, stands: the first that begins with it."""
     found: dict[str, int] = {}
+    inside = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        match = re.match(r"""\s*[{\[]?\s*["']?([\w.-]+)["']?\s*[]=:.]""", line)
-        if match and match[1] in content:
+        header = re.match(r"\s*\[([\w-]+)\]", line)
+        if header and not table:
+            found.setdefault(header[1], number)
+        inside = header[1] if header else inside
+        match = re.match(r"""\s*\{?\s*["']?([\w-]+)["']?\s*[=:.]""", line)
+        if match and match[1] in content and (not table or inside == table):
             found.setdefault(match[1], number)
-    return found
+    return {name: number for name, number in found.items() if name in content}
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
