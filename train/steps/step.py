@@ -1,6 +1,6 @@
 """One training step on one screen: packed batches -> losses -> one backward -> surgery -> optimizer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +61,7 @@ class TrainingStep:
         examples: task -> how many the batches hold together; seed: int64 scalar, of dropout and of surgery's orders;
         rate_factor: fp32 scalar, by which the learning rates are multiplied; epoch: fp32 scalar, from 0.
         """
-        losses = {task: torch.zeros((), device=self._device) for task in self._objectives}
+        losses: dict[str, Tensor] = {}
         self._optimizer.zero_private_gradients()
         for number, batch in enumerate(batches):
             dropouts = DropoutStream(seed, number)
@@ -73,17 +73,29 @@ class TrainingStep:
                     outputs[task], labels, examples[task], epoch=epoch, dropouts=dropouts, log_variance=log_variance
                 )
                 minimised.append(loss)
-                losses[task] += logged.detach()
-            # One backward of the sum: each task's own gradient is in its own rows.
-            totals = [torch.stack(minimised).sum()]
+                losses[task] = losses[task] + logged.detach() if task in losses else logged.detach()
+            through_moved = None
             if batch.smoothed is not None:
                 scale = self._optimizer.loss_scale
                 through_clean, through_moved = self._smoothness(batch.smoothed, outputs, examples, dropouts, scale)
-                totals = [totals[0] + through_clean, through_moved]
-            for total in totals:
-                if total.requires_grad:  # not so where a head without parameters reads a frozen encoder
-                    (total * self._optimizer.loss_scale).backward()
+                minimised.append(through_clean)
+            # One backward of the sum: each task's own gradient is in its own rows.
+            self._backward(minimised)
+            if through_moved is not None:
+                self._backward([through_moved])
             if not self._deposits_checked and isinstance(batch.packed, PackedBatch):  # the encoder took part
                 check_deposits(self._model.shared_parameters())
                 self._deposits_checked = True
+        losses = {task: losses[task] if task in losses else self._nothing() for task in self._objectives}
         return StepOutput(losses, self._optimizer.step(seed=seed, rate_factor=rate_factor))
+
+    def _nothing(self) -> Tensor:
+        """The loss of a task without an example."""
+        return torch.zeros((), device=self._device)
+
+    def _backward(self, losses: Sequence[Tensor]) -> None:
+        """Of the sum of fp32 scalars, times the loss scale, which is the gradient of each."""
+        # One has no graph where a head without parameters reads a frozen encoder.
+        losses = [loss for loss in losses if loss.requires_grad]
+        if losses:
+            torch.autograd.backward(losses, [self._optimizer.loss_scale] * len(losses))
