@@ -23,6 +23,7 @@ ROOMS = (
     "train.steps",
     "train.checks",
     "train.outputs",
+    "train.profiles",
     "train.reports",
     "train.runs",
     "train.papers",

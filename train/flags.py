@@ -120,6 +120,7 @@ def build_parser() -> OneLineParser:
     parser.add_argument(
         "--seeds", type=str, help="several seeds, such as 1,2,3: a run each in one folder, side by side"
     )
+    parser.add_argument("--profile", type=int, metavar="N", help="profile N steps: a table by class of op, and a trace")
     parser.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
     parser.add_argument("--json", action="store_true", help="print one event a line, as JSON")
     group: argparse._ActionsContainer = parser

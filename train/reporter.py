@@ -86,4 +86,78 @@ class Reporter:
         """A run that has its folder ends, done or stopped: nothing more will be told of it."""
 
 
+class ForwardingReporter(Reporter):
+    """Passes on whatever it is told; a subclass does more.
+
+    Args:
+        reporter: that it passes on to.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    @property
+    def unread(self) -> bool:
+        """Whether nobody reads any more what it passes on."""
+        return self._reporter.unread
+
+    def hurry(self) -> None:
+        """Wait for no reader."""
+        self._reporter.hurry()
+
+    def say(self, text: str) -> None:
+        """Pass on a line."""
+        self._reporter.say(text)
+
+    def warn(self, text: str) -> None:
+        """Pass on a warning."""
+        self._reporter.warn(text)
+
+    @contextmanager
+    def reading(self, what: str, total: int) -> Iterator[None]:
+        """Pass on that a reading begins."""
+        with self._reporter.reading(what, total):
+            yield
+
+    def read(self, examples: int) -> None:
+        """Pass on how far the reading is."""
+        self._reporter.read(examples)
+
+    def open_run(self, directory: Path, settings: Mapping[str, Any], step: int) -> None:
+        """Pass on that a run has its folder."""
+        self._reporter.open_run(directory, settings, step)
+
+    def begin_training(self, plan: Plan) -> None:
+        """Pass on what is ahead."""
+        self._reporter.begin_training(plan)
+
+    def begin_epoch(self, epoch: int, done: int) -> None:
+        """Pass on that an epoch begins."""
+        self._reporter.begin_epoch(epoch, done)
+
+    def advance(self) -> None:
+        """Pass on that a step is done."""
+        self._reporter.advance()
+
+    def show_step(self, entry: Mapping[str, Any], speed: float) -> None:
+        """Pass on a logged step."""
+        self._reporter.show_step(entry, speed)
+
+    def show_scores(self, dev: Mapping[str, Mapping[str, float | None]], step: int) -> None:
+        """Pass on an evaluation."""
+        self._reporter.show_scores(dev, step)
+
+    def end_epoch(self) -> None:
+        """Pass on that an epoch is over."""
+        self._reporter.end_epoch()
+
+    def finish(self, directory: Path, summary: Mapping[str, Any]) -> None:
+        """Pass on the end of a run that is done."""
+        self._reporter.finish(directory, summary)
+
+    def close(self) -> None:
+        """Pass on that nothing more will be told."""
+        self._reporter.close()
+
+
 SILENT = Reporter()

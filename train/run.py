@@ -22,11 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     InputError for bad input. It may be called in any thread, and handles signals in the main one."""
     given = build_parser().parse(arguments)
     folder = resumed_folder(given)
+    if getattr(given, "profile", 1) < 1:
+        raise InputError(f"--profile {given.profile}: expected a number of steps, at least 1")
     if getattr(given, "print_config", False):
         kept = read_config(folder.path / CONFIG_FILE) if folder else None
         print(toml_of(resumed_config(kept, given, folder.path) if folder else config_from(given)), end="")
         return None
     if hasattr(given, "seeds") or (folder and (folder.path / SEEDS_FILE).is_file()):
+        if hasattr(given, "profile"):
+            raise InputError("--profile: it is of one run, not of several seeds")
         from concord.train.seeds import run_seeds  # torch comes with it
 
         return run_seeds(given, reporter_of(given))
@@ -39,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any] | None:
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.runs.begin import begin_fine_tuning
 
-    return begin_fine_tuning(folder, config, reporter_of(given)).train()
+    reporter = reporter_of(given)
+    if hasattr(given, "profile"):
+        from concord.train.profiles.profiling import ProfilingReporter
+
+        reporter = ProfilingReporter(reporter, given.profile)
+    return begin_fine_tuning(folder, config, reporter).train()
 
 
 def reporter_of(given: argparse.Namespace) -> Reporter:

@@ -68,6 +68,7 @@ FLAGS = [
     "--pooling",
     "--print-config",
     "--products",
+    "--profile",
     "--quiet",
     "--recipe",
     "--recipes",

@@ -10,6 +10,7 @@ STATE_FILE, EARLIER_STATE_FILE = "last.safetensors", "last-but-one.safetensors"
 HELD_OUT_FILE = "held-out.json"  # which rows of training sets are dev sets, where nobody names one
 REPORT_FILE = "report.html"
 ADAPTERS_FILE = "reported-to.json"  # by which names the tools of --report-to know the run
+PROFILE_FILE, TRACE_FILE = "profile.json", "profile-trace.json.gz"  # of --profile
 SEEDS_FILE = "seeds.json"  # in a folder of several runs that differ in their seed alone
 # What the best model's weights vouch for, from its folder: what is read with them to answer.
 SEALED = (CONFIG_FILE, TOKENIZER_FILE, f"../{CONFIG_FILE}", f"../{TASKS_FILE}")

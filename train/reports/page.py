@@ -14,6 +14,7 @@ from concord.train.outputs.names import REPORT_FILE
 from concord.train.outputs.summary import score_line
 from concord.train.reports.figures import MOST_PAIRS, Figure, conflicts_of, curves_of, speed_of, surgery_of
 from concord.train.reports.judged import answers_of, lengths_of, mistakes_of
+from concord.train.reports.profiled import profile_of
 from concord.train.reports.stored_run import StoredRun
 
 _LONGEST_VALUE = 200  # characters of a setting
@@ -85,7 +86,7 @@ def _sections(run: StoredRun) -> list[Section]:
         Section("Answers to the dev sets", [figure for task in run.tasks for figure in answers_of(run, task)]),
         Section("Worst mistakes", [figure for figure in mistakes if figure], wide=True),
         Section("Lengths and data", lengths_of(run)),
-        Section("Speed", speed_of(run)),
+        Section("Speed", [*speed_of(run), *profile_of(run)]),
         Section("Settings and versions", [_settings(run), _versions(run)]),
     ]
 

@@ -1,8 +1,7 @@
 """A reporter that tells other tools, too, of what it passes on; one of them that fails costs a warning, not the run."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ from concord.bert.errors import one_line
 from concord.bert.files import replacing
 from concord.train.outputs.adapters.series import score_series, step_series
 from concord.train.outputs.names import ADAPTERS_FILE, SEEDS_FILE
-from concord.train.reporter import Plan, Reporter
+from concord.train.reporter import ForwardingReporter, Reporter
 from concord.train.settings.adapters import ADAPTERS, check_installed
 
 PROJECT = "concord"
@@ -62,7 +61,7 @@ def keep_id(directory: Path, tool: str, name: str) -> None:
         beside.write_text(json.dumps({**content, tool: name}, indent=1) + "\n", encoding="utf-8")
 
 
-class ToldReporter(Reporter):
+class ToldReporter(ForwardingReporter):
     """Passes on what it is told, and tells adapters of a run's numbers.
 
     Args:
@@ -71,83 +70,41 @@ class ToldReporter(Reporter):
     """
 
     def __init__(self, reporter: Reporter, names: Sequence[str]) -> None:
-        self._reporter, self._names = reporter, names
+        super().__init__(reporter)
+        self._names = names
         self._adapters: dict[str, Adapter] = {}
         self._done = False
 
-    @property
-    def unread(self) -> bool:
-        """Whether nobody reads any more what it passes on."""
-        return self._reporter.unread
-
-    def hurry(self) -> None:
-        """Wait for no reader."""
-        self._reporter.hurry()
-
-    def say(self, text: str) -> None:
-        """Pass on a line."""
-        self._reporter.say(text)
-
-    def warn(self, text: str) -> None:
-        """Pass on a warning."""
-        self._reporter.warn(text)
-
-    @contextmanager
-    def reading(self, what: str, total: int) -> Iterator[None]:
-        """Pass on that a reading begins."""
-        with self._reporter.reading(what, total):
-            yield
-
-    def read(self, examples: int) -> None:
-        """Pass on how far the reading is."""
-        self._reporter.read(examples)
-
     def open_run(self, directory: Path, settings: Mapping[str, Any], step: int) -> None:
         """Pass it on, and open the adapters."""
-        self._reporter.open_run(directory, settings, step)
+        super().open_run(directory, settings, step)
         for name in self._names:
             self._guard(name, lambda name=name: self._open(name, directory, settings, step))
 
     def _open(self, name: str, directory: Path, settings: Mapping[str, Any], step: int) -> None:
         self._adapters[name] = ADAPTERS.resolve(name)(directory, settings, step)
 
-    def begin_training(self, plan: Plan) -> None:
-        """Pass on what is ahead."""
-        self._reporter.begin_training(plan)
-
-    def begin_epoch(self, epoch: int, done: int) -> None:
-        """Pass on that an epoch begins."""
-        self._reporter.begin_epoch(epoch, done)
-
-    def advance(self) -> None:
-        """Pass on that a step is done."""
-        self._reporter.advance()
-
     def show_step(self, entry: Mapping[str, Any], speed: float) -> None:
         """Pass on a logged step, and tell the adapters."""
-        self._reporter.show_step(entry, speed)
+        super().show_step(entry, speed)
         self._log(step_series(entry, speed), entry["step"])
 
     def show_scores(self, dev: Mapping[str, Mapping[str, float | None]], step: int) -> None:
         """Pass on an evaluation, and tell the adapters."""
-        self._reporter.show_scores(dev, step)
+        super().show_scores(dev, step)
         self._log(score_series(dev), step)
-
-    def end_epoch(self) -> None:
-        """Pass on that an epoch is over."""
-        self._reporter.end_epoch()
 
     def finish(self, directory: Path, summary: Mapping[str, Any]) -> None:
         """Pass on the end of a run that is done."""
         self._done = True
-        self._reporter.finish(directory, summary)
+        super().finish(directory, summary)
 
     def close(self) -> None:
         """Close the adapters, and pass it on."""
         for name, adapter in list(self._adapters.items()):
             self._guard(name, lambda adapter=adapter: adapter.close(done=self._done))
         self._adapters.clear()
-        self._reporter.close()
+        super().close()
 
     def _log(self, values: Mapping[str, float], step: int) -> None:
         for name, adapter in list(self._adapters.items()):
