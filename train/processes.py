@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import concord
 from concord.train.command import INTERRUPTED
 from concord.train.outputs.locks import held
 from concord.train.outputs.names import METRICS_FILE
@@ -24,7 +25,7 @@ from concord.train.threads import THREADS, cores, quota
 
 _COMMAND = (sys.executable, "-m", "concord.train.run")
 _GPUS = "CUDA_VISIBLE_DEVICES"
-_PROJECT = str(Path(__file__).resolve().parent.parent)  # of a checkout
+_PROJECT = str(Path(concord.__file__).resolve().parent.parent)  # where the package is found
 _PATIENCE = 0.2  # seconds between two looks at whether a stop is asked for
 _LONGEST_WAIT = 120.0  # seconds for runs to stop, whose command was killed before
 _LONGEST_ERROR = 4096  # bytes of what a process says last on its error output
