@@ -126,6 +126,7 @@ class SeedRuns:
             write_seeds_page(member)
         except Exception as error:  # the runs are done, and the page can be drawn later
             reporter.warn(f"no {names.REPORT_FILE} is written ({type(error).__name__}: {error})")
+        reporter.finish(self.directory, summary)
         reporter.say(f"written    {self.directory}")
         return summary
 

@@ -170,6 +170,16 @@ def test_an_adapter_that_fails_costs_a_warning_and_not_the_others(tmp_path, monk
     assert with_adapters(told, ()) is told
 
 
+def test_a_link_in_the_place_of_a_tools_folder_is_not_written_through(tmp_path):
+    pytest.importorskip("tensorboard")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    (first, *others) = tell("tensorboard", tmp_path / "run")
+    assert "tensorboard: a link, which is not written through; the run goes on without it" in first
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_missing_package_is_one_line_that_says_what_to_install(tmp_path, capsys, monkeypatch):
     installed = find_spec
     monkeypatch.setattr(

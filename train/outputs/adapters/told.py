@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from concord.bert.errors import one_line
+from concord.bert.errors import InputError, one_line
 from concord.bert.files import replacing
 from concord.train.outputs.adapters.series import score_series, step_series
 from concord.train.outputs.names import ADAPTERS_FILE, SEEDS_FILE
@@ -71,7 +71,7 @@ class ToldReporter(ForwardingReporter):
 
     def __init__(self, reporter: Reporter, names: Sequence[str]) -> None:
         super().__init__(reporter)
-        self._names = names
+        self._names = tuple(dict.fromkeys(names))
         self._adapters: dict[str, Adapter] = {}
         self._done = False
 
@@ -82,6 +82,8 @@ class ToldReporter(ForwardingReporter):
             self._guard(name, lambda name=name: self._open(name, directory, settings, step))
 
     def _open(self, name: str, directory: Path, settings: Mapping[str, Any], step: int) -> None:
+        if (directory / name).is_symlink():  # where tools write that leave files in the run's folder
+            raise InputError(f"{directory / name}: a link, which is not written through")
         self._adapters[name] = ADAPTERS.resolve(name)(directory, settings, step)
 
     def show_step(self, entry: Mapping[str, Any], speed: float) -> None:
