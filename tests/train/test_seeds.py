@@ -207,7 +207,7 @@ def test_seeds_are_runs_of_their_own_to_the_bit_with_a_summary_of_all(data, tmp_
     assert "2 of 2 are done" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bad_data_end_the_command_in_one_line_of_the_first_seed(tmp_path, capsys):
     out = tmp_path / "seeds"
     arguments = ["--data", str(tmp_path), "--model", "tiny", "--device", "cpu", "--seeds", "1,2", "--out", str(out)]
