@@ -154,6 +154,7 @@ def test_a_page_of_a_comparison_has_the_table_the_differences_and_overlaid_curve
     text = page.read_text()
     assert "<script>alert" not in text
     assert "http" not in text.replace("http://www.w3.org", "")
+    assert ">Differences from A, with a 95% bootstrap interval over the dev examples of both and the seeds.<" in text
     found = figures(page)
     assert ["--pals", "16", "0"] in cells(found["changed settings"])
     assert cells(found["paired differences"])[1][:4] == ["B - A", "sst", "accuracy", "+0.812"]

@@ -1,5 +1,6 @@
 """A run a seed in one folder: side by side, stopped with all states saved, and gone on with to the same bits."""
 
+import io
 import json
 import os
 import signal
@@ -10,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from concord.train import processes, run
 from concord.train.command import INTERRUPTED, run_command
 from concord.train.outputs.locks import held
+from concord.train.outputs.progress import ConsoleReporter
 from concord.train.outputs.side_by_side import SideBySide
 from concord.train.outputs.stopping import StopRequest
 from concord.train.processes import Place, Processes, places
@@ -130,6 +133,23 @@ def test_what_runs_say_is_told_with_their_names_and_warnings_once():
         "seed-2  begins after step 5 of 10",
         "seed-2  step 7  loss sst -  12 examples/s",
     ]
+
+
+@pytest.mark.parametrize("width", [40, 100])
+def test_on_a_terminal_each_run_has_a_line_of_its_own_that_fits(width):
+    written = io.StringIO()
+    reporter = ConsoleReporter(Console(file=written, width=width, force_terminal=True, color_system=None))
+    own = {"event": "step", "step": 7, "epoch": 1, "losses": {"sst": 1.5, "sts": 0.25}, "examples_per_second": 70.0}
+    with SideBySide(reporter) as spoken:
+        for name in ("seed-1", "seed-2"):
+            spoken.tell(name, {"event": "plan", "steps_per_epoch": 5, "total_steps": 10, "done": 5})
+            spoken.tell(name, own | {"conflicts": {"sst-sts": 0.5}})
+        spoken._live.refresh()
+        first, second = written.getvalue().split("\r")[-1].splitlines()[-2:]
+    assert first.removeprefix("\x1b[2K").startswith("seed-1  ")
+    assert second.removeprefix("\x1b[2K").startswith("seed-2  ")
+    assert all(" 2/5" in line and len(line.removeprefix("\x1b[2K").rstrip()) <= width for line in (first, second))
+    assert ("sst-sts 50%" in first) == (width == 100)
 
 
 @pytest.mark.parametrize(

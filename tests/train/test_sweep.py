@@ -195,7 +195,7 @@ def test_what_becomes_high_is_the_mean_or_a_tasks_metric(tmp_path, capsys, order
 
 
 def test_trials_below_the_median_of_the_others_end_early(tmp_path, capsys, orders):
-    orders(seconds=0.05)
+    orders(seconds=0.15)
     out = tmp_path / "out"
     assert run_command(sweep.main, [written(tmp_path, 8, "seed = 4"), "--out", str(out), "--jobs", "1"]) == 0
     printed = capsys.readouterr().out

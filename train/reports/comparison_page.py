@@ -52,13 +52,13 @@ def comparison_page(comparison: Comparison) -> str:
             for run in member.runs
         }
     )
-    missing = comparison.missing
+    missing, title = comparison.missing, differences_title(comparison)
     return render(
         f"{len(members)} runs compared",
         "; ".join(f"{letter} mean {shown(member.scores.get(('', 'mean')))}" for letter, member in members.items()),
         [
             Section("Side by side", tables),
-            Section("Differences", [figure], f"{differences_title(comparison).capitalize()}.", wide=True),
+            Section("Differences", [figure], f"{title[0].upper()}{title[1:]}.", wide=True),
             Section("Curves", curves, _colours(len(members))),
         ],
         [f"No dev answers to some task, and so no difference: {', '.join(missing)}."] if missing else [],

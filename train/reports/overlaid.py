@@ -17,7 +17,7 @@ _TITLES = {"losses": "training loss of", "cosines": "cosine of"}
 
 
 def overlaid_curves(runs: Mapping[str, tuple[int, StoredRun]]) -> list[Figure]:
-    """Losses, dev metrics, cosines and the speed of runs, each in one figure; runs: name -> number of its colour, and
+    """Losses, cosines and dev metrics of runs, each in one figure; runs: name -> number of its colour, and
     the run."""
     found = [_figure(f"{_TITLES[group]} {name}", _columns(runs, group, name)) for group, name in _names(runs)]
     dev = {name: _dev(run) for name, (_, run) in runs.items()}
