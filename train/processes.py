@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import concord
+from concord.bert.errors import InputError
 from concord.train.command import INTERRUPTED
-from concord.train.outputs.locks import held
-from concord.train.outputs.names import METRICS_FILE
+from concord.train.outputs.locks import held, locked
+from concord.train.outputs.names import LOCK_FILE, METRICS_FILE
 from concord.train.outputs.stopping import StopRequest, stop_on_signal
 from concord.train.reporter import Reporter
 from concord.train.threads import THREADS, cores, quota
@@ -210,6 +211,16 @@ class Processes:
             event = {"event": "say", "text": line.decode("utf-8", "replace").rstrip()}
         with self._telling:
             self._on_event(name, event if isinstance(event, dict) else {"event": "say", "text": str(event)})
+
+
+def alone(directory: Path) -> IO[bytes]:
+    """An open file by which this process has a folder of several runs to itself until the file is closed, or the
+    process ends; InputError where another process has it."""
+    file = (directory / LOCK_FILE).open("ab")
+    if not locked(file):
+        file.close()
+        raise InputError(f"{directory}: another process is running what is in it, expected none")
+    return file
 
 
 def wait_until_free(folder: Path, reporter: Reporter) -> None:

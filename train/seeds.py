@@ -16,7 +16,7 @@ from concord.train.outputs.folders import clear_folder, has_state
 from concord.train.outputs.side_by_side import SideBySide
 from concord.train.outputs.stopping import StopRequest
 from concord.train.outputs.strict_json import json_text
-from concord.train.processes import Ended, Processes, places, wait_until_free
+from concord.train.processes import Ended, Processes, alone, places, wait_until_free
 from concord.train.reporter import Reporter
 from concord.train.reports.comparing import columns
 from concord.train.reports.comparison_page import write_seeds_page
@@ -90,7 +90,7 @@ class SeedRuns:
         told.reporter.say(f"seeds      {done}{len(found)} at a time, {self._threads} threads each, in {self.directory}")
         modules = [name.partition(":")[0] for name in self._own]
         trusted = {VARIABLE: ",".join([*filter(None, [os.environ.get(VARIABLE)]), *modules])} if modules else {}
-        with told:
+        with alone(self.directory), told:
             jobs = {name: partial(self._arguments, seed, told.reporter) for name, seed in waiting.items()}
             return Processes(found, told.tell, stop, trusted).run(jobs)
 

@@ -17,7 +17,7 @@ from concord.train.outputs.folders import clear_folder, has_state
 from concord.train.outputs.log import read_lines
 from concord.train.outputs.side_by_side import SideBySide
 from concord.train.outputs.stopping import StopRequest
-from concord.train.processes import Ended, Processes, places, wait_until_free
+from concord.train.processes import Ended, Processes, alone, places, wait_until_free
 from concord.train.reports.comparing import NOTHING
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config, toml_lines, write_config
@@ -80,6 +80,10 @@ class Sweep:
     def run(self) -> list[Ended]:
         """Run what is not done yet; how each run has ended. InputError where one fails before its first step: its input
         is bad, and the others' too."""
+        with alone(self.directory):
+            return self._run()
+
+    def _run(self) -> list[Ended]:
         self._take_over()
         known = self.trials()
         begun = [folder for folder, trial in known.items() if trial.state == _State.WAITING]
@@ -177,8 +181,10 @@ class Sweep:
         if self.file.metric == MEAN:
             return sum(main_scores(dev, tasks).values()) / len(tasks)
         task, _, metric = self.file.metric.partition(".")
-        named = next(own for own in tasks if own.name == task)
-        return dev[task][metric or main_metric(named)] or 0.0
+        metric = metric or main_metric(next(own for own in tasks if own.name == task))
+        if metric not in dev[task]:
+            raise InputError(f"metric {self.file.metric}: {task} has {', '.join(dev[task])}")
+        return dev[task][metric] or 0.0
 
     def _end(self, ended: Ended) -> None:
         """Tell the study how a trial has ended; one that was stopped, or never begun, goes on later."""

@@ -19,7 +19,7 @@ from concord.train.flags import build_parser, config_from
 from concord.train.settings.own import VARIABLE
 from concord.train.settings.sweep_file import Range, read_sweep_file
 from tests.train.made_up_runs import TASKS
-from tests.train.small_runs import refused
+from tests.train.small_runs import lock_of_another_process, refused
 
 pytest.importorskip("optuna")
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,6 +252,21 @@ def test_bad_input_ends_the_sweep_and_a_trial_that_diverges_does_not(tmp_path, c
     printed = capsys.readouterr().out
     assert "warning: trial-1: no model is the best" in printed
     assert {row[0]: row[1] for row in rows(printed)}["trial-1"] == "failed"
+
+
+def test_one_process_at_a_time_has_a_sweep(tmp_path, capsys, orders):
+    out = tmp_path / "out"
+    assert run_command(sweep.main, [written(tmp_path, 1), "--out", str(out), "--jobs", "1"]) == 0
+    with lock_of_another_process(out / "lock"):
+        said = refused(capsys, sweep.main, ["--resume", out, "--trials", "2"])
+    assert said == f"error: {out}: another process is running what is in it, expected none\n"
+
+
+def test_a_metric_that_the_runs_do_not_have_is_one_line(tmp_path, capsys, orders):
+    text = FILE.replace("epochs = 2", 'epochs = 2\nbest_metric = "mean"')
+    path = written(tmp_path, 1, 'metric = "sst.mcc"', text)
+    said = refused(capsys, sweep.main, [path, "--out", tmp_path / "out", "--jobs", "1"])
+    assert "metric sst.mcc: sst has accuracy" in said
 
 
 def test_settings_that_do_not_go_together_are_a_failed_trial(tmp_path, capsys, orders):
