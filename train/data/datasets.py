@@ -10,7 +10,7 @@ from concord.train.data.sources import open_source
 from concord.train.data.splits import evenly_spaced
 from concord.train.data.tasks import Example, Task
 from concord.train.data.tokenized import TokenCache, TokenizedSplit, tokenize_split
-from concord.train.reporter import Reporter
+from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import DataConfig
 
 SPLITS = ("train", "dev", "test")
@@ -86,7 +86,7 @@ def load_datasets(
     for split in splits:
         for task in tasks:
             if task.name in read[split]:
-                tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, kept)
+                tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, kept, reporter)
                 cut = tokenized[split][task.name].truncated
                 if cut:
                     reporter.warn(
@@ -96,9 +96,14 @@ def load_datasets(
 
 
 def tokenize(
-    config: DataConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: TokenCache | None
+    config: DataConfig,
+    task: Task,
+    examples: list[Example],
+    tokenizer: Tokenizer,
+    cache: TokenCache | None,
+    reporter: Reporter = SILENT,
 ) -> TokenizedSplit:
-    """Tokenise examples as the run does."""
+    """Tokenise examples as the run does; see `tokenize_split`."""
     return tokenize_split(
         task,
         examples,
@@ -106,4 +111,5 @@ def tokenize(
         pair_encoding=config.pair_encoding[task.name],
         max_length=config.max_length,
         cache=cache,
+        reporter=reporter,
     )

@@ -102,7 +102,8 @@ class RunConfig:
     )
     threshold: str = setting(
         "0.5",
-        "score above which a binary task's answer is 1; dev for the one that is best on the dev set at each evaluation",
+        "score above which a binary task's answer is 1; dev for the one that is best on the dev set at each evaluation "
+        "by the task's metric (by accuracy where that is roc-auc, which no threshold changes)",
         choices=("0.5", "dev"),
     )
     smart: tuple[str, ...] = setting(
