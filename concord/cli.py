@@ -11,6 +11,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "run": ("concord.train.run", (), "train a model on several tasks"),
     "evaluate": ("concord.train.evaluate", (), "evaluate a run's best model on the dev sets"),
     "predict": ("concord.train.predict", (), "answer a file with a run's best model"),
+    "export": ("concord.train.export", (), "write a run's best model for another library"),
     "runs": ("concord.train.runs_list", (), "list the runs in a folder, with how they stand"),
     "compare": ("concord.train.compare", (), "compare runs: settings, scores, speed, conflicts"),
     "report": ("concord.train.report", (), "draw a run's page, report.html, anew"),

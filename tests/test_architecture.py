@@ -25,6 +25,7 @@ ROOMS = (
     "train.outputs",
     "train.profiles",
     "train.reports",
+    "train.exports",
     "train.runs",
     "train.papers",
     "train",
@@ -38,7 +39,7 @@ FLAT_SETTINGS = {
     *("train.settings.files", "train.settings.idle", "train.settings.layers", "train.settings.settings_file"),
     *("train.settings.typed",),
     *("train.runs.begin", "train.runs.pre_training"),
-    *("bench.lengths", "bench.step_cases", "bench.test_data"),
+    *("bench.labels", "bench.lengths", "bench.step_cases", "bench.test_data"),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines, of train/
 

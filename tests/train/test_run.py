@@ -230,7 +230,8 @@ def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_
     monkeypatch.setattr(ConsoleReporter, "advance", advance)
     assert run_command(run.main, command(data, out)) == 0
     assert set(contents(reader)) == {
-        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "modules.json"),
+        *("config.json", "model.safetensors", "heads.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        "modules.json",
         *("sentence_bert_config.json", "1_Pooling-config.json", "2_Dense-config.json", "2_Dense-model.safetensors"),
     }
     assert set(contents(reader).values()) == {b"of the earlier one"}

@@ -55,10 +55,13 @@ def compose(
 
 
 def _joint_lengths(lengths: np.ndarray, room: int) -> np.ndarray:
-    """How much of each sentence is kept so that a pair fits: the longer one is cut until both are even."""
+    """How much of each sentence is kept so that a pair fits, as the `longest_first` of Hugging Face's tokenizers keeps
+    it: the longer one is cut, and where that does not suffice both have half; an odd wordpiece is the longer one's, or
+    of two as long the second's."""
     first, second = lengths[0::2], lengths[1::2]
-    half = room // 2
+    shorter = np.minimum(first, second)
     over = first + second > room
-    kept_first = np.where(over, np.minimum(first, np.maximum(room - half, room - second)), first)
-    kept_second = np.where(over, np.minimum(second, room - kept_first), second)
-    return np.stack([kept_first, kept_second], axis=1).reshape(-1)
+    kept_shorter = np.where(over, np.minimum(shorter, room // 2), shorter)
+    kept_longer = np.where(over, room - kept_shorter, np.maximum(first, second))
+    kept = np.where(first > second, [kept_longer, kept_shorter], [kept_shorter, kept_longer])
+    return kept.T.reshape(-1)

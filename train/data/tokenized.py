@@ -24,7 +24,7 @@ from concord.train.data.composing_pool import compose_chunks
 from concord.train.data.tasks import Example, Task
 from concord.train.reporter import SILENT, Reporter
 
-_FORMAT = "2"  # of cached files; with a new number every old file is ignored
+_FORMAT = "3"  # of cached files; with a new number every old file is ignored
 _LARGE = 1 << 18  # examples; larger sets are composed in chunks, whose processes take a second to begin
 _CHUNK = 1 << 15  # examples that a process composes at a time
 _MAPPED = 1 << 26  # bytes of a file that is mapped; smaller ones are copied

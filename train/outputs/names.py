@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable
 
-from concord.bert.names import BEST, SENTENCE_FILES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from concord.bert.names import (
+    BEST,
+    EARLIER_HEADS_FILE,
+    HEADS_FILE,
+    SENTENCE_FILES,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+)
 
 CONFIG_FILE, TASKS_FILE, PRETRAINING_FILE = "config.json", "tasks.json", "pretrain.json"
 METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
@@ -40,8 +48,9 @@ def mistakes_file(task: str) -> str:
 
 def files_before_state(tasks: Iterable[str]) -> list[str]:
     """What a run on `tasks` may have written when it has not saved a state yet: paths within its folder."""
+    weights = (WEIGHTS_FILE, HEADS_FILE, EARLIER_HEADS_FILE)
     best = [
-        f"{BEST}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *SENTENCE_FILES)
+        f"{BEST}/{name}" for name in (*weights, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *SENTENCE_FILES)
     ]
     answers = [name for task in tasks for name in _answer_files(task)]
     return [CONFIG_FILE, TASKS_FILE, HELD_OUT_FILE, METRICS_FILE, STATE_FILE, EARLIER_STATE_FILE, *best, *answers]

@@ -3,15 +3,15 @@
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.names import WEIGHTS_FILE
-from concord.bert.tensor_files import DIGEST, digests_of_files, read_tensors
+from concord.bert.model_files import read_weights, settle
+from concord.bert.names import CARD_FILE, WEIGHTS_FILE
+from concord.bert.tensor_files import DIGEST, digests_of_files
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.datasets import Datasets
 from concord.train.data.tasks import Task
@@ -25,8 +25,8 @@ from concord.train.outputs.names import BEST, SEALED, answers_file, mistakes_fil
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import best_metric_text, dev_sum, epoch_summary, score_line, surgery_summary
-from concord.train.runs.companions import write_companions, write_own_pooler
-from concord.train.runs.drawing import draw
+from concord.train.runs.companions import best_card, classifier_weights, write_companions, write_own_pooler
+from concord.train.runs.drawing import draw, leave
 from concord.train.runs.planning import plan_of
 from concord.train.runs.session import Session
 from concord.train.runs.skipping import check_learns, describe
@@ -72,7 +72,7 @@ class FineTuning:
         session, progress = self.session, self.session.progress
         path = session.directory / BEST / WEIGHTS_FILE
         try:
-            digest = read_tensors(path).metadata.get(DIGEST)
+            digest = read_weights(path.parent)[0].metadata.get(DIGEST)
             reason = f"{path}: not the model of step {progress.best_step}" if digest != progress.best_digest else ""
         except InputError as error:
             digest, reason = None, str(error)
@@ -220,13 +220,11 @@ class FineTuning:
     def _keep_best(self) -> None:
         """Write the model as it is now, as a directory that Hugging Face's library reads."""
         best = self.session.directory / BEST
-        self._write_companions(best)
+        write_companions(best, self.model, self.tasks, self.tokenizer, self._max_length)
         sealed = digests_of_files(best, SEALED)
         write_own_pooler(best, self.model)
-        self.session.progress.best_digest = self.model.save(best / WEIGHTS_FILE, sealed)
-
-    def _write_companions(self, best: Path) -> None:
-        write_companions(best, self.model, self.tokenizer, self._max_length)
+        weights = classifier_weights(self.model, self.tasks)
+        self.session.progress.best_digest = self.model.save(best, sealed, weights)
 
     def _write_predictions(
         self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
@@ -250,9 +248,12 @@ class FineTuning:
                 f"{session.directory}: {why}, so that no model is the best; expected a run that stays finite, as "
                 "with a lower --learning-rate"
             )
-        self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
-        self.model.load(session.directory / BEST / WEIGHTS_FILE)
-        write_own_pooler(session.directory / BEST, self.model)  # a kill may have come between the two
+        best = session.directory / BEST
+        # Once more: the run may have stood, and been damaged.
+        write_companions(best, self.model, self.tasks, self.tokenizer, self._max_length)
+        self.model.load(best)
+        settle(best)
+        write_own_pooler(best, self.model)  # a kill may have come between the two
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
                 name: predict(self.model, split, session.precision.device, self.reporter)
@@ -271,6 +272,7 @@ class FineTuning:
         score, mean = overall(progress.best_dev, self.tasks)
         before = {"dev": progress.best_dev, "overall": score, "mean": mean}
         before |= {"thresholds": dict(self.model.thresholds()), "best_step": progress.best_step}
+        before |= {"examples": self.data.sizes()}
         before |= {"best_metric": best_metric_text(self.outputs.best_metric), "stopped_early": self._stopped_early()}
         surgery = surgery_summary(self.optimizer, [task.name for task in self.tasks])
         epochs = epoch_summary(entries, self.trainer.sampler.steps_per_epoch, progress.steps)
@@ -292,4 +294,6 @@ class FineTuning:
         return summary
 
     def _draw(self, entries: list[dict[str, Any]]) -> None:
-        draw(entries, self.session.directory, self.session.progress.steps, self.reporter)
+        folder, steps = self.session.directory, self.session.progress.steps
+        draw(entries, folder, steps, self.reporter)
+        leave(CARD_FILE, best_card(self.model, self.tasks), entries, folder, steps, self.reporter)
