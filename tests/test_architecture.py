@@ -17,6 +17,7 @@ ROOMS = (
     "kernels.checks",
     "bert",
     "train.reporter",
+    "train.ranks",
     "train.settings",
     "train.data",
     "train.objectives",

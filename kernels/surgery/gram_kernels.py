@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import launcher
-from concord.kernels.layout.flat import CHUNK
+from concord.kernels.layout.chunks import CHUNK
 from concord.kernels.surgery.pair_products_kernels import add_products, columns_at_once, no_products, store_products
 
 _SPANS = 64  # spans read at once when the spans' products are added up

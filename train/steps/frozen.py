@@ -67,9 +67,9 @@ class KeptOutputs:
         reporter: Reporter = SILENT,
     ) -> FrozenBatches:
         """Those of all examples of `splits`, in the order of the model's tasks, which are to be the same each time."""
-        weights = model.encoder_values()
+        weights = dict(model.encoder.named_parameters())  # what the forward reads
         if self._batches is None or any(not torch.equal(kept, weights[name]) for name, kept in self._weights.items()):
-            self._weights = {name: value.clone() for name, value in weights.items()}
+            self._weights = {name: value.detach().clone() for name, value in weights.items()}
             examples = {task: np.arange(len(split)) for task, split in splits.items()}
             self._batches = FrozenBatches(model, splits, examples, device, reporter)
         return self._batches

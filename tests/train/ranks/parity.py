@@ -1,0 +1,172 @@
+"""What the processes of one launch do in the tests of parity: python -m tests.train.ranks.parity RANK SIZE FOLDER."""
+
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from concord.bert.encoder import Encoder
+from concord.kernels.dispatch import set_kernels
+from concord.kernels.native.build import native_library
+from concord.train.data.tasks import select_tasks
+from concord.train.ranks.group import Ranks
+from concord.train.steps.build import build_model, build_optimizer, build_trainer
+from concord.train.steps.precision import Precision
+from tests.samples import SMALL, random_split
+from tests.settings import fine_tuning
+
+STEPS = 20
+NAMES = ("sst", "paraphrase", "sts")
+EXAMPLES = {"sst": 13, "paraphrase": 9, "sts": 22}  # the last batches of a pass are odd ones
+_PAIR_LOSSES = ("cosine-embedding", "mnrl-label", "mnrl-cosine", "mnrl-single", "triplet")
+BY_MODEL = {"surgery": "pcgrad"}
+# Name -> the settings of a run, and what else it has; all in fp32 and without dropout where nothing else is said.
+CASES = {
+    **{
+        f"{rule}-by-{granularity}": {"surgery": rule, "granularity": granularity}
+        for rule in ("none", "pcgrad", "gradvac", "upgrad")
+        for granularity in ("model", "layer")
+        if (rule, granularity) != ("none", "layer")
+    },
+    "by-matrix": {"surgery": "pcgrad", "granularity": "matrix"},
+    "all-parameters": {"surgery": "pcgrad", "surgery_scope": "all"},
+    "accumulation": {**BY_MODEL, "accumulate": 3, "batch_size": 2},
+    "odd-batch": {**BY_MODEL, "batch_size": 5},
+    "task-absent-on-a-rank": {**BY_MODEL, "batch_size": 1},
+    "rank-without-examples": {**BY_MODEL, "batch_size": 1, "batching": "alternate"},
+    "rank-without-examples-accumulates": {**BY_MODEL, "batch_size": 1, "batching": "alternate", "accumulate": 2},
+    **{
+        loss: {**BY_MODEL, "losses": ("auto", f"paraphrase=auto+{loss}", f"sts=auto+{loss}"), "accumulate": 2}
+        for loss in _PAIR_LOSSES
+    },
+    "compared-on-one-rank": {
+        "surgery": "pcgrad",
+        "losses": ("auto", "paraphrase=auto+mnrl-label", "sts=auto+triplet"),
+        "batch_size": 1,
+        "batching": "alternate",
+    },
+    "learned-weights": {
+        "surgery": "pcgrad",
+        "losses": ("auto", "paraphrase=auto+mnrl-cosine", "sts=mse"),
+        "loss_weights": ("uncertainty",),
+    },
+    "own-loss": {"losses": ("auto", "sst=tests.train.ranks.parity:spread")},
+    "projected-attention": {**BY_MODEL, "pals": 12},
+    "shared-layer": {**BY_MODEL, "shared_layer": ("paraphrase", "sts"), "pooling": "mean"},
+    "heads-then-all": {**BY_MODEL, "stages": ("heads:2", "all:8"), "epochs": 10},
+    "averaged": {**BY_MODEL, "average": 0.5},
+    "clipped": {**BY_MODEL, "clip": 0.1},
+    "fp16": {**BY_MODEL, "amp": "fp16"},
+    "bf16": {**BY_MODEL, "amp": "bf16"},
+    "bf16-accumulates": {**BY_MODEL, "amp": "bf16", "accumulate": 2},
+    "native": {**BY_MODEL, "kernels": "native"},
+}
+DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def spread(logits, labels, task):
+    """A loss of logits that is no mean over the examples' own."""
+    return logits.log_softmax(1)[torch.arange(len(labels)), labels.long()].std(correction=0) - logits.mean()
+
+
+def build(settings, ranks, dropout=0.0):
+    """The trainer of a small run, on this rank or in one process."""
+    given = {
+        "tasks": NAMES,
+        "pair_encoding": ("separate",),
+        "batch_size": 4,
+        "epochs": 10,
+        "learning_rate": 3e-4,
+        "head_learning_rate": ("1e-3",),
+        "head_dropout": dropout,
+        **settings,
+    }
+    config, tasks = fine_tuning(**given), select_tasks(list(NAMES), None)
+    splits = {
+        task.name: random_split(task, EXAMPLES[task.name], per_example=1 + task.pair, seed=seed)
+        for seed, task in enumerate(tasks)
+    }
+    for split in splits.values():
+        low, high = int(split.task.low), int(split.task.high)
+        split.labels[:] = low + split.labels % (high - low + 1)
+    encoder = Encoder(replace(SMALL, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout))
+    encoder.initialise(1)
+    for parameter in encoder.parameters():
+        if parameter.ndim >= 2:
+            parameter.data *= 5
+    amp = given.get("amp", "off")
+    precision = Precision(torch.device("cpu"), DTYPES[amp], amp == "fp16", "")
+    model = build_model(config, tasks, encoder, precision, ranks)
+    optimizer = build_optimizer(config, model, precision, ranks)
+    return build_trainer(config, model, optimizer, splits, precision.device, ranks=ranks)
+
+
+def steps_of(trainer, count):
+    done = 0
+    for epoch in range(100):
+        for result in trainer.epoch(epoch):
+            yield result
+            done += 1
+            if done == count:
+                return
+
+
+def train(settings, ranks):
+    """What each of some steps has given, and the weights at the end; None on the ranks that do not have all of them."""
+    set_kernels(settings.get("kernels", "torch"))
+    trainer = build(settings, ranks)
+    optimizer, exchange = trainer.optimizer, trainer.optimizer._exchange
+    overflow = settings.get("amp") == "fp16"
+    found = {"losses": [], "gram": [], "coefficients": [], "scales": [], "applied": []}
+    for number, result in enumerate(steps_of(trainer, STEPS)):
+        found["losses"].append(torch.stack(list(result.losses.values())))
+        found["gram"].append(result.plan.gram)
+        found["coefficients"].append(torch.cat([result.plan.coefficients.flatten(), result.plan.factor[None]]))
+        found["scales"].append(optimizer.loss_scale.clone())
+        found["applied"].append(result.plan.apply.clone())
+        if overflow:
+            _poison(trainer, number, ranks)
+    found = {name: torch.stack(values) for name, values in found.items()}
+    with optimizer.averaged():
+        whole = list(exchange.whole({"master": optimizer._own.master}))
+        found["weights"] = torch.cat([values for _, _, values in whole]) if whole else torch.zeros(0)
+    found["private"] = optimizer.private.master.clone()
+    return found
+
+
+def _poison(trainer, number, ranks):
+    """Make the gradients of the fifth step after this overflow, on one rank alone."""
+    model = trainer.model
+    parameter = model.shared.gradients
+    if number == 4:
+        chosen = ranks is None or ranks.rank == ranks.size - 1
+        handle = trainer.optimizer.begin_last_backward, trainer.optimizer._exchange.reduce
+
+        def reduce(private, *, shared):
+            if chosen:
+                parameter[1, 5] = torch.inf
+            trainer.optimizer._exchange.reduce = handle[1]
+            handle[1](private, shared=shared)
+
+        trainer.optimizer._exchange.reduce = reduce
+
+
+def main(rank, size, folder):
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    ranks = Ranks(rank, size, dist.group.WORLD, dist.group.WORLD)
+    cases = {name: own for name, own in CASES.items() if name != "native" or not native_library().missing}
+    alone = {name: train(own, None) for number, (name, own) in enumerate(cases.items()) if number % size == rank}
+    torch.save(alone, folder / f"alone-{rank}.pt")
+    together = {name: train(own, ranks) for name, own in cases.items()}
+    torch.save(together, folder / f"together-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
