@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from tests.neighbours import ROOT
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def launch(module, size, folder, *more, limit=300):

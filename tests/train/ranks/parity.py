@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from concord.bert.encoder import Encoder
 from concord.kernels.dispatch import set_kernels
+from concord.kernels.dropout import DropoutStream
 from concord.kernels.native.build import native_library
 from concord.train.data.tasks import select_tasks
 from concord.train.ranks.group import Ranks
@@ -18,7 +19,7 @@ from concord.train.steps.precision import Precision
 from tests.samples import SMALL, random_split
 from tests.settings import fine_tuning
 
-STEPS = 20
+STEPS, OVERFLOW = 20, 5
 NAMES = ("sst", "paraphrase", "sts")
 EXAMPLES = {"sst": 13, "paraphrase": 9, "sts": 22}  # the last batches of a pass are odd ones
 _PAIR_LOSSES = ("cosine-embedding", "mnrl-label", "mnrl-cosine", "mnrl-single", "triplet")
@@ -59,11 +60,23 @@ CASES = {
     "heads-then-all": {**BY_MODEL, "stages": ("heads:2", "all:8"), "epochs": 10},
     "averaged": {**BY_MODEL, "average": 0.5},
     "clipped": {**BY_MODEL, "clip": 0.1},
+    "overflow": BY_MODEL,
     "fp16": {**BY_MODEL, "amp": "fp16"},
     "bf16": {**BY_MODEL, "amp": "bf16"},
-    "bf16-accumulates": {**BY_MODEL, "amp": "bf16", "accumulate": 2},
+    "bf16-accumulates": {**BY_MODEL, "amp": "bf16", "accumulate": 3, "batch_size": 2},
     "native": {**BY_MODEL, "kernels": "native"},
+    "device-batches": {
+        "surgery": "pcgrad",
+        "kernels": "triton",
+        "batch_size": 1,
+        "accumulate": 2,
+        "losses": ("auto", "sts=auto+triplet"),
+    },
+    "smoothness": {**BY_MODEL, "smart": ("sst=1",)},
+    "dropout": BY_MODEL,
 }
+STEPS_OF = {"device-batches": 1}  # interpreted kernels are slow
+RANDOM = ("smoothness", "dropout")  # each rank draws its own random numbers: other ones than one process does
 DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -114,44 +127,68 @@ def steps_of(trainer, count):
                 return
 
 
-def train(settings, ranks):
+class Watched:
+    """Notes which streams of random numbers a process has drawn from."""
+
+    def __enter__(self):
+        self.sites, self._plain = [], DropoutStream.__call__
+
+        def call(stream, rate):
+            dropout = self._plain(stream, rate)
+            if dropout is not None:
+                self.sites.append(dropout.site)
+            return dropout
+
+        DropoutStream.__call__ = call
+        return self
+
+    def __exit__(self, *error):
+        DropoutStream.__call__ = self._plain
+
+
+def train(name, ranks):
     """What each of some steps has given, and the weights at the end; None on the ranks that do not have all of them."""
+    settings, count = CASES[name], STEPS_OF.get(name, STEPS)
     set_kernels(settings.get("kernels", "torch"))
-    trainer = build(settings, ranks)
-    optimizer, exchange = trainer.optimizer, trainer.optimizer._exchange
-    overflow = settings.get("amp") == "fp16"
+    trainer = build(settings, ranks, dropout=0.1 if name == "dropout" else 0.0)
+    optimizer, before = trainer.optimizer, whole_master(trainer)
     found = {"losses": [], "gram": [], "coefficients": [], "scales": [], "applied": []}
-    for number, result in enumerate(steps_of(trainer, STEPS)):
-        found["losses"].append(torch.stack(list(result.losses.values())))
-        found["gram"].append(result.plan.gram)
-        found["coefficients"].append(torch.cat([result.plan.coefficients.flatten(), result.plan.factor[None]]))
-        found["scales"].append(optimizer.loss_scale.clone())
-        found["applied"].append(result.plan.apply.clone())
-        if overflow:
-            _poison(trainer, number, ranks)
+    with Watched() as watched:
+        for number, result in enumerate(steps_of(trainer, count)):
+            found["losses"].append(torch.stack(list(result.losses.values())))
+            found["gram"].append(result.plan.gram)
+            found["coefficients"].append(torch.cat([result.plan.coefficients.flatten(), result.plan.factor[None]]))
+            found["scales"].append(optimizer.loss_scale.clone())
+            found["applied"].append(result.plan.apply.clone())
+            if name in ("fp16", "overflow") and number == OVERFLOW - 1:
+                poison(optimizer, ranks)
     found = {name: torch.stack(values) for name, values in found.items()}
     with optimizer.averaged():
-        whole = list(exchange.whole({"master": optimizer._own.master}))
-        found["weights"] = torch.cat([values for _, _, values in whole]) if whole else torch.zeros(0)
-    found["private"] = optimizer.private.master.clone()
+        found["weights"] = whole_master(trainer)
+    found["movement"] = found["weights"] - before
+    found["private"], found["sites"] = optimizer.private.master.clone(), watched.sites
     return found
 
 
-def _poison(trainer, number, ranks):
-    """Make the gradients of the fifth step after this overflow, on one rank alone."""
-    model = trainer.model
-    parameter = model.shared.gradients
-    if number == 4:
-        chosen = ranks is None or ranks.rank == ranks.size - 1
-        handle = trainer.optimizer.begin_last_backward, trainer.optimizer._exchange.reduce
+def whole_master(trainer):
+    """The shared weights, as one process lays them out; [0] on the ranks that do not have all of them."""
+    pieces = list(trainer.optimizer._exchange.whole({"master": trainer.optimizer._own.master}))
+    return torch.cat([values for _, _, values in pieces]).clone() if pieces else torch.zeros(0)
 
-        def reduce(private, *, shared):
-            if chosen:
-                parameter[1, 5] = torch.inf
-            trainer.optimizer._exchange.reduce = handle[1]
-            handle[1](private, shared=shared)
 
-        trainer.optimizer._exchange.reduce = reduce
+def poison(optimizer, ranks):
+    """Let a gradient of the next step overflow, on the last rank alone."""
+    exchange = optimizer._exchange
+    plain = exchange.reduce
+
+    def reduce(private, *, shared):
+        if ranks is None or ranks.rank == ranks.size - 1:
+            # Of the embeddings, which are sent when the backward is over.
+            optimizer.shared.gradients[1, 5], optimizer.shared.touched[1, 0] = torch.inf, 1
+        exchange.reduce = plain
+        plain(private, shared=shared)
+
+    exchange.reduce = reduce
 
 
 def main(rank, size, folder):
@@ -159,10 +196,10 @@ def main(rank, size, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     ranks = Ranks(rank, size, dist.group.WORLD, dist.group.WORLD)
-    cases = {name: own for name, own in CASES.items() if name != "native" or not native_library().missing}
-    alone = {name: train(own, None) for number, (name, own) in enumerate(cases.items()) if number % size == rank}
+    cases = [name for name in CASES if name != "native" or not native_library().missing]
+    alone = {name: train(name, None) for name in cases[rank::size]}
     torch.save(alone, folder / f"alone-{rank}.pt")
-    together = {name: train(own, ranks) for name, own in cases.items()}
+    together = {name: train(name, ranks) for name in cases}
     torch.save(together, folder / f"together-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
