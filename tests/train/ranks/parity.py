@@ -1,4 +1,4 @@
-"""What the processes of one launch do in the tests of parity: python -m tests.train.ranks.parity RANK SIZE FOLDER."""
+"""What each process of a launch does: python -m tests.train.ranks.parity RANK SIZE FOLDER CASES."""
 
 import sys
 import warnings
@@ -65,17 +65,20 @@ CASES = {
     "bf16": {**BY_MODEL, "amp": "bf16"},
     "bf16-accumulates": {**BY_MODEL, "amp": "bf16", "accumulate": 3, "batch_size": 2},
     "native": {**BY_MODEL, "kernels": "native"},
-    "device-batches": {
-        "surgery": "pcgrad",
-        "kernels": "triton",
-        "batch_size": 1,
-        "accumulate": 2,
-        "losses": ("auto", "sts=auto+triplet"),
-    },
     "smoothness": {**BY_MODEL, "smart": ("sst=1",)},
     "dropout": BY_MODEL,
 }
-STEPS_OF = {"device-batches": 1}  # interpreted kernels are slow
+# Of kernels that are interpreted, which is slow.
+DEVICE_CASES = {
+    "device-batches": {
+        **BY_MODEL,
+        "kernels": "triton",
+        "batch_size": 1,
+        "accumulate": 2,
+        "max_steps": 1,
+        "losses": ("auto", "sts=auto+triplet"),
+    }
+}
 RANDOM = ("smoothness", "dropout")  # each rank draws its own random numbers: other ones than one process does
 DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -148,7 +151,8 @@ class Watched:
 
 def train(name, ranks):
     """What each of some steps has given, and the weights at the end; None on the ranks that do not have all of them."""
-    settings, count = CASES[name], STEPS_OF.get(name, STEPS)
+    settings = (CASES | DEVICE_CASES)[name]
+    count = settings.get("max_steps", STEPS)
     set_kernels(settings.get("kernels", "torch"))
     trainer = build(settings, ranks, dropout=0.1 if name == "dropout" else 0.0)
     optimizer, before = trainer.optimizer, whole_master(trainer)
@@ -191,12 +195,16 @@ def poison(optimizer, ranks):
     exchange.reduce = reduce
 
 
-def main(rank, size, folder):
+def main(rank, size, folder, which):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     ranks = Ranks(rank, size, dist.group.WORLD, dist.group.WORLD)
-    cases = [name for name in CASES if name != "native" or not native_library().missing]
+    cases = [
+        name
+        for name in {"cases": CASES, "device": DEVICE_CASES}[which]
+        if name != "native" or not native_library().missing
+    ]
     alone = {name: train(name, None) for name in cases[rank::size]}
     torch.save(alone, folder / f"alone-{rank}.pt")
     together = {name: train(name, ranks) for name in cases}
@@ -206,4 +214,4 @@ def main(rank, size, folder):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

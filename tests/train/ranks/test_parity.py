@@ -20,8 +20,11 @@ _WHOLE = ("losses", "gram", "coefficients", "private")
 @pytest.fixture(scope="module", params=SIZES)
 def launched(request, tmp_path_factory):
     """What each case gave in one process, and on each rank."""
-    size, folder = request.param, tmp_path_factory.mktemp("ranks")
-    launch("tests.train.ranks.parity", size, folder)
+    return results(request.param, tmp_path_factory.mktemp("ranks"), "cases")
+
+
+def results(size, folder, which):
+    launch("tests.train.ranks.parity", size, folder, which)
     alone = [torch.load(folder / f"alone-{rank}.pt") for rank in range(size)]
     together = [torch.load(folder / f"together-{rank}.pt") for rank in range(size)]
     return {name: own for part in alone for name, own in part.items()}, together
@@ -40,10 +43,19 @@ def test_ranks_give_what_one_process_gives(launched, name):
     assert alone["movement"].norm() > 0
     for own in together:
         for what in _WHOLE:
-            applied = alone["applied"] if what == "gram" else slice(None)
+            applied = alone["applied"] if what in ("gram", "coefficients") else slice(None)
             assert_close(own[what][applied], alone[what][applied], FP32)
     assert_close(together[0]["weights"], alone["weights"], FP32)
     assert_close(together[0]["movement"], alone["movement"], FP32)
+
+
+@pytest.mark.long
+def test_batches_that_are_gathered_on_the_device_are_divided_alike(tmp_path):
+    alone, together = results(2, tmp_path, "device")
+    for own in together:
+        for what in _WHOLE:
+            assert_close(own["device-batches"][what], alone["device-batches"][what], FP32)
+    assert_close(together[0]["device-batches"]["movement"], alone["device-batches"]["movement"], FP32)
 
 
 @pytest.mark.parametrize(
