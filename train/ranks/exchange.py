@@ -57,6 +57,28 @@ class Exchange:
     def publish_update(self) -> None:
         """The same after an optimizer's step, which has written the compute copy of what it updated."""
 
+    @property
+    def size(self) -> int:
+        """Elements of the whole, as one process lays it out."""
+        return self._shared.size
+
+    def take(self, piece: Tensor, whole: Tensor | None) -> None:
+        """Put a saved state's buffer of the shared parameters, [`size`], or this rank's part of it, into `piece`.
+
+        whole: None on the ranks that have not read it.
+        """
+        piece.copy_(whole)
+
+    def take_same(self, tensor: Tensor, value: Tensor | None) -> None:
+        """The same of what all ranks have."""
+        tensor.copy_(value)
+
+    def gather_master(self) -> None:
+        """Have all fp32 weights where the model is written or read, which is on one rank."""
+
+    def spread_master(self) -> None:
+        """Have all ranks take the fp32 weights that one of them has read."""
+
     def whole(self, buffers: dict[str, Tensor]) -> Iterator[tuple[str, slice, Tensor]]:
         """Buffers of `own`, name -> [p], put together: name, elements of the whole, and their values."""
         for name, buffer in buffers.items():
@@ -138,6 +160,46 @@ class RankExchange(Exchange):
                 if values is not None:
                     yield name, slice(start, start + used), values[:used]
                 start += used
+
+    @property
+    def size(self) -> int:
+        """See `Exchange`."""
+        return sum(segment.used - segment.start for segment in self._shared.segments)
+
+    def take(self, piece: Tensor, whole: Tensor | None) -> None:
+        """See `Exchange`: rank 0 has the whole, and hands out segment by segment."""
+        start = 0
+        for segment, part in zip(self._shared.segments, self.own.parts, strict=True):
+            used, values = segment.used - segment.start, None
+            if self._ranks.leads:
+                values = piece.new_zeros(segment.stop - segment.start)
+                values[:used] = whole[start : start + used]
+            self._ranks.deal(piece[part.place], values)
+            start += used
+
+    def take_same(self, tensor: Tensor, value: Tensor | None) -> None:
+        """See `Exchange`: rank 0 has it."""
+        if self._ranks.leads:
+            tensor.copy_(value)
+        self._ranks.spread(tensor)
+
+    def gather_master(self) -> None:
+        """See `Exchange`: into the host's memory of rank 0 where the forward reads a low-precision copy."""
+        if self.own.compute is self.own.master:
+            return
+        if self._ranks.leads and not len(self._shared.master):
+            self._shared.master = torch.zeros(self._shared.size)
+        for part in self.own.parts:
+            values = self._ranks.collect(self.own.master[part.place])
+            if values is not None:
+                self._shared.master[part.segment] = values.to(self._shared.master.device)
+
+    def spread_master(self) -> None:
+        """See `Exchange`: it is rank 0 that has read them."""
+        for part in self.own.parts:
+            values = self._shared.master[part.segment].to(self.own.master.device) if self._ranks.leads else None
+            self._ranks.deal(self.own.master[part.place], values)
+        self.publish()
 
     def _send_down_to(self, first: int) -> None:
         """Begin to send the gradients of the segments from `first` on that are not under way yet, the last first."""

@@ -104,6 +104,7 @@ class Trainer:
         if average_steps:
             optimizer.keep_average(average_steps)
         compared = [task for task, objective in objectives.items() if objective.compares]
+        self._ranks = ranks
         self._parts = ranks and Parts(ranks, splits, compared, device)
         self._step = TrainingStep(model, optimizer, objectives, first_stream(ranks, batches.accumulate))
         self._smoothed = [task for task, objective in objectives.items() if objective.smoothness]
@@ -157,7 +158,9 @@ class Trainer:
             count = sum(len(own) * self.splits[task].sequences_per_example for task, own in examples.items())
             self._reporter.say(f"frozen     the encoder runs once over the {count} sequences that the heads will read")
             with self._reporter.reading("frozen encoder", sum(map(len, examples.values()))):
-                self._frozen = FrozenBatches(self.model, self.splits, examples, self.device, self._reporter)
+                self._frozen = FrozenBatches(
+                    self.model, self.splits, examples, self.device, self._reporter, self._ranks
+                )
             self.kept = KeptOutputs()
         encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
         self.optimizer.freeze(encoder if stage == "heads" else ())

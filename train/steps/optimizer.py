@@ -1,7 +1,8 @@
 """One optimizer step: Gram matrices -> plan -> combine + AdamW, with nothing read on the host."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from concord.train.ranks.exchange import Exchange
 
 _TIMES = 10  # how often the weights enter their moving average within its span
 _BUFFERS = ("master", "momentum", "variance")
+_SHARED = "shared."
 
 Weighting = Callable[[Tensor], Tensor]  # fp64 [groups, T, T] Gram matrices -> fp64 [groups, T] coefficients
 
@@ -197,21 +199,59 @@ class SurgeryOptimizer:
             self._exchange.publish()
 
     def saved(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, weights included: name -> tensor."""
-        tensors = self.state.tensors()
-        for prefix, parameters in (("shared", self.shared), ("private", self.private)):
-            for name in _BUFFERS:
-                tensors[f"{prefix}.{name}"] = getattr(parameters, name)
-        for prefix, average in zip(("shared", "private"), self._averages, strict=False):
-            tensors[f"{prefix}.average"] = average
+        """Everything that a resumed run needs, weights included, as it lies in this process: name -> tensor."""
+        tensors = self._of_shared() | self.state.tensors()
+        for name in _BUFFERS:
+            tensors[f"private.{name}"] = getattr(self.private, name)
+        if self._averages:
+            tensors["private.average"] = self._averages[1]
         carried = getattr(self.weighting, "carried", None)
         if carried is not None:
             tensors["weighting.carried"] = carried
         return tensors
 
+    def _of_shared(self) -> dict[str, Tensor]:
+        """Those that are pieces where there are ranks."""
+        tensors = {f"{_SHARED}{name}": getattr(self._own, name) for name in _BUFFERS}
+        return tensors | ({f"{_SHARED}average": self._averages[0]} if self._averages else {})
+
+    def saved_like(self) -> dict[str, Tensor]:
+        """Tensors of the names, shapes and dtypes that a state has, without values: the same whatever ranks there
+        are."""
+        shared, size = self._of_shared(), self._exchange.size
+        return {
+            name: torch.empty(size if name in shared else tensor.shape, dtype=tensor.dtype, device="meta")
+            for name, tensor in self.saved().items()
+        }
+
+    def saved_parts(self) -> Iterator[tuple[str, slice | EllipsisType, Tensor]]:
+        """What a state holds, part by part: name, elements, and their values. All ranks have to ask for all parts, of
+        which the first alone is given those that lie with the others."""
+        shared = self._of_shared()
+        yield from self._exchange.whole(shared)
+        for name, tensor in self.saved().items():
+            if name not in shared:
+                yield name, ..., tensor
+
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `saved` gave. The caller has checked names and shapes against `saved()`."""
+    def load(self, tensors: Mapping[str, Tensor] | None) -> None:
+        """Put back what `saved_parts` gave. The caller has checked names and shapes against `saved_like()`.
+
+        tensors: None on all ranks but the first, which has read them.
+        """
+        shared = self._of_shared()
         for name, target in self.saved().items():
-            target.copy_(tensors[name])
-        self.shared.refresh_compute()
+            take = self._exchange.take if name in shared else self._exchange.take_same
+            take(target, None if tensors is None else tensors[name])
+        self._exchange.publish()
+
+    def gather_master(self) -> None:
+        """Have all weights of the model in fp32 where it is about to be written or read: on the first rank."""
+        self._exchange.gather_master()
+
+    @torch.no_grad()
+    def spread_master(self, others: Iterable[Tensor] = ()) -> None:
+        """Have all ranks take the weights that the first has read into the model, and what else it has read."""
+        self._exchange.spread_master()
+        for tensor in (self.private.master, *others):
+            self._exchange.take_same(tensor, tensor)
