@@ -17,6 +17,7 @@ CLASS_OF_MODULE: Mapping[str, str] = {
     "attention.first_token_kernels": "first tokens' attention",
     "attention.short_kernels": ATTENTION,
     "attention.tiled_kernels": ATTENTION,
+    "dropout_kernels": "heads' dropout",
     "embedding_kernels": "embedding",
     "gather_kernels": "gathering of batches",
     "gelu_kernels": "GELU",
@@ -32,7 +33,7 @@ CLASS_OF_MODULE: Mapping[str, str] = {
 }
 # cuBLAS's names tell the kind in one way or another; a CPU's operators have theirs.
 _TORCH = {
-    PRODUCTS: r"gemm|gemv|nvjet|cutlass|cublas|splitkreduce|xmma|^aten::(mm|addmm|bmm|baddbmm|mv|dot)$",
+    PRODUCTS: r"gemm|gemv|nvjet|cutlass|cublas|splitkreduce|xmma|^aten::(mm|addmm_?|bmm|baddbmm|mv|dot)$",
     COPIES: r"^mem(cpy|set)|copy_kernel|copy_device|catarray|fillfunctor"
     r"|^aten::(copy_|_to_copy|clone|contiguous|cat|fill_|zero_)$",
 }

@@ -3,15 +3,18 @@
 Three tasks with PCGrad at the lengths of the course data, in mixed precision on a GPU, are trained on the same steps
 over and over: first until each is the replay of a CUDA graph, then once by the clock alone, then under torch's
 profiler. Kernels' time is the profiler's; what the clock counts beyond their sum are gaps, in which the device has
-nothing to do. On a CPU torch's operators are what is profiled, and the time with the profiler is the whole, since it
-slows them down. The table is printed, and FILE has each kernel too.
+nothing to do. Beside each class stands what an H200 was predicted to take (`bench.predicted`). On a CPU torch's
+operators are what is profiled, and the time with the profiler is the whole, since it slows them down. The table is
+printed, and FILE has each kernel too.
 """
 
 import json
+import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -32,6 +35,7 @@ from concord.train.flags import OneLineParser
 from concord.train.outputs.provenance import commit, versions
 from concord.train.steps.loop import Trainer
 
+ROOT = Path(__file__).resolve().parent.parent
 GAPS = "gaps"
 _LAUNCHES = "Launch"  # in the runtime's names of what the host launches: kernels, and graphs of them
 _SUMMED = ("seconds", "launches")  # of a class's kernels
@@ -50,14 +54,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainer = build_trainer(
         Case(given.model, batch=given.batch), splits_of_lengths(read_lengths()), "pcgrad", cuda_graphs=given.cuda_graphs
     )
+    case = Case(given.model, batch=given.batch).described("course", step_precision().name)
+    with ThreadPoolExecutor(1) as beside:
+        on_gpu = trainer.device.type == "cuda"
+        predicted = beside.submit(predicted_seconds, given.model, case["tasks"]) if on_gpu else None
+        measured = measure(trainer, given.steps, given.trace)
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "versions": versions(),
         "device": step_precision().device_name,
         "computed_by": describe_kernels(trainer.device),
-        "case": Case(given.model, batch=given.batch).described("course", step_precision().name),
-        **measure(trainer, given.steps, given.trace),
+        "case": case,
+        "predicted": predicted.result() if predicted else {},
+        **measured,
     }
     with replacing(given.out) as beside:
         beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -130,14 +140,18 @@ def table(report: dict[str, Any]) -> list[str]:
     """The report's lines: what was profiled, a line a class, and the sum."""
     case, whole = report["case"], sum(own["seconds"] for own in report["classes"])
     others = [own for own in report["kernels"] if own["class"] == OTHER]
+    predicted = report["predicted"]
     lines = [
         f"{case['model']}, {case['tasks']} tasks, {case['lengths']} lengths, batch {case['batch']}, {case['dtype']}, "
         f"{report['device']}: {report['tokens']:.0f} tokens a step, {report['steps']} steps, {report['graphs']} graphs",
-        f"{'class':<26} {'ms a step':>10} {'share':>6} {'launches':>9}",
+        f"{'class':<26} {'ms a step':>10} {'share':>6} {'launches':>9}" + (f" {'predicted':>10}" if predicted else ""),
     ]
     for own in report["classes"]:
         share = own["seconds"] / whole
-        lines.append(f"{own['name']:<26} {own['seconds'] * 1e3:>10.3f} {share:>6.1%} {own['launches']:>9.1f}")
+        lines.append(
+            f"{own['name']:<26} {own['seconds'] * 1e3:>10.3f} {share:>6.1%} {own['launches']:>9.1f}"
+            + (f" {predicted.get(own['name'], 0.0) * 1e3:>10.3f}" if predicted else "")
+        )
     launches = sum(own["launches"] for own in report["classes"])
     by_host = "" if report["host_launches"] is None else f", {report['host_launches']:.1f} by the host"
     lines.append(
@@ -147,6 +161,16 @@ def table(report: dict[str, Any]) -> list[str]:
     for own in others[:_MOST_OTHERS]:
         lines.append(f"  other: {own['seconds'] * 1e3:.3f} ms, {own['launches']:.1f} launches of {own['name'][:80]}")
     return lines
+
+
+def predicted_seconds(model: str, tasks: int) -> dict[str, float]:
+    """Class -> seconds of a step on an H200 as `bench.predicted` has them, nothing where that fails.
+
+    In a process of its own: counting puts a stand-in where the driver of the GPU is.
+    """
+    command = [sys.executable, "-m", "bench.predicted", "--json", "--model", model, "--tasks", str(tasks)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return {} if done.returncode else {own["name"]: own["predicted"] for own in json.loads(done.stdout)}
 
 
 def _run(trainer: Trainer, steps: int) -> tuple[float, int]:

@@ -1,5 +1,6 @@
-"""The benchmarks' results as the tables of docs/performance.md and as plots: python -m bench.report [--compare REV].
+"""The benchmarks' results as tables of docs/performance.md and README and as plots: python -m bench.report.
 
+--compare REV prints what has changed instead.
 A ratio is given only where the tests of parity that its rows name have passed in the file that it comes from.
 """
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.headline import headline
 from bench.report_plots import draw_plots
 from bench.result_files import (
     CHANGED,
@@ -56,15 +58,15 @@ def markdown(devices: dict[str, list[Comparison]]) -> str:
     return "\n\n".join(parts)
 
 
-def update_page(page: Path, section: str) -> None:
+def update_page(page: Path, section: str, first: str = BEGIN, last: str = END) -> None:
     """Put `section` between the page's markers; InputError where they are missing. Twice is the same as once."""
     text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise InputError(f"{page}: no place for the results, expected a line {BEGIN} and after it a line {END}")
+        raise InputError(f"{page}: no place for the results, expected a line {first} and after it a line {last}")
     with replacing(page) as beside:
-        beside.write_text(f"{before}{BEGIN}\n\n{section}\n\n{END}{after}", encoding="utf-8")
+        beside.write_text(f"{before}{first}\n\n{section}\n\n{last}{after}", encoding="utf-8")
 
 
 def print_changes(before: dict[str, list[Comparison]], after: dict[str, list[Comparison]], revision: str) -> None:
@@ -165,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m bench.report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results", help="folder of the results")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "performance.md", help="file with the markers")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file with the markers of its few rows")
     parser.add_argument("--compare", metavar="REV", help="only print what has changed since a git revision")
     given = parser.parse(arguments)
     devices = newest_comparisons(read_results(given.results))
@@ -172,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_changes(newest_comparisons(read_committed(given.results, given.compare)), devices, given.compare)
         return
     update_page(given.page, markdown(devices))
-    for path in (given.page, *draw_plots(devices, given.results)):
+    update_page(given.readme, headline(devices))
+    for path in (given.page, given.readme, *draw_plots(devices, given.results)):
         print(path)
 
 

@@ -5,7 +5,7 @@ computes Concord's update, `tests/bench/test_torchjd_peer.py` of those that are 
 `tests/bench/test_compiled_peers.py`, on a GPU, of those that are compiled.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, cycle, islice
@@ -169,19 +169,21 @@ def splits_of(case: Case, data: Splits) -> Splits:
     return data if case.length is None else splits_of_one_length(case.length, _EXAMPLES)
 
 
+def concord_config(
+    tasks: Sequence[str], batch: int, *, surgery: str, cuda_graphs: str = "auto", amp: str = AMP
+) -> FineTuningConfig:
+    """The configuration of Concord's steps on these tasks: the defaults, but for what is measured; batch: a task's."""
+    flat = RunConfig(
+        tasks=tuple(tasks), batch_size=batch, amp=amp, surgery=surgery, epochs=_EPOCHS, cuda_graphs=cuda_graphs
+    )
+    return fine_tuning_config(flat)
+
+
 def build_concord(
     case: Case, splits: Splits, surgery: str = "none", cuda_graphs: str = "auto", amp: str = AMP
 ) -> tuple[FineTuningConfig, MultitaskModel, Precision]:
     """Concord's model with a head for each task, and the configuration it is built by."""
-    flat = RunConfig(
-        tasks=tuple(splits),
-        batch_size=case.batch,
-        amp=amp,
-        surgery=surgery,
-        epochs=_EPOCHS,
-        cuda_graphs=cuda_graphs,
-    )
-    config = fine_tuning_config(flat)
+    config = concord_config(tuple(splits), case.batch, surgery=surgery, cuda_graphs=cuda_graphs, amp=amp)
     precision = choose_precision(config.compute.device, config.compute.amp)
     encoder = Encoder(MODELS[case.model])
     encoder.initialise(config.model.seed)

@@ -21,7 +21,7 @@ from concord.kernels.gelu import bias_gelu
 from concord.kernels.layer_norm import add_layer_norm
 from concord.kernels.layout.rows import TaskRows, part
 from concord.kernels.layout.sequences import Sequences
-from concord.kernels.linear import linear
+from concord.kernels.linear import linear, linear_and_input
 
 _ACTIVATIONS = {
     "gelu": functional.gelu,
@@ -122,7 +122,8 @@ class Layer(nn.Module):
 
         term: [tokens, hidden], added before the last LayerNorm.
         """
-        qkv = linear(x, self.qkv.weight, self.qkv.bias, rows).view(-1, 3, self.heads, self.head_size)
+        qkv, x = linear_and_input(x, self.qkv.weight, self.qkv.bias, rows)
+        qkv = qkv.view(-1, 3, self.heads, self.head_size)
         context = attention(qkv, sequences, dropouts(self.attention_dropout) if dropouts else None)
         return self._after_attention(context.flatten(1), x, rows, dropouts, term)
 
@@ -141,7 +142,7 @@ class Layer(nn.Module):
         """
         hidden = x.shape[-1]
         first = x.index_select(0, sequences.first)
-        q = linear(first, part(self.qkv.weight, 0, hidden), part(self.qkv.bias, 0, hidden), first_rows)
+        q, first = linear_and_input(first, part(self.qkv.weight, 0, hidden), part(self.qkv.bias, 0, hidden), first_rows)
         kv = linear(x, part(self.qkv.weight, hidden, 3 * hidden), part(self.qkv.bias, hidden, 3 * hidden), rows)
         context = first_token_attention(
             q.view(-1, self.heads, self.head_size),
@@ -164,14 +165,13 @@ class Layer(nn.Module):
             dropouts(self.dropout) if dropouts else None,
             rows,
         )
-        if self.activation == "gelu":
-            inner = bias_gelu(linear(x, self.intermediate.weight, rows=rows), self.intermediate.bias, rows)
-        else:
-            inner = activate(linear(x, self.intermediate.weight, self.intermediate.bias, rows), self.activation)
+        gelu = self.activation == "gelu"
+        inner, residual = linear_and_input(x, self.intermediate.weight, None if gelu else self.intermediate.bias, rows)
+        inner = bias_gelu(inner, self.intermediate.bias, rows) if gelu else activate(inner, self.activation)
         return add_layer_norm(
             linear(inner, self.output.weight, rows=rows),
             self.output.bias,
-            x if term is None else x + term,
+            residual if term is None else x + term,
             self.output_norm.weight,
             self.output_norm.bias,
             self.output_norm.epsilon,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from concord.kernels.dropout import DropoutStream
+from concord.kernels.dropout import DropoutStream, dropped
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.linear import linear
 
@@ -264,8 +264,7 @@ def _cosine(spec: HeadSpec, *, mapped: bool) -> CosineHead:
 
 
 def _drop(features: Tensor, rate: float, dropouts: DropoutStream | None) -> Tensor:
-    dropout = dropouts(rate) if dropouts else None
-    return features if dropout is None else features * dropout.mask(tuple(features.shape), features.dtype)
+    return dropped(features, dropouts(rate) if dropouts else None)
 
 
 def _initialise_before_relu(weight: Tensor, bias: Tensor, generator: torch.Generator) -> None:

@@ -129,10 +129,12 @@ class MultitaskModel(nn.Module):
             for name, (_, rows) in zip(self.heads, sequence_rows.slices(), strict=True):
                 through[rows].fill_(name in self.shared_layer.readers)
             pooled = torch.where(through, self.shared_layer(pooled, sequence_rows), pooled)
+        counts = [rows.stop - rows.start for _, rows in sequence_rows.slices()]
         outputs = {}
-        for (name, head), (_, rows) in zip(self.heads.items(), sequence_rows.slices(), strict=True):
-            if rows.stop > rows.start:
-                embeddings = pooled[rows].to(wide(pooled.dtype))
+        # Cast and divided at once: the backward then is one concatenation, and not a tensor of zeros a task.
+        parts = pooled.to(wide(pooled.dtype)).split(counts)
+        for (name, head), embeddings in zip(self.heads.items(), parts, strict=True):
+            if len(embeddings):
                 outputs[name] = TaskOutput(head(embeddings, dropouts), embeddings)
         return outputs
 

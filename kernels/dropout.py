@@ -7,11 +7,12 @@ generator gives 128 bits, which serve eight elements with 16 bits each: rates ar
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from concord.kernels.dispatch import launches_native
+from concord.kernels.dispatch import launches_native, uses_triton
 from concord.kernels.ops import DROPOUT_LEVELS
 
 _MASK = 0xFFFFFFFF
@@ -122,3 +123,28 @@ def kernel_arguments(dropout: Dropout | None) -> tuple[Tensor | None, int, int, 
     if dropout is None:
         return None, 0, 0, 1.0
     return dropout.seed, dropout.site, dropout.threshold, dropout.scale
+
+
+class _Dropped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropout: Dropout) -> Tensor:
+        ctx.dropout = dropout
+        return _times_mask(x, dropout)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return _times_mask(dy, ctx.dropout), None
+
+
+def _times_mask(x: Tensor, dropout: Dropout) -> Tensor:
+    if uses_triton("dropout", x):
+        from concord.kernels.dropout_kernels import drop
+
+        return drop(x, *kernel_arguments(dropout))
+    return x * dropout.mask(tuple(x.shape), x.dtype)
+
+
+def dropped(x: Tensor, dropout: Dropout | None) -> Tensor:
+    """`x` times the mask of `dropout`, in any shape and dtype; x itself for None. The mask is drawn anew in the
+    backward: an element is read once and written once in each direction."""
+    return x if dropout is None else _Dropped.apply(x, dropout)

@@ -1,8 +1,13 @@
-"""Dropout masks within Triton kernels: the same random bits as `kernels.dropout`, which says what they are."""
+"""Dropout in Triton kernels, within others' and by itself: the same random bits as `kernels.dropout` says they are."""
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from concord.kernels.dispatch import launcher
+
+_CALLS = 128  # of the generator, each for eight elements, that a program of the op by itself makes
 
 
 def require_whole_calls(seed: Tensor | None, columns: int) -> None:
@@ -57,3 +62,31 @@ def row_dropout_factors(seed, row, column_start, columns, site, threshold, scale
     """
     call = row.to(tl.int64)[:, None] * (columns // 8) + (column_start // 8 + tl.arange(0, CALLS))[None, :]
     return dropout_factors(seed, call.to(tl.uint32), (call >> 32).to(tl.uint32), site, threshold, scale)
+
+
+@triton.jit(do_not_specialize=["count", "site"])
+def _dropout_kernel(x, y, seed, count, site, threshold, scale, CALLS: tl.constexpr):
+    """8 * CALLS elements of x, each zero or multiplied by the scale.
+
+    x: [count] in any dtype of floating point.
+    y: like x, written.
+    seed: int64 scalar, the dropout's.
+    count: int, the elements of x.
+    site, threshold, scale: int, int, float, of the dropout.
+    """
+    first = tl.program_id(0).to(tl.int64) * CALLS
+    call = (first + tl.arange(0, CALLS))[None, :]
+    factors = dropout_factors(tl.load(seed), call.to(tl.uint32), (call >> 32).to(tl.uint32), site, threshold, scale)
+    at = (first * 8 + tl.arange(0, 8 * CALLS))[None, :]
+    value = tl.load(x + at, mask=at < count, other=0.0)
+    tl.store(y + at, value.to(tl.float32) * factors, mask=at < count)
+
+
+@launcher(lambda x, *arguments: torch.empty_like(x))
+def drop(x: Tensor, seed: Tensor, site: int, threshold: int, scale: float) -> Tensor:
+    """x times its mask, in any shape; seed: int64 scalar, like the others of `Dropout`."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    grid = (triton.cdiv(x.numel(), 8 * _CALLS),)
+    _dropout_kernel[grid](x, y, seed, x.numel(), site, threshold, scale, CALLS=_CALLS)
+    return y

@@ -11,7 +11,7 @@ from concord.kernels.task_sums_kernels import collect, new_partials, task_span, 
 _STEP, _COLUMNS = 4, 512  # rows that a program reads at once, and its columns
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _gelu_forward_kernel(x, bias, z, y, rows, columns, STEP: tl.constexpr, COLUMNS: tl.constexpr):
     """z and gelu(z) of STEP rows and COLUMNS columns.
 
@@ -33,7 +33,7 @@ def _gelu_forward_kernel(x, bias, z, y, rows, columns, STEP: tl.constexpr, COLUM
     tl.store(y + at, 0.5 * total * (1 + tl.math.erf(total * 0.7071067811865476)), mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "rows", "tile_rows"])
 def _gelu_backward_kernel(
     dy, z, dz, partials, offsets, tasks, rows, columns, tile_rows, STEP: tl.constexpr, COLUMNS: tl.constexpr
 ):

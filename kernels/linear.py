@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from concord.kernels.deposits import deposit_product, deposit_sum
-from concord.kernels.layout.rows import TaskRows, first_row_of, require_rows, task_gradients_of, wide
-from concord.kernels.products import linear_product
+from concord.kernels.layout.rows import TaskRows, first_row_of, in_dtype, require_rows, task_gradients_of, wide
+from concord.kernels.products import add_product, linear_product
 
 
 class _Linear(torch.autograd.Function):
@@ -23,30 +23,36 @@ class _Linear(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        weight_gradients: Tensor | None,
-        bias_gradients: Tensor | None,
+        lowered_bias: Tensor | None,
+        gradients: tuple[Tensor | None, Tensor | None],
         first_row: int,
         rows: TaskRows | None,
-    ) -> Tensor:
+        passes: bool,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight)
-        ctx.weight_gradients, ctx.bias_gradients = weight_gradients, bias_gradients
-        ctx.first_row, ctx.rows = first_row, rows
-        return linear_product(x, weight, None if bias is None else bias.to(x.dtype))
+        ctx.gradients, ctx.first_row, ctx.rows = gradients, first_row, rows
+        y = linear_product(x, weight, lowered_bias)
+        return (y, x.view_as(x)) if passes else y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, d_passed: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        if dy is None:  # the input alone was used
+            return d_passed, *[None] * 7
         x, weight = ctx.saved_tensors
-        dx = linear_product(dy, weight.t()) if ctx.needs_input_grad[0] else None
-        d_weight = d_bias = None
-        if ctx.weight_gradients is not None:
-            deposit_product(ctx.weight_gradients, require_rows(ctx.rows), dy, x, ctx.first_row)
+        weight_gradients, bias_gradients = ctx.gradients
+        dx = d_weight = d_bias = None
+        if ctx.needs_input_grad[0]:
+            dx = linear_product(dy, weight.t()) if d_passed is None else add_product(d_passed, dy, weight.t())
+        if weight_gradients is not None:
+            deposit_product(weight_gradients, require_rows(ctx.rows), dy, x, ctx.first_row)
         elif ctx.needs_input_grad[1]:
             d_weight = linear_product(dy.t(), x.t())
-        if ctx.bias_gradients is not None:
-            deposit_sum(ctx.bias_gradients, require_rows(ctx.rows), dy, ctx.first_row)
+        if bias_gradients is not None:
+            deposit_sum(bias_gradients, require_rows(ctx.rows), dy, ctx.first_row)
         elif ctx.needs_input_grad[2]:
             d_bias = dy.sum(0, dtype=wide(dy.dtype))
-        return dx, d_weight, d_bias, None, None, None, None
+        return dx, d_weight, d_bias, *[None] * 5
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: TaskRows | None = None) -> Tensor:
@@ -56,5 +62,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: TaskRows
     of parameters; rows: the rows of each task, needed in the backward where the parameters have `task_gradients`.
     Returns [rows, m] in x's dtype.
     """
+    return _Linear.apply(*_arguments(x, weight, bias, rows), False)
+
+
+def linear_and_input(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, rows: TaskRows | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same as `linear`, and x again, for a residual connection.
+
+    Where x goes on by the second result alone, its gradient comes about within the product of the backward, without an
+    addition of its own. The gradient that arrives there is written over: nothing else may use it, so that the second
+    result must not be added to anything.
+    """
+    return _Linear.apply(*_arguments(x, weight, bias, rows), True)
+
+
+def _arguments(x: Tensor, weight: Tensor, bias: Tensor | None, rows: TaskRows | None) -> tuple[Any, ...]:
     gradients = (task_gradients_of(weight), task_gradients_of(bias))
-    return _Linear.apply(x, weight, bias, *gradients, first_row_of(weight), rows)
+    lowered = None if bias is None else in_dtype(bias, x.dtype)
+    return x, weight, bias, lowered, gradients, first_row_of(weight), rows

@@ -34,6 +34,7 @@ OPS: Mapping[str, Op] = {
     "first_token_attention": Op(title="first tokens' attention", reads_lengths=True, native=True),
     "bias_gelu": Op(title="GELU", native=True),
     "add_layer_norm": Op(title="LayerNorm", reads_lengths=True, native=True),
+    "dropout": Op(title="dropout of heads' features"),
     "embedding": Op(title="embedding", reads_lengths=True, native=True),
     "task_sums": Op(title="sums over tasks' rows", reads_lengths=True, native=True),
     "task_products": Op(title="weight gradients", products=True, reads_lengths=True),

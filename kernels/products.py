@@ -73,6 +73,13 @@ def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     return functional.linear(x, weight, bias)
 
 
+def add_product(target: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """`target + x @ weight^T` [rows, m], in the memory of `target`, without a gradient; on a device in one launch."""
+    if target.device.type == "cpu":
+        return target.add_(linear_product(x, weight))
+    return target.addmm_(x, weight.t())
+
+
 def takes_onednn(x: Tensor) -> bool:
     """Whether products that start with `x` are oneDNN's."""
     return _library == "onednn" and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0

@@ -24,7 +24,7 @@ _KEYS = 256  # tokens whose keys a program makes
 _CLEARED = 8  # chunks that a program clears: most programs find nothing to do
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks", "touched_stride"])
 def _clear_tables_kernel(
     gradients, touched, chunks, elements, stride, touched_stride, GROUP: tl.constexpr, CHUNK: tl.constexpr
 ):

@@ -5,8 +5,9 @@ sum a task. The sum of task t in tile i goes to slot i + t: along the rows, the 
 both and falls in neither, so slots are unique and those of one task are consecutive. Stage two adds the slots of each
 task in order.
 
-Stage one belongs to the op whose pass over the rows it shares. Here are stage two, and the sum that shares no pass:
-it reads rows * n elements once and writes T * n.
+Stage one belongs to the op whose pass over the rows it shares. Here are stage two, and the sum that shares no pass: a
+linear layer's bias, whose columns are many enough for a program to own some of one task's, without a second stage. It
+reads rows * n elements once and writes T * n.
 """
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from concord.kernels.dispatch import launcher
 
 _PROGRAMS = 512  # how many stage one aims at: about four for each multiprocessor of a large GPU
-_STEP, _COLUMNS = 16, 128  # stage one of the plain sum: rows read at once, and columns a program
+_STEP, _COLUMNS = 256, 32  # the plain sum: rows read at once, and columns a program
 _SLOTS, _COLLECTED = 32, 64  # stage two: slots read at once, and columns a program
 
 
@@ -41,34 +42,43 @@ def task_span(offsets, task, tasks, rows):
     return start, tl.where(task == tasks - 1, rows, stop)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _column_sums_kernel(
-    values, partials, offsets, tasks, rows, columns, tile_rows, STEP: tl.constexpr, COLUMNS: tl.constexpr
+    values,
+    gradients,
+    stride,
+    offsets,
+    rows,
+    columns,
+    ACCUMULATE: tl.constexpr,
+    STEP: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):
-    """Stage one of the plain sum: a tile of rows and COLUMNS columns.
+    """The plain sum of one task's rows in COLUMNS columns.
 
     values: [rows, columns] in fp32, fp16 or bf16, what is summed.
-    partials: fp32 [slots, columns], written.
+    gradients: [tasks, columns] in fp32, fp16 or bf16, written.
+    stride: int, elements of gradients from one task to the next.
     offsets: int32 [tasks + 1], where each task's rows begin.
-    tasks, rows, columns, tile_rows: int; tile_rows: the rows of a tile.
+    rows, columns: int, the shape of values.
     """
-    tile = tl.program_id(0)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    task = tl.program_id(1)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     valid = column < columns
-    tile_start, tile_stop = tile * tile_rows, tl.minimum((tile + 1) * tile_rows, rows)
-    for task in range(tasks):
-        start, stop = task_span(offsets, task, tasks, rows)
-        start, stop = tl.maximum(start, tile_start), tl.minimum(stop, tile_stop)
-        if start < stop:
-            total = tl.zeros([STEP, COLUMNS], tl.float32)
-            for first in range(start, stop, STEP):
-                row = first + tl.arange(0, STEP)
-                at = row.to(tl.int64)[:, None] * columns + column[None, :]
-                total += tl.load(values + at, mask=(row < stop)[:, None] & valid[None, :], other=0.0).to(tl.float32)
-            tl.store(partials + (tile + task).to(tl.int64) * columns + column, tl.sum(total, 0), mask=valid)
+    start, stop = task_span(offsets, task, tl.num_programs(1), rows)
+    total = tl.zeros([STEP, COLUMNS], tl.float32)
+    for first in range(start, stop, STEP):
+        row = first + tl.arange(0, STEP)
+        at = row.to(tl.int64)[:, None] * columns + column[None, :]
+        total += tl.load(values + at, mask=(row < stop)[:, None] & valid[None, :], other=0.0).to(tl.float32)
+    result = tl.sum(total, 0)
+    target = gradients + task.to(tl.int64) * stride + column  # T * P passes 2^31
+    if ACCUMULATE:
+        result += tl.load(target, mask=valid, other=0.0).to(tl.float32)
+    tl.store(target, result, mask=valid)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tasks", "rows", "slots", "tile_rows"])
 def _collect_task_sums_kernel(
     partials,
     first_gradients,
@@ -152,11 +162,14 @@ def task_sums(values: Tensor, gradients: Tensor, offsets: Tensor, add: bool, fir
     """Sum each task's rows of `values` [rows, n] into `gradients` [T, n or more] from `first` on, or add the sums."""
     rows, columns = values.shape
     gradients = gradients[:, first : first + columns]
-    values = values.contiguous()
-    programs = triton.cdiv(columns, _COLUMNS)
-    tile = tile_rows(rows, _STEP, programs)
-    partials = new_partials(1, offsets, rows, tile, columns)
-    _column_sums_kernel[(triton.cdiv(rows, tile), programs)](
-        values, partials, offsets, len(offsets) - 1, rows, columns, tile, STEP=_STEP, COLUMNS=_COLUMNS
+    _column_sums_kernel[(triton.cdiv(columns, _COLUMNS), len(offsets) - 1)](
+        values.contiguous(),
+        gradients,
+        gradients.stride(0),
+        offsets,
+        rows,
+        columns,
+        ACCUMULATE=add,
+        STEP=_STEP,
+        COLUMNS=_COLUMNS,
     )
-    collect(partials, (gradients,), offsets, rows, tile, add)

@@ -2,9 +2,11 @@
 
 Training steps run on meta tensors, which have shapes and no memory; their launches are compiled for each target instead
 of launched, so that what is judged is what a step launches. Prints one line a compiled kernel: registers a thread,
-shared memory a program, spills, and the matrix instructions found. Exits with 1 where a kernel does not compile,
-spills, exceeds the target's shared memory, multiplies in 16 bits without matrix instructions, or holds products of a
-shape that Triton is known to miscompile there.
+shared memory a program, spills, bytes of a thread's widest load and store, programs that a multiprocessor holds,
+and the matrix instructions found. Exits with 1 where a kernel does not compile, spills, exceeds the target's shared
+memory, multiplies in 16 bits without matrix instructions or with an earlier generation's beside them, holds products of
+a shape that Triton is known to miscompile there, moves whole vectors by less than 16 bytes, or has products that the
+assembler says are serialised (C75xx).
 
 Without --all every model is compiled for sm_90, and MiniLM for the other targets, which meet most of the same kernels.
 """

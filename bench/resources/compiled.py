@@ -21,6 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from bench.resources.assembly import amd_widths, matrix_instructions, ptx_widths, ptxas_warnings, widest
 from bench.resources.steps import steps
 from bench.resources.targets import TARGETS, Target
 from concord.kernels.dispatch import using_kernels
@@ -31,14 +32,37 @@ _PRODUCT_MODULES = (
     "concord.kernels.task_products_kernels",
     "concord.kernels.linear_cross_entropy_kernels",
 )
+# Kernels whose time is that of whole vectors that they read, or write: a thread moves as much at once as it can. Others
+# gather bytes, ids and rows of tiles, add up partial sums, or compute with single numbers.
+_FULL = 16  # bytes
+_READ_WHOLE = (
+    *("column_sums", "combine_adamw", "dropout", "embedding_forward", "gelu", "gram_products", "gram_tiles"),
+    *("layer_norm", "tensor_products", "tensor_tiles"),
+)
+_WRITE_WHOLE = ("clear_tables", "combine_adamw", "dropout", "embedding_forward", "gelu", "layer_norm")
 # A product in Triton's own form, in which loops that are to be unrolled are, and pipelines are not yet built: one in a
 # loop stands there once.
-_PRODUCT = re.compile(r"\btt\.dot [^:]*: tensor<(\d+)x(\d+)x([a-z]\w*)> \* tensor<(\d+)x(\d+)x([a-z]\w*)> ->")
+_PRODUCT = re.compile(r"\btt\.dot [^\n]*?: tensor<(\d+)x(\d+)x([a-z]\w*)> \* tensor<(\d+)x(\d+)x([a-z]\w*)> ->")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one compiled kernel takes: per thread and program, in registers and bytes; `faults` in words."""
+    """What one compiled kernel takes.
+
+    Attributes:
+        triton: the version that compiled it.
+        target: the GPU's name in `targets`.
+        kernel: its name.
+        used_by: the step that launches it.
+        registers: a thread's.
+        shared: bytes of shared memory of a program.
+        spills: bytes a thread.
+        matrix: the matrix instruction that it multiplies by, or "".
+        load: bytes of a thread's widest load of global memory.
+        store: bytes of its widest store.
+        programs: how many a multiprocessor holds at once; 0 where that is not counted.
+        faults: in words.
+    """
 
     triton: str
     target: str
@@ -48,13 +72,17 @@ class Resources:
     shared: int
     spills: int
     matrix: str
+    load: int
+    store: int
+    programs: int
     faults: tuple[str, ...]
 
     def line(self) -> str:
         """The kernel's line in the report."""
         text = (
             f"{self.triton:<6} {self.target:<7} {self.kernel:<44} {self.used_by:<34} {self.registers:>4} registers "
-            f"{self.shared:>7} bytes shared {self.spills:>4} bytes spilled  {self.matrix or '-'}"
+            f"{self.shared:>7} bytes shared {self.spills:>4} bytes spilled "
+            f"{self.load:>3}/{self.store:<2} bytes at once {self.programs:>3} programs  {self.matrix or '-'}"
         )
         return text + "".join(f"  FAULT: {fault}" for fault in self.faults)
 
@@ -135,19 +163,25 @@ def judge(target: Target, name: str, used_by: str, dtype: torch.dtype, compiled:
     """
     if isinstance(compiled, Exception):
         reason = f"does not compile: {type(compiled).__name__} {str(compiled).strip().splitlines()[-1:]}"
-        return Resources(triton.__version__, target.name, name, used_by, 0, 0, 0, "", (reason,))
+        return Resources(triton.__version__, target.name, name, used_by, 0, 0, 0, "", 0, 0, 0, (reason,))
     amd = target.target.backend == "hip"
     text, ttir = compiled.asm["amdgcn" if amd else "ptx"], compiled.asm["ttir"]
     registers, spills = _amd_usage(text) if amd else _cuda_usage(compiled.asm["cubin"])
     shared = compiled.metadata.shared
-    matrix = next((instruction for instruction in target.matrix if instruction in text), "")
-    faults = []
+    found = matrix_instructions(text, target.matrix)
+    load, store = (widest(widths) for widths in (amd_widths if amd else ptx_widths)(text))
+    faults = [f"the compiler warns: {line}" for line in ([] if amd else ptxas_warnings(text, target.target.arch))]
     if spills:
         faults.append(f"spills {spills} bytes")
     if shared > target.shared:
         faults.append(f"{shared} bytes of shared memory, the target has {target.shared}")
-    if "tt.dot" in ttir and dtype != torch.float32 and not matrix:
+    if "tt.dot" in ttir and dtype != torch.float32 and not found:
         faults.append("products without matrix instructions")
+    if len(found) > 1:
+        faults.append(f"products by {' and '.join(found)}: the latter are those of an earlier generation")
+    for names, width, verb in ((_READ_WHOLE, load, "loads"), (_WRITE_WHOLE, store, "stores")):
+        if name.startswith(names) and width < _FULL:
+            faults.append(f"{verb} {width} bytes a thread at once, expected {_FULL}")
     products = half_products(ttir)
     shortest = min((min(sides) for sides in products), default=target.shortest_side)
     if len(products) > 1 and shortest < target.shortest_side:
@@ -155,7 +189,34 @@ def judge(target: Target, name: str, used_by: str, dtype: torch.dtype, compiled:
             f"{len(products)} products in 16 bits with a side of {shortest}: Triton miscompiles those under "
             f"{target.shortest_side} on {target.name}"
         )
-    return Resources(triton.__version__, target.name, name, used_by, registers, shared, spills, matrix, tuple(faults))
+    programs = programs_at_once(target, registers, shared, compiled.metadata.num_warps)
+    matrix = found[0] if found else ""
+    return Resources(
+        triton.__version__,
+        target.name,
+        name,
+        used_by,
+        registers,
+        shared,
+        spills,
+        matrix,
+        load,
+        store,
+        programs,
+        tuple(faults),
+    )
+
+
+def programs_at_once(target: Target, registers: int, shared: int, warps: int) -> int:
+    """How many programs of a kernel a multiprocessor holds at once; 0 where the target does not say.
+
+    Registers are given to warps by 8 a thread, and shared memory comes with a kilobyte of the system's own.
+    """
+    if not target.threads:
+        return 0
+    threads = 32 * warps
+    limits = [target.programs_at_most, target.threads // threads, target.shared_of_all // (shared + 1024)]
+    return min(*limits, 65536 // (max(8, -(-registers // 8) * 8) * threads))
 
 
 def _cuda_usage(cubin: bytes) -> tuple[int, int]:

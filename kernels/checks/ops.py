@@ -10,6 +10,7 @@ from concord.kernels.attention.op import attention, first_token_attention
 from concord.kernels.checks.autograd import NAMES, autograd_case, lowered, new_dropout, new_task_gradients
 from concord.kernels.checks.judging import Case
 from concord.kernels.deposits import deposit_sum
+from concord.kernels.dropout import dropped
 from concord.kernels.embedding import embedding
 from concord.kernels.gelu import bias_gelu
 from concord.kernels.layer_norm import add_layer_norm
@@ -92,6 +93,23 @@ def gelu_case(
         dtype,
         gradient_dtype=gradient_dtype,
         work=Work(6 * tokens * columns * dtype.itemsize),
+    )
+
+
+def dropout_case(
+    examples: int, columns: int, dtype: torch.dtype, device: torch.device | str, *, rate: float = 0.3
+) -> Case:
+    """A head's features [examples, columns], dropped out."""
+    dropout = new_dropout(rate, device)
+    return autograd_case(
+        "dropout",
+        f"{examples} x {columns}, dropout {rate:g}",
+        lambda activations, parameters, rows, dtype: dropped(activations[0], dropout),
+        [torch.randn(examples, columns, device=device)],
+        [],
+        None,
+        dtype,
+        work=Work(4 * examples * columns * dtype.itemsize),
     )
 
 

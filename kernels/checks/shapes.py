@@ -12,6 +12,7 @@ from concord.kernels.checks.judging import Case
 from concord.kernels.checks.ops import (
     attention_case,
     cross_entropy_case,
+    dropout_case,
     embedding_case,
     first_token_case,
     gelu_case,
@@ -149,6 +150,8 @@ def ops_of(shapes: Shapes) -> list[str]:
         ops += ["task_products", "task_sums", "gather", "gram_matrix", "plan_update", "combine_adamw"]
     if shapes.vocabulary:
         ops.append("linear_cross_entropy")
+    elif shapes.trains:
+        ops.append("dropout")
     return ops
 
 
@@ -236,6 +239,11 @@ def _layer_norm(shapes: Shapes, device: torch.device) -> Iterator[Case]:
         options = {"rate": rate, "gradient_dtype": shapes.gradient_dtype}
         for rows in _rows_or_none(shapes, tokens, device):
             yield layer_norm_case(rows, tokens, shapes.hidden, shapes.dtype, device, **options)
+
+
+def _dropout(shapes: Shapes, device: torch.device) -> Iterator[Case]:
+    for columns in (shapes.hidden, 3 * shapes.hidden):  # of an example, and of a pair's two sequences, compared
+        yield dropout_case(shapes.sequences, columns, torch.float32, device)
 
 
 def _embedding(shapes: Shapes, device: torch.device) -> Iterator[Case]:
@@ -330,6 +338,7 @@ _CASES: Mapping[str, Callable[[Shapes, torch.device], Iterator[Case]]] = {
     "attention": _attention,
     "first_token_attention": _first_tokens,
     "bias_gelu": _gelu,
+    "dropout": _dropout,
     "add_layer_norm": _layer_norm,
     "embedding": _embedding,
     "task_sums": _sums,

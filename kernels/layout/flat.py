@@ -53,7 +53,8 @@ class FlatParameters:
     """Moves the parameters of a model into flat buffers.
 
     Matrices are read by the forward pass from the compute copy and vectors (biases, LayerNorm) from the fp32 master, as
-    autocast would; each parameter's data then is a view of one of them, so loading and saving a model work as ever.
+    autocast would; each parameter's data then is a view of one of them, so loading and saving a model work as ever. An
+    op that needs a vector in the compute dtype finds it in the attribute `compute_copy`.
 
     Args:
         parameters: name -> parameter, on one device, in fp32.
@@ -191,5 +192,7 @@ class FlatParameters:
             parameter.task_gradients = self.view(self.gradients, entry)
             first = entry.start // CHUNK
             parameter.touched_chunks = self.touched[:, first : first - (-entry.size // CHUNK)]
+            if source is not self.compute:
+                parameter.compute_copy = self.view(self.compute, entry)
         else:
             parameter.grad = self.view(self.gradients[0], entry)

@@ -69,18 +69,29 @@ def part(parameter: Tensor, start: int, stop: int) -> Tensor:
     """Rows `start` to `stop` of a parameter, whose gradients are deposited into the same rows of its task gradients.
 
     The piece names the first of these rows, `first_row`, and keeps the whole: torch.compile misplaces what is written
-    to a slice of a view (torch 2.13).
+    to a slice of a view (torch 2.13). It has its part of the compute copy, too.
     """
     piece = parameter[start:stop]
     gradients = task_gradients_of(parameter)
     if gradients is not None:
         piece.task_gradients, piece.first_row = gradients, start
+    copy = getattr(parameter, "compute_copy", None)
+    if copy is not None:
+        piece.compute_copy = copy[start:stop]
     return piece
 
 
 def first_row_of(parameter: Tensor) -> int:
     """The row of `task_gradients` where those of `parameter`, which may be a part, begin."""
     return getattr(parameter, "first_row", 0)
+
+
+def in_dtype(vector: Tensor, dtype: torch.dtype) -> Tensor:
+    """A parameter of fp32, or a `part` of one, in `dtype`: the compute copy, where it has one in that dtype."""
+    copy = getattr(vector, "compute_copy", None)
+    if copy is not None and copy.dtype == dtype:
+        return copy
+    return vector.detach().to(dtype)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -5,7 +5,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from concord.kernels.surgery.pair_products_kernels import add_products, columns_at_once, no_products, store_products
+from concord.kernels.surgery.pair_products_kernels import (
+    ROWS,
+    add_products,
+    columns_at_once,
+    multiplies_tiles,
+    no_products,
+    store_products,
+    store_tile,
+    tile_columns,
+    tile_products,
+)
 
 _COLUMNS = 1024  # elements that a program reads at once
 _PARTIALS = 512  # products read at once when the spans' products are added up
@@ -78,6 +88,42 @@ def _tensor_products_kernel(
         _span_products(own, partials + span, start, stop, count, ELEMENT, TASKS, COLUMNS, WHOLE=True)
     else:
         _span_products(own, partials + span, start, stop, count, ELEMENT, TASKS, COLUMNS, WHOLE=False)
+
+
+@triton.jit
+def _tensor_tiles_kernel(
+    addresses,
+    spans,
+    partials,
+    count,
+    ELEMENT: tl.constexpr,
+    TASKS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """`_tensor_products_kernel` of many tasks in 16 bits, as products of tiles.
+
+    addresses: int64 [parameters, TASKS], where each gradient of dtype ELEMENT lies, 0 where there is none.
+    spans: int64 [count, 3], a parameter, its first element of the span, and the one after the last.
+    partials: fp32 [TASKS, TASKS, count], written.
+    count: int, of the spans.
+    """
+    span = tl.program_id(0)
+    parameter, start, stop = tl.load(spans + 3 * span), tl.load(spans + 3 * span + 1), tl.load(spans + 3 * span + 2)
+    task, column = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    address = tl.load(addresses + parameter * TASKS + task, mask=task < TASKS, other=0)
+    whole = (tl.sum(address % 16, 0) == 0) & ((stop - start) % COLUMNS == 0)
+    own = address.to(tl.pointer_type(ELEMENT))[:, None] + column[None, :]
+    present = (address != 0)[:, None] & (column >= 0)[None, :]
+    totals = tl.zeros([ROWS, ROWS], tl.float32)
+    for first in range(start, stop, COLUMNS):
+        # Only the loads are in branches: of two products with sides this short, sm_90 would make wrong numbers.
+        if whole:
+            values = tl.load(tl.multiple_of(own + first, (16, 16)), mask=present, other=0.0)
+        else:
+            values = tl.load(own + first, mask=present & (first + column < stop)[None, :], other=0.0)
+        totals += tile_products(values, COLUMNS)
+    store_tile(totals, partials + span, count, TASKS, ROWS)
 
 
 @triton.jit
@@ -155,16 +201,15 @@ def gram_of_spans(addresses: Tensor, spans: Tensor, dtype: torch.dtype) -> Tenso
     partials = torch.empty(tasks * tasks, count, dtype=torch.float32, device=addresses.device)
     gram = torch.empty(tasks, tasks, dtype=torch.float64, device=addresses.device)
     with torch.cuda.device_of(gram):
-        _tensor_products_kernel[(count,)](
-            addresses,
-            spans,
-            partials,
-            count,
-            ELEMENT=_ELEMENTS[dtype],
-            TASKS=tasks,
-            COLUMNS=columns_at_once(tasks, _COLUMNS),
-            num_warps=4,
-        )
+        arguments, constants = (addresses, spans, partials, count), {"ELEMENT": _ELEMENTS[dtype], "TASKS": tasks}
+        if multiplies_tiles(dtype, tasks, addresses.device):
+            _tensor_tiles_kernel[(count,)](
+                *arguments, **constants, ROWS=ROWS, COLUMNS=tile_columns(_COLUMNS), num_warps=4
+            )
+        else:
+            _tensor_products_kernel[(count,)](
+                *arguments, **constants, COLUMNS=columns_at_once(tasks, _COLUMNS), num_warps=4
+            )
         _tensor_pairs_kernel[(tasks * tasks,)](partials, gram, count, PARTIALS=_PARTIALS, num_warps=4)
     return gram
 

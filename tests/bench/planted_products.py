@@ -60,6 +60,26 @@ def unrolled_product(x, y, out, steps, ROWS: tl.constexpr, COLUMNS: tl.constexpr
     _sum_of_products(x, y, out, steps, ROWS, COLUMNS, True)
 
 
+@triton.jit
+def gelu_planted(x, y, apart: tl.constexpr):
+    """Called as one of those that read and write whole vectors, of which it does neither where elements lie apart."""
+    at = tl.arange(0, 1024) * apart
+    tl.store(y + at, tl.load(x + at))
+
+
+def _widths() -> None:
+    target = TARGETS["sm_90"]
+
+    def found(function, compiled):
+        name = f"{function.__name__} {apart}"
+        print(name, json.dumps(judge(target, function.__name__, "a test", dtype, compiled).faults), sep="\t")
+
+    dtype = torch.bfloat16
+    with compiling(target, found), torch.device("meta"):
+        for apart in (1, 3):
+            gelu_planted[(1,)](torch.empty(4096, dtype=dtype), torch.empty(4096, dtype=dtype), apart=apart)
+
+
 def _verdicts(dtype: torch.dtype, *shapes: tuple[int, int]) -> None:
     target = TARGETS["sm_90"]
 
@@ -80,3 +100,4 @@ def _verdicts(dtype: torch.dtype, *shapes: tuple[int, int]) -> None:
 if __name__ == "__main__":
     _verdicts(torch.bfloat16, (32, 32), (64, 32), (64, 64))
     _verdicts(torch.float32, (32, 32), (64, 32))
+    _widths()

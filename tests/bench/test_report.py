@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from bench import report
+from bench.headline import headline
 from bench.report import BEGIN, END, main
 from bench.result_files import newest_comparisons, read_results
 from concord.bert.errors import InputError
@@ -196,6 +197,34 @@ def test_gpus_come_before_the_cpu(tmp_path):
     assert "Not yet measured" not in written(tmp_path)
 
 
+def step(peer, median, thread, **more):
+    case = {"model": "MiniLM", "lengths": "course", "tasks": 3, "batch": 32, "dtype": "fp32"} | more
+    extra = {"thread_seconds": {"median": thread}}
+    floor = {"floor_seconds": 0.5, "parity": [MODULE]} if peer == "concord" else {}
+    return row("training step with PCGrad", peer, median, group="step", case=case, extra=extra, **floor)
+
+
+def test_the_readme_has_the_steps_at_real_lengths_of_the_newest_device_by_its_thread(tmp_path):
+    steps = [step("concord", 2.0, 1.0), step("faithful", 7.0, 6.0), step("concord", 1.0, 1.0, lengths="128")]
+    write(tmp_path, steps, device="CPU (Old)")
+    write(tmp_path, steps, device="CPU (New, 2 threads)", day=2, parity=PASSED)
+    gpu, cpu = headline(newest_comparisons(read_results(tmp_path))).splitlines()[2:]
+    assert "not yet measured" in gpu
+    cells = [cell.strip() for cell in cpu.strip("|").split("|")]
+    assert cells[0] == "CPU, fp32 (New, threads 2)"
+    assert cells[2:] == ["1 s", "50%", "6.0 times as long", "not measured"]
+
+
+def test_the_readme_gives_no_ratio_to_a_peer_whose_parity_is_not_shown(tmp_path):
+    write(tmp_path, [step("concord", 2.0, 1.0), step("faithful", 7.0, 6.0)], device="CPU (A)")
+    assert "parity not shown" in headline(newest_comparisons(read_results(tmp_path)))
+
+
+def test_the_rows_of_this_readme_are_those_of_the_results():
+    devices = newest_comparisons(read_results(report.ROOT / "bench" / "results"))
+    assert f"{BEGIN}\n\n{headline(devices)}\n\n{END}" in (report.ROOT / "README.md").read_text()
+
+
 def test_an_empty_folder_is_not_yet_measured(tmp_path):
     assert written(tmp_path) == "Not yet measured on a GPU."
 
@@ -204,7 +233,9 @@ def test_the_page_changes_between_its_markers_alone_and_only_once(tmp_path, caps
     write(tmp_path / "results", [row()])
     page = tmp_path / "performance.md"
     page.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n")
-    flags = ["--results", str(tmp_path / "results"), "--page", str(page)]
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nAfter\n")
+    flags = ["--results", str(tmp_path / "results"), "--page", str(page), "--readme", str(readme)]
     assert run_command(main, flags) == 0
     first = page.read_text()
     assert first.startswith(f"# Before\n\n{BEGIN}\n")
@@ -213,6 +244,7 @@ def test_the_page_changes_between_its_markers_alone_and_only_once(tmp_path, caps
     assert "old" not in first
     assert run_command(main, flags) == 0
     assert page.read_text() == first
+    assert readme.read_text() == f"# Before\n\n{BEGIN}\n\n{headline({})}\n\n{END}\n\nAfter\n"
     assert str(page) in capsys.readouterr().out.split()
 
 

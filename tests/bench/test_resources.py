@@ -30,6 +30,9 @@ def resources(**changed):
         "shared": 0,
         "spills": 0,
         "matrix": "",
+        "load": 16,
+        "store": 16,
+        "programs": 12,
         "faults": (),
     }
     return Resources(**values | changed)
@@ -66,6 +69,15 @@ def test_a_single_product_is_none_even_where_a_loop_repeats_it(verdicts, kernel,
 def test_several_products_with_sides_of_64_are_none_and_neither_are_those_of_fp32(verdicts, kernel):
     assert verdicts[f"{kernel} bf16 64x64"] == []
     assert verdicts[f"{kernel} fp32 32x32"] == verdicts[f"{kernel} fp32 64x32"] == []
+
+
+@pytest.mark.slow
+def test_two_bytes_at_once_are_at_fault_where_vectors_are_read_and_written_whole(verdicts):
+    assert verdicts["gelu_planted 1"] == []
+    assert verdicts["gelu_planted 3"] == [
+        "loads 2 bytes a thread at once, expected 16",
+        "stores 2 bytes a thread at once, expected 16",
+    ]
 
 
 def test_products_are_read_with_their_sides_and_those_of_fp32_left_out():

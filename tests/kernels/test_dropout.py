@@ -5,9 +5,11 @@ import torch
 import triton
 import triton.language as tl
 
-from concord.kernels.dropout import Dropout, DropoutStream, philox
+from concord.kernels.checks.ops import dropout_case
+from concord.kernels.dispatch import using_kernels
+from concord.kernels.dropout import Dropout, DropoutStream, dropped, philox
 from concord.kernels.dropout_kernels import dropout_bits
-from tests.kernels.parity import DEVICE
+from tests.kernels.parity import DEVICE, DTYPES, check
 
 
 def test_philox_gives_the_known_answer_of_its_authors():
@@ -83,3 +85,26 @@ def test_the_bits_that_kernels_draw_are_those_of_the_mask(rate):
     _bits_kernel[(1,)](dropout.seed, bits, dropout.site, dropout.threshold, CALLS=64)
     kept = bits[:, None] >> torch.arange(8, device=DEVICE) & 1
     assert torch.equal(kept.flatten() != 0, dropout.mask((512,), torch.float32) != 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (32, 384), (5, 1023)])
+def test_the_dropout_of_heads_is_its_mask_in_both_directions(shape, dtype):
+    check(dropout_case(*shape, dtype, DEVICE))
+
+
+@pytest.mark.parametrize("kernels", ["triton", "torch"])
+def test_dropped_features_are_the_mask_times_them_to_the_bit(kernels):
+    dropout = Dropout(0.3, torch.tensor(2**40 + 8, device=DEVICE), 4)
+    x = torch.randn(9, 21, device=DEVICE, requires_grad=True)
+    with using_kernels(kernels):
+        y = dropped(x, dropout)
+        y.backward(torch.ones_like(y))
+    mask = dropout.mask((9, 21), torch.float32)
+    assert torch.equal(y, x * mask)
+    assert torch.equal(x.grad, mask)
+
+
+def test_no_dropout_leaves_what_it_is_given():
+    x = torch.randn(3)
+    assert dropped(x, None) is x

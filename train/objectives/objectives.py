@@ -116,7 +116,7 @@ class Objective:
             parts.append(part if whole is None else whole.count(part))
         total = sum(parts[1:], parts[0])
         if log_variance is None:
-            return self.weight * total, total
+            return (total if self.weight == 1 else self.weight * total), total
         precision = (0.5 if self.main and is_squared_error(self.main) else 1.0) * (-log_variance[0]).exp()
         return precision * total + 0.5 * share * log_variance[0], total
 

@@ -1,6 +1,6 @@
 """One training step on one screen: packed batches -> losses -> one backward -> surgery -> optimizer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +65,7 @@ class TrainingStep:
         examples: task -> how many the batches hold together; seed: int64 scalar, of dropout and of surgery's orders;
         rate_factor: fp32 scalar, by which the learning rates are multiplied; epoch: fp32 scalar, from 0.
         """
-        losses = {task: torch.zeros((), device=self._device) for task in self._objectives}
+        losses: dict[str, Tensor] = {}
         self._optimizer.zero_private_gradients()
         written = False
         for number, batch in enumerate(batches):
@@ -85,15 +85,19 @@ class TrainingStep:
                     whole=batch.others and batch.others.wholes.get(task),
                 )
                 minimised.append(loss)
-                losses[task] += logged.detach()
-            if batch.packed is None:
-                continue
-            self._backward(minimised, batch, outputs, examples, dropouts)
-            written = True
+                losses[task] = losses[task] + logged.detach() if task in losses else logged.detach()
+            if batch.packed is not None:
+                self._backward_of(minimised, batch, outputs, examples, dropouts)
+                written = True
         if not written:
             self._optimizer.zero_shared_gradients()
+        losses = {task: losses[task] if task in losses else self._nothing() for task in self._objectives}
         plan = self._optimizer.step(seed=seed, rate_factor=rate_factor)
         return StepOutput(self._optimizer.over_ranks(losses), plan)
+
+    def _nothing(self) -> Tensor:
+        """The loss of a task without an example."""
+        return torch.zeros((), device=self._device)
 
     def _compared(self, outputs: Mapping[str, TaskOutput], others: Others | None) -> dict[str, TaskOutput]:
         """Task -> the outputs of all ranks, of the tasks whose losses compare a micro-batch's examples."""
@@ -105,7 +109,7 @@ class TrainingStep:
             for task, whole in others.wholes.items()
         }
 
-    def _backward(
+    def _backward_of(
         self,
         minimised: list[Tensor],
         batch: LabelledBatch,
@@ -114,16 +118,24 @@ class TrainingStep:
         dropouts: DropoutStream,
     ) -> None:
         """One backward of the sum of the losses: each task's own gradient is in its own rows."""
-        totals = [torch.stack(minimised).sum()]
+        through_moved = None
         if batch.smoothed is not None:
             scale = self._optimizer.loss_scale
             through_clean, through_moved = self._smoothness(batch.smoothed, outputs, examples, dropouts, scale)
-            totals = [totals[0] + through_clean, through_moved]
-        for left, total in zip(range(len(totals))[::-1], totals, strict=True):
-            if batch.others is not None and batch.others.last and not left:
-                self._optimizer.begin_last_backward()
-            if total.requires_grad:  # not so where a head without parameters reads a frozen encoder
-                (total * self._optimizer.loss_scale).backward()
+            minimised.append(through_clean)
+        last = batch.others is not None and batch.others.last
+        self._backward(minimised, last=last and through_moved is None)
+        if through_moved is not None:
+            self._backward([through_moved], last=last)
         if not self._deposits_checked and isinstance(batch.packed, PackedBatch):  # the encoder took part
             check_deposits(self._model.shared_parameters())
             self._deposits_checked = True
+
+    def _backward(self, losses: Sequence[Tensor], *, last: bool) -> None:
+        """Of the sum of fp32 scalars, times the loss scale, which is the gradient of each; last: of a rank's step."""
+        if last:
+            self._optimizer.begin_last_backward()
+        # One has no graph where a head without parameters reads a frozen encoder.
+        losses = [loss for loss in losses if loss.requires_grad]
+        if losses:
+            torch.autograd.backward(losses, [self._optimizer.loss_scale] * len(losses))
