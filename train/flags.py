@@ -192,6 +192,11 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
         raise InputError(f"{error} (with the settings of --recipe {given['recipe']})") from None
 
 
+def import_own_of(config: RunConfig) -> None:
+    """Import the user's own code that the settings name, in a process that has not read them itself."""
+    import_own(own_names(vars(config), _OF_TABLES))
+
+
 def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> RunConfig:
     """The configuration of a run that is to go on: its own, with the place of its data and its number format where the
     command line names another (data that are not the same are refused later, by their digests).

@@ -20,6 +20,7 @@ from concord.train.data.batches import LabelledBatch, whole_step
 from concord.train.data.device_batches import BatchShape, DeviceBatches
 from concord.train.data.sampler import MicroBatch
 from concord.train.ranks.gathering import Others
+from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import FineTuningConfig
 from concord.train.settings.tables import RULES
@@ -29,7 +30,7 @@ _AHEAD = 8  # steps by which the host may be ahead of the device
 _HEADER = 4  # seed, rate factor, epoch and a zero that aligns the examples' indices behind them
 
 
-def choose_graphs(config: FineTuningConfig, device: torch.device) -> tuple[bool, str]:
+def choose_graphs(config: FineTuningConfig, device: torch.device, ranks: Ranks | None = None) -> tuple[bool, str]:
     """Resolve the flag --cuda-graphs: whether steps are captured, and why or why not.
 
     InputError where "on" was asked for in vain.
@@ -39,6 +40,8 @@ def choose_graphs(config: FineTuningConfig, device: torch.device) -> tuple[bool,
     trained, obstacle = config.batches.trained, ""
     if device.type != "cuda":
         obstacle = "this is no CUDA device"
+    elif ranks is not None:
+        obstacle = "steps that several processes share are not captured"
     elif needs_host_lengths(device):
         obstacle = "the torch references need each batch's lengths on the host"
     elif not all_from_triton(device):
