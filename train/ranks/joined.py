@@ -19,7 +19,7 @@ from concord.train.ranks.group import Ranks
 
 _FAILED, _SAID, _GONE = "concord/failed", "concord/said", "concord/gone"
 _LOOK, _LAST_WORDS = 0.25, 5.0  # seconds between two looks at the others, and that are waited for them at the end
-INTERRUPTED = 130  # the exit code after a stop
+BAD_INPUT, INTERRUPTED = 2, 130  # exit codes
 _HOST_WAITS = timedelta(hours=12)  # rank 0 may tokenise, or answer test sets, for long
 
 _store: Any = None
@@ -45,7 +45,7 @@ def joined(launch: Launch) -> Iterator[Ranks]:
     except Exception as error:
         # One message: what one rank refuses, all refuse at about the same time.
         if store.add(_SAID, 1) > 1:
-            raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+            raise SystemExit(BAD_INPUT if isinstance(error, InputError) else 1) from None
         raise
 
 
@@ -78,7 +78,7 @@ def leave(code: int) -> int:
         _go(_store, code, _HOST_WAITS.total_seconds())
     if code:
         _store.set(_FAILED, str(code))
-        _go(_store, code, _LAST_WORDS)
+        _go(_store, code, _patience(code))
     dist.destroy_process_group()
     return code
 
@@ -89,9 +89,15 @@ def _watch(store: Any) -> None:
         time.sleep(_LOOK)
         try:
             if store.check([_FAILED]):
-                _go(store, int(store.get(_FAILED)), _LAST_WORDS)
+                code = int(store.get(_FAILED))
+                _go(store, code, _patience(code))
         except (RuntimeError, ValueError):  # the launcher has ended, or this process has left
             return
+
+
+def _patience(code: int) -> float:
+    """Seconds in which the others are waited for: none where some may have been killed."""
+    return _LAST_WORDS if code == BAD_INPUT else 0.0
 
 
 def _go(store: Any, code: int, patience: float) -> None:

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -14,6 +15,7 @@ from concord.kernels.dropout import DropoutStream
 from concord.kernels.native.build import native_library
 from concord.train.data.tasks import select_tasks
 from concord.train.ranks.group import Ranks
+from concord.train.steps import evaluation
 from concord.train.steps.build import build_model, build_optimizer, build_trainer
 from concord.train.steps.precision import Precision
 from tests.samples import SMALL, random_split
@@ -195,6 +197,20 @@ def poison(optimizer, ranks):
     exchange.reduce = reduce
 
 
+def evaluated(ranks):
+    """The answers and metrics of a model on sets of many batches, and what a frozen encoder makes of one of them."""
+    trainer = build({}, None)
+    evaluation._TOKENS_A_BATCH = {"cpu": 64}
+    sets = {name: split for name, split in trainer.splits.items() if len(split)}
+    metrics, answers = evaluation.evaluate(trainer.model, sets, trainer.device, ranks=ranks)
+    pooled = evaluation.encode(trainer.model, sets["sts"], np.arange(1, 21, 2), trainer.device, ranks=ranks)
+    return {
+        "metrics": metrics,
+        "answers": {name: np.stack([own.predictions, own.errors, own.scores]) for name, own in answers.items()},
+        "pooled": pooled,
+    }
+
+
 def main(rank, size, folder, which):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -208,6 +224,10 @@ def main(rank, size, folder, which):
     alone = {name: train(name, None) for name in cases[rank::size]}
     torch.save(alone, folder / f"alone-{rank}.pt")
     together = {name: train(name, ranks) for name in cases}
+    if which == "cases":
+        set_kernels("torch")
+        alone["evaluated"], together["evaluated"] = evaluated(None), evaluated(ranks)
+        torch.save(alone, folder / f"alone-{rank}.pt")
     torch.save(together, folder / f"together-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,8 +26,8 @@ def launched(request, tmp_path_factory):
 
 def results(size, folder, which):
     launch("tests.train.ranks.parity", size, folder, which)
-    alone = [torch.load(folder / f"alone-{rank}.pt") for rank in range(size)]
-    together = [torch.load(folder / f"together-{rank}.pt") for rank in range(size)]
+    alone = [torch.load(folder / f"alone-{rank}.pt", weights_only=False) for rank in range(size)]
+    together = [torch.load(folder / f"together-{rank}.pt", weights_only=False) for rank in range(size)]
     return {name: own for part in alone for name, own in part.items()}, together
 
 
@@ -78,6 +79,15 @@ def test_all_ranks_decide_the_same_to_the_bit(launched, name):
     for own in others:
         for what in (*_WHOLE, "scales", "applied"):
             assert torch.equal(own[what].nan_to_num(), first[what].nan_to_num())
+
+
+def test_ranks_that_divide_a_set_have_the_answers_of_one_process_to_the_bit(launched):
+    alone, together = case(launched, "evaluated")
+    for own in together:
+        assert own["metrics"] == alone["metrics"]
+        for name, answers in alone["answers"].items():
+            assert np.array_equal(own["answers"][name], answers)
+        assert torch.equal(own["pooled"], alone["pooled"])
 
 
 def test_an_overflow_on_one_rank_alone_is_skipped_on_all_and_halves_the_scale_once(launched):
