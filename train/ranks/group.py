@@ -14,9 +14,6 @@ from torch import Tensor
 from concord.bert.errors import InputError
 from concord.kernels.dropout import STREAMS
 
-# torch 2.13 has these under new names, and warns of the old ones, which alone torch 2.11 has.
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _LONG = timedelta(hours=12)  # that one process of a machine may take for a download or the tokens of a large set
 
 Group = Any  # torch.distributed.ProcessGroup, which a build of torch without processes does not have
@@ -71,12 +68,13 @@ class Ranks:
     def scatter_sums(self, piece: Tensor, whole: Tensor) -> Any:
         """Begin to put this rank's piece of the sum over the ranks of `whole` [size * n] into `piece` [n]; what is
         returned waits for it."""
-        return _reduce_scatter(piece, whole, group=self.group, async_op=True)
+        scatter = _called("reduce_scatter_single", "reduce_scatter_tensor")
+        return scatter(piece, whole, group=self.group, async_op=True)
 
     def gather(self, whole: Tensor, piece: Tensor) -> Any:
         """Begin to put the ranks' `piece` [n, ...], one after the other, into `whole` [size * n, ...]; what is returned
         waits for it."""
-        return _all_gather(whole, piece, group=self.group, async_op=True)
+        return _called("all_gather_single", "all_gather_into_tensor")(whole, piece, group=self.group, async_op=True)
 
     def collect(self, piece: Tensor) -> Tensor | None:
         """On rank 0 the pieces of all ranks, one after the other, [size * n] on the device; None on the others."""
@@ -125,6 +123,12 @@ class Ranks:
 
     def _meet(self) -> None:
         dist.monitored_barrier(self.host, timeout=_LONG)
+
+
+def _called(name: str, before: str) -> Callable[..., Any]:
+    """A function of torch.distributed's by the name that torch 2.13 has given it, where it warns of the old one, or by
+    that, which alone torch 2.11 has."""
+    return getattr(dist, name, None) or getattr(dist, before)
 
 
 def first_stream(ranks: Ranks | None, accumulate: int) -> int:
