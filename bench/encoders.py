@@ -17,17 +17,17 @@ from torch.nn import functional
 from concord import load
 from concord.train.steps.precision import Precision
 
-LONGEST = 256  # wordpieces, special tokens included
+LONGEST = 256  # wordpieces, special tokens included, where nothing else is said
 BATCH = 32  # texts, of the peers
 
 Encode = Callable[[Sequence[str]], Tensor]
 """Texts -> their embeddings, fp32 [texts, hidden], on the CPU."""
 
 
-def concord_encoder(precision: Precision) -> Encode:
+def concord_encoder(precision: Precision, longest: int = LONGEST) -> Encode:
     """Concord's packed path, as a program uses it."""
     amp = {"fp32": "off"}.get(precision.name, precision.name)
-    model = load("minilm", device=precision.device.type, amp=amp, max_length=LONGEST)
+    model = load("minilm", device=precision.device.type, amp=amp, max_length=longest)
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # the peers cut texts without a word
@@ -36,12 +36,12 @@ def concord_encoder(precision: Precision) -> Encode:
     return encode_texts
 
 
-def sentence_transformers_encoder(directory: Path, precision: Precision) -> Encode:
+def sentence_transformers_encoder(directory: Path, precision: Precision, longest: int = LONGEST) -> Encode:
     """sentence-transformers, which sorts texts by length, in the dtype."""
     model = SentenceTransformer(
         str(directory), device=str(precision.device), model_kwargs={"dtype": precision.compute_dtype}
     )
-    model.max_seq_length = LONGEST
+    model.max_seq_length = longest
 
     def encode_texts(texts: Sequence[str]) -> Tensor:
         found = model.encode(list(texts), batch_size=BATCH, convert_to_tensor=True, normalize_embeddings=True)
@@ -50,7 +50,7 @@ def sentence_transformers_encoder(directory: Path, precision: Precision) -> Enco
     return encode_texts
 
 
-def transformers_encoder(directory: Path, precision: Precision) -> Encode:
+def transformers_encoder(directory: Path, precision: Precision, longest: int = LONGEST) -> Encode:
     """transformers, as a model's card shows it: batches as the texts come, padded to their longest."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     model = transformers.AutoModel.from_pretrained(directory, dtype=precision.compute_dtype).to(precision.device).eval()
@@ -63,7 +63,7 @@ def transformers_encoder(directory: Path, precision: Precision) -> Encode:
                 list(texts[start : start + BATCH]),
                 padding=True,
                 truncation=True,
-                max_length=LONGEST,
+                max_length=longest,
                 return_tensors="pt",
             ).to(precision.device)
             states = model(**read).last_hidden_state.float()

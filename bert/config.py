@@ -120,7 +120,7 @@ class BertConfig:
             if content.get(key, value) != value:
                 raise InputError(f"{path}: {key} is {shown(content[key])}, expected {value!r}")
         found: dict[str, Any] = {**kind.defaults, "model_type": name}
-        for field in _file_fields(kind):
+        for field in cls._file_fields(kind):
             key = kind.keys.get(field, field)
             if key in content:
                 found[field] = content[key]
@@ -143,7 +143,7 @@ class BertConfig:
         content[kind.keys.get("hidden_act", "hidden_act")] = self.hidden_act
         # What is false is so by default.
         content |= {key: value for key, value in kind.fixed.items() if value is not False}
-        for field in _file_fields(kind):
+        for field in self._file_fields(kind):
             content[kind.keys.get(field, field)] = getattr(self, field)
         if "embedding_size" in content:
             content["embedding_size"] = self.embedding_width
@@ -155,16 +155,16 @@ class BertConfig:
         """Write a config.json that `read`, and Hugging Face, understand."""
         path.write_text(json.dumps(self.as_json(), indent=2) + "\n", encoding="utf-8")
 
+    @classmethod
+    def _file_fields(cls, kind: Kind) -> list[str]:
+        """The fields that the config.json of a kind has, those of a class derived from this one among them."""
+        without = {"model_type", "first_position", *kind.absent}
+        if "embeddings.projection" not in kind.tensors:
+            without.add("embedding_size")
+        return [field.name for field in fields(cls) if field.name not in without]
+
 
 _PADDING = 1  # the number of the padding token of RoBERTa's kinds, where config.json does not say it
-
-
-def _file_fields(kind: Kind) -> list[str]:
-    """The fields of a `BertConfig` that the config.json of a kind has."""
-    without = {"model_type", "first_position", *kind.absent}
-    if "embeddings.projection" not in kind.tensors:
-        without.add("embedding_size")
-    return [field.name for field in fields(BertConfig) if field.name not in without]
 
 
 SIZES = {

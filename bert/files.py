@@ -1,11 +1,13 @@
-"""Files that are replaced whole: written beside and renamed into place, so that no reader meets half of one, and no
-power cut leaves half of one; and plain files, of JSON and others, that are read with one line for whatever is wrong."""
+"""Files and folders that are replaced whole: written beside and renamed into place, so that no reader meets half of
+one, and no power cut leaves half of one; and plain files, of JSON and others, that are read with one line for whatever
+is wrong."""
 
 import errno
 import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,8 @@ from typing import Any
 
 from concord.bert.errors import InputError
 
-_PART = re.compile(r".+\.(\d+)\.part")  # what `replacing` calls a file while it is written: with its process
+# What `replacing` calls a file, and `building` a folder, while it is written: with its process.
+_PART, _FOLDER_PART = re.compile(r".+\.(\d+)\.part"), re.compile(r"(.+)\.[0-9a-f]{16}\.(\d+)\.part")
 MOST_JSON = 1 << 26  # bytes; of settings and tokenizers the largest have a third of it
 
 
@@ -42,6 +45,37 @@ def replacing(path: Path, *, earlier: Path | None = None) -> Iterator[Path]:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write files into; it takes `path`'s place, which is missing or an empty folder, where
+    the block ends, and is removed where it fails. As with `replacing`, the disk has all of it then. What killed
+    processes were writing for the same `path` is removed.
+
+    Raises an OSError that names `path` where it cannot be written.
+    """
+    path = Path(os.path.abspath(path))
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.{os.getpid()}.part")
+    try:
+        make_folder(path.parent)
+        for part in path.parent.iterdir():
+            match = _FOLDER_PART.fullmatch(part.name)
+            if match and match[1] == path.name:
+                _remove_unless_built(part, int(match[2]))
+        beside.mkdir()
+        yield beside
+        for written in sorted(beside.rglob("*"), reverse=True):
+            sync(written)
+        sync(beside)
+        if path.is_dir():
+            path.rmdir()
+        beside.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -72,15 +106,25 @@ def make_folder(path: Path) -> None:
 
 
 def sweep(folder: Path, *, alone: bool) -> None:
-    """Remove what killed processes were writing in a folder with `replacing`.
+    """Remove what killed processes were writing in a folder with `replacing`, or `building`.
 
-    alone: whether no other process is writing there, as where the caller holds the folder's lock; otherwise what
-    belongs to a process that is running stays. A folder that is missing has nothing to sweep.
+    alone: whether no other process is replacing files there, as where the caller holds the folder's lock; otherwise
+    what belongs to a process that is running stays, as a folder does that one is building. A folder that is missing has
+    nothing to sweep.
     """
     for part in folder.iterdir() if folder.is_dir() else ():
-        match = _PART.fullmatch(part.name)
-        if match and (alone or not _running(int(match[1]))):
+        match, of_folder = _PART.fullmatch(part.name), _FOLDER_PART.fullmatch(part.name)
+        if part.is_dir() and not part.is_symlink():
+            if of_folder:
+                _remove_unless_built(part, int(of_folder[2]))
+        elif match and (alone or not _running(int(match[1]))):
             part.unlink(missing_ok=True)
+
+
+def _remove_unless_built(part: Path, process: int) -> None:
+    """Remove a folder that a process was building, if it has ended."""
+    if not _running(process):
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _running(process: int) -> bool:

@@ -60,6 +60,20 @@ class MaskedHead:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """Hugging Face's class of a kind's encoder with a head that classifies sequences by their first token.
+
+    architecture: the class; pooler: what its files call the linear map of the first token, prefix included.
+    layer: what they call the last layer; dropout: key of config.json for the rate on what that reads.
+    """
+
+    architecture: str
+    pooler: str
+    layer: str
+    dropout: str = "classifier_dropout"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kind(Entry):
     """One kind of encoder.
 
@@ -76,6 +90,7 @@ class Kind(Entry):
     has_segments: whether the second sentence of a pair in one sequence is told from the first by a segment of its own.
     padded_positions: whether positions start behind the number of the padding token, whose place is 1 by default.
     head: of its masked language model.
+    classifier: of its classifier of sequences, which pools as `pooling` says.
     tokenizer: Hugging Face's class of its tokenizer, where its files name none.
     """
 
@@ -90,6 +105,7 @@ class Kind(Entry):
     has_segments: bool = True
     padded_positions: bool = False
     head: MaskedHead
+    classifier: Classifier
     tokenizer: str
 
     @property
@@ -129,6 +145,11 @@ def _roberta(name: str, help_text: str, architecture: str, tokenizer: str) -> Ki
             decoder="lm_head.decoder.weight",
             activation="gelu",
         ),
+        classifier=Classifier(
+            architecture=architecture.replace("Model", "ForSequenceClassification"),
+            pooler="classifier.dense",
+            layer="classifier.out_proj",
+        ),
         tokenizer=tokenizer,
     )
 
@@ -145,6 +166,7 @@ BERT = Kind(
         bias="cls.predictions.bias",
         decoder="cls.predictions.decoder.weight",
     ),
+    classifier=Classifier(architecture="BertForSequenceClassification", pooler="bert.pooler.dense", layer="classifier"),
     tokenizer="BertTokenizer",
 )
 ENCODERS = Table(
@@ -186,6 +208,12 @@ ENCODERS = Table(
             bias="vocab_projector.bias",
             decoder="vocab_projector.weight",
         ),
+        classifier=Classifier(
+            architecture="DistilBertForSequenceClassification",
+            pooler="pre_classifier",
+            layer="classifier",
+            dropout="seq_classif_dropout",
+        ),
         tokenizer="BertTokenizer",
     ),
     Kind(
@@ -208,6 +236,11 @@ ENCODERS = Table(
             bias="generator_lm_head.bias",
             decoder="generator_lm_head.weight",
             activation="gelu",
+        ),
+        classifier=Classifier(
+            architecture="ElectraForSequenceClassification",
+            pooler="classifier.dense",
+            layer="classifier.out_proj",
         ),
         tokenizer="BertTokenizer",
     ),

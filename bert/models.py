@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from concord.bert.checkpoints import find_weights, size_of
 from concord.bert.config import BertConfig
@@ -15,11 +16,13 @@ from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
 from concord.bert.files import read_json_object
 from concord.bert.kinds import ENCODERS, refusal
+from concord.bert.model_files import read_weights
 from concord.bert.names import (
     ADDED_TOKENS_FILE,
     BEST,
     CONFIG_FILE,
     DENSE_CONFIG_FILE,
+    HEADS_FILE,
     INDEX_ENDING,
     MODULES_FILE,
     PICKLE_FILE,
@@ -120,8 +123,16 @@ def load_model(
         directory, origin = _from_hub(name), f"{name} from the Hugging Face hub"
     encoder = read_encoder(directory / CONFIG_FILE, **rates)
     tokenizer = load_tokenizer(directory, encoder.config, lower_case)
-    origin = "; ".join([origin, *load_weights(encoder, find_weights(directory), seed)])
+    pooler = _pooler_beside(directory, encoder.config)
+    origin = "; ".join([origin, *load_weights(encoder, find_weights(directory), seed, pooler)])
     return Model(encoder, tokenizer, origin, directory)
+
+
+def _pooler_beside(directory: Path, config: BertConfig) -> dict[str, Tensor]:
+    """The pooler of a run's best model whose kind of encoder has none in Hugging Face's file: it is among the heads."""
+    if config.kind.pooler_is_the_encoders or not (directory / HEADS_FILE).is_file():
+        return {}
+    return {name: value for name, value in read_weights(directory)[1].items() if name.startswith(POOLER)}
 
 
 def _is_run(directory: Path) -> bool:

@@ -11,9 +11,10 @@ from concord.bert.batch import PackedBatch, PooledBatch
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
 from concord.bert.heads import SharedLayer, TaskHead
+from concord.bert.model_files import read_weights, write_weights
+from concord.bert.names import HEADS_FILE, WEIGHTS_FILE
 from concord.bert.pals import ProjectedAttention
-from concord.bert.tensor_files import read_tensors
-from concord.bert.weights import copy_from_hugging_face, misfit, to_hugging_face, write_safetensors
+from concord.bert.weights import POOLER, copy_from_hugging_face, misfit, to_hugging_face
 from concord.kernels.dropout import DropoutStream
 from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows, wide
@@ -146,35 +147,50 @@ class MultitaskModel(nn.Module):
         """The encoder's fp32 weights by their names within it; writing to one leaves its compute copy as it was."""
         return {name: value for name, value in self.shared.values().items() if not _is_of_shared_layer(name)}
 
-    def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> str:
-        """Write the fp32 weights: the encoder's under Hugging Face's names, heads.TASK.*, pals.TASK.* and
-        shared_layer.*; return the digest of the file's content. metadata: name -> text, for its header."""
-        encoder = to_hugging_face(self.encoder_values(), self.encoder.config.kind)
-        return write_safetensors(path, encoder | self._other_values(), metadata)
+    def save(
+        self, directory: Path, metadata: Mapping[str, str] | None = None, encoder: Mapping[str, Tensor] | None = None
+    ) -> str:
+        """Write the fp32 weights into a folder: the encoder's under Hugging Face's names, and in a file of their own
+        heads.TASK.*, pals.TASK.* and shared_layer.*, and pooler.* where Hugging Face's encoder has none; return a
+        digest of both, see `model_files`.
+
+        metadata: name -> text, for the header of the encoder's file; encoder: what this holds, None for the encoder
+        alone.
+        """
+        if encoder is None:
+            others = self._other_values()
+            own = {name: value for name, value in self.encoder_values().items() if name not in others}
+            encoder = to_hugging_face(own, self.encoder.config.kind)
+        return write_weights(directory, encoder, self._other_values(), metadata or {})
 
     @torch.no_grad()
-    def load(self, path: Path) -> dict[str, str]:
-        """Read what `save` wrote, and return the file's metadata.
+    def load(self, directory: Path) -> dict[str, str]:
+        """Read what `save` wrote, and return the metadata of the encoder's file.
 
-        InputError where the file is unreadable or damaged, or a tensor is missing, misshapen or not finite; then no
-        head is changed.
+        InputError where a file is unreadable or damaged, or a tensor is missing, misshapen or not finite; then no head
+        is changed.
         """
-        file = read_tensors(path)
+        file, heads = read_weights(directory)
         others = self._other_values()
         for name, value in others.items():
-            if problem := misfit(file.tensors.get(name), value.shape):
-                raise InputError(f"{path}: {name} {problem}")
-        copy_from_hugging_face(file.tensors, self.encoder_values(), str(path), self.encoder.config.kind)
+            if problem := misfit(heads.get(name), value.shape):
+                raise InputError(f"{directory / HEADS_FILE}: {name} {problem}")
+        own = {name: value for name, value in self.encoder_values().items() if name not in others}
+        copy_from_hugging_face(file.tensors, own, str(directory / WEIGHTS_FILE), self.encoder.config.kind)
         for name, value in others.items():
-            value.copy_(file.tensors[name])
+            value.copy_(heads[name])
         self.shared.refresh_compute()
         return file.metadata
 
     def _other_values(self) -> dict[str, Tensor]:
-        """By the names that they have in the file."""
+        """What lies beside the encoder's file, by the names that it has there."""
+        kind = self.encoder.config.kind
+        values = {} if kind.pooler_is_the_encoders else self.encoder_values()
+        pooler = {name: value for name, value in values.items() if name.startswith(POOLER)}
         shared = {name: value for name, value in self.shared.values().items() if _is_of_shared_layer(name)}
         thresholds = {_HEADS + name: value for name, value in self.heads.named_buffers()}
-        return shared | {_saved_name(name): value for name, value in self.private.values().items()} | thresholds
+        private = {_saved_name(name): value for name, value in self.private.values().items()}
+        return pooler | shared | private | thresholds
 
 
 def _is_of_shared_layer(name: str) -> bool:

@@ -8,12 +8,14 @@ burst of 32 bits, misses other damage of a chunk once in 2^32, and costs a fract
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -23,8 +25,8 @@ from concord.bert.files import replacing
 
 DIGEST = "concord.digest"  # in the metadata
 FILES = "concord.files"  # in the metadata: a JSON object, the path of a file from the tensors' folder -> its SHA-256
-_CHUNK = 4 << 20  # bytes
-_NAMES = {  # what safetensors calls dtypes
+CHUNK = 4 << 20  # bytes
+NAMES = {  # what safetensors calls dtypes
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -53,29 +55,43 @@ class TensorFile:
     metadata: dict[str, str]
 
 
+class Stored(Protocol):
+    """A vector that lies elsewhere than in memory, see `bert.mapped_files.Spooled`: its NumPy dtype, its shape, and how
+    many bytes it has."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    nbytes: int
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its bytes, `CHUNK` at a time."""
+
+
 def write_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], *, earlier: Path | None = None
+    path: Path, tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str], *, earlier: Path | None = None
 ) -> str:
     """Write tensors of any device, and metadata, as a safetensors file with a digest, which is returned.
 
     Equal content gives equal bytes. earlier: where the file that was at `path` is kept. OSError as `replacing` raises.
     """
     # As safetensors orders them: wide dtypes first, so that each tensor begins at a multiple of its width.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
-    on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in ordered}
+    ordered = sorted(tensors.items(), key=lambda item: (-_torch_dtype(item[1]).itemsize, item[0]))
+    on_host = {
+        name: tensor.detach().cpu().contiguous() if isinstance(tensor, Tensor) else tensor for name, tensor in ordered
+    }
     digest = content_digest(on_host, metadata)
     ends = [0]
     for tensor in on_host.values():
         ends.append(ends[-1] + tensor.nbytes)
     header: dict[str, object] = {"__metadata__": dict(sorted({**metadata, DIGEST: digest}.items()))}
     for (name, tensor), offsets in zip(on_host.items(), pairwise(ends), strict=True):
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        header[name] = {"dtype": NAMES[_torch_dtype(tensor)], "shape": list(tensor.shape), "data_offsets": offsets}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with replacing(path, earlier=earlier) as beside, beside.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in on_host.values():
-            file.write(_bytes(tensor))
+            file.writelines([_bytes(tensor)] if isinstance(tensor, Tensor) else tensor.blocks())
     return digest
 
 
@@ -103,19 +119,34 @@ def read_tensors(path: Path, *, digest_required: bool = False, of: str = "weight
     return TensorFile(tensors, metadata)
 
 
-def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def content_digest(tensors: Mapping[str, Tensor | Stored], metadata: Mapping[str, str]) -> str:
     """The digest (hex) of contiguous tensors on the CPU and of metadata, in which an earlier digest does not count."""
     names = sorted(tensors)
-    views = {name: _bytes(tensors[name]) for name in names}
-    starts = [(name, start) for name, view in views.items() for start in range(0, len(view), _CHUNK)]
+    views = {name: _bytes(tensor) for name in names if isinstance(tensor := tensors[name], Tensor)}
+    starts = [(name, start) for name, view in views.items() for start in range(0, len(view), CHUNK)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        sums = list(pool.map(lambda at: zlib.crc32(views[at[0]][at[1] : at[1] + _CHUNK]), starts))
+        sums = list(pool.map(lambda at: zlib.crc32(views[at[0]][at[1] : at[1] + CHUNK]), starts))
     of_tensors: dict[str, list[int]] = {name: [] for name in names}
     for (name, _), found in zip(starts, sums, strict=True):
         of_tensors[name].append(found)
-    described = [[name, str(tensors[name].dtype), list(tensors[name].shape), of_tensors[name]] for name in names]
+    for name in names:
+        if name not in views:
+            of_tensors[name] = list(map(zlib.crc32, tensors[name].blocks()))
+    described = [
+        [name, str(_torch_dtype(tensors[name])), list(tensors[name].shape), of_tensors[name]] for name in names
+    ]
+    return combined_digest(described, metadata)
+
+
+def combined_digest(described: list[list[object]], metadata: Mapping[str, str]) -> str:
+    """The digest (hex) of metadata and of tensors in the order of their names, of each its name, torch's name of its
+    dtype, its shape, and the CRC-32 of each `CHUNK` of its bytes."""
     rest = sorted((name, text) for name, text in metadata.items() if name != DIGEST)
     return hashlib.sha256(json.dumps([rest, described]).encode()).hexdigest()
+
+
+def _torch_dtype(tensor: Tensor | Stored) -> torch.dtype:
+    return tensor.dtype if isinstance(tensor, Tensor) else getattr(torch, tensor.dtype.name)
 
 
 def _bytes(tensor: Tensor) -> memoryview:

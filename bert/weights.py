@@ -28,6 +28,23 @@ def to_hugging_face(values: Mapping[str, Tensor], kind: Kind = BERT) -> dict[str
     return tensors
 
 
+def to_classifier(
+    values: Mapping[str, Tensor], layer: Mapping[str, Tensor], kind: Kind, *, keep_pooler: bool
+) -> dict[str, Tensor]:
+    """Encoder parameters and the last layer of a head under the names of the kind's classifier of sequences.
+
+    layer: "weight" [labels, hidden] and "bias" [labels]. keep_pooler: whether the pooler stands where the encoder alone
+    has it, too, where the classifier calls it something else.
+    """
+    tensors = {kind.prefix + name: value for name, value in to_hugging_face(values, kind).items()}
+    pooler = {name: values[f"{POOLER}{name}"].contiguous() for name in ("weight", "bias")}
+    if not (keep_pooler and kind.pooler_is_the_encoders):
+        for name in pooler:
+            del tensors[kind.prefix + kind.names(f"{POOLER}{name}")[0]]
+    tensors |= {f"{kind.classifier.pooler}.{name}": value for name, value in pooler.items()}
+    return tensors | {f"{kind.classifier.layer}.{name}": value for name, value in layer.items()}
+
+
 @torch.no_grad()
 def copy_from_hugging_face(
     tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], source: str, kind: Kind = BERT
@@ -120,16 +137,18 @@ def all_finite(tensor: Tensor) -> bool:
     return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
-def load_weights(encoder: Encoder, path: Path, seed: int) -> list[str]:
+def load_weights(encoder: Encoder, path: Path, seed: int, pooler: Mapping[str, Tensor] | None = None) -> list[str]:
     """Fill an encoder from the weights of a model directory, and return remarks on them, a phrase each.
 
-    path: as `checkpoints.find_weights` gives it. Weights may lack a pooler, as those of a language model do: the
-    encoder then gets random ones for it, from `seed`. Raises InputError where a file is unreadable or does not fit.
+    path: as `checkpoints.find_weights` gives it; pooler: by the encoder's names, where it lies elsewhere. Weights may
+    lack a pooler, as those of a language model do: the encoder then gets random ones for it, from `seed`. Raises
+    InputError where a file is unreadable or does not fit.
     """
     (tensors, remarks), values = read_checkpoint(path), dict(encoder.named_parameters())
     kind = encoder.config.kind
-    pooler = {name for one in values if one.startswith(POOLER) for name in kind.names(one)}
-    has_pooler = not pooler.isdisjoint(own_names(tensors, kind, str(path))[0])
+    tensors |= {kind.names(name)[0]: value for name, value in (pooler or {}).items()}
+    of_pooler = {name for one in values if one.startswith(POOLER) for name in kind.names(one)}
+    has_pooler = not of_pooler.isdisjoint(own_names(tensors, kind, str(path))[0])
     if not has_pooler:
         encoder.initialise(seed)
         values = {name: value for name, value in values.items() if not name.startswith(POOLER)}

@@ -1,4 +1,5 @@
-"""The one table of tolerances: relative errors ||found - expected|| / ||expected|| that are allowed, by dtype.
+"""The one table of tolerances: relative errors ||found - expected|| / ||expected|| that are allowed, by dtype, and by
+how much the answers of a model in another library may differ.
 
 They are a few roundings of the dtype. What fails by them is mended in the code, never here.
 """
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+# What an exported model answers in another library, in fp32: the largest difference of a score, as a share of its
+# range, and of an element of an embedding of length 1.
+EXPORTED = 1e-5
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

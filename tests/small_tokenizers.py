@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -77,10 +78,41 @@ def byte_level_json(texts, *, prefix_space=False):
     return json.loads(found.to_str())
 
 
-def unigram_json(texts, size=1800):
-    """A tokenizer.json of XLM-RoBERTa's, whose pieces are learned from `texts`."""
+def character_table(replaced):
+    """A table of characters in sentencepiece's form: bytes of a trie's size, the trie, and the texts that stand for its
+    keys, each ended by a zero. replaced: text -> what it becomes.
+
+    The trie is a double array (Aoe, 1989): a node's child by a byte lies at the node's base xor that byte, and its
+    value, where it is a key, at the base itself.
+    """
+    nodes, texts = {b""}, bytearray()
+    values = {}
+    for key, text in replaced.items():
+        values[key.encode()] = len(texts)
+        texts += text.encode() + b"\0"
+        nodes |= {key.encode()[:length] for length in range(1, len(key.encode()) + 1)}
+    units, places, taken = {}, {b"": 0}, {0}
+    for node in sorted(nodes, key=len):
+        children = [one[-1] for one in nodes if len(one) == len(node) + 1 and one[:-1] == node]
+        slots = [*([0] if node in values else []), *children]
+        base = next(base for base in range(1, 1 << 21) if all(base ^ slot not in taken for slot in slots))
+        taken |= {base ^ slot for slot in slots}
+        label, is_key = node[-1] if node else 0, node in values
+        units[places[node]] = label | is_key << 8 | (places[node] ^ base) << 10
+        if is_key:
+            units[base] = values[node] | 1 << 31
+        places |= {node + bytes([child]): base ^ child for child in children}
+    size = (max(units) | 255) + 1  # so that no byte leads out of it
+    trie = struct.pack(f"<{size}I", *(units.get(place, 0) for place in range(size)))
+    return struct.pack("<I", len(trie)) + trie + bytes(texts)
+
+
+def unigram_json(texts, size=1800, replaced=None):
+    """A tokenizer.json of XLM-RoBERTa's, whose pieces are learned from `texts`; replaced: what its table of characters
+    makes of signs, None for no such table."""
     found = tokenizers.Tokenizer(models.Unigram())
-    found.normalizer = normalizers.Sequence([normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
+    table = [] if replaced is None else [normalizers.Precompiled(character_table(replaced))]
+    found.normalizer = normalizers.Sequence([*table, normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
     found.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=size, special_tokens=ANGLES, unk_token="<unk>", show_progress=False, initial_alphabet=["\u2581"]

@@ -24,7 +24,9 @@ ROOMS = (
     "train.steps",
     "train.checks",
     "train.outputs",
+    "train.profiles",
     "train.reports",
+    "train.exports",
     "train.runs",
     "train.papers",
     "train",
@@ -33,10 +35,20 @@ ROOMS = (
 # Who sees the flat settings, one a flag: the commands with their flags and files, recipes, what makes typed parts of
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
-    *("train.flags", "train.library", "train.pretrain", "train.reproduce", "train.run"),
-    *("train.settings.files", "train.settings.idle", "train.settings.recipes", "train.settings.typed"),
+    *(
+        "train.flags",
+        "train.library",
+        "train.pretrain",
+        "train.reproduce",
+        "train.run",
+        "train.seeds",
+        "train.sweeping",
+    ),
+    *("train.settings.sweep_file",),
+    *("train.settings.files", "train.settings.idle", "train.settings.layers", "train.settings.settings_file"),
+    *("train.settings.typed",),
     *("train.runs.begin", "train.runs.pre_training"),
-    *("bench.lengths", "bench.step_cases", "bench.test_data"),
+    *("bench.labels", "bench.lengths", "bench.step_cases", "bench.test_data"),
 }
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines, of train/
 

@@ -12,11 +12,11 @@ from packaging.requirements import Requirement
 from tests.wheels import build_wheel
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("run", "evaluate", "predict", "pretrain", "reproduce", "doctor", "demo", "data_check")
+COMMANDS = ("run", "evaluate", "predict", "export", "pretrain", "reproduce", "doctor", "demo", "data_check")
 # What the commands import once their flags are parsed.
 COMPUTING = (
     *("library", "runs.begin", "runs.pre_training", "runs.answering", "runs.predicting", "runs.checkup"),
-    "runs.data_page",
+    *("runs.data_page", "exports.exporting", "exports.classifier", "exports.sentences"),
     *("papers.tables", "outputs.progress"),
 )
 

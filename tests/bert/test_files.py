@@ -6,7 +6,7 @@ import os
 import pytest
 
 from concord.bert.errors import InputError
-from concord.bert.files import make_folder, read_data, read_json, replacing, sweep, sync
+from concord.bert.files import building, make_folder, read_data, read_json, replacing, sweep, sync
 from tests.full_disk import full_disk
 
 WRITERS = {
@@ -160,3 +160,41 @@ def test_only_what_ended_processes_were_writing_is_swept_unless_the_folder_is_on
     sweep(tmp_path, alone=True)
     assert sorted(tmp_path.iterdir()) == sorted(others)
     sweep(tmp_path / "nowhere", alone=True)
+
+
+def parts(folder):
+    return [path.name for path in folder.iterdir() if path.name.endswith(".part")]
+
+
+def test_a_folder_that_is_built_takes_its_place_whole_and_once(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("new/deep", "empty"):
+        with building(tmp_path / name) as beside:
+            (beside / "inner").mkdir()
+            (beside / "inner" / "file").write_text("written")
+            assert not any(path.is_file() for path in (tmp_path / name).rglob("*"))
+        assert (tmp_path / name / "inner" / "file").read_text() == "written"
+    with pytest.raises(OSError, match="not empty") as raised, building(tmp_path / "empty") as beside:
+        (beside / "other").write_text("written")
+    assert raised.value.filename == str(tmp_path / "empty")
+    assert os.listdir(tmp_path / "empty") == ["inner"]
+    assert parts(tmp_path) == []
+
+
+def test_a_folder_whose_building_fails_is_not_there(tmp_path):
+    with pytest.raises(KeyboardInterrupt), building(tmp_path / "new") as beside:
+        (beside / "file").write_text("written")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_that_killed_processes_were_building_are_removed(tmp_path):
+    kept = [f"new.0123456789abcdef.{os.getpid()}.part", "newer.0123456789abcdef.4194304.part", "new.4194304.part"]
+    for name in (*kept, "new.0123456789abcdef.4194304.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("written")
+    with building(tmp_path / "new"):
+        pass
+    assert set(parts(tmp_path)) == set(kept)
+    sweep(tmp_path, alone=True)
+    assert set(parts(tmp_path)) == {kept[0], kept[2]}

@@ -19,6 +19,10 @@ needs_transformers = pytest.mark.skipif(
 FURTHER = ("[E1]", "[MASK]", "<mask>", "soup", "Soup", "x[E1]y", "[e1]", "<s>", "[SEP]")
 STRINGS = script_strings(2000, 7, FURTHER)
 SAMPLE = [*script_strings(300, 8), *["The soup was cold soup"] * 20]
+# What a table of characters makes of some signs that the strings have; of two letters one becomes two, two become one.
+REPLACED = {"\ufb01": "fi", "\u0130": "i\u0307", "\u3000": " ", "\t": " ", "\n": " ", "\u200b": "", "\u2019": "'"}
+REPLACED |= {"\u3042\u3044": "\u30a2", "a\u0301": "\u00e1"}
+REPLACED |= {chr(capital): chr(capital + 32) for capital in range(0x41, 0x5B)}
 # Runs outside the repository, whose room kernels/ transformers would take for a package of its own.
 REFERENCE = """
 import json, transformers
@@ -115,6 +119,12 @@ def make_directories(folder):
         "unigram": write(
             folder / "unigram", "xlm-roberta", {"tokenizer.json": unigram}, tokenizer_class="XLMRobertaTokenizerFast"
         ),
+        "unigram with its characters": write(
+            folder / "unigram with its characters",
+            "xlm-roberta",
+            {"tokenizer.json": unigram_json(SAMPLE, replaced=REPLACED)},
+            tokenizer_class="XLMRobertaTokenizerFast",
+        ),
         "unigram of BERT's": write(
             folder / "unigram of BERT's", "bert", {"tokenizer.json": unigram}, tokenizer_class="XLMRobertaTokenizer"
         ),
@@ -173,6 +183,16 @@ def test_strings_are_of_every_script(script):
     assert len({*STRINGS}) > 1900
     low, high = list(SCRIPTS.values())[script][0]
     assert sum(any(low <= ord(sign) <= high for sign in text) for text in STRINGS) > 100
+
+
+def test_a_unigrams_table_of_characters_comes_before_its_pieces(tmp_path):
+    pieces = []
+    for name, replaced in (("with", REPLACED), ("without", None)):
+        content = unigram_json(SAMPLE, replaced=replaced)
+        directory = write(tmp_path / name, "xlm-roberta", {"tokenizer.json": content})
+        pieces.append("".join(pieces_of(directory, "\ufb01xed SOUP\u3000a\u0301")))
+    assert pieces[0] == "\u2581fixed\u2581soup\u2581\u00e1"
+    assert pieces[1] != pieces[0]
 
 
 JAPANESE = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab", "do_lower_case": False}

@@ -50,7 +50,7 @@ def test_whatever_is_changed_changes_the_digest(change):
 
 
 def test_chunks_that_change_places_are_damage(monkeypatch):
-    monkeypatch.setattr("concord.bert.tensor_files._CHUNK", 8)
+    monkeypatch.setattr("concord.bert.tensor_files.CHUNK", 8)
     one, two = torch.tensor([1, 2, 3]), torch.tensor([2, 1, 3])
     assert content_digest({"x": one}, {}) != content_digest({"x": two}, {})
 
@@ -87,7 +87,9 @@ def test_files_that_are_sealed_are_named_where_they_change_or_go(tmp_path):
         check_files(tmp_path / "best", sealed)
 
 
-def test_no_damage_of_a_token_cache_is_trained_on(tmp_path):
+@pytest.mark.parametrize("mapped_from", [1 << 26, 0])
+def test_no_damage_of_a_token_cache_is_trained_on(tmp_path, monkeypatch, mapped_from):
+    monkeypatch.setattr("concord.train.data.tokenized._MAPPED", mapped_from)
     found = Counter(damaged_caches(tmp_path, 300, seed=6))
     assert found.keys() <= {"made anew", "made anew, as one that is missing", "without meaning"}, found
     assert found["without meaning"] < 20

@@ -8,7 +8,7 @@ import torch
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.tensor_files import read_tensors, write_tensors
+from concord.bert.model_files import read_weights, write_weights
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
@@ -103,7 +103,8 @@ def test_a_best_model_whose_tokenizer_has_more_entries_than_it_is_refused(tmp_pa
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(InputError, match="damaged or edited"):
         load_run(tmp_path / "run", "cpu", SILENT)
-    weights = tmp_path / "run" / "best" / "model.safetensors"
-    write_tensors(weights, read_tensors(weights).tensors, {})  # which no longer vouch for the tokenizer
+    best = tmp_path / "run" / "best"
+    weights, heads = read_weights(best)
+    write_weights(best, weights.tensors, heads, {})  # which no longer vouch for the tokenizer
     with pytest.raises(InputError, match="the tokenizer has 2049 entries, more than the model's 2048"):
         load_run(tmp_path / "run", "cpu", SILENT)

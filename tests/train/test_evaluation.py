@@ -65,9 +65,9 @@ def test_a_chosen_threshold_is_the_best_one_and_is_kept_by_the_model(outputs, tm
     assert chosen["cfimdb"]["accuracy"] > plain["cfimdb"]["accuracy"]
     assert 0.5 < model.thresholds()["cfimdb"] < 1
     assert (predict(model, split, CPU) == answers["cfimdb"].predictions).all()
-    model.save(tmp_path / "model.safetensors")
+    model.save(tmp_path)
     other = make()
-    other.load(tmp_path / "model.safetensors")
+    other.load(tmp_path)
     assert (predict(other, split, CPU) == answers["cfimdb"].predictions).all()
 
 

@@ -64,11 +64,11 @@ def test_keys_change_what_is_inferred():
 @pytest.mark.parametrize(
     ("cells", "said", "message"),
     [
-        (["a", "a"], {}, r"1 different labels \(a\), expected two or more; labels = \[\.\.\.\] says"),
+        (["a", "a"], {}, r"1 different labels \(a\), expected two or more; labels = \[\.\.\.\] in a tasks.toml names"),
         (
             ["a", "b", "c"],
             {"kind": "binary"},
-            r"3 different labels \(a, b, c\), expected two; labels = \[\.\.\.\] says",
+            r"3 different labels \(a, b, c\), expected two; labels = \[\.\.\.\] in a tasks.toml names",
         ),
         (["1.5", "n/a"], {}, r'such as 1\.5 and texts such as .n/a., expected one of them; kind = "regression" or'),
         (["a", "b"], {"kind": "regression"}, "no label is a number, expected numbers for kind regression"),

@@ -10,24 +10,12 @@ import pytest
 import torch
 
 from concord.bert.batch import TaskTokens, pack
-from concord.bert.config import BertConfig
-from concord.bert.encoder import Encoder
 from concord.bert.models import load_model
-from concord.bert.weights import to_hugging_face, write_safetensors
 from concord.train import evaluate, pretrain, run
 from concord.train.command import run_command
-from tests.small_tokenizers import byte_level_json, unigram_json
-from tests.train.small_runs import ADJECTIVES, THINGS, write_course_data
+from tests.train.small_kinds import KINDS, TEXTS, write_model
+from tests.train.small_runs import write_course_data
 
-ROBERTA = {"type_vocab_size": 1, "first_position": 2}
-KINDS = {
-    "bert": {"hidden_act": "gelu_new"},
-    "roberta": ROBERTA,
-    "xlm-roberta": ROBERTA,
-    "camembert": ROBERTA,
-    "distilbert": {},
-    "electra": {"embedding_size": 16},
-}
 TEXT = "A superb film was seen ."
 # Runs outside the repository, whose room kernels/ transformers would take for a package of its own.
 REFERENCE = """
@@ -46,40 +34,15 @@ json.dump(told, open("told.json", "w"))
 """
 
 
-def write_model(directory, kind, settings, texts):
-    """A model directory of a kind with random weights and a tokenizer learned from `texts`."""
-    directory.mkdir()
-    if kind in ("bert", "distilbert", "electra"):
-        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(" ".join(texts).lower().split())]
-        (directory / "vocab.txt").write_text("\n".join(words) + "\n")
-        size = len(words)
-    else:
-        content = byte_level_json(texts) if kind == "roberta" else unigram_json(texts, 60)
-        (directory / "tokenizer.json").write_text(json.dumps(content))
-        size = len(content["model"]["vocab"])
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    encoder = Encoder(BertConfig(model_type=kind, vocab_size=size, max_position_embeddings=40, **sizes, **settings))
-    encoder.initialise(1)
-    encoder.config.write(directory / "config.json")
-    tensors = to_hugging_face(dict(encoder.named_parameters()), encoder.config.kind)
-    write_safetensors(directory / "model.safetensors", tensors)
-    return directory
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Kind -> the folder of a run on it."""
     folder = tmp_path_factory.mktemp("kinds")
     data = write_course_data(folder / "data")
-    texts = [
-        f"The {thing} was {word} . I saw a {thing} seen , where can find it ?"
-        for thing in THINGS
-        for word in ADJECTIVES
-    ]
-    (folder / "texts.txt").write_text("\n".join(texts))
+    (folder / "texts.txt").write_text("\n".join(TEXTS))
     found = {}
     for kind, settings in KINDS.items():
-        model, out = write_model(folder / kind, kind, settings, texts), folder / f"{kind}-run"
+        model, out = write_model(folder / kind, kind, settings, TEXTS), folder / f"{kind}-run"
         arguments = [
             *("--data", data, "--model", model, "--out", out, "--tasks", "sst,sts", "--pals", 8, "--smart", "sst=1"),
             *("--hidden-dropout", 0.1, "--pair-encoding", "joint", "--epochs", 1, "--batch-size", 8, "--device", "cpu"),

@@ -12,7 +12,6 @@ from concord.bert.errors import InputError
 from concord.train.data.tasks import select_tasks
 from concord.train.objectives.metrics import (
     accuracy,
-    best_threshold,
     check_best_metric,
     check_metrics,
     f1,
@@ -44,36 +43,6 @@ def labels(*numbers):
 
 def test_accuracy_is_the_share_of_right_answers():
     assert accuracy(values(0, 4, 2, 2), labels(0, 4, 1, 2)) == 0.75
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_no_threshold_is_more_accurate_than_the_best_one(seed):
-    random = np.random.default_rng(seed)
-    scores = (random.integers(0, 40, 30) / 32).astype(np.float32)  # with equal ones, and some above 1
-    gold = (random.random(30) < scores / 2 + 0.2).astype(np.float64)
-    found = best_threshold(scores, gold)
-    others = [accuracy(scores > other, gold) for other in np.arange(-1, 2, 1 / 64)]
-    assert accuracy(scores > found, gold) == max(others)
-    assert (found == 0.5) == (accuracy(scores > 0.5, gold) == max(others))
-
-
-def test_of_several_thresholds_as_good_it_is_the_nearest_to_a_half():
-    scores = np.array([0.1, 0.2, 0.6, 0.7, 0.8, 0.9], dtype=np.float32)
-    # Right are the cuts between 0.6 and 0.7, and between 0.8 and 0.9: one mistake each.
-    assert best_threshold(scores, labels(0, 0, 0, 1, 0, 1)) == pytest.approx(0.65)
-    assert best_threshold(scores, labels(0, 0, 1, 1, 1, 1)) == 0.5
-
-
-def test_a_threshold_can_answer_all_alike():
-    scores = np.array([0.25, 0.75, 0.5], dtype=np.float32)
-    assert (scores > best_threshold(scores, labels(1, 1, 1))).all()
-    assert not (scores > best_threshold(scores, labels(0, 0, 0))).any()
-
-
-def test_a_threshold_between_neighbours_of_fp32_tells_them_apart():
-    low = np.float32(0.3)
-    scores = np.array([np.nextafter(low, np.float32(1)), low])
-    assert (scores > np.float32(best_threshold(scores, labels(1, 0)))).tolist() == [True, False]
 
 
 def test_f1_is_the_harmonic_mean_of_precision_and_recall():

@@ -103,6 +103,27 @@ def test_a_wrong_key_is_named_with_what_is_expected(tmp_path, line, said):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "class_weights = {spam = 2}",
+            r"class_weights has the label 'spam', expected some of account, billing, shipping",
+        ),
+        ("class_weights = {billing = -1}", "class_weights gives 'billing' -1, expected a number from 0 to"),
+        ("class_weights = 'even'", "class_weights is 'even', expected balanced, or a number for each label"),
+        ("class_weights = {account = 0, billing = 0, shipping = 0}", "class_weights is 0 for every label, expected"),
+        ("metric = 'f1'", "metric is 'f1', expected one of accuracy, macro-f1, mcc for kind classification"),
+    ],
+)
+def test_what_does_not_fit_the_labels_is_named_with_its_file_and_key(tmp_path, line, said):
+    tickets(tmp_path)
+    path = define(tmp_path, f"[own]\ntrain = 'tickets.csv'\n{line}\n")
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: task own: {said}") as raised:
+        open_source(str(path)).tasks(["own"])
+    assert "\n" not in str(raised.value)
+
+
 def test_everything_that_is_wrong_with_a_task_is_one_line(tmp_path):
     path = define(tmp_path, "[own]\nlimit = 0\nkind = 'x'\nbogus = 1\n")
     with pytest.raises(InputError) as raised:
@@ -206,6 +227,12 @@ def test_a_resumed_run_may_find_its_files_elsewhere(tmp_path):
         ("--train-file {1}", "a folder that `datasets` has not saved, expected .csv, .tsv, "),
         ("--train-file {0} --text-column txt --label-column label", "text column 'txt' is no column, .* mean 'text'"),
         ("--train-file {1}/plain.csv", "--text-column and --label-column are missing and not obvious, .* .a, b."),
+        (
+            "--data {1}/tables",
+            r"tables: neither a tasks\.toml nor files in the course's layout, such as ids-sst-train\.csv, in it; "
+            r"expected --train-file FILE for one table; python -m train\.data_check .*tables shows",
+        ),
+        ("--data {1}/wrong.toml", r"task own: unknown key 'trian', .*; did you mean 'train'\?"),
         ("--data {1}/none.toml", "--data .*none.toml: no such file, expected a tasks.toml or a folder"),
         ("--data {1}/notes.md", "--data .*notes.md: a file, expected a tasks.toml, a folder, or one of .csv, "),
         (
@@ -226,6 +253,9 @@ def test_every_refusal_is_one_line_that_says_what_to_type(tmp_path, capsys, word
     lines(tmp_path / "dev.csv", "created,label,text", "1999,billing,x")
     lines(tmp_path / "notes.md", "notes")
     lines(tmp_path / "empty.toml")
+    lines(tmp_path / "wrong.toml", "[own]", "trian = 'tickets.csv'")
+    (tmp_path / "tables").mkdir()
+    tickets(tmp_path / "tables")
     flags = [*words.format(path, tmp_path).split(), "--model", "tiny", "--device", "cpu", "--out", tmp_path / "run"]
     line = refused(capsys, run.main, flags)
     assert re.search(said, line), line

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from concord.bert.errors import InputError
+from concord.bert.model_files import read_weights
 from concord.train import evaluate, predict, run
 from concord.train.command import run_command
 from concord.train.data.tasks import select_tasks
@@ -53,8 +53,8 @@ def steps_of(out):
 
 
 def state_of(out):
-    tensors = load_file(out / "best" / "model.safetensors")
-    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    weights, heads = read_weights(out / "best")
+    return {name: tensor.numpy().tobytes() for name, tensor in (weights.tensors | heads).items()}
 
 
 def trained(data, out, *more):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from concord.bert.model_files import read_weights, write_weights
 from concord.bert.tensor_files import content_digest, read_tensors, write_tensors
 from concord.train import evaluate, run
 from concord.train.command import run_command
@@ -153,7 +154,7 @@ def test_settings_that_changed_are_refused_when_the_run_goes_on_and_when_it_answ
     resumed(stopped, capsys)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("file", ["model.safetensors", "heads.safetensors", "tokenizer.json", "config.json"])
 def test_an_answer_is_refused_where_a_file_of_the_best_model_is_damaged(whole, capsys, file):
     path = whole / names.BEST / file
     if path.suffix == ".json":
@@ -164,21 +165,21 @@ def test_an_answer_is_refused_where_a_file_of_the_best_model_is_damaged(whole, c
 
 
 def test_heads_that_are_not_finite_are_refused_by_name(whole, capsys):
-    path = whole / names.BEST / "model.safetensors"
-    file = read_tensors(path)
-    name = next(name for name in file.tensors if name.startswith("heads.sts") and name.endswith("weight"))
-    write_tensors(path, file.tensors | {name: file.tensors[name] * torch.inf}, file.metadata)
+    weights, heads = read_weights(whole / names.BEST)
+    name = next(name for name in heads if name.startswith("heads.sts") and name.endswith("weight"))
+    write_weights(whole / names.BEST, weights.tensors, heads | {name: heads[name] * torch.inf}, weights.metadata)
     assert f"{name} has values that are not finite" in refused(capsys, evaluate.main, [whole])
 
 
-def test_a_damaged_best_model_is_said_at_once_and_another_is_chosen(data, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("file", ["model.safetensors", "heads.safetensors"])
+def test_a_damaged_best_model_is_said_at_once_and_another_is_chosen(data, tmp_path, capsys, monkeypatch, file):
     out = tmp_path / "run"
     stop_at(monkeypatch, 7)
     assert run_command(run.main, command(data, out)) == 130
     stop_at(monkeypatch, 0)
-    flip(out / names.BEST / "model.safetensors")
+    flip(out / names.BEST / file)
     warning, _ = sorted(resumed(out, capsys), reverse=True)
-    assert "best/model.safetensors: damaged" in warning
+    assert f"best/{file}: damaged" in warning
     assert warning.endswith("the best model will be that of the evaluations from here on")
     assert json.loads((out / names.SUMMARY_FILE).read_text())["best_step"] == 12
     assert run_command(evaluate.main, [str(out)]) == 0

@@ -230,7 +230,8 @@ def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_
     monkeypatch.setattr(ConsoleReporter, "advance", advance)
     assert run_command(run.main, command(data, out)) == 0
     assert set(contents(reader)) == {
-        *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "modules.json"),
+        *("config.json", "model.safetensors", "heads.safetensors", "tokenizer.json", "tokenizer_config.json"),
+        "modules.json",
         *("sentence_bert_config.json", "1_Pooling-config.json", "2_Dense-config.json", "2_Dense-model.safetensors"),
     }
     assert set(contents(reader).values()) == {b"of the earlier one"}
@@ -346,16 +347,23 @@ def test_conflicts_are_shares_of_the_steps_in_which_two_tasks_met(data, tmp_path
 
 @pytest.mark.slow
 def test_a_threshold_that_the_dev_set_chose_answers_wherever_the_best_model_does(data, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluation, "best_threshold", lambda scores, labels: float(np.median(scores)))
+    asked = set()
+
+    def middle(scores, labels, metric):
+        asked.add(metric)
+        return float(np.median(scores))
+
+    monkeypatch.setattr(evaluation, "best_threshold", middle)
     out = tmp_path / "run"
-    run_command(run.main, command(data, out, "--threshold", "dev"))
+    run_command(run.main, command(data, out, "--threshold", "dev", "--metric", "paraphrase=f1"))
+    assert asked == {"f1"}
     summary = json.loads((out / "summary.json").read_text())
     assert summary["thresholds"].keys() == {"paraphrase"}
     assert summary["thresholds"]["paraphrase"] != 0.5
     capsys.readouterr()
     assert run_command(evaluate.main, [str(out)]) == 0
     printed = capsys.readouterr().out
-    assert f"paraphrase accuracy {summary['dev']['paraphrase']['accuracy']:.3f}" in printed
+    assert f"paraphrase f1 {summary['dev']['paraphrase']['f1']:.3f}" in printed
     assert f"paraphrase is 1 above {summary['thresholds']['paraphrase']:.3f}" in printed
     arguments = ["--task", "paraphrase", "--input", str(data / "quora-dev.csv"), "--output", str(tmp_path / "p.csv")]
     assert run_command(predict.main, [str(out), *arguments]) == 0

@@ -54,6 +54,7 @@ def test_what_only_tells_imports_nothing_heavy(words):
 def test_a_mistyped_flag_is_refused_before_anything_heavy_is_imported(installed, name):
     required = {"evaluate": ["runs/x"], "report": ["runs/x"], "reproduce": ["paper"], "demo": ["--out", "x"]}
     required |= {"data": ["x"], "compare": ["runs/x", "runs/y"]}
+    required["export"] = ["runs/x", "--format", "onnx", "--output", "x"]
     required["predict"] = ["runs/x", "--task", "sst", "--input", "x", "--output", "y"]
     code, imported, said = start(
         *(["concord.cli", name] if installed else [MODULES[name]]), *required.get(name, []), "--bogus", "1"

@@ -1,16 +1,18 @@
 """The data sets of a run: read or generated, checked, tokenised and cached."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from concord.bert.errors import InputError
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows
 from concord.train.data.sources import open_source
 from concord.train.data.splits import evenly_spaced
 from concord.train.data.tasks import Example, Task
 from concord.train.data.tokenized import TokenCache, TokenizedSplit, tokenize_split
-from concord.train.reporter import Reporter
+from concord.train.reporter import SILENT, Reporter
+from concord.train.settings.definitions import TableSpec, is_saved_folder, is_table_name
 from concord.train.settings.parts import DataConfig
 
 SPLITS = ("train", "dev", "test")
@@ -34,6 +36,10 @@ class Datasets:
     test: dict[str, TokenizedSplit]
     dev_examples: dict[str, list[Example]]
     held_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Task -> "train" and "dev" -> how many examples that set has."""
+        return {name: {"train": len(own), "dev": len(self.dev[name])} for name, own in self.train.items()}
 
     def digests(self) -> dict[str, str]:
         """What the training and the choice of the best model depend on: a set's task and split -> its digest."""
@@ -86,7 +92,7 @@ def load_datasets(
     for split in splits:
         for task in tasks:
             if task.name in read[split]:
-                tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, kept)
+                tokenized[split][task.name] = tokenize(config, task, read[split][task.name], tokenizer, kept, reporter)
                 cut = tokenized[split][task.name].truncated
                 if cut:
                     reporter.warn(
@@ -96,9 +102,14 @@ def load_datasets(
 
 
 def tokenize(
-    config: DataConfig, task: Task, examples: list[Example], tokenizer: Tokenizer, cache: TokenCache | None
+    config: DataConfig,
+    task: Task,
+    examples: list[Example],
+    tokenizer: Tokenizer,
+    cache: TokenCache | None,
+    reporter: Reporter = SILENT,
 ) -> TokenizedSplit:
-    """Tokenise examples as the run does."""
+    """Tokenise examples as the run does; see `tokenize_split`."""
     return tokenize_split(
         task,
         examples,
@@ -106,4 +117,23 @@ def tokenize(
         pair_encoding=config.pair_encoding[task.name],
         max_length=config.max_length,
         cache=cache,
+        reporter=reporter,
     )
+
+
+def with_data(config: DataConfig, data: str, tasks: Sequence[Task]) -> DataConfig:
+    """The settings with other data, that --data names; a file of rows is the dev set of the only task. InputError for
+    such a file where there are several tasks, or a task is in the course's layout."""
+    path = Path(data)
+    if not (is_saved_folder(path) or (is_table_name(path.name) and not path.is_dir())):
+        return replace(config, source=data, table=None)
+    names = [task.name for task in tasks]
+    if len(tasks) != 1 or not tasks[0].table:
+        raise InputError(
+            f"--data {data}: a file of rows, which is for a run on one table; the run has {', '.join(names)}, "
+            "expected a tasks.toml or a folder"
+        )
+    (task,) = tasks
+    columns = {"text_columns": task.text_columns, "label_column": task.label_column}
+    spec = TableSpec(name=task.name, train="", validation=data, named_by=f"--data {data}", **columns)
+    return replace(config, source=data, table=spec)

@@ -82,7 +82,10 @@ def infer_labels(found: Counter, declared: Sequence[str], spec: TableSpec, place
     if len(names) < 2 or (kind == "binary" and len(names) != 2):
         there = one_line(", ".join(names[:5]), 100) or "none"
         expected = "two" if kind == "binary" else "two or more"
-        raise InputError(f"{place}: {len(names)} different labels ({there}), expected {expected}; labels = [...] says")
+        raise InputError(
+            f"{place}: {len(names)} different labels ({there}), expected {expected}; labels = [...] in a tasks.toml "
+            "names those that it may have"
+        )
     kind = kind or ("binary" if len(names) == 2 else "classification")
     return Labels(kind, names, 0.0, max(1.0, len(names) - 1.0))
 

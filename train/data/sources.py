@@ -15,7 +15,7 @@ from concord.bert.tables import find_own
 from concord.train.data.course import Split, check_folder, read_split, with_labels
 from concord.train.data.demo_sets import DEMO_TASKS, demo_examples
 from concord.train.data.tables import TableTask
-from concord.train.data.tasks import Example, Task, known_tasks, select_tasks
+from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task, known_tasks, select_tasks
 from concord.train.settings.definitions import TASKS_FILE, TableSpec, choose_tasks, is_tasks_file, read_specs
 from concord.train.settings.own import calling, own_names
 from concord.train.settings.parts import TextConfig
@@ -108,6 +108,12 @@ class FileSource:
         self._read_definitions()
         where = self._file.name if self._confined else str(self._file)
         chosen = choose_tasks(list(names), self._known, where)
+        if not self._specs and not self._file.exists() and not self._has_course_files():
+            raise InputError(
+                f"--data {self._directory}: neither a {TASKS_FILE} nor files in the course's layout, such as "
+                f"{BUILT_IN_TASKS[0].stem}-train.csv, in it; expected --train-file FILE for one table; python -m "
+                f"train.data_check {self._directory} shows what a {TASKS_FILE} may say"
+            )
         return [
             self._table(one).task() if isinstance(one, TableSpec) else with_labels(one, self._directory)
             for one in chosen
@@ -144,6 +150,9 @@ class FileSource:
         spec = self._known.get(task.name)
         table = self._table(spec).table("train") if isinstance(spec, TableSpec) else None
         return table.columns if table is not None else []
+
+    def _has_course_files(self) -> bool:
+        return any(next(self._directory.glob(f"{task.stem}-*"), None) for task in BUILT_IN_TASKS)
 
     def _table(self, spec: TableSpec) -> TableTask:
         return self._tables.setdefault(spec.name, TableTask(spec))

@@ -78,22 +78,25 @@ class TableTask:
         if not counts:
             raise InputError(f"{place}: no labels, expected one in each row")
         found = infer_labels(counts, table.declared.get(label, ()), spec, place)
-        return Task(
-            name=spec.name,
-            kind=found.kind,
-            pair=len(texts) == 2,
-            classes=len(found.names) if found.kind == "classification" else 1,
-            low=found.low,
-            high=found.high,
-            stem=spec.name,
-            text_columns=tuple(texts),
-            label_column=label,
-            prediction_column=_PREDICTION,
-            labels=found.names,
-            table=True,
-            metric=spec.metric,
-            class_weights=spec.class_weights,
-        )
+        try:
+            return Task(
+                name=spec.name,
+                kind=found.kind,
+                pair=len(texts) == 2,
+                classes=len(found.names) if found.kind == "classification" else 1,
+                low=found.low,
+                high=found.high,
+                stem=spec.name,
+                text_columns=tuple(texts),
+                label_column=label,
+                prediction_column=_PREDICTION,
+                labels=found.names,
+                table=True,
+                metric=spec.metric,
+                class_weights=spec.class_weights,
+            )
+        except InputError as error:  # what a tasks.toml says does not fit the labels, say
+            raise InputError(f"{spec.named_by.removesuffix(f': task {spec.name}')}: {error}") from None
 
     def read(self, task: Task, split: str, *, skip_bad_rows: bool) -> Split | None:
         """See `train.data.sources.Source`; a dev set that nobody names is held out of the training set."""

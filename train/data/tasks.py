@@ -258,7 +258,9 @@ def _task(name: str, table: Mapping[str, Any], keys: Sequence[str] = tuple(_TYPE
     """One task from its table; what follows from the kind, the columns and the labels may be left out."""
     for key in table:
         if key not in keys:
-            raise InputError(f"task {name}: unknown key {shown(key)}, {did_you_mean(key, keys)}")
+            # In a tasks.toml the key `train` would make it a table of any form.
+            known = keys if "table" in keys else [*keys, "train"]
+            raise InputError(f"task {name}: unknown key {shown(key)}, {did_you_mean(key, known)}")
     values = {key: typed(name, key, value, _TYPES[key]) for key, value in table.items()}
     kind = values.get("kind")
     values.setdefault("pair", len(values.get("text_columns", ())) > 1)

@@ -1,23 +1,33 @@
-"""Tokenised data sets: composed into sequences once, and cached by the hash of what decides them."""
+"""Tokenised data sets: composed into sequences once, and cached by the hash of what decides them.
+
+Large ones are composed in chunks by several processes, written as they come, and mapped from their file.
+"""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.files import make_folder, sweep
+from concord.bert.mapped_files import Spooled, map_arrays, parts
 from concord.bert.tensor_files import read_tensors, write_tensors
 from concord.bert.tokenizer import Tokenizer
+from concord.train.data.composing import DTYPES, compose
+from concord.train.data.composing_pool import compose_chunks
 from concord.train.data.tasks import Example, Task
-from concord.train.reporter import Reporter
+from concord.train.reporter import SILENT, Reporter
 
-_FORMAT = "2"  # of cached files; with a new number every old file is ignored
-_DTYPES = {"ids": np.int32, "segments": np.uint8, "cu_seqlens": np.int64, "truncated": np.int64}  # of its arrays
+_FORMAT = "3"  # of cached files; with a new number every old file is ignored
+_LARGE = 1 << 18  # examples; larger sets are composed in chunks, whose processes take a second to begin
+_CHUNK = 1 << 15  # examples that a process composes at a time
+_MAPPED = 1 << 26  # bytes of a file that is mapped; smaller ones are copied
 _PAIR_ENCODINGS = ("joint", "separate")
 
 
@@ -69,13 +79,15 @@ def tokenize_split(
     pair_encoding: str,
     max_length: int,
     cache: "TokenCache | None",
+    reporter: Reporter = SILENT,
 ) -> TokenizedSplit:
     """Tokenise examples and add the special tokens that the tokenizer's template has.
 
     With BERT's a single sentence becomes [CLS] a [SEP]. A pair becomes [CLS] a [SEP] b [SEP] with segments 0 and 1
     (pair_encoding "joint"), or two sequences ("separate"). Sequences longer than max_length wordpieces are cut at the
     longer sentence first. cache: where the result is kept under the hash of the texts and all settings, and looked for.
-    InputError for another pair_encoding, or a max_length that the special tokens fill.
+    reporter: is told how far a large set has come. InputError for another pair_encoding, or a max_length that the
+    special tokens fill.
     """
     if pair_encoding not in _PAIR_ENCODINGS:
         raise InputError(f"--pair-encoding {pair_encoding}: {did_you_mean(pair_encoding, _PAIR_ENCODINGS)}")
@@ -85,13 +97,24 @@ def tokenize_split(
     bounds = _Bounds(len(examples), per_example, max_length, tokenizer.vocab_size)
     arrays = cache.read(content, bounds) if cache else None
     if arrays is None:
-        arrays = _compose(task, examples, tokenizer, joint, max_length)
-        if cache:
-            cache.write(content, arrays)
-    labels = np.array([np.nan if example.label is None else example.label for example in examples], dtype=np.float32)
+        options = {"per_example": 2 if task.pair else 1, "joint": joint, "max_length": max_length}
+        compose_all = partial(_composed, task, examples, tokenizer, options, reporter)
+        if len(examples) <= _LARGE:
+            (arrays,) = compose_all()
+            if cache:
+                cache.write(content, arrays)
+        else:
+            if cache and cache.write_chunks(content, compose_all):
+                arrays = cache.read(content, bounds)
+            arrays = arrays or _joined(list(compose_all()))
+    example_ids, labels = [], np.full(len(examples), np.nan, dtype=np.float32)
+    for number, example in enumerate(examples):
+        example_ids.append(example.id)
+        if example.label is not None:
+            labels[number] = example.label
     return TokenizedSplit(
         task=task,
-        example_ids=[example.id for example in examples],
+        example_ids=example_ids,
         ids=arrays["ids"],
         segments=arrays["segments"],
         cu_seqlens=arrays["cu_seqlens"],
@@ -116,9 +139,9 @@ class _Bounds:
 
     def hold(self, arrays: dict[str, np.ndarray]) -> bool:
         """Whether the arrays of a file can be a split's: their names, dtypes, shapes, and all values within bounds."""
-        if {name: array.dtype for name, array in arrays.items()} != _DTYPES:
+        if {name: array.dtype for name, array in arrays.items()} != DTYPES:
             return False
-        ids, segments, offsets, truncated = (arrays[name] for name in _DTYPES)
+        ids, segments, offsets, truncated = (arrays[name] for name in DTYPES)
         if offsets.shape != (self.examples * self.per_example + 1,) or truncated.shape != (1,):
             return False
         lengths = np.diff(offsets)
@@ -126,8 +149,8 @@ class _Bounds:
             ids.shape == segments.shape == (offsets[-1],)
             and offsets[0] == 0
             and np.all((lengths >= 1) & (lengths <= self.max_length))
-            and np.all((ids >= 0) & (ids < self.vocab_size))
-            and np.all(segments <= 1)
+            and all(np.all((part >= 0) & (part < self.vocab_size)) for part in parts(ids))
+            and all(np.all(part <= 1) for part in parts(segments))
             and 0 <= truncated[0] <= self.examples
         )
 
@@ -154,10 +177,14 @@ class TokenCache:
         if not path.exists():
             return None
         try:
-            file = read_tensors(path, digest_required=True, of="tokenised data")
-            # Copies: what was checked is what is trained on, whatever becomes of the file.
-            arrays = {name: tensor.numpy().copy() for name, tensor in file.tensors.items()}
-            sound = file.metadata.get("content") == content and bounds.hold(arrays)
+            if path.stat().st_size < _MAPPED:
+                file = read_tensors(path, digest_required=True, of="tokenised data")
+                metadata = file.metadata
+                # Copies: what was checked is what is trained on, whatever becomes of the file.
+                arrays = {name: tensor.numpy().copy() for name, tensor in file.tensors.items()}
+            else:
+                arrays, metadata = map_arrays(path, "tokenised data")
+            sound = metadata.get("content") == content and bounds.hold(arrays)
             reason = "" if sound else f"{path}: not the tokenised data that are looked for"
         except (InputError, OSError, TypeError) as error:  # NumPy lacks some of torch's dtypes
             arrays, reason = {}, str(error)
@@ -167,79 +194,84 @@ class TokenCache:
 
     def write(self, content: str, arrays: dict[str, np.ndarray]) -> None:
         """Keep the arrays of the split whose hash is `content`."""
-        if not self._writable:
-            return
-        try:
-            make_folder(self._folder)
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            write_tensors(self._path(content), tensors, {"content": content})
-        except OSError as error:
-            self._writable = False
-            self._reporter.warn(f"{error.filename}: {error.strerror}; the tokenised data are not kept for the next run")
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        self._write(lambda: write_tensors(self._path(content), tensors, {"content": content}))
+
+    def write_chunks(self, content: str, compose_all: Callable[[], Iterator[dict[str, np.ndarray]]]) -> bool:
+        """Keep the arrays of the split whose hash is `content`, which come in chunks; whether that was possible."""
+
+        def write() -> None:
+            with Spooled(self._folder, np.int32) as ids, Spooled(self._folder, np.uint8) as segments:
+                rest = []
+                for chunk in compose_all():
+                    ids.append(chunk["ids"])
+                    segments.append(chunk["segments"])
+                    rest.append({"cu_seqlens": chunk["cu_seqlens"], "truncated": chunk["truncated"]})
+                small = {name: torch.from_numpy(array) for name, array in _joined(rest).items()}
+                tensors = {"ids": ids, "segments": segments, **small}
+                write_tensors(self._path(content), tensors, {"content": content})
+
+        return self._write(write)
+
+    def _write(self, write: Callable[[], object]) -> bool:
+        if self._writable:
+            try:
+                make_folder(self._folder)
+                write()
+            except OSError as error:
+                self._writable = False
+                place = error.filename or self._folder
+                self._reporter.warn(f"{place}: {error.strerror}; the tokenised data are not kept for the next run")
+        return self._writable
 
     def _path(self, content: str) -> Path:
         return self._folder / f"{content}.safetensors"
-
-
-def _compose(
-    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, joint: bool, max_length: int
-) -> dict[str, np.ndarray]:
-    """The arrays of a split, as they are cached."""
-    texts = [text for example in examples for text in _texts(task, example)]
-    frame = tokenizer.pair if joint else tokenizer.single
-    together = len(frame.text_segments)
-    pieces = tokenizer.encode(texts)
-    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
-    room = max_length - frame.size
-    if room < together:
-        raise InputError(
-            f"--max-length {max_length}: {frame.size} of these tokens are special ones, which leave no room"
-        )
-    kept = _joint_lengths(lengths, room) if joint else np.minimum(lengths, room)
-    cut = kept < lengths
-    special = [np.array(group, np.int32) for group in frame.ids]
-    parts: list[np.ndarray] = []
-    for index, piece in enumerate(pieces):
-        place = index % together
-        if place == 0:
-            parts.append(special[0])
-        parts += [piece[: kept[index]], special[place + 1]]
-    # A row a sequence, a column for each special token and each text: how many tokens it is.
-    counts, segments = [], []
-    for place, group in enumerate(frame.segments):
-        counts += [np.ones(len(kept) // together, np.int64)] * len(group)
-        segments += group
-        if place < together:
-            counts.append(kept[place::together])
-            segments.append(frame.text_segments[place])
-    shares = np.stack(counts, axis=1)
-    return {
-        "ids": np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32),
-        "segments": np.repeat(np.tile(np.array(segments, np.uint8), len(shares)), shares.reshape(-1)),
-        "cu_seqlens": np.concatenate([[0], np.cumsum(shares.sum(1))]).astype(np.int64),
-        "truncated": np.array([cut.reshape(-1, 2 if task.pair else 1).any(1).sum()]),
-    }
-
-
-def _joint_lengths(lengths: np.ndarray, room: int) -> np.ndarray:
-    """How much of each sentence is kept so that a pair fits: the longer one is cut until both are even."""
-    first, second = lengths[0::2], lengths[1::2]
-    half = room // 2
-    over = first + second > room
-    kept_first = np.where(over, np.minimum(first, np.maximum(room - half, room - second)), first)
-    kept_second = np.where(over, np.minimum(second, room - kept_first), second)
-    return np.stack([kept_first, kept_second], axis=1).reshape(-1)
 
 
 def _texts(task: Task, example: Example) -> tuple[str, ...]:
     return (example.first, example.second or "") if task.pair else (example.first,)
 
 
+def _composed(
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, options: Mapping[str, Any], reporter: Reporter
+) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays of each chunk of a set, in their order; options: of `compose`."""
+
+    def chunks() -> Iterator[list[str]]:
+        texts: list[str] = []
+        for number, example in enumerate(examples, 1):
+            texts += _texts(task, example)
+            if number % _CHUNK == 0 or number == len(examples):
+                yield texts
+                texts = []
+
+    if len(examples) <= _LARGE:
+        yield compose([text for example in examples for text in _texts(task, example)], tokenizer, **options)
+        return
+    with reporter.reading(f"{task.name}: texts to wordpieces", len(examples)):
+        for chunk in compose_chunks(chunks(), tokenizer, torch.get_num_threads(), **options):
+            yield chunk
+            sequences = len(chunk["cu_seqlens"]) - 1
+            reporter.read(sequences if options["joint"] else sequences // options["per_example"])
+
+
+def _joined(chunks: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays of a set, or some of them, of those of its chunks."""
+    found = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    lengths = np.concatenate([np.diff(chunk["cu_seqlens"]) for chunk in chunks])
+    return found | {
+        "cu_seqlens": np.concatenate([[0], np.cumsum(lengths)]),
+        "truncated": found["truncated"].sum(keepdims=True),
+    }
+
+
 def _digest(arrays: Sequence[np.ndarray]) -> str:
     """sha256 (hex) of arrays: of their lengths and bytes."""
     found = hashlib.sha256()
     for array in arrays:
-        found.update(f"{len(array)} ".encode() + array.tobytes())
+        found.update(f"{len(array)} ".encode())
+        for part in parts(array):
+            found.update(part)
     return found.hexdigest()
 
 

@@ -26,28 +26,6 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     return float(2 * hits / named) if named else 0.0
 
 
-def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The threshold that gives `scores > threshold` its highest accuracy: 0.5 if it does, else the nearest one to it.
-
-    scores: [n], at least one, which fp32 holds; labels: 0 or 1, [n]. The threshold is one of fp32: 0.5, halfway between
-    two neighbouring scores, right below the first or at the last.
-    """
-    order = np.argsort(scores, kind="stable")
-    values, ones = scores[order].astype(np.float32), labels[order] == 1
-    # right[k]: how many answers are right if the k lowest scores mean 0 and the others 1. There is no threshold between
-    # equal scores.
-    right = np.concatenate([[0], np.cumsum(~ones)]) + np.concatenate([np.cumsum(ones[::-1])[::-1], [0]])
-    below, above = values[:-1], values[1:]
-    right[1:-1][below == above] = -1
-    if right[np.searchsorted(values, np.float32(0.5), side="right")] == right.max():
-        return 0.5
-    middles = below + (above - below) / 2
-    middles = np.where(middles < above, middles, below)  # rounding must not raise it to the score above
-    cuts = np.concatenate([[np.nextafter(values[0], np.float32(-np.inf))], middles, values[-1:]])
-    best = cuts[right == right.max()]
-    return float(best[np.abs(best - 0.5).argmin()])
-
-
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Pearson's correlation; 0 where either is constant."""
     # Checked on the values, since a constant's differences from its rounded mean need not be exactly 0.

@@ -93,12 +93,17 @@ def read_lines(text: bytes) -> tuple[list[dict[str, Any]], int]:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """The entry that a line holds; None where it is damaged."""
+    """The entry that a line holds; None where it is damaged, or is no entry though its checksum is right."""
     text, mark, check = line.rpartition(b', "crc": "')
     text += b"}"
     if not mark or check != f'{zlib.crc32(text):08x}"}}'.encode():
         return None
-    return json.loads(text)
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    # Whoever reads an entry asks first of what and of which step it tells.
+    return entry if isinstance(entry.get("event"), str) and type(entry.get("step")) is int else None
 
 
 def task_pairs(tasks: list[str]) -> list[tuple[str, int, int]]:

@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable
 
-from concord.bert.names import BEST, SENTENCE_FILES, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from concord.bert.names import (
+    BEST,
+    EARLIER_HEADS_FILE,
+    HEADS_FILE,
+    SENTENCE_FILES,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+)
 
 CONFIG_FILE, TASKS_FILE, PRETRAINING_FILE = "config.json", "tasks.json", "pretrain.json"
 METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
@@ -10,9 +18,18 @@ STATE_FILE, EARLIER_STATE_FILE = "last.safetensors", "last-but-one.safetensors"
 HELD_OUT_FILE = "held-out.json"  # which rows of training sets are dev sets, where nobody names one
 LAUNCH_FILE = "launch.txt"  # what launched the processes of a run, where they are several
 REPORT_FILE = "report.html"
+ADAPTERS_FILE = "reported-to.json"  # by which names the tools of --report-to know the run
+PROFILE_FILE, TRACE_FILE = "profile.json", "profile-trace.json.gz"  # of --profile
+LOCK_FILE = "lock"  # in a folder of several runs, by which one process has it
+SEEDS_FILE = "seeds.json"  # in a folder of several runs that differ in their seed alone
 # What the best model's weights vouch for, from its folder: what is read with them to answer.
 SEALED = (CONFIG_FILE, TOKENIZER_FILE, f"../{CONFIG_FILE}", f"../{TASKS_FILE}")
 CACHE = "token-cache"  # a folder beside the runs, which share it
+
+
+def seed_folder(seed: int) -> str:
+    """The folder of a seed's run, in that of several."""
+    return f"seed-{seed}"
 
 
 def predictions_file(task: str, split: str) -> str:
@@ -32,8 +49,9 @@ def mistakes_file(task: str) -> str:
 
 def files_before_state(tasks: Iterable[str]) -> list[str]:
     """What a run on `tasks` may have written when it has not saved a state yet: paths within its folder."""
+    weights = (WEIGHTS_FILE, HEADS_FILE, EARLIER_HEADS_FILE)
     best = [
-        f"{BEST}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *SENTENCE_FILES)
+        f"{BEST}/{name}" for name in (*weights, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *SENTENCE_FILES)
     ]
     answers = [name for task in tasks for name in _answer_files(task)]
     return [

@@ -7,7 +7,6 @@ from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
 from concord.bert.models import load_tokenizer, read_encoder
 from concord.bert.multitask import MultitaskModel
-from concord.bert.names import WEIGHTS_FILE
 from concord.bert.tensor_files import check_files
 from concord.bert.tokenizer import Tokenizer
 from concord.train.checks.products import resolve_products
@@ -66,7 +65,7 @@ def load_run(directory: Path, device: str, reporter: Reporter, amp: str = "") ->
     tasks = read_tasks(directory / TASKS_FILE)
     encoder = read_encoder(best / CONFIG_FILE)
     config, model, kernels, products = _built(config, tasks, encoder, precision, reporter)
-    check_files(best, model.load(best / WEIGHTS_FILE))
+    check_files(best, model.load(best))
     return SavedRun(config, tasks, model, load_tokenizer(best, encoder.config), precision, kernels, products)
 
 

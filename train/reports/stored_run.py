@@ -134,6 +134,8 @@ def _check_summary(summary: Mapping[str, Any], tasks: list[Task], path: Path) ->
         "versions": [str],
         "surgery": [{"pairs": [pair], "gradient_norms": [share], "change": number}],
     }
+    if "examples" in summary:  # runs of before do not tell it
+        forms["examples"] = {task.name: {"train": int, "dev": int} for task in tasks}
     if problem := _unlike(summary, forms):
         raise InputError(f"{path}: not the summary of a run of this version ({problem})")
     epoch = {"epoch": int, "steps": int, "seconds": number, "conflicts": [int]}

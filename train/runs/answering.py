@@ -1,19 +1,14 @@
 """What a run's best model answers to the dev sets, and how well."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from concord.bert.errors import InputError
-from concord.train.data.datasets import load_datasets
-from concord.train.data.tasks import Task
+from concord.train.data.datasets import load_datasets, with_data
 from concord.train.objectives.metrics import check_metrics, overall
 from concord.train.objectives.undefined import weak_answers, weak_labels
 from concord.train.outputs.saved_run import load_run
 from concord.train.outputs.summary import score_line
 from concord.train.reporter import Reporter
-from concord.train.settings.definitions import TableSpec, is_saved_folder, is_table_name
-from concord.train.settings.parts import DataConfig
 from concord.train.steps.evaluation import evaluate
 
 
@@ -31,7 +26,7 @@ def evaluate_run(
     check_metrics(saved.tasks)
     config = saved.config.data
     if data:
-        config = _with_data(config, data, saved.tasks)
+        config = with_data(config, data, saved.tasks)
     config = replace(
         config,
         dev_examples=dev_examples,
@@ -67,20 +62,3 @@ def evaluate_run(
     score, mean = overall(metrics, saved.tasks)
     reporter.say(f"           mean {mean:.3f}" + ("" if score is None else f"  overall {score:.3f}"))
     return metrics
-
-
-def _with_data(config: DataConfig, data: str, tasks: Sequence[Task]) -> DataConfig:
-    """The settings with other data, that --data names; a file of rows is the dev set of the only task."""
-    path = Path(data)
-    if not (is_saved_folder(path) or (is_table_name(path.name) and not path.is_dir())):
-        return replace(config, source=data, table=None)
-    names = [task.name for task in tasks]
-    if len(tasks) != 1 or not tasks[0].table:
-        raise InputError(
-            f"--data {data}: a file of rows, which is for a run on one table; the run has {', '.join(names)}, "
-            "expected a tasks.toml or a folder"
-        )
-    (task,) = tasks
-    columns = {"text_columns": task.text_columns, "label_column": task.label_column}
-    spec = TableSpec(name=task.name, train="", validation=data, named_by=f"--data {data}", **columns)
-    return replace(config, source=data, table=spec)

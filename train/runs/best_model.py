@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 
 from concord.bert.errors import InputError
+from concord.bert.model_files import read_weights
 from concord.bert.names import WEIGHTS_FILE
-from concord.bert.tensor_files import DIGEST, read_tensors
+from concord.bert.tensor_files import DIGEST
 from concord.train.data.tasks import Task
 from concord.train.outputs.names import BEST
 from concord.train.outputs.summary import dev_sum
@@ -30,7 +31,7 @@ def check_best(session: Session) -> None:
     progress = session.progress
     path = session.directory / BEST / WEIGHTS_FILE
     try:
-        digest = read_tensors(path).metadata.get(DIGEST)
+        digest = read_weights(path.parent)[0].metadata.get(DIGEST)
         reason = f"{path}: not the model of step {progress.best_step}" if digest != progress.best_digest else ""
     except InputError as error:
         digest, reason = None, str(error)

@@ -1,10 +1,14 @@
-"""What a run that is done draws of itself: its pictures, and its page."""
+"""What a run that is done leaves for people to look at: its pictures, its page, and its model's card."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from concord.train.outputs.names import METRICS_FILE, REPORT_FILE
 from concord.train.reporter import Reporter
+from concord.train.reports.state import RunState
+from concord.train.reports.stored_log import StoredLog
+from concord.train.reports.stored_run import StoredRun, read_run
 
 
 def draw(entries: list[dict[str, Any]], directory: Path, steps: int, reporter: Reporter) -> None:
@@ -19,18 +23,29 @@ def draw(entries: list[dict[str, Any]], directory: Path, steps: int, reporter: R
         return
     plot_curves(entries, directory)
     plot_conflicts(entries, directory)
-    _report(entries, directory, steps, reporter)
+    leave(REPORT_FILE, _write_report, entries, directory, steps, reporter)
 
 
-def _report(entries: list[dict[str, Any]], directory: Path, steps: int, reporter: Reporter) -> None:
-    """A warning where the page fails, whatever the reason: the run is done, and its page can be drawn later."""
+def leave(
+    file: str,
+    write: Callable[[StoredRun], None],
+    entries: list[dict[str, Any]],
+    directory: Path,
+    steps: int,
+    reporter: Reporter,
+) -> None:
+    """Have `write` write a file that tells of the run, as others read it from its folder; the rest as for `draw`.
+
+    A warning where that fails, whatever the reason: the run is done, and the file can be written later.
+    """
     try:
-        from concord.train.reports.page import write_report
-        from concord.train.reports.state import RunState
-        from concord.train.reports.stored_log import StoredLog
-        from concord.train.reports.stored_run import read_run
-
         log = StoredLog([(entries, 0)], directory / METRICS_FILE)
-        write_report(read_run(directory, log=log, state=RunState("done", "", steps)))
+        write(read_run(directory, log=log, state=RunState("done", "", steps)))
     except Exception as error:
-        reporter.warn(f"no {REPORT_FILE} is written ({type(error).__name__}: {error})")
+        reporter.warn(f"no {file} is written ({type(error).__name__}: {error})")
+
+
+def _write_report(run: StoredRun) -> None:
+    from concord.train.reports.page import write_report
+
+    write_report(run)

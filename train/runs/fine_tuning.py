@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.names import WEIGHTS_FILE
+from concord.bert.model_files import settle
+from concord.bert.names import CARD_FILE
 from concord.bert.tensor_files import digests_of_files
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.datasets import Datasets
@@ -20,20 +20,15 @@ from concord.train.objectives.undefined import weak_answers
 from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
-from concord.train.outputs.names import (
-    BEST,
-    SEALED,
-    answers_file,
-    mistakes_file,
-    predictions_file,
-)
+from concord.train.outputs.names import BEST, SEALED, answers_file, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import best_metric_text, epoch_summary, score_line, surgery_summary
 from concord.train.reporter import SILENT
 from concord.train.runs.best_model import check_best, score_of
-from concord.train.runs.companions import write_companions, write_own_pooler
-from concord.train.runs.drawing import draw
+from concord.train.runs.companions import best_card, classifier_weights, write_companions, write_own_pooler
+from concord.train.runs.drawing import draw, leave
+from concord.train.runs.planning import plan_of
 from concord.train.runs.session import Session
 from concord.train.runs.skipping import check_learns, describe
 from concord.train.settings.parts import OutputConfig
@@ -77,7 +72,7 @@ class FineTuning:
         """Train from where the run stands to its end, then write what it leaves, and return its summary."""
         trainer, session = self.trainer, self.session
         steps_per_epoch = trainer.sampler.steps_per_epoch
-        self.reporter.begin_training(steps_per_epoch=steps_per_epoch, total_steps=trainer.total_steps)
+        self.reporter.begin_training(plan_of(trainer, self.outputs, self.data, session.progress.steps))
         with session.training(self._is_over):
             while not self._is_over() and not session.stop.made:
                 epoch, done = divmod(session.progress.steps, steps_per_epoch)
@@ -165,7 +160,7 @@ class FineTuning:
         with self.optimizer.averaged():
             metrics, answers = self._dev_answers()
             self._judge(epoch, metrics, answers)
-        self.reporter.show_scores(metrics)
+        self.reporter.show_scores(metrics, self.session.progress.steps)
 
     def _dev_answers(self) -> tuple[dict[str, dict[str, float | None]], dict[str, Answers]]:
         """The dev metrics of the weights as they are, and the answers; a frozen encoder does not run again."""
@@ -208,13 +203,11 @@ class FineTuning:
     def _keep_best(self) -> None:
         """Write the model as it is now, as a directory that Hugging Face's library reads."""
         best = self.session.directory / BEST
-        self._write_companions(best)
+        write_companions(best, self.model, self.tasks, self.tokenizer, self._max_length)
         sealed = digests_of_files(best, SEALED)
         write_own_pooler(best, self.model)
-        self.session.progress.best_digest = self.model.save(best / WEIGHTS_FILE, sealed)
-
-    def _write_companions(self, best: Path) -> None:
-        write_companions(best, self.model, self.tokenizer, self._max_length)
+        weights = classifier_weights(self.model, self.tasks)
+        self.session.progress.best_digest = self.model.save(best, sealed, weights)
 
     def _write_predictions(
         self, split: str, sets: Mapping[str, TokenizedSplit], answers: Mapping[str, np.ndarray]
@@ -238,11 +231,14 @@ class FineTuning:
                 f"{session.directory}: {why}, so that no model is the best; expected a run that stays finite, as "
                 "with a lower --learning-rate"
             )
+        best = session.directory / BEST
         self.optimizer.gather_master()
         if session.leads:
-            self._write_companions(session.directory / BEST)  # once more: the run may have stood, and been damaged
-            self.model.load(session.directory / BEST / WEIGHTS_FILE)
-            write_own_pooler(session.directory / BEST, self.model)  # a kill may have come between the two
+            # Once more: the run may have stood, and been damaged.
+            write_companions(best, self.model, self.tasks, self.tokenizer, self._max_length)
+            self.model.load(best)
+            settle(best)
+            write_own_pooler(best, self.model)  # a kill may have come between the two
         self.optimizer.spread_master(self.model.buffers())
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
@@ -256,6 +252,7 @@ class FineTuning:
         entries, damaged = session.log.entries()
         summary = self._sum_up(entries, damaged)
         self._draw(entries)
+        self.reporter.finish(session.directory, summary)
         return summary
 
     def _sum_up(self, entries: list[dict[str, Any]], damaged: int) -> dict[str, Any]:
@@ -263,6 +260,7 @@ class FineTuning:
         score, mean = overall(progress.best_dev, self.tasks)
         before = {"dev": progress.best_dev, "overall": score, "mean": mean}
         before |= {"thresholds": dict(self.model.thresholds()), "best_step": progress.best_step}
+        before |= {"examples": self.data.sizes()}
         before |= {"best_metric": best_metric_text(self.outputs.best_metric), "stopped_early": self._stopped_early()}
         surgery = surgery_summary(self.optimizer, [task.name for task in self.tasks])
         epochs = epoch_summary(entries, self.trainer.sampler.steps_per_epoch, progress.steps)
@@ -284,4 +282,6 @@ class FineTuning:
         return summary
 
     def _draw(self, entries: list[dict[str, Any]]) -> None:
-        draw(entries, self.session.directory, self.session.progress.steps, self.reporter)
+        folder, steps = self.session.directory, self.session.progress.steps
+        draw(entries, folder, steps, self.reporter)
+        leave(CARD_FILE, best_card(self.model, self.tasks), entries, folder, steps, self.reporter)

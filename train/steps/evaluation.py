@@ -24,7 +24,8 @@ from concord.train.objectives.answers import (
     task_errors,
     task_predictions,
 )
-from concord.train.objectives.metrics import best_threshold, metric_names, task_metrics
+from concord.train.objectives.metrics import main_metric, metric_names, task_metrics
+from concord.train.objectives.thresholds import best_threshold
 from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
 
@@ -110,7 +111,7 @@ def _answer(
         predictions, errors, scores = map(ranks.add_up_on_host, (predictions, errors, scores))
     if head.threshold is not None:
         if choose_threshold:
-            head.threshold.fill_(best_threshold(predictions, split.labels))
+            head.threshold.fill_(best_threshold(predictions, split.labels, main_metric(task)))
         predictions = (predictions > head.threshold.item()).astype(np.float64)
     return Answers(predictions, errors, scores)
 
@@ -210,7 +211,8 @@ def evaluate(
 
     A metric that is undefined on the set is None. Where a logit is not finite, all metrics of the task are NaN, since
     its predictions mean nothing.
-    choose_thresholds: first give each head that has a threshold the one with the best accuracy on this set.
+    choose_thresholds: first give each head that has a threshold the one that its task's metric is best with on
+    this set.
     gather_kept: a batch of these sets' examples with outputs of the encoder that have been computed before; None to
     run it. reporter: is told of each batch that is read. ranks: divide the batches, which hold about as many tokens
     each, and all have all answers.

@@ -5,18 +5,6 @@ from concord.train.data.demo_sets.question_frames import CITIES, COUNTRIES, LANG
 _PARTIES = ("landlord", "teacher", "doctor", "baker", "farmer", "bank", "hospital", "school", "neighbour", "driver")
 _CURRENCIES = ("dollars", "euros", "pounds", "yen", "rupees", "francs", "pesos", "kroner")
 _ANIMALS = ("horse", "dog", "cat", "rabbit", "bear", "lion", "wolf", "camel", "zebra", "deer", "goat", "fox")
-_ACTIVITIES = (
-    "landlord",
-    "teacher",
-    "doctor",
-    "baker",
-    "farmer",
-    "bank",
-    "hospital",
-    "school",
-    "neighbour",
-    "driver",
-)
 
 ROLE_FRAMES = (
     Frame(
@@ -144,8 +132,8 @@ ROLE_FRAMES = (
     Frame(
         "lawsuit",
         {
-            "a": _ACTIVITIES,
-            "b": _ACTIVITIES,
+            "a": _PARTIES,
+            "b": _PARTIES,
         },
         (
             asks(
