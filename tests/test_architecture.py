@@ -17,6 +17,7 @@ ROOMS = (
     "kernels.checks",
     "bert",
     "train.reporter",
+    "train.ranks",
     "train.settings",
     "train.data",
     "train.objectives",
@@ -34,7 +35,15 @@ ROOMS = (
 # Who sees the flat settings, one a flag: the commands with their flags and files, recipes, what makes typed parts of
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
-    *("train.flags", "train.library", "train.pretrain", "train.reproduce", "train.seeds", "train.sweeping"),
+    *(
+        "train.flags",
+        "train.library",
+        "train.pretrain",
+        "train.reproduce",
+        "train.run",
+        "train.seeds",
+        "train.sweeping",
+    ),
     *("train.settings.sweep_file",),
     *("train.settings.files", "train.settings.idle", "train.settings.layers", "train.settings.settings_file"),
     *("train.settings.typed",),
