@@ -27,6 +27,7 @@ from bench.resources.targets import TARGETS, Target
 from concord.kernels.dispatch import using_kernels
 
 _PRODUCT_MODULES = (
+    "concord.kernels.attention.mixed_kernels",
     "concord.kernels.attention.short_kernels",
     "concord.kernels.attention.tiled_kernels",
     "concord.kernels.task_products_kernels",
