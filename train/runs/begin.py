@@ -49,7 +49,9 @@ def begin_fine_tuning(
     device, None for a process that is alone; launch: what has started it, if anything. Raises InputError for
     whatever is wrong with the run's input, before anything is written.
     """
-    config, reporter = fine_tuning_config(flat), with_adapters(reporter, flat.report_to)
+    # Of several ranks one tells other tools of the run, as one prints.
+    leads = ranks is None or ranks.leads
+    config, reporter = fine_tuning_config(flat), with_adapters(reporter, flat.report_to if leads else ())
     tasks = choose_metrics(run_tasks(config.data), config.objectives)
     check_metrics(tasks)
     check_best_metric(config.outputs.best_metric, tasks)

@@ -55,8 +55,10 @@ def assert_same_run(out, other):
 
 def test_a_run_of_two_processes_leaves_what_one_does_and_its_state_goes_on_in_one(course, tmp_path):
     more = (*PLAIN, "--pair-encoding", "sts=separate", "--losses", "sts=mse+mnrl-cosine", "--threshold", "dev")
-    text = finished(tmp_path, run_arguments(course, tmp_path / "two", *more))
+    text = finished(tmp_path, run_arguments(course, tmp_path / "two", *more, "--report-to", "tensorboard"))
     assert run_command(run.main, run_arguments(course, tmp_path / "one", *more)) == 0
+    (told,) = (tmp_path / "two").rglob("events.out.tfevents*")  # by one of both
+    assert told.stat().st_size > 0
     assert text.count("written    ") == 1
     assert "ranks      2 processes" in text
     assert_same_run(tmp_path / "two", tmp_path / "one")
@@ -65,6 +67,7 @@ def test_a_run_of_two_processes_leaves_what_one_does_and_its_state_goes_on_in_on
         "curves.png",
         "conflicts.png",
         "report.html",
+        told.relative_to(tmp_path / "two").parts[0],
     }
     assert names <= {path.name for path in (tmp_path / "two").iterdir()}
     for name in names:
