@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from concord.train.data.batches import LabelledBatch, whole_step
 from concord.train.data.parts import divide
 from concord.train.data.tasks import select_tasks
+from concord.train.ranks.gathering import Others
 from tests.samples import random_split
 
 TASKS = select_tasks(["sst", "paraphrase", "sts"], None)
@@ -17,6 +19,21 @@ SPLITS = {
 def micro_batch(*counts):
     random = np.random.default_rng(3)
     return {task.name: random.permutation(40)[:count] for task, count in zip(TASKS, counts, strict=True)}
+
+
+def test_a_rank_overwrites_its_gradients_with_the_first_batch_that_it_has_an_example_of():
+    nothing, some = {"sst": np.zeros(0, dtype=np.int64)}, {"sst": np.array([1])}
+    asked = []
+
+    def gather(part, accumulate):
+        asked.append(accumulate)
+        return LabelledBatch("packed", {})
+
+    others = [Others({}, last) for last in (False, False, False, True)]
+    batches = list(whole_step(list(zip([nothing, some, nothing, some], others, strict=True)), gather))
+    assert asked == [False, True]
+    assert [batch.packed for batch in batches] == [None, "packed", None, "packed"]
+    assert [batch.others for batch in batches] == others
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
