@@ -21,9 +21,10 @@ from concord.train.command import run_command
 from concord.train.flags import OneLineParser, config_from, contradiction
 from concord.train.outputs import names
 from concord.train.outputs.folders import clear_folder, has_state
+from concord.train.papers.budgets import BUDGETS, budgeted, flags_of
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config
-from concord.train.settings.options import flag_of, setting_text
+from concord.train.settings.options import flag_of
 from concord.train.settings.recipes import Paper, Recipe, papers, read_paper, read_recipe
 
 PRETRAINED = "pretrained"
@@ -33,80 +34,6 @@ _WITHOUT_EFFECT = {
     *("device", "kernels", "products", "self_check", "cuda_graphs"),
     *("log_every", "save_every", "mistakes", "skip_test", "skip_bad_rows"),
 }
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much of a paper's schedule is run.
-
-    Attributes:
-        divisor: of the epochs of stages and milestones, each of which stays at least one; 0 for one epoch a stage.
-        steps: of the whole run, divided among its epochs.
-        batch_size: the paper's batch size is cut to this.
-        rate: factor of the encoder's learning rate.
-        head_rate: factor of the heads' learning rates, which it raises to 1e-3 at most.
-        pretraining_steps: of the further pre-training before it; 0 for as many as the paper has.
-        more: further settings, name and value.
-    """
-
-    divisor: int = 1
-    steps: int = 0
-    batch_size: int = 0
-    rate: float = 1.0
-    head_rate: float = 1.0
-    pretraining_steps: int = 0
-    more: tuple[tuple[str, Any], ...] = ()
-
-
-BUDGETS = {
-    "smoke": Budget(
-        divisor=0,
-        steps=3,
-        batch_size=4,
-        pretraining_steps=1,
-        more=(("model", "tiny"), ("evaluate_every", 0), ("dev_examples", 24), ("skip_test", True)),
-    ),
-    "short": Budget(
-        divisor=5,
-        steps=120,
-        batch_size=16,
-        rate=10.0,
-        head_rate=100.0,
-        pretraining_steps=25,
-        more=(("evaluate_every", 0), ("dev_examples", 600), ("skip_test", True)),
-    ),
-    "full": Budget(),
-}
-_HIGHEST_HEAD_RATE = 1e-3
-
-
-def budgeted(settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
-    """A recipe's settings within a budget."""
-    if budget == BUDGETS["full"]:
-        return dict(settings)
-    config = RunConfig(**settings)
-    found = settings | dict(budget.more)
-
-    def shortened(epochs: int) -> int:
-        return max(1, round(epochs / budget.divisor)) if budget.divisor else 1
-
-    stages = config.parsed_stages()
-    found["epochs"] = sum(shortened(stage.epochs) for stage in stages)
-    if len(stages) > 1:
-        found["stages"] = tuple(f"{stage.trains}:{shortened(stage.epochs)}" for stage in stages)
-    found["milestones"] = tuple(dict.fromkeys(str(shortened(epoch)) for epoch in config.milestone_epochs()))
-    found["steps_per_epoch"] = max(1, budget.steps // found["epochs"])
-    found["batch_size"] = min(config.batch_size, budget.batch_size)
-    if config.learning_rate > 0:
-        found["learning_rate"] = config.learning_rate * budget.rate
-    found["head_learning_rate"] = tuple(_multiplied(item, budget.head_rate) for item in config.head_learning_rate)
-    return found
-
-
-def _multiplied(item: str, factor: float) -> str:
-    task, equals, value = item.rpartition("=")
-    rate = float(value)
-    return f"{task}{equals}{max(rate, min(rate * factor, _HIGHEST_HEAD_RATE)):g}"
 
 
 class Reproduction:
@@ -152,9 +79,9 @@ class Reproduction:
             own = {name: settings[name] for name in _FOR_PRETRAINING if name in settings} | self.paper.pretraining
             if self.budget.pretraining_steps:
                 own["max_steps"] = self.budget.pretraining_steps
-            runs.append(_PlannedPretraining(self.out / PRETRAINED, _flags(own), "further pre-training"))
+            runs.append(_PlannedPretraining(self.out / PRETRAINED, flags_of(own), "further pre-training"))
             settings["model"] = str((self.out / PRETRAINED).absolute())
-        arguments = ["--recipe", recipe.name, *_flags(settings)]
+        arguments = ["--recipe", recipe.name, *flags_of(settings)]
         directory = self.out / recipe.name.rpartition("/")[2]
         return [*runs, _PlannedRun(directory, arguments, f"{recipe.name}: {recipe.description}")]
 
@@ -176,7 +103,7 @@ class Reproduction:
         """The command line that makes the tables, wherever the data lie."""
         more = self.more | ({"data": "DIR"} if "data" in self.more else {})
         return shlex.join(
-            ["python", "-m", "train.reproduce", self.paper.name, "--budget", self.budget_name, *_flags(more)]
+            ["python", "-m", "train.reproduce", self.paper.name, "--budget", self.budget_name, *flags_of(more)]
         )
 
 
@@ -256,17 +183,6 @@ def _same(name: str, value: Any, other: Any) -> bool:
     if name in ("data", "model") and Path(value).exists() and Path(other).exists():
         return Path(value).samefile(other)
     return value == other
-
-
-def _flags(settings: dict[str, Any]) -> list[str]:
-    """Settings as the command line takes them."""
-    arguments = []
-    for name, value in settings.items():
-        if isinstance(value, bool):
-            arguments += [flag_of(name)] * value
-        else:
-            arguments += [flag_of(name), setting_text(value)]
-    return arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,6 +15,11 @@ METRICS = ("sst", "paraphrase", "sts", "overall")
 _TITLES = {"sst": "SST accuracy", "paraphrase": "paraphrase accuracy", "sts": "STS Pearson", "overall": "overall"}
 
 
+def main_score(metrics: Mapping[str, float]) -> float:
+    """The one of a task's dev metrics that papers report: the accuracy, or of a regression Pearson's r."""
+    return next(metrics[name] for name in _MAIN_METRICS if name in metrics)
+
+
 def row_scores(paper: Paper, row: Row, summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:
     """Our figures for a row: each task's main dev metric, `overall` as the paper computes it where all three tasks are
     there, and seconds, examples_per_second, seconds_per_epoch over the row's runs. None while a run is missing."""
@@ -23,8 +28,7 @@ def row_scores(paper: Paper, row: Row, summaries: Mapping[str, Mapping[str, Any]
     runs = [summaries[system] for system in row.systems]
     found: dict[str, float] = {}
     for run in runs:
-        for task, metrics in run["dev"].items():
-            found[task] = next(metrics[name] for name in _MAIN_METRICS if name in metrics)
+        found |= {task: main_score(metrics) for task, metrics in run["dev"].items()}
     score = course_score(found)
     if score is not None:
         found["overall"] = score if paper.overall == "course" else sum(found[task] for task in METRICS[:3]) / 3
