@@ -33,7 +33,8 @@ ROOMS = (
 # Who sees the flat settings, one a flag: the commands with their flags and files, recipes, what makes typed parts of
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
-    *("train.flags", "train.library", "train.pretrain", "train.reproduce"),
+    *("train.flags", "train.library", "train.pretrain", "train.planned_runs"),
+    *("train.papers.budgets", "train.papers.results"),
     *("train.settings.files", "train.settings.idle", "train.settings.recipes", "train.settings.typed"),
     *("train.runs.begin", "train.runs.pre_training"),
     *("bench.labels", "bench.lengths", "bench.step_cases", "bench.test_data"),

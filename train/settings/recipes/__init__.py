@@ -1,7 +1,8 @@
 """Named recipes: the systems of five papers as readable files, one a system, and the papers' tables.
 
 PAPER/paper.toml holds what all systems of a paper share, and its tables with the figures that it reports; each other
-file of the folder is one system: a line that describes it, and a handful of settings, by the names of the flags.
+file of the folder is one system: a line that describes it, and a handful of settings, by the names of the flags; its
+base is another system of the folder, over whose settings its own stand.
 """
 
 import difflib
@@ -43,7 +44,7 @@ class Row:
     Attributes:
         name: as the paper calls it.
         systems: the recipes' names without the paper's.
-        figures: task, or `overall` -> the dev score that the paper reports.
+        figures: task, or `overall` -> the dev score that the paper reports; none where the row is ours.
         test: task, or `overall` -> the test score that the paper reports.
     """
 
@@ -131,6 +132,8 @@ def read_recipe(name: str) -> Recipe:
         raise InputError(f"--recipe {name}: there is none of that name; {hint}--recipes lists them")
     path = FOLDER / f"{name}.toml"
     own = _read(path)
+    if "base" in own:
+        own = _read(path.with_name(f"{own.pop('base')}.toml")) | own
     shared = path.parent / _PAPER_FILE
     settings = (_read(shared).get("settings", {}) if shared.exists() else {}) | own
     kept = {key: settings.pop(key, None) for key in _OWN_KEYS}
