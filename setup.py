@@ -17,6 +17,8 @@ DATA = ["datasets"]
 ONNX = ["onnx", "onnxruntime"]
 # Where the core has no metric of its own.
 METRICS = ["scikit-learn"]
+# concord sweep
+SWEEP = ["optuna"]
 
 ROOT = Path(__file__).parent
 # Package -> its folder. What is installed has one name, and the rooms, which lie beside it here, lie in it there.
@@ -63,12 +65,17 @@ setup(
         "data": DATA,
         # what the tests compare with; the Triton that torch 2.13 goes with, whose interpreter the sanitizer and bf16 as
         # GPUs compute it are written against, and which the registers and the shared memory of compiled kernels depend
-        # on; what damages their input; what builds the wheel that the tests look into
+        # on; what damages their input; what reads back what
+        # --report-to writes; what looks at pages; what builds the wheel that the tests look into
         "test": [
             *BENCH,
             *MODEL,
             *DATA,
             *METRICS,
+            *SWEEP,
+            "tensorboard",
+            "mlflow-skinny",
+            "playwright",
             # the libraries that exports are loaded by, in the releases that the round trips were last tried with
             "transformers==5.24.*",
             "sentence-transformers==6.2.*",
@@ -86,6 +93,8 @@ setup(
         "rules": ["torchjd[full]"],
         # --metric macro-f1, mcc and roc-auc
         "metrics": METRICS,
+        # concord sweep: settings searched for, kept in SQLite
+        "sweep": SWEEP,
         "onnx": ONNX,
         "bench": [*BENCH, *MODEL],
     },

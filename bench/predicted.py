@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.counted_steps import CountedStep, Operation
-from bench.kernel_classes import PRODUCTS, class_of
 from bench.lengths import read_lengths
 from bench.report import ROOT, update_page
 from bench.step_cases import MODELS
 from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
+from concord.train.profiles.kernel_classes import PRODUCTS, class_of
 
 BEGIN, END = "<!-- predicted: begin -->", "<!-- predicted: end -->"
 TASKS = (3, 8, 16)

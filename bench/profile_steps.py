@@ -12,7 +12,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,7 +23,6 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.kernel_classes import OTHER, class_of, is_wait
 from bench.lengths import read_lengths, splits_of_lengths
 from bench.step_cases import MODELS, Case, build_trainer, step_precision
 from concord.bert.errors import InputError
@@ -33,16 +31,13 @@ from concord.kernels.dispatch import describe_kernels
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.outputs.provenance import commit, versions
+from concord.train.profiles.events import events_of, summarise_events
+from concord.train.profiles.kernel_classes import OTHER
 from concord.train.steps.loop import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
-GAPS = "gaps"
 _LAUNCHES = "Launch"  # in the runtime's names of what the host launches: kernels, and graphs of them
-_SUMMED = ("seconds", "launches")  # of a class's kernels
 _MOST_OTHERS = 3  # kernels of no class that the table names
-
-Events = list[tuple[str, float]]
-"""Name and seconds of each kernel, copy or operator."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,35 +100,6 @@ def measure(trainer: Trainer, steps: int, trace: Path | None = None) -> dict[str
         "host_launches": sum(_LAUNCHES in name for name in launches) / steps if on_gpu else None,
         **summarise_events(found, steps, seconds if on_gpu else profiled_seconds),
     }
-
-
-def events_of(profiler: profile, on_gpu: bool) -> Events:
-    """What the device did: its kernels and copies, or on a CPU torch's operators, each without those within it."""
-    if on_gpu:
-        return [
-            (event.name, event.time_range.elapsed_us() * 1e-6)
-            for event in profiler.events()
-            if event.device_type == DeviceType.CUDA and not event.is_user_annotation and not is_wait(event.name)
-        ]
-    return [(event.name, event.self_cpu_time_total * 1e-6) for event in profiler.events()]
-
-
-def summarise_events(events: Events, steps: int, seconds: float) -> dict[str, Any]:
-    """Classes and kernels, the longest first, with seconds and launches a step; `seconds` are by the clock, of all."""
-    spent: dict[str, float] = defaultdict(float)
-    for name, own in events:
-        spent[name] += own
-    counts = Counter(name for name, _ in events)
-    kernels = [
-        {"name": name, "class": class_of(name), "seconds": own / steps, "launches": counts[name] / steps}
-        for name, own in sorted(spent.items(), key=lambda item: -item[1])
-    ]
-    classes = [
-        {"name": label, **{key: sum(own[key] for own in kernels if own["class"] == label) for key in _SUMMED}}
-        for label in {kernel["class"] for kernel in kernels}
-    ]
-    gaps = {"name": GAPS, "seconds": seconds / steps - sum(own["seconds"] for own in kernels), "launches": 0}
-    return {"classes": [*sorted(classes, key=lambda own: -own["seconds"]), gaps], "kernels": kernels}
 
 
 def table(report: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "runs": ("concord.train.runs_list", (), "list the runs in a folder, with how they stand"),
     "compare": ("concord.train.compare", (), "compare runs: settings, scores, speed, conflicts"),
     "report": ("concord.train.report", (), "draw a run's page, report.html, anew"),
+    "sweep": ("concord.train.sweep", (), "search settings, trial by trial"),
     "pretrain": ("concord.train.pretrain", (), "train a BERT further on raw text"),
     "reproduce": ("concord.train.reproduce", (), "run the systems of a paper and write its tables"),
     "recipes": ("concord.train.run", ("--recipes",), "list the named systems"),

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder, EncoderOutput, Norm
-from concord.bert.kinds import Kind, MaskedHead
+from concord.bert.kinds import Classifier, Kind, MaskedHead
 from concord.bert.pooling import mean_of_sequences
 from concord.kernels.deposits import deposit, deposit_product
 from concord.kernels.layout.rows import task_gradients_of
@@ -49,6 +49,7 @@ KIND = Kind(
     fixed={"attention_bias": False, "mlp_bias": False, "norm_bias": False, "mlp_dropout": 0.0},
     has_segments=False,
     head=MaskedHead(dense="head.dense", norm="head.norm", bias="decoder.bias", decoder="decoder.weight"),
+    classifier=Classifier(architecture="ModernBertForSequenceClassification", pooler="head.dense", layer="classifier"),
     tokenizer="PreTrainedTokenizerFast",
 )
 

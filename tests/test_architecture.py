@@ -23,6 +23,7 @@ ROOMS = (
     "train.steps",
     "train.checks",
     "train.outputs",
+    "train.profiles",
     "train.reports",
     "train.exports",
     "train.runs",
@@ -33,9 +34,10 @@ ROOMS = (
 # Who sees the flat settings, one a flag: the commands with their flags and files, recipes, what makes typed parts of
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
-    *("train.flags", "train.library", "train.pretrain", "train.planned_runs"),
-    *("train.papers.budgets", "train.papers.results"),
-    *("train.settings.files", "train.settings.idle", "train.settings.recipes", "train.settings.typed"),
+    *("train.flags", "train.library", "train.pretrain", "train.planned_runs", "train.seeds", "train.sweeping"),
+    *("train.papers.budgets", "train.papers.results", "train.settings.sweep_file"),
+    *("train.settings.files", "train.settings.idle", "train.settings.layers", "train.settings.settings_file"),
+    *("train.settings.typed",),
     *("train.runs.begin", "train.runs.pre_training"),
     *("bench.labels", "bench.lengths", "bench.step_cases", "bench.test_data"),
 }

@@ -1,71 +1,37 @@
 """The command line of a training run, made from the fields of its configuration."""
 
 import argparse
-import difflib
 from collections.abc import Collection, Sequence
 from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from concord.bert.errors import InputError
+from concord.train.elsewhere import meant
 from concord.train.settings.config import RunConfig
-from concord.train.settings.definitions import is_table_name
-from concord.train.settings.named_data import PATHS, with_data
+from concord.train.settings.layers import OF_TABLES, layered
+from concord.train.settings.named_data import PATHS, from_anywhere
 from concord.train.settings.options import GROUPS, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe, recipes
-from concord.train.settings.tables import DEMO
 
-# The settings that may name code of the user's own.
-_OF_TABLES = tuple(option.name for option in fields(RunConfig) if "tables" in option.metadata)
-# What other trainers call a flag -> what it is here.
-_ELSEWHERE = {
-    "--lr": "--learning-rate",
-    "--lr-head": "--head-learning-rate",
-    "--output-dir": "--out",
-    "--outdir": "--out",
-    "--num-train-epochs": "--epochs",
-    "--n-epochs": "--epochs",
-    "--num-epochs": "--epochs",
-    "--per-device-train-batch-size": "--batch-size",
-    "--train-batch-size": "--batch-size",
-    "--gradient-accumulation-steps": "--accumulate",
-    "--model-name-or-path": "--model",
-    "--pretrained": "--model",
-    "--max-seq-length": "--max-length",
-    "--warmup-ratio": "--warmup",
-    "--warmup-steps": "--warmup",
-    "--lr-scheduler-type": "--schedule",
-    "--scheduler": "--schedule",
-    "--max-grad-norm": "--clip",
-    "--grad-clip": "--clip",
-    "--fp16": "--amp fp16",
-    "--bf16": "--amp bf16",
-    "--eval-steps": "--evaluate-every",
-    "--logging-steps": "--log-every",
-    "--save-steps": "--save-every",
-    "--resume-from-checkpoint": "--resume",
-    "--use-gpu": "--device cuda",
-    "--use-cpu": "--device cpu",
-    "--no-cuda": "--device cpu",
-    "--hidden-dropout-prob": "--hidden-dropout",
-    "--pcgrad": "--surgery pcgrad",
-    "--gradvac": "--surgery gradvac",
-    "--task": "--tasks",
-    "--data-dir": "--data",
-    "--dataset": "--data",
-    "--dataset-name": "--train-file",
-    "--text-column-name": "--text-column",
-    "--text-column-names": "--text-column",
-    "--label-column-name": "--label-column",
-    "--metric-for-best-model": "--best-metric",
-    "--early-stopping-patience": "--early-stopping",
-    "--patience": "--early-stopping",
-    "--class-weight": "--class-weights",
-}
 # What --help shows of a run's settings; --help-all shows the others too.
 _COMMON = (
-    *("help", "out", "resume", "recipe", "recipes", "data", "tasks", "model", "heads", "losses", "surgery"),
+    *(
+        "help",
+        "out",
+        "resume",
+        "config",
+        "seeds",
+        "recipe",
+        "recipes",
+        "data",
+        "tasks",
+        "model",
+        "heads",
+        "losses",
+        "surgery",
+    ),
     *("train_file", "text_column", "label_column"),
     *("granularity", "amp", "device", "kernels", "epochs", "max_steps", "batch_size", "accumulate", "stages"),
     *("learning_rate", "head_learning_rate", "seed", "evaluate_every", "skip_bad_rows"),
@@ -100,7 +66,7 @@ class OneLineParser(argparse.ArgumentParser):
         known, unknown = self.parse_known_args(arguments)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            raise InputError(f"unknown argument {unknown[0]}{_meant(unknown[0].split('=')[0], flags)}")
+            raise InputError(f"unknown argument {unknown[0]}{meant(unknown[0].split('=')[0], flags)}")
         return known
 
 
@@ -122,18 +88,6 @@ class _HelpAll(argparse.Action):
 def _shown_whole(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser._hidden = []
     return parser
-
-
-def _meant(flag: str, flags: Sequence[str]) -> str:
-    """What may have been meant by a flag that there is not: what other trainers call by it, or the nearest names."""
-    plain = "--" + flag.lstrip("-").replace("_", "-").lower()
-    if _ELSEWHERE.get(plain, "").split(" ")[0] in flags:
-        return f": here it is {_ELSEWHERE[plain]}"
-    near = difflib.get_close_matches(plain, flags, n=3, cutoff=0.6)
-    near += [name for name in flags if plain.strip("-") in name and len(plain) > 4 and name not in near][:3]
-    if not near:
-        return ": there is nothing of the kind, --help lists the flags"
-    return f": did you mean {' or '.join(near[:3])}?"
 
 
 def settings_parser(prog: str, description: str, folder: str) -> OneLineParser:
@@ -159,6 +113,16 @@ def build_parser() -> OneLineParser:
         "python -m train.run", "Fine-tune one BERT on several tasks at once, with gradient surgery.", "of the run"
     )
     parser.add_argument("--recipes", action=_ListRecipes, nargs=0, help="list the recipes and stop")
+    parser.add_argument("--config", type=str, help="settings in a .toml or a run's config.json; flags win over them")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print all settings as --config reads them and stop"
+    )
+    parser.add_argument(
+        "--seeds", type=str, help="several seeds, such as 1,2,3: a run each in one folder, side by side"
+    )
+    parser.add_argument("--profile", type=int, metavar="N", help="profile N steps: a table by class of op, and a trace")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but warnings and errors")
+    parser.add_argument("--json", action="store_true", help="print one event a line, as JSON")
     group: argparse._ActionsContainer = parser
     for option in fields(RunConfig):
         if option.name in GROUPS:
@@ -179,36 +143,31 @@ class _ListRecipes(argparse.Action):
 
 
 def config_from(arguments: argparse.Namespace) -> RunConfig:
-    """The configuration that the recipe and the flags over it describe; InputError where a value is not allowed, or
-    code of the user's own that a flag names is not to be had."""
-    given = with_data(_given(arguments))
-    import_own(own_names(given, _OF_TABLES))
-    if not given.get("recipe"):
-        return RunConfig(**given)
-    settings = read_recipe(given["recipe"]).settings | given
-    try:
-        return RunConfig(**settings)
-    except InputError as error:
-        raise InputError(f"{error} (with the settings of --recipe {given['recipe']})") from None
+    """The configuration that the flags describe, over the file of --config, over a recipe; InputError where a value is
+    not allowed, or code of the user's own is not to be had."""
+    path = getattr(arguments, "config", "")
+    return layered(_given(arguments), Path(path) if path else None)
 
 
 def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> RunConfig:
-    """The configuration of a run that is to go on: its own, with the place of its data and its number format where the
-    command line names another (data that are not the same are refused later, by their digests).
+    """The configuration of a run that is to go on: its own, with the place of its data, its number format and what else
+    is told of it where the command line names another (data that are not the same are refused later, by their digests).
 
     InputError where another flag contradicts it, or it names code that is not trusted, or not to be had.
     """
+    if hasattr(arguments, "config"):
+        raise InputError(f"--config {arguments.config}: the run in {directory} goes on with its own settings")
     given = _given(arguments)
     if config.train_file and "data" in given:
         given = {"train_file": given["data"]} | {name: value for name, value in given.items() if name != "data"}
-    movable = ("data", "amp", *(name for name in PATHS if getattr(config, name)))
+    movable = ("data", "amp", "report_to", *(name for name in PATHS if getattr(config, name)))
     for name, value in given.items():
         kept = getattr(config, name)
         if value != kept and name not in movable:
             raise contradiction(name, value, kept, directory)
     changed = replace(config, **{name: given[name] for name in movable if name in given})
-    names = own_names(vars(changed), _OF_TABLES)
-    check_trusted(names, own_names(given, _OF_TABLES), directory)
+    names = own_names(vars(changed), OF_TABLES)
+    check_trusted(names, own_names(given, OF_TABLES), directory)
     import_own(names)
     return changed
 
@@ -221,17 +180,6 @@ def contradiction(name: str, value: Any, kept: Any, directory: Path) -> InputErr
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     names = {option.name for option in fields(RunConfig)}
     return {name: from_anywhere(name, value) for name, value in vars(arguments).items() if name in names}
-
-
-def from_anywhere(name: str, value: Any) -> Any:
-    """The value of a setting, with a path made absolute, so that the run can be resumed from any folder."""
-    if name in PATHS:
-        is_path = Path(value).exists() or is_table_name(value)
-    elif name == "data":
-        is_path = value not in ("", DEMO) and not own_names({name: value}, (name,))
-    else:
-        is_path = name == "model" and value not in ("minilm", "tiny") and Path(value).is_dir()
-    return str(Path(value).absolute()) if is_path else value
 
 
 def argument_of(option: Field, default: Any, text: str | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 SPINS = "2000"  # some tens of microseconds, before a thread sleeps: work comes again sooner within a step
 # Whoever has set one of these has decided how threads wait, or how many there are.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_THREADS = "OMP_NUM_THREADS"
+THREADS = "OMP_NUM_THREADS"
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -29,8 +29,8 @@ def settle_threads(environment: MutableMapping[str, str] = os.environ) -> None:
         environment["OMP_WAIT_POLICY"] = "passive"
         environment["GOMP_SPINCOUNT"] = SPINS
     allowed = quota()
-    if _THREADS not in environment and allowed is not None and allowed < cores():
-        environment[_THREADS] = str(allowed)
+    if THREADS not in environment and allowed is not None and allowed < cores():
+        environment[THREADS] = str(allowed)
 
 
 def cores() -> int:

@@ -10,9 +10,9 @@ import pytest
 from torch.autograd import DeviceType
 
 from bench import profile_steps
-from bench.kernel_classes import COPIES, OTHER, PRODUCTS, class_of, triton_classes
 from bench.profile_steps import events_of, main, summarise_events, table
 from concord.bert.errors import InputError
+from concord.train.profiles.kernel_classes import COPIES, OTHER, PRODUCTS, class_of, triton_classes
 
 KERNELS = Path(__file__).resolve().parent.parent.parent / "kernels"
 

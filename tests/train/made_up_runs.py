@@ -121,3 +121,14 @@ def write_run(directory, entries=(), answers=None, examples=None, *, text=None, 
             path = directory / f"{task.name}-dev-mistakes.csv"
             write_mistakes(path, task, examples[task.name], answers[task.name][1], 20)
     return directory
+
+
+def write_seeds(directory, runs, *, threads=1):
+    """A folder of several seeds: seed -> what `write_run` is given of its run; None for one that has not begun."""
+    directory.mkdir(parents=True)
+    write_config(RunConfig(), directory / "config.json")
+    (directory / "seeds.json").write_text(json.dumps({"seeds": list(runs), "threads": threads}))
+    for seed, settings in runs.items():
+        if settings is not None:
+            write_run(directory / f"seed-{seed}", seed=seed, **settings)
+    return directory

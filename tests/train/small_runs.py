@@ -48,9 +48,14 @@ def write_course_data(directory, examples=24):
     return directory
 
 
-@contextmanager
 def run_in_another_process(directory):
     """Another process writes the log of the run in `directory`."""
+    return lock_of_another_process(directory / "metrics.jsonl")
+
+
+@contextmanager
+def lock_of_another_process(path):
+    """Another process has the lock on a file."""
     lines = (
         "import fcntl, sys",
         "file = open(sys.argv[1], 'ab')",
@@ -58,7 +63,7 @@ def run_in_another_process(directory):
         "print(flush=True)",
     )
     code = "\n".join([*lines, "input()"])
-    arguments = [sys.executable, "-c", code, str(directory / "metrics.jsonl")]
+    arguments = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         try:

@@ -49,7 +49,7 @@ def test_real_runs_are_compared_by_what_they_left(data, tmp_path, capsys, withou
     # What is computed anew from the dev answers is what the run itself had.
     first, second = (read_run(tmp_path / name) for name in "ab")
     for task in TASKS:
-        found = difference(task, first.answers[task.name], second.answers[task.name])
+        found = difference(task, [first.answers[task.name]], [second.answers[task.name]])
         expected = summaries[1]["dev"][task.name][found.metric] - summaries[0]["dev"][task.name][found.metric]
         assert found.value == pytest.approx(expected, abs=1e-12)
         assert found.low <= found.value <= found.high
@@ -69,7 +69,7 @@ def test_an_interval_is_that_of_draws_that_take_the_same_examples_for_both(tmp_p
     first = np.clip(gold + draw.normal(0, 1.5, 400), 0, 5)
     second = np.clip(first + draw.normal(0, 0.1, 400), 0, 5)
     one, other = stored(tmp_path / "a", STS, gold, first), stored(tmp_path / "b", STS, gold, second)
-    found = difference(STS, one, other)
+    found = difference(STS, [one], [other])
     assert found.value == pytest.approx(pearson(second, gold) - pearson(first, gold))
     # By the jackknife, another estimate of the same deviation.
     kept = [np.delete(np.arange(400), row) for row in range(400)]
@@ -82,9 +82,9 @@ def test_an_interval_is_that_of_draws_that_take_the_same_examples_for_both(tmp_p
 def test_only_examples_of_the_same_id_and_label_are_compared(tmp_path):
     one = stored(tmp_path / "a", SST, [0, 1, 2, 3], [0, 1, 2, 0])
     other = stored(tmp_path / "b", SST, [0, 1, 3, 3, 4], [0, 0, 3, 3, 4])  # the third has another label
-    found = difference(SST, one, other)
+    found = difference(SST, [one], [other])
     assert (found.examples, found.value) == (3, pytest.approx(2 / 3 - 2 / 3))
-    assert difference(SST, stored(tmp_path / "c", SST, [4], [4]), stored(tmp_path / "d", SST, [1], [1])) is None
+    assert difference(SST, [stored(tmp_path / "c", SST, [4], [4])], [stored(tmp_path / "d", SST, [1], [1])]) is None
 
 
 def test_runs_without_dev_answers_are_compared_all_the_same_and_it_is_said(tmp_path, capsys):
@@ -135,6 +135,7 @@ def test_an_evaluation_that_lacks_a_task_is_refused(tmp_path, capsys):
 def test_one_run_is_nothing_to_compare(tmp_path, capsys):
     assert "expected from 2 to 26" in refused(capsys, compare.main, [tmp_path])
     assert "not the folder of a run" in refused(capsys, compare.main, [tmp_path, tmp_path])
+    assert "27 runs, expected from 2 to 26" in refused(capsys, compare.main, [tmp_path] * 27)
 
 
 def test_each_state_of_a_run_is_told_from_the_others(tmp_path, capsys):

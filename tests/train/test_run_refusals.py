@@ -38,7 +38,7 @@ def contents(directory):
         (["--learning-rate", "nan"], "--learning-rate nan: expected a number"),
         (["--tasks", "sst,stss"], "did you mean 'sts'"),
         (["--loss-weights", "uncertanty"], "expected a number of at least 0, or inverse-share, or uncertainty"),
-        (["--recipe", "concord/best", "--tasks", "sst"], "(with the settings of --recipe concord/best)"),
+        (["--recipe", "concord/best", "--tasks", "sst"], "concord/best.toml, line "),
         (["--tasks", "cfimdb"], "give --data"),
         (["--model", "no-such-model"], "expected minilm, tiny, a directory"),
         (["--data", "no-such-folder"], "no-such-folder"),

@@ -19,6 +19,7 @@ from concord.train.objectives.answers import LINKS, answers_as_shares, task_erro
 from concord.train.objectives.losses import embedding_loss, task_loss
 from concord.train.objectives.metrics import task_metrics
 from concord.train.settings import tables
+from concord.train.settings.adapters import ADAPTERS
 from concord.train.settings.config import RunConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,9 @@ CHOICES = {
     "surgery": tables.RULES.names,
     "batching": tables.BATCHINGS.names,
     "schedule": tables.SCHEDULES.names,
+    "report_to": ADAPTERS.names,
 }
+SEVERAL = ("losses", "heads", "report_to")  # whose settings are of several values
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 
 
@@ -99,10 +102,12 @@ def test_help_lists_every_member_with_its_phrase(capsys):
 def test_each_member_is_taken_by_its_flag_and_no_other_name(setting):
     for name in CHOICES[setting]:
         more = {"milestones": ("2",)} if name == "milestones" else {}
-        value = (name,) if setting in ("losses", "heads") else name
+        value = (name,) if setting in SEVERAL else name
         RunConfig(**{setting: value}, **more)
-    unknown = ("linaer",) if setting in ("losses", "heads") else "linaer"
-    with pytest.raises(InputError, match=f"--{setting} linaer: expected one of {sorted(CHOICES[setting])[0]}"):
+    unknown = ("linaer",) if setting in SEVERAL else "linaer"
+    with pytest.raises(
+        InputError, match=f"--{setting.replace('_', '-')} linaer: expected one of {sorted(CHOICES[setting])[0]}"
+    ):
         RunConfig(**{setting: unknown})
 
 

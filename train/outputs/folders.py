@@ -30,16 +30,18 @@ class RunFolder:
     precision_given: bool = False
     anew: tuple[str, ...] = ()
 
-    def claim(self) -> Path:
+    def claim(self, first: str = METRICS_FILE) -> Path:
         """Make the folder of a new run and return its path, which no other run has or will get; or that of the folder
         where a killed run is begun anew, which the lock on its log gives to one process.
+
+        first: the file that is made with the folder, empty, by which it is known to be taken.
 
         InputError where another run has begun in it and it is not `numbered`.
         """
         if self.anew:
             return self.path
         path, number = self.path, 1
-        while not _created(path):
+        while not _created(path / first):
             if not self.numbered:
                 raise InputError(f"--out {path}: another run has begun there meanwhile; give another")
             number += 1
@@ -47,11 +49,11 @@ class RunFolder:
         return path
 
 
-def _created(directory: Path) -> bool:
-    """Whether this process has begun the folder's log: of several that try, one does."""
-    make_folder(directory)
+def _created(file: Path) -> bool:
+    """Whether this process has begun a file in a folder: of several that try, one does."""
+    make_folder(file.parent)
     try:
-        (directory / METRICS_FILE).open("x").close()
+        file.open("x").close()
     except FileExistsError:
         return False
     return True

@@ -17,9 +17,18 @@ METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
 STATE_FILE, EARLIER_STATE_FILE = "last.safetensors", "last-but-one.safetensors"
 HELD_OUT_FILE = "held-out.json"  # which rows of training sets are dev sets, where nobody names one
 REPORT_FILE = "report.html"
+ADAPTERS_FILE = "reported-to.json"  # by which names the tools of --report-to know the run
+PROFILE_FILE, TRACE_FILE = "profile.json", "profile-trace.json.gz"  # of --profile
+LOCK_FILE = "lock"  # in a folder of several runs, by which one process has it
+SEEDS_FILE = "seeds.json"  # in a folder of several runs that differ in their seed alone
 # What the best model's weights vouch for, from its folder: what is read with them to answer.
 SEALED = (CONFIG_FILE, TOKENIZER_FILE, f"../{CONFIG_FILE}", f"../{TASKS_FILE}")
 CACHE = "token-cache"  # a folder beside the runs, which share it
+
+
+def seed_folder(seed: int) -> str:
+    """The folder of a seed's run, in that of several."""
+    return f"seed-{seed}"
 
 
 def predictions_file(task: str, split: str) -> str:

@@ -1,7 +1,7 @@
 """report.html: all that a run's folder tells, on one page that needs no network."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from concord.train.outputs.names import REPORT_FILE
 from concord.train.outputs.summary import score_line
 from concord.train.reports.figures import MOST_PAIRS, Figure, conflicts_of, curves_of, speed_of, surgery_of
 from concord.train.reports.judged import answers_of, lengths_of, mistakes_of
+from concord.train.reports.profiled import profile_of
 from concord.train.reports.stored_run import StoredRun
 
 _LONGEST_VALUE = 200  # characters of a setting
@@ -45,6 +46,12 @@ def write_report(run: StoredRun) -> Path:
 
 def page_of(run: StoredRun) -> str:
     """The page, as HTML that is well-formed XML too. Whatever comes from the folder is escaped."""
+    return render(run.directory.resolve().name, result_line(run), _sections(run), _missing(run), command_of(run))
+
+
+def render(title: str, result: str, sections: Sequence[Section], missing: Sequence[str] = (), command: str = "") -> str:
+    """A page: a title, the result in one line, what is missing, sections of figures, and the command, if any. Every
+    text is escaped."""
     loader = PackageLoader("concord.train.reports", "template")
     environment = Environment(
         loader=loader,
@@ -55,11 +62,11 @@ def page_of(run: StoredRun) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html").render(
-        title=run.directory.resolve().name,
-        result=result_line(run),
-        sections=[section for section in _sections(run) if section.figures],
-        missing=_missing(run),
-        command=command_of(run),
+        title=title,
+        result=result,
+        sections=[section for section in sections if section.figures],
+        missing=missing,
+        command=command,
     )
 
 
@@ -79,7 +86,7 @@ def _sections(run: StoredRun) -> list[Section]:
         Section("Answers to the dev sets", [figure for task in run.tasks for figure in answers_of(run, task)]),
         Section("Worst mistakes", [figure for figure in mistakes if figure], wide=True),
         Section("Lengths and data", lengths_of(run)),
-        Section("Speed", speed_of(run)),
+        Section("Speed", [*speed_of(run), *profile_of(run)]),
         Section("Settings and versions", [_settings(run), _versions(run)]),
     ]
 

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from concord.bert.errors import visible
 
 WIDTH = 400  # units; a figure is drawn as wide on a phone, and the letters have their size there
-_LEFT, _RIGHT, _TOP, _BELOW = 46, 8, 8, 22
+_LEFT, _RIGHT, _TOP, _BELOW = 48, 8, 8, 22
 _SCALE = 1000  # of the coordinates within a plot
 _MARGIN = 0.04  # of the range, above and below the curves
 
@@ -156,7 +156,7 @@ def heat(label: str, names: Sequence[str], edges: np.ndarray, values: np.ndarray
     every = -(-10 // row)  # so that names do not lie on one another
     for place, name in enumerate(names):
         if place % every == 0:
-            parts.append(f'<text class="end" x="{left - 4}" y="{row * place + 10}">{_text(name, 17)}</text>')
+            parts.append(f'<text class="end" x="{left - 4}" y="{row * place + 11}">{_text(name, 17)}</text>')
     numbers = " ".join("" if math.isnan(value) else f"{value * 100:.0f}" for value in values.T.ravel()).replace(
         " ", ","
     )
@@ -217,6 +217,8 @@ def short(value: float) -> str:
     value = 0.0 if abs(value) < 1e-12 else value
     if abs(value) >= 10_000:
         return f"{value / 1000:.4g}k" if abs(value) < 1e6 else f"{value:.3g}"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.1e}".replace("e-0", "e-")
     return f"{value:.4g}" if abs(value) >= 1 or not value else f"{value:.3g}"
 
 

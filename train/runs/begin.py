@@ -14,6 +14,7 @@ from concord.train.data.tasks import Task, read_tasks, write_tasks
 from concord.train.objectives.class_weights import class_weights, describe_class_weights
 from concord.train.objectives.metrics import check_best_metric, check_metrics
 from concord.train.objectives.undefined import weak_labels
+from concord.train.outputs.adapters.told import with_adapters
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CACHE, CONFIG_FILE, HELD_OUT_FILE, TASKS_FILE
 from concord.train.outputs.stopping import StoppableReporter
@@ -38,7 +39,7 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     flat: the run's settings as its folder keeps them; reporter: is told what the run does. Raises InputError for
     whatever is wrong with the run's input, before anything is written.
     """
-    config = fine_tuning_config(flat)
+    config, reporter = fine_tuning_config(flat), with_adapters(reporter, flat.report_to)
     tasks = choose_metrics(run_tasks(config.data), config.objectives)
     check_metrics(tasks)
     check_best_metric(config.outputs.best_metric, tasks)
@@ -73,6 +74,7 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
         content = json.dumps(data.held_out, indent=1) + "\n"
         settings[HELD_OUT_FILE] = lambda path: path.write_text(content, encoding="utf-8")
     session.open(optimizer, data.digests(), settings, trainer.total_steps)
+    reporter.open_run(session.directory, asdict(flat), session.progress.steps)
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer, config.data.max_length)

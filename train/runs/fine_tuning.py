@@ -27,6 +27,7 @@ from concord.train.outputs.stopping import ReadingStopped
 from concord.train.outputs.summary import best_metric_text, dev_sum, epoch_summary, score_line, surgery_summary
 from concord.train.runs.companions import best_card, classifier_weights, write_companions, write_own_pooler
 from concord.train.runs.drawing import draw, leave
+from concord.train.runs.planning import plan_of
 from concord.train.runs.session import Session
 from concord.train.runs.skipping import check_learns, describe
 from concord.train.settings.parts import OutputConfig
@@ -85,7 +86,7 @@ class FineTuning:
         """Train from where the run stands to its end, then write what it leaves, and return its summary."""
         trainer, session = self.trainer, self.session
         steps_per_epoch = trainer.sampler.steps_per_epoch
-        self.reporter.begin_training(steps_per_epoch=steps_per_epoch, total_steps=trainer.total_steps)
+        self.reporter.begin_training(plan_of(trainer, self.outputs, self.data, session.progress.steps))
         with session.training(self._is_over):
             while not self._is_over() and not session.stop.made:
                 epoch, done = divmod(session.progress.steps, steps_per_epoch)
@@ -172,7 +173,7 @@ class FineTuning:
         with self.optimizer.averaged():
             metrics, answers = self._dev_answers()
             self._judge(epoch, metrics, answers)
-        self.reporter.show_scores(metrics)
+        self.reporter.show_scores(metrics, self.session.progress.steps)
 
     def _dev_answers(self) -> tuple[dict[str, dict[str, float | None]], dict[str, Answers]]:
         """The dev metrics of the weights as they are, and the answers; a frozen encoder does not run again."""
@@ -263,6 +264,7 @@ class FineTuning:
         entries, damaged = session.log.entries()
         summary = self._sum_up(entries, damaged)
         self._draw(entries)
+        self.reporter.finish(session.directory, summary)
         return summary
 
     def _sum_up(self, entries: list[dict[str, Any]], damaged: int) -> dict[str, Any]:

@@ -193,8 +193,12 @@ class Session:
     def training(self, is_over: Callable[[], bool]) -> Iterator[None]:
         """Within this context signals ask for a stop; where the run is not over at its end, KeyboardInterrupt says
         so."""
-        with stop_on_signal(self.stop):
-            yield
+        try:
+            with stop_on_signal(self.stop):
+                yield
+        except BaseException:
+            self.reporter.close()
+            raise
         if not is_over():
             self.close()
             self.reporter.say(f"stopped    after step {self.progress.steps}; go on with: --resume {self.directory}")
@@ -224,6 +228,7 @@ class Session:
             self.wait()
         finally:
             self.log.close()
+            self.reporter.close()
 
     def write_summary(self, before: Mapping[str, Any], unit: str, after: Mapping[str, Any]) -> dict[str, Any]:
         """Write summary.json: `before`, what every run tells of itself, and `after`; return its content. In the file

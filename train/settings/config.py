@@ -6,6 +6,7 @@ from concord.bert.errors import InputError, did_you_mean, shown
 from concord.kernels.ops import CHOICES as KERNEL_CHOICES
 from concord.kernels.ops import HIGHEST_RATE
 from concord.train.settings import agreement
+from concord.train.settings.adapters import ADAPTERS
 from concord.train.settings.options import (
     WORDS,
     check_bounds,
@@ -40,7 +41,9 @@ _PER_TASK = (
 class RunConfig:
     """Every setting of a training run. Each field is the flag of the same name, with dashes for underscores."""
 
-    recipe: str = setting("", "a named system, PAPER/SYSTEM, whose settings stand for the defaults (see --recipes)")
+    recipe: str = setting(
+        "", "a named system, PAPER/SYSTEM (see --recipes), or a .toml of your own; it stands for the defaults"
+    )
     data: str = setting(
         "demo",
         "tasks.toml, directory in the course layout, demo for the generated data set, or module:function of your own",
@@ -205,6 +208,7 @@ class RunConfig:
 
     seed: int = setting(1, "of weights, batches, dropout and surgery's orders", low=0, high=_HIGHEST_SEED)
     log_every: int = setting(20, "steps between two logged ones", low=1)
+    report_to: tuple[str, ...] = of_tables((), "which other tools are told of the run", ADAPTERS)
     evaluate_every: int = setting(
         300, "steps between two evaluations within an epoch, 0 for none; each epoch ends with one", low=0
     )

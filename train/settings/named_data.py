@@ -19,6 +19,7 @@ from concord.train.settings.own import own_names
 from concord.train.settings.tables import DEMO
 
 PATHS = ("train_file", "validation_file", "test_file")
+DATA_SETTINGS = ("data", *PATHS, "text_column", "label_column")
 _COURSE_STEMS = ("ids-sst", "quora", "sts", "ids-cfimdb")
 
 
@@ -66,3 +67,18 @@ def _add_tasks(settings: dict[str, Any], path: Path) -> None:
 
 def _weighs(content: Mapping[str, Any], name: str) -> bool:
     return name not in COURSE_TASKS and "weight" in content.get(name, {})
+
+
+def from_anywhere(name: str, value: Any) -> Any:
+    """The value of a setting, with a path made absolute, so that the run can be resumed from any folder."""
+    if value == "":
+        return value
+    if name == "recipe":
+        is_path = Path(value).is_file()
+    elif name in PATHS:
+        is_path = Path(value).exists() or is_table_name(value)
+    elif name == "data":
+        is_path = value not in ("", DEMO) and not own_names({name: value}, (name,))
+    else:
+        is_path = name == "model" and value not in ("minilm", "tiny") and Path(value).is_dir()
+    return str(Path(value).absolute()) if is_path else value

@@ -14,6 +14,7 @@ from concord.bert.errors import InputError, exhausted_memory
 from concord.bert.tables import find_own, is_own, reason_of
 
 VARIABLE = "CONCORD_OWN"
+_AGAIN = "give its flag again, with --resume"
 
 
 def own_names(settings: Mapping[str, Any], names: Collection[str]) -> list[str]:
@@ -37,15 +38,17 @@ def import_own(names: Collection[str]) -> None:
         find_own(name)
 
 
-def check_trusted(names: Collection[str], typed: Collection[str], folder: Path) -> None:
-    """InputError where the run in `folder` names code that neither `typed` nor CONCORD_OWN names."""
+def check_trusted(names: Collection[str], typed: Collection[str], place: Path) -> None:
+    """InputError where the run in the folder `place`, or the file of settings there, names code that neither `typed`
+    nor CONCORD_OWN names."""
     modules = os.environ.get(VARIABLE, "").split(",")
+    what, kind, how = ("it", "file", "give its flag") if place.is_file() else ("the run", "folder", _AGAIN)
     for name in names:
         module = name.partition(":")[0]
         if name not in typed and module not in modules:
             raise InputError(
-                f"{folder}: the run names the code {name}, which is not imported on a folder's word alone; if it is "
-                f"yours, set {VARIABLE}={module} (or, with --resume, give its flag again)"
+                f"{place}: {what} names the code {name}, which is not imported on a {kind}'s word alone; if it is "
+                f"yours, set {VARIABLE}={module} (or {how})"
             )
 
 

@@ -7,17 +7,17 @@ base is another system of the folder, over whose settings its own stand.
 
 import difflib
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from concord.bert.errors import InputError, did_you_mean
-from concord.train.settings.config import RunConfig
+from concord.train.settings.settings_file import SettingsFile, checked_setting, read_settings_file
 
 FOLDER = Path(__file__).parent
 _PAPER_FILE = "paper.toml"
-_OWN_KEYS = ("description", "pretrain")
+_OTHERS = {"description": str, "pretrain": bool, "base": str}  # keys of a system that are no settings
+OWN_SUFFIX = ".toml"  # of a recipe that the user names by its path
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,21 @@ class Recipe:
     """One system of a paper.
 
     Attributes:
-        name: PAPER/SYSTEM.
+        name: PAPER/SYSTEM, or the path of a file of the user's own.
         description: one line about it.
-        settings: name -> value, over the defaults of RunConfig.
+        file: with its settings, which stand for the defaults of RunConfig.
         pretrain: whether the encoder is first pre-trained further on the tasks' sentences.
     """
 
     name: str
     description: str
-    settings: dict[str, Any]
+    file: SettingsFile
     pretrain: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Name -> value."""
+        return self.file.settings
 
 
 @dataclass(frozen=True)
@@ -125,41 +130,25 @@ def recipes() -> list[str]:
 
 
 def read_recipe(name: str) -> Recipe:
-    """The recipe PAPER/SYSTEM; InputError where there is none, or its file holds what is no setting."""
+    """The recipe PAPER/SYSTEM, or the one in a file of the user's own, whose name ends in .toml; InputError where there
+    is none, or its file holds what is no setting."""
+    if name.endswith(OWN_SUFFIX):
+        file = read_settings_file(Path(name), {"description": str}, without=("recipe",))
+        return Recipe(name, file.others.get("description", ""), file)
     if name not in recipes():
         nearest = difflib.get_close_matches(name, recipes(), n=1)
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise InputError(f"--recipe {name}: there is none of that name; {hint}--recipes lists them")
     path = FOLDER / f"{name}.toml"
-    own = _read(path)
-    if "base" in own:
-        own = _read(path.with_name(f"{own.pop('base')}.toml")) | own
+    own = read_settings_file(path, _OTHERS, without=("recipe",))
+    if "base" in own.others:
+        base = read_settings_file(path.with_name(f"{own.others['base']}.toml"), _OTHERS, without=("recipe",))
+        own = replace(own, settings=base.settings | own.settings, others=base.others | own.others)
     shared = path.parent / _PAPER_FILE
-    settings = (_read(shared).get("settings", {}) if shared.exists() else {}) | own
-    kept = {key: settings.pop(key, None) for key in _OWN_KEYS}
-    return Recipe(name, kept["description"], checked_settings(settings, str(path)), bool(kept["pretrain"]))
-
-
-def checked_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings as RunConfig takes them: lists, which TOML files write as text with commas, become tuples.
-
-    InputError naming `where` if a name or a type is not a setting's.
-    """
-    options = {option.name: option for option in fields(RunConfig)}
-    found = {}
-    for name, value in settings.items():
-        if name not in options:
-            raise InputError(f"{where}: {name} is no setting; {did_you_mean(name, list(options))}")
-        default = options[name].default
-        if isinstance(default, tuple):
-            value = tuple(item.strip() for item in str(value).split(",") if item.strip())
-        elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not type(default):
-            expected = type(default).__name__
-            raise InputError(f"{where}: {name} is a {type(value).__name__}, expected a {expected}")
-        found[name] = value
-    return found
+    settings = _read(shared).get("settings", {}) if shared.exists() else {}
+    settings = {key: checked_setting(key, value, str(shared)) for key, value in settings.items()} | own.settings
+    file = replace(own, settings=settings)
+    return Recipe(name, own.others["description"], file, own.others.get("pretrain", False))
 
 
 def _read(path: Path) -> dict[str, Any]:

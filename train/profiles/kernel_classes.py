@@ -33,10 +33,29 @@ CLASS_OF_MODULE: Mapping[str, str] = {
 }
 # cuBLAS's names tell the kind in one way or another; a CPU's operators have theirs.
 _TORCH = {
-    PRODUCTS: r"gemm|gemv|nvjet|cutlass|cublas|splitkreduce|xmma|^aten::(mm|addmm_?|bmm|baddbmm|mv|dot)$",
+    PRODUCTS: r"gemm|gemv|nvjet|cutlass|cublas|splitkreduce|xmma|^aten::(mm|addmm_?|bmm|baddbmm|mv|dot)$"
+    r"|^(aten::)?mkldnn.*linear",
     COPIES: r"^mem(cpy|set)|copy_kernel|copy_device|catarray|fillfunctor"
     r"|^aten::(copy_|_to_copy|clone|contiguous|cat|fill_|zero_)$",
 }
+# What native.cpp registers.
+_NATIVE = {
+    "add_norm_forward": "LayerNorm",
+    "attention_backward": f"{ATTENTION} backward",
+    "attention_forward": f"{ATTENTION} forward",
+    "combine_adamw_step": "AdamW",
+    "dropout_factors": "heads' dropout",
+    "embedding_forward": "embedding",
+    "first_token_backward": "first tokens' attention",
+    "first_token_forward": "first tokens' attention",
+    "gelu_backward": "GELU",
+    "gelu_forward": "GELU",
+    "gram_of_flat": "Gram matrix",
+    "norm_backward": "LayerNorm",
+    "table_sums": "embedding",
+    "task_sums": "sums over tasks' rows",
+}
+NATIVE = "concord_native::"
 _WAITS = re.compile(r"^(Context|Stream|Event) (Sync|Wait)")
 
 
@@ -59,7 +78,7 @@ def triton_classes() -> dict[str, str]:
 
 def class_of(name: str) -> str:
     """The class of the kernel, the copy or the operator that is called `name`; `OTHER` for what the tables lack."""
-    if own := triton_classes().get(name):
+    if own := triton_classes().get(name) or _NATIVE.get(name.removeprefix(NATIVE)):
         return own
     return next((label for label, pattern in _TORCH.items() if re.search(pattern, name.lower())), OTHER)
 

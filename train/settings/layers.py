@@ -1,0 +1,70 @@
+"""The settings of a run from several places: flags win over a file, the file over a recipe, and that over defaults."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from concord.bert.errors import InputError
+from concord.train.settings.config import RunConfig
+from concord.train.settings.named_data import from_anywhere, with_data
+from concord.train.settings.own import check_trusted, import_own, own_names
+from concord.train.settings.recipes import read_recipe
+from concord.train.settings.settings_file import SettingsFile, read_settings_file
+from concord.train.settings.tables import DEMO
+
+# The settings that may name code of the user's own.
+OF_TABLES = tuple(option.name for option in fields(RunConfig) if "tables" in option.metadata)
+
+
+def layered(flags: Mapping[str, Any], path: Path | None) -> RunConfig:
+    """The settings that `flags` give, over those of the file at `path`, over the recipe that either names, over the
+    defaults.
+
+    InputError where a value is not allowed, with the file and the line that it comes from; and where code of the user's
+    own is not to be had, or a file names some that no flag does, nor CONCORD_OWN.
+    """
+    file = read_settings_file(path) if path else SettingsFile(Path(), {})
+    of_file = {name: from_anywhere(name, value) for name, value in file.settings.items()}
+    try:
+        given = with_data(_one_place_of_data(flags, of_file))
+    except InputError as error:
+        raise _located(error, flags, [file]) from None
+    recipe = read_recipe(given["recipe"]) if given.get("recipe") else None
+    files = [file, *([recipe.file] if recipe else [])]
+    typed = own_names(flags, OF_TABLES)
+    for own in files:
+        check_trusted(own_names(own.settings, OF_TABLES), typed, own.path)
+    settings = (recipe.file.settings if recipe else {}) | given
+    import_own(own_names(settings, OF_TABLES))
+    try:
+        return RunConfig(**settings)
+    except InputError as error:
+        raise _located(error, flags, files) from None
+
+
+def _one_place_of_data(flags: Mapping[str, Any], of_file: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags over a file's settings. --data and --train-file are two names of one choice: the file's yields to that of
+    the flags, and in the config.json of a run --data has its default where --train-file is the choice."""
+    kept = dict(of_file)
+    if kept.get("train_file") and kept.get("data") == DEMO:
+        del kept["data"]
+    if "data" in flags:
+        kept.pop("train_file", None)
+    if "train_file" in flags:
+        kept.pop("data", None)
+    return kept | dict(flags)
+
+
+def _located(error: InputError, flags: Mapping[str, Any], files: Sequence[SettingsFile]) -> InputError:
+    """The error with the place of the setting that it begins with; the error itself where that is a flag's, or no file
+    gives any settings."""
+    match = re.match(r"--([a-z-]+)", str(error))
+    name = match[1].replace("-", "_") if match else ""
+    if name not in flags:
+        for file in files:
+            if name in file.lines:
+                return InputError(f"{error} ({file.place_of(name)})")
+    used = [str(file.path) for file in files if file.settings]
+    return InputError(f"{error} (with the settings of {' and '.join(used)})") if used else error
