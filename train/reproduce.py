@@ -17,7 +17,7 @@ from concord.bert.errors import InputError, did_you_mean
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.papers.budgets import BUDGETS, budgeted, flags_of
-from concord.train.papers.results import ResultFiles, checkout_results
+from concord.train.papers.results import ResultFiles, Results, checkout_results
 from concord.train.planned_runs import PRETRAINED, PlannedPretraining, PlannedRun, settings_of
 from concord.train.settings.options import flag_of
 from concord.train.settings.recipes import Paper, Recipe, Table, papers, read_paper, read_recipe
@@ -113,13 +113,13 @@ class Reproduction:
         tables, out = (self.tables, self.out) if self.results is None else (self.paper.tables, self.results.folder)
         return write_tables(self.paper, tables, self._found(), out, pictures=pictures)
 
-    def _found(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Budget -> system -> its result, as far as they go."""
+    def _found(self) -> Results:
+        """The results, as far as they go."""
         if self.results is not None:
             return self.results.read(_systems(self.paper.tables))
         runs = {system: PlannedRun(self.out / system, [], system) for system in _systems(self.tables)}
         found = {system: run.result() | {"command": self._command()} for system, run in runs.items() if run.finished}
-        return {self.budget_name: found}
+        return {self.budget_name: {0: found}}  # of one seed, whichever it is
 
     def _command(self) -> str:
         """The command line that makes the tables, wherever the data lie."""

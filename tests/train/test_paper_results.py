@@ -61,16 +61,35 @@ def test_a_result_of_other_settings_is_refused_before_anything_is_run_unless_it_
     kept = tmp_path / "results" / "mtl-surgery-mlm" / "smoke" / "pcgrad.json"
     before = kept.read_bytes()
     shutil.rmtree(tmp_path / "out")
-    other = reproduction(tmp_path, "--data", str(data), "--seed", "2")
+    other = reproduction(tmp_path, "--data", str(data), "--amp", "bf16")
     message = refused(capsys, reproduce.main, other)
-    assert f"--seed 2: {kept} has 1; give another --results, or --anew pcgrad" in message
+    assert f"--amp bf16: {kept} has off; give another --results, or --anew pcgrad" in message
     assert not (tmp_path / "out").exists()
     assert kept.read_bytes() == before
     with (data / "ids-sst-train.csv").open("a", encoding="utf-8") as file:
         file.write("99\tx\ta sentence more\t3\n")
     assert f"{kept} has sha256:" in refused(capsys, reproduce.main, arguments)
     assert run_command(reproduce.main, [*other, "--systems", "pcgrad", "--anew", "pcgrad"]) == 0
-    assert json.loads(kept.read_text())["settings"]["seed"] == 2
+    assert json.loads(kept.read_text())["settings"]["amp"] == "bf16"
+
+
+@pytest.mark.usefixtures("two_systems")
+def test_every_seed_has_a_file_of_its_own_and_the_table_their_mean_and_deviation(tmp_path, data):
+    scores = []
+    for seed, suffix in ((1, ""), (2, "-seed-2")):
+        arguments = reproduction(tmp_path / str(seed), "--data", str(data), "--systems", "pcgrad", "--seed", str(seed))
+        assert run_command(reproduce.main, [*arguments, "--results", str(tmp_path / "results")]) == 0
+        path = tmp_path / "results" / "mtl-surgery-mlm" / "smoke" / f"pcgrad{suffix}.json"
+        # So short a run may answer alike with every seed.
+        result = json.loads(path.read_text())
+        result["dev"]["sst"]["accuracy"] = seed / 10
+        path.write_text(json.dumps(result))
+        scores.append(result["dev"]["paraphrase"]["accuracy"])
+    assert run_command(reproduce.main, [*arguments, "--results", str(tmp_path / "results")]) == 0
+    table = (tmp_path / "results" / "mtl-surgery-mlm" / "table-1.md").read_text()
+    (line,) = (line for line in table.splitlines() if line.startswith("| PCGrad |"))
+    assert line.startswith("| PCGrad | smoke, 2 seeds | .150 ± .071, .669, -.519 |")
+    assert f"| {sum(scores) / 2:.3f}".replace("0.", ".", 1) in line
 
 
 @pytest.mark.usefixtures("two_systems")
@@ -88,9 +107,8 @@ def test_a_finished_run_whose_result_is_missing_gives_it_again(tmp_path, data, c
 
 def test_a_result_that_does_not_say_how_it_was_made_is_no_result_of_these_settings(tmp_path, capsys):
     files = ResultFiles(tmp_path / "optimusbert")
-    path = files.write("short", "pcgrad", "python", {}, {"dev": {}})
-    path.write_text(path.read_text().replace("{}\n}", "null\n}"))
-    assert json.loads(path.read_text())["settings"] is None
+    path = files.write("short", "pcgrad", "python", {"seed": 1}, {"dev": {}})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": None}))
     arguments = ["optimusbert", "--budget", "short", "--out", str(tmp_path / "out"), "--results", str(tmp_path)]
     assert "--anew pcgrad" in refused(capsys, reproduce.main, arguments)
     path.write_text("{")

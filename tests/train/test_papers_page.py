@@ -23,7 +23,7 @@ def known_scores(name):
     rows = [row for table in paper.tables for row in table.rows]
     results = ResultFiles(folder).read([system for row in rows for system in row.systems])
     found = [value for row in rows for value in (*row.figures.values(), *row.test.values())]
-    for by_system in results.values():
+    for by_system in (own for by_seed in results.values() for own in by_seed.values()):
         for row in rows:
             scores = row_scores(paper, row, by_system) or {}
             found += [value for metric, value in scores.items() if metric in METRICS]

@@ -1,4 +1,5 @@
-"""Results that outlive their runs: a small JSON file a system, PAPER/BUDGET/SYSTEM.json in a folder of results.
+"""Results that outlive their runs: a small JSON file a system, PAPER/BUDGET/SYSTEM.json in a folder of results, and
+SYSTEM-seed-N.json of every other seed than the default.
 
 A finished run's folder holds models and is not kept for ever; what its summary tells is, with the settings that made
 it. A system whose file is there counts as done, as long as its settings are those that are asked for.
@@ -16,6 +17,9 @@ from concord.bert.files import make_folder, read_json_object, replacing
 from concord.train.papers.budgets import BUDGETS
 from concord.train.settings.config import RunConfig
 from concord.train.settings.options import flag_of, setting_text
+
+Result = dict[str, Any]
+Results = Mapping[str, Mapping[int, Mapping[str, Result]]]  # budget -> seed -> system -> its result
 
 # What is kept of a run's summary.
 _KEPT = ("dev", "best_step", "steps", "examples", "seconds", "training_seconds", "examples_per_second")
@@ -46,28 +50,31 @@ class ResultFiles:
 
     folder: Path
 
-    def path(self, budget: str, system: str) -> Path:
+    def path(self, budget: str, system: str, seed: int = RunConfig.seed) -> Path:
         """The file of a system's result."""
-        return self.folder / budget / f"{system}.json"
+        suffix = "" if seed == RunConfig.seed else f"-seed-{seed}"
+        return self.folder / budget / f"{system}{suffix}.json"
 
-    def read(self, systems: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
-        """Budget -> system -> its result, of those systems that have one; InputError where a file is damaged."""
+    def read(self, systems: Iterable[str]) -> Results:
+        """Those of the systems that have one; InputError where a file is damaged."""
         systems, found = list(systems), {}
         for budget in BUDGETS:
-            paths = {system: self.path(budget, system) for system in systems}
-            found[budget] = {
-                system: read_json_object(path, "the result of a system")
-                for system, path in paths.items()
-                if path.exists()
-            }
+            names = [path.stem.rpartition("-seed-")[2] for path in (self.folder / budget).glob("*-seed-*.json")]
+            seeds = sorted({RunConfig.seed, *(int(name) for name in names if name.isdecimal())})
+            found[budget] = {seed: self._of_seed(budget, systems, seed) for seed in seeds}
         return found
+
+    def _of_seed(self, budget: str, systems: Iterable[str], seed: int) -> dict[str, Result]:
+        paths = {system: self.path(budget, system, seed) for system in systems}
+        what = "the result of a system"
+        return {system: read_json_object(path, what) for system, path in paths.items() if path.exists()}
 
     def has(self, budget: str, system: str, settings: Mapping[str, Any]) -> bool:
         """Whether there is a result of these settings; InputError where there is one of others.
 
         settings: as `comparable` gives them.
         """
-        path = self.path(budget, system)
+        path = self.path(budget, system, settings["seed"])
         if not path.exists():
             return False
         kept = read_json_object(path, "the result of a system").get("settings")
@@ -90,7 +97,7 @@ class ResultFiles:
 
         command: the command line that makes it; settings: as `comparable` gives them; result: as `result_of` gives it.
         """
-        path = self.path(budget, system)
+        path = self.path(budget, system, settings["seed"])
         make_folder(path.parent)
         content = {"system": f"{self.folder.name}/{system}", "budget": budget, "command": command, **result}
         with replacing(path) as beside:

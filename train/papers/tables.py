@@ -3,13 +3,15 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from concord.bert.files import replacing
 from concord.train.objectives.metrics import course_score
 from concord.train.papers.budgets import BUDGETS
+from concord.train.papers.results import Results
 from concord.train.settings.recipes import Paper, Row, Table
 
 _MAIN_METRICS = ("accuracy", "pearson")  # each task has exactly one of them
@@ -50,39 +52,54 @@ def row_scores(paper: Paper, row: Row, results: Mapping[str, Mapping[str, Any]])
 
 @dataclass(frozen=True)
 class _Line:
-    """A row of a table as it is written: the longest budget that all of its systems have run in, and our figures there,
-    or "" and none."""
+    """A row of a table as it is written.
+
+    Attributes:
+        row: of the paper.
+        budget: the longest that all of its systems have run in, or "".
+        seeds: with which they have.
+        figures: ours there, the mean over the seeds, as `row_scores` gives them.
+        deviations: the standard deviation of each figure over the seeds; none of one seed.
+    """
 
     row: Row
-    budget: str
-    figures: Mapping[str, float]
+    budget: str = ""
+    seeds: tuple[int, ...] = ()
+    figures: Mapping[str, float] = field(default_factory=dict)
+    deviations: Mapping[str, float] = field(default_factory=dict)
+
+    def what(self) -> str:
+        """The budget and how many seeds, in words."""
+        return f"{self.budget}, {len(self.seeds)} seeds" if len(self.seeds) > 1 else self.budget or "not yet run"
 
 
-def _lines(paper: Paper, table: Table, results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[_Line]:
-    lines = []
-    for row in table.rows:
-        found = {budget: row_scores(paper, row, results.get(budget, {})) for budget in reversed(BUDGETS)}
-        budget = next((budget for budget, figures in found.items() if figures is not None), "")
-        lines.append(_Line(row, budget, (found[budget] if budget else None) or {}))
-    return lines
+def _line(paper: Paper, row: Row, results: Results) -> _Line:
+    for budget in reversed(BUDGETS):
+        by_seed = {seed: row_scores(paper, row, found) for seed, found in results.get(budget, {}).items()}
+        scores = {seed: figures for seed, figures in by_seed.items() if figures is not None}
+        if scores:
+            each = {name: [figures[name] for figures in scores.values()] for name in next(iter(scores.values()))}
+            deviations = {name: stdev(values) for name, values in each.items()} if len(scores) > 1 else {}
+            return _Line(row, budget, tuple(scores), {name: mean(values) for name, values in each.items()}, deviations)
+    return _Line(row)
 
 
 def write_tables(
     paper: Paper,
     tables: Sequence[Table],
-    results: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    results: Results,
     out: Path,
     *,
     pictures: bool = True,
 ) -> list[Path]:
     """Write table-N.md, table-N.csv and with `pictures` table-N.png of each table into `out`, and return their paths.
 
-    results: budget -> system -> its result, of the systems that have run; the others' rows say that they have not.
+    results: of the systems that have run; the others' rows say that they have not.
     """
     written = []
     for table in tables:
         stem = out / f"table-{paper.tables.index(table) + 1}"
-        lines = _lines(paper, table, results)
+        lines = [_line(paper, row, results) for row in table.rows]
         content = {".md": _markdown(paper, table, lines, _sources(lines, results)), ".csv": _csv(table, lines)}
         for suffix, text in content.items():
             path = stem.with_suffix(suffix)
@@ -98,12 +115,13 @@ def _columns(table: Table) -> list[str]:
     return [metric for metric in METRICS if any(metric in row.figures for row in table.rows)]
 
 
-def _sources(lines: Sequence[_Line], results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
+def _sources(lines: Sequence[_Line], results: Results) -> list[str]:
     """What made a table's figures, on what, and at which commits, a sentence a budget."""
     sources = []
     for budget in dict.fromkeys(line.budget for line in lines if line.budget):
-        systems = dict.fromkeys(name for line in lines if line.budget == budget for name in line.row.systems)
-        runs = [results[budget][system] for system in systems]
+        own = [line for line in lines if line.budget == budget]
+        keys = dict.fromkeys((seed, system) for line in own for seed in line.seeds for system in line.row.systems)
+        runs = [results[budget][seed][system] for seed, system in keys]
         places = {f"{run['device']}, {run['precision']}, torch {run['versions']['torch']}" for run in runs}
         commits = sorted({run["commit"][:7] + run["commit"][40:] for run in runs if run["commit"]})
         found = [f"`{command}`" for command in sorted({run["command"] for run in runs})]
@@ -119,10 +137,11 @@ def _markdown(paper: Paper, table: Table, lines: Sequence[_Line], sources: Seque
     text = [f"# {paper.title}: {table.title}", *(part for source in sources for part in ("", source))]
     text += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for line in lines:
-        cells = [line.row.name, line.budget or "not yet run"]
+        cells = [line.row.name, line.what()]
         for metric in metrics:
             paper_figure, ours = line.row.figures.get(metric), line.figures.get(metric)
-            cells.append(f"{_number(ours)}, {_number(paper_figure)}, {_difference(ours, paper_figure)}")
+            deviation = f" ± {_number(line.deviations[metric])}" if metric in line.deviations else ""
+            cells.append(f"{_number(ours)}{deviation}, {_number(paper_figure)}, {_difference(ours, paper_figure)}")
         for name in _TIMES:
             cells.append(f"{line.figures[name]:.0f}" if name in line.figures else "-")
         text.append("| " + " | ".join(cells) + " |")
@@ -141,14 +160,19 @@ def _csv(table: Table, lines: Sequence[_Line]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     metrics = _columns(table)
-    parts = [f"{metric}_{part}" for metric in metrics for part in ("ours", "paper", "difference")]
-    writer.writerow(["system", "budget", *parts, *_TIMES])
+    parts = [f"{metric}_{part}" for metric in metrics for part in ("ours", "deviation", "paper", "difference")]
+    writer.writerow(["system", "budget", "seeds", *parts, *_TIMES])
     for line in lines:
-        cells: list[Any] = [line.row.name, line.budget]
+        cells: list[Any] = [line.row.name, line.budget, len(line.seeds) or ""]
         for metric in metrics:
             paper_figure, ours = line.row.figures.get(metric), line.figures.get(metric)
             both = ours is not None and paper_figure is not None
-            cells += [_rounded(ours), _rounded(paper_figure), _rounded(ours - paper_figure) if both else ""]
+            cells += [
+                _rounded(ours),
+                _rounded(line.deviations.get(metric)),
+                _rounded(paper_figure),
+                _rounded(ours - paper_figure) if both else "",
+            ]
         writer.writerow([*cells, *(_rounded(line.figures.get(name)) for name in _TIMES)])
     return text.getvalue()
 
@@ -163,7 +187,7 @@ def _plot(paper: Paper, table: Table, lines: Sequence[_Line], path: Path) -> Pat
     except ImportError:
         return None
     metrics = _columns(table)
-    names = [f"{line.row.name} ({line.budget or 'not yet run'})" for line in lines]
+    names = [f"{line.row.name} ({line.what()})" for line in lines]
     height = 1.2 + 0.42 * len(names)
     figure, panels = pyplot.subplots(
         1, len(metrics), figsize=(3 + 2.6 * len(metrics), height), sharey=True, squeeze=False, layout="constrained"
