@@ -29,17 +29,18 @@ _KEPT = ("dev", "overall", "best_step", "examples", "steps", "seconds", "example
 _KEPT += ("versions", "commit", "finished")
 
 
-def search(system: str, rates: Sequence[float], steps: int, out: Path, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Train at each rate in a folder of its own below `out`, which is removed afterwards, and return what was found.
+def search(system: str, rates: Sequence[float], steps: int, runs_in: Path, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Train at each rate in a folder of its own, which is removed afterwards, and return what was found.
 
-    system: the recipe's name; rates: peak rates of the encoder; steps: of each run; more: settings of every run.
+    system: the recipe's name; rates: peak rates of the encoder; steps: of each run; runs_in: where the
+    folders are; more: settings of every run.
     """
     settings = read_recipe(system).settings
     runs = []
     for rate in rates:
         budget = replace(BUDGETS["standard"], steps=steps, rate=rate / settings["learning_rate"])
         found = budgeted(settings, budget) | {"evaluate_every": 0} | more
-        folder = out / f"rate-{rate:g}"
+        folder = runs_in / f"rate-{rate:g}"
         summary = run.main(["--recipe", system, *flags_of(found), "--out", str(folder)])
         kept = {name: summary[name] for name in _KEPT}
         shown = {name: value for name, value in found.items() if name != "data"}
@@ -89,16 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rates", default=_RATES, help=f"of the encoder (default {_RATES})")
     parser.add_argument("--steps", type=int, default=300, help="of each run (default 300)")
     parser.add_argument("--out", default="docs/papers", help="folder of rates.json and rates.md (default docs/papers)")
+    parser.add_argument("--runs", default="runs/rates", help="folder for the runs (default runs/rates)")
     parser.add_argument("--dev-examples", type=int, default=1101, help="that judge each task (default 1101)")
     parser.add_argument("--data", help="as for python -m train.run")
     parser.add_argument("--model", help="as for python -m train.run")
     parser.add_argument("--skip-bad-rows", action="store_true", help="as for python -m train.run")
     given = vars(parser.parse(arguments))
     system, out, steps = given.pop("system"), Path(given.pop("out")), given.pop("steps")
+    runs_in = Path(given.pop("runs"))
     rates = [_rate(text) for text in given.pop("rates").split(",")]
     named = {"system": system, "steps": steps} | given | ({"data": "DIR"} if "data" in given else {})
     command = shlex.join(["python", "-m", "bench.paper_rates", *flags_of(named)])
-    found = {"command": command, "dev_examples": given["dev_examples"]} | search(system, rates, steps, out, given)
+    found = {"command": command, "dev_examples": given["dev_examples"]} | search(system, rates, steps, runs_in, given)
     for name, content in (("rates.json", json.dumps(found, indent=1) + "\n"), ("rates.md", table(found))):
         with replacing(out / name) as beside:
             beside.write_text(content, encoding="utf-8")

@@ -1,8 +1,8 @@
 """When gradient surgery helps: python -m bench.when_surgery_helps --data DIR [--axes share,rate] [--seeds 1,2,3] ...
 
-Trains a small model on SST beside a second task made of it, whose labels are mirrored (very negative is very positive)
-for a share of the sentences: a conflict that is as strong as one likes. Each point of an axis is run with each rule and
-seed. A finished run is an entry of results.json, and is not run again; table.md and conflicts.png are made from it.
+Trains a small model on SST (plain) beside a second task made of it (mirrored), whose labels are mirrored for a share of
+the sentences: very negative is very positive. Each point of an axis is run with each rule and seed. A finished run is
+an entry of results.json, and is not run again; table.md and conflicts.png are made from it.
 """
 
 import csv
@@ -68,9 +68,8 @@ def write_data(directory: Path, mirrored: float, out: Path) -> Path:
     make_folder(out)
     sst = next(task for task in BUILT_IN_TASKS if task.name == "sst")
     lines = []
-    for task, share in (("sst", 0.0), ("mirrored", mirrored)):
+    for task, share in (("plain", 0.0), ("mirrored", mirrored)):
         lines += [f"[{task}]", 'text_columns = ["text"]', 'label_column = "label"', 'kind = "classification"']
-        lines += [f"labels = {list(range(_CLASSES))}"]
         for key, split in (("train", "train"), ("validation", "dev")):
             found = read_split(sst, directory, split, skip_bad_rows=True)
             path = out / f"{task}-{split}.csv"

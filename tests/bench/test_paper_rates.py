@@ -15,7 +15,7 @@ def test_the_rate_with_the_highest_overall_score_is_chosen_and_every_run_is_writ
     monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self, entries: None)
     data = write_course_data(tmp_path / "data")
     flags = ["--steps", "2", "--rates", "1e-4,0.5", "--model", "tiny", "--dev-examples", "20", "--out", str(tmp_path)]
-    paper_rates.main(["--data", str(data), *flags])
+    paper_rates.main(["--data", str(data), *flags, "--runs", str(tmp_path / "runs")])
     found = json.loads((tmp_path / "rates.json").read_text())
     best = max(found["runs"], key=lambda run: run["overall"])
     assert found["chosen"] == best["rate"]
@@ -23,7 +23,7 @@ def test_the_rate_with_the_highest_overall_score_is_chosen_and_every_run_is_writ
         (1e-4, pytest.approx(1e-4), 2),
         (0.5, pytest.approx(0.5), 2),
     ]
-    assert not list(tmp_path.glob("rate-*"))
+    assert not list((tmp_path / "runs").glob("rate-*"))
     page = (tmp_path / "rates.md").read_text()
     assert f"| {best['rate']:g} |" in page
     assert str(data) not in page
