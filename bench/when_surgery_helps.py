@@ -28,6 +28,7 @@ from concord.train.papers.budgets import flags_of
 
 RULES = ("none", "pcgrad", "gradvac")
 _CLASSES = 5
+_MARK = "mirrored : "  # before each of the second task's sentences
 _KEPT = ("dev", "best_step", "seconds", "examples_per_second", "device", "precision", "versions", "commit", "finished")
 _SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "batch_size": 16, "max_steps": 400}
 _SETTINGS |= {"epochs": 2, "evaluate_every": 100, "skip_test": True, "log_every": 100}
@@ -44,17 +45,21 @@ class Point:
     """
 
     value: float
-    mirrored: float = 0.5
+    mirrored: float
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_ONE_HEAD = {"heads": ("bench.fixed_head:fixed_head",)}
 # What is varied -> its points.
 AXES = {
-    "share": [Point(share, share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)],
-    "rate": [Point(rate, settings={"learning_rate": rate}) for rate in (3e-4, 3e-3, 1e-2)],
-    "weight": [Point(w, settings={"loss_weights": ("1", f"mirrored={w:g}")}) for w in (0.1, 10.0)],
-    "pretrained": [
-        Point(share, share, {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200}) for share in (0.0, 0.5, 1.0)
+    "share": [Point(share, share) for share in _SHARES],
+    "share-one-head": [Point(share, share, _ONE_HEAD) for share in _SHARES],
+    "rate-one-head": [Point(rate, 1.0, _ONE_HEAD | {"learning_rate": rate}) for rate in (3e-4, 3e-3, 1e-2)],
+    "weight-one-head": [Point(w, 1.0, _ONE_HEAD | {"loss_weights": ("1", f"mirrored={w:g}")}) for w in (0.1, 10.0)],
+    "pretrained-one-head": [
+        Point(share, share, _ONE_HEAD | {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200})
+        for share in (0.0, 0.5, 1.0)
     ],
 }
 
@@ -63,12 +68,13 @@ def write_data(directory: Path, mirrored: float, out: Path) -> Path:
     """Write the two tasks' tables and their tasks.toml into `out`, and return its path.
 
     directory: in the course layout; mirrored: the share of sentences whose label y becomes 4 - y in the second task,
-    evenly spread over training and dev set.
+    evenly spread over training and dev set. The second task's sentences begin with a word that tells it from the first,
+    so that an encoder can answer both however their labels differ.
     """
     make_folder(out)
     sst = next(task for task in BUILT_IN_TASKS if task.name == "sst")
     lines = []
-    for task, share in (("plain", 0.0), ("mirrored", mirrored)):
+    for task, share, prefix in (("plain", 0.0, ""), ("mirrored", mirrored, _MARK)):
         lines += [f"[{task}]", 'text_columns = ["text"]', 'label_column = "label"', 'kind = "classification"']
         for key, split in (("train", "train"), ("validation", "dev")):
             found = read_split(sst, directory, split, skip_bad_rows=True)
@@ -79,7 +85,9 @@ def write_data(directory: Path, mirrored: float, out: Path) -> Path:
                 for place, example in enumerate(found.examples if found else []):
                     flipped = int((place + 1) * share) > int(place * share)
                     label = _CLASSES - 1 - int(example.label) if flipped else int(example.label)
-                    writer.writerow([example.id, example.first, label])
+                    writer.writerow(
+                        [example.id, f"{_MARK} : {example.first}" if task == "mirrored" else example.first, label]
+                    )
             lines.append(f'{key} = "{path.name}"')
     tasks = out / "tasks.toml"
     tasks.write_text("\n".join(lines) + "\n", encoding="utf-8")

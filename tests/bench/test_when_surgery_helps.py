@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import when_surgery_helps
+from bench.fixed_head import FixedHead
 from bench.surgery_points import gains, points_table
 from bench.when_surgery_helps import Point, write_data
 from concord.bert.errors import InputError
@@ -20,6 +22,11 @@ def labels(path):
         return [int(row["label"]) for row in csv.DictReader(file)]
 
 
+def texts(path):
+    with path.open(newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_the_second_task_has_mirrored_labels_for_the_share_and_the_same_for_the_others(tmp_path, share, split):
@@ -29,6 +36,19 @@ def test_the_second_task_has_mirrored_labels_for_the_share_and_the_same_for_the_
     assert sum(flipped) == int(len(plain) * share)
     assert other == [4 - label if mirrored else label for label, mirrored in zip(plain, flipped, strict=True)]
     assert len(set(plain)) > 1
+
+
+def test_the_second_tasks_sentences_tell_it_from_the_first(tmp_path):
+    tasks = write_data(write_course_data(tmp_path / "data"), 1.0, tmp_path / "out")
+    plain, other = (texts(tasks.parent / f"{task}-train.csv") for task in ("plain", "mirrored"))
+    assert other == [f"mirrored : {text}" for text in plain]
+
+
+def test_a_fixed_head_is_one_for_all_tasks_and_has_nothing_to_learn():
+    first, second = FixedHead(64, 5), FixedHead(64, 5)
+    pooled = torch.randn(3, 64)
+    assert torch.equal(first(pooled, None), second(pooled, None))
+    assert list(first.parameters()) == []
 
 
 def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
