@@ -85,9 +85,7 @@ def write_data(directory: Path, mirrored: float, out: Path) -> Path:
                 for place, example in enumerate(found.examples if found else []):
                     flipped = int((place + 1) * share) > int(place * share)
                     label = _CLASSES - 1 - int(example.label) if flipped else int(example.label)
-                    writer.writerow(
-                        [example.id, f"{_MARK} : {example.first}" if task == "mirrored" else example.first, label]
-                    )
+                    writer.writerow([example.id, prefix + example.first, label])
             lines.append(f'{key} = "{path.name}"')
     tasks = out / "tasks.toml"
     tasks.write_text("\n".join(lines) + "\n", encoding="utf-8")
