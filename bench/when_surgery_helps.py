@@ -30,8 +30,8 @@ RULES = ("none", "pcgrad", "gradvac")
 _CLASSES = 5
 _MARK = "mirrored : "  # before each of the second task's sentences
 _KEPT = ("dev", "best_step", "seconds", "examples_per_second", "device", "precision", "versions", "commit", "finished")
-_SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "batch_size": 16, "max_steps": 400}
-_SETTINGS |= {"epochs": 2, "evaluate_every": 100, "skip_test": True, "log_every": 100}
+_SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "head_learning_rate": ("1e-2",), "batch_size": 32}
+_SETTINGS |= {"max_steps": 800, "epochs": 3, "evaluate_every": 200, "skip_test": True, "log_every": 100}
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ AXES = {
     "rate-one-head": [Point(rate, 1.0, _ONE_HEAD | {"learning_rate": rate}) for rate in (3e-4, 3e-3, 1e-2)],
     "weight-one-head": [Point(w, 1.0, _ONE_HEAD | {"loss_weights": ("1", f"mirrored={w:g}")}) for w in (0.1, 10.0)],
     "pretrained-one-head": [
-        Point(share, share, _ONE_HEAD | {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200})
+        Point(share, share, _ONE_HEAD | {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200, "batch_size": 16})
         for share in (0.0, 0.5, 1.0)
     ],
 }
@@ -108,7 +108,7 @@ def experiment(data: Path, axes: Sequence[str], seeds: Sequence[int], out: Path,
     line that makes it.
     """
     path = out / "results.json"
-    found = read_json_object(path, "the results of an experiment")["runs"] if path.exists() else []
+    found = _kept_runs(path) if path.exists() else []
     for axis, point, settings in _planned(axes, seeds):
         plain = json.loads(json.dumps(settings))
         key = {"axis": axis, "value": point.value, "mirrored": point.mirrored, "settings": plain}
@@ -127,6 +127,17 @@ def experiment(data: Path, axes: Sequence[str], seeds: Sequence[int], out: Path,
         _write(path, json.dumps({"command": command, "runs": found}, indent=1) + "\n")
     _write(out / "table.md", points_table(command, found))
     draw_points(found, out / "conflicts.png")
+
+
+def _kept_runs(path: Path) -> list[dict[str, Any]]:
+    """The runs in a file of results; InputError where one had other settings than its point has."""
+    found = read_json_object(path, "the results of an experiment")["runs"]
+    for one in found:
+        own = {name: value for name, value in one["settings"].items() if name not in ("surgery", "seed")}
+        points = [point for point in AXES.get(one["axis"], []) if point.value == one["value"]]
+        if own not in [json.loads(json.dumps({**_SETTINGS, **point.settings})) for point in points]:
+            raise InputError(f"{path}: {one['axis']} {one['value']:g} had other settings; give another --out")
+    return found
 
 
 def _write(path: Path, text: str) -> None:

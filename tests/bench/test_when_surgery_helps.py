@@ -64,6 +64,10 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     both = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
     assert both[:3] == first
     assert [run["settings"]["seed"] for run in both] == [1, 1, 1, 2, 2, 2]
+    with monkeypatch.context() as changed:
+        changed.setattr(when_surgery_helps, "AXES", {"share": [Point(1.0, 1.0, {"max_steps": 3, "batch_size": 4})]})
+        with pytest.raises(InputError, match="share 1 had other settings; give another --out"):
+            when_surgery_helps.main([*arguments, "--seeds", "1"])
     assert (tmp_path / "out" / "conflicts.png").stat().st_size > 5000
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["token-cache"]
 
