@@ -109,10 +109,11 @@ class CountedStep:
         recorder = _Recorder()
         with _launches_recorded(recorder):
             step, batch = self._built(recorder)
-            with torch.device("meta"), using_kernels("triton"), recorder:
-                packed = batch()
+            with torch.device("meta"):
                 labels = {name: torch.empty(self.batch) for name in self._names}
                 scalars = [torch.zeros((), dtype=dtype) for dtype in (torch.int64, torch.float32, torch.float32)]
+            with torch.device("meta"), using_kernels("triton"), recorder:
+                packed = batch()
                 recorder.phase = FORWARD
                 step(
                     [LabelledBatch(packed, labels, None)],

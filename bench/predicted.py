@@ -113,7 +113,7 @@ def _computed(operation: Operation, step: CountedStep) -> float:
     if name == "task_products_kernel":
         (rows, m), (_, n) = shapes[:2]
         return 2.0 * rows * m * n
-    if name.startswith("short_attention"):
+    if name.startswith(("short_attention", "mixed_attention")):
         squares = sum(_mean_square(number) for number in range(step.tasks)) * step.batch
         return (4 if "forward" in name else 10) * squares * MODELS[step.model].hidden_size
     return 0

@@ -141,9 +141,11 @@ class Layer(nn.Module):
         rows, first_rows: which tokens, and which sequences, belong to which task; term: [sequences, hidden].
         """
         hidden = x.shape[-1]
+        kv, x = linear_and_input(
+            x, part(self.qkv.weight, hidden, 3 * hidden), part(self.qkv.bias, hidden, 3 * hidden), rows
+        )
         first = x.index_select(0, sequences.first)
         q, first = linear_and_input(first, part(self.qkv.weight, 0, hidden), part(self.qkv.bias, 0, hidden), first_rows)
-        kv = linear(x, part(self.qkv.weight, hidden, 3 * hidden), part(self.qkv.bias, hidden, 3 * hidden), rows)
         context = first_token_attention(
             q.view(-1, self.heads, self.head_size),
             kv.view(-1, 2, self.heads, self.head_size),

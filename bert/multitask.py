@@ -48,6 +48,7 @@ class MultitaskModel(nn.Module):
             pooler then is unused and its task gradients stay zero.
         pals: projected attention layers of the same tasks, in the same order, on the same device; None for none.
         shared_layer: on the same device, what the heads of its readers read the pooled output through; None for none.
+        pieces: how many ranks divide the shared parameters' states among them.
 
     Attributes:
         shared: the parameters of the encoder and of the shared layer, with one gradient a task.
@@ -67,6 +68,7 @@ class MultitaskModel(nn.Module):
         mean_pooling: bool = False,
         pals: ProjectedAttention | None = None,
         shared_layer: SharedLayer | None = None,
+        pieces: int = 1,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -83,13 +85,15 @@ class MultitaskModel(nn.Module):
             tasks=len(heads),
             compute_dtype=compute_dtype,
             gradient_dtype=gradient_dtype,
+            segments=encoder.blocks() | dict.fromkeys(filter(_is_of_shared_layer, shared), SHARED_LAYER),
+            pieces=pieces,
         )
         head_parameters = dict(self.heads.named_parameters())
         blocks = {name: name.split(".")[0] for name in head_parameters}
         projections = dict(pals.named_parameters(prefix=_PALS[:-1])) if pals is not None else {}
         blocks |= {name: name.split(".")[1] for name in projections}
         # Heads may have no parameters at all.
-        device = self.shared.master.device
+        device = self.shared.compute.device
         self.private = FlatParameters(head_parameters | projections, blocks, tasks=1, device=device, deposit=False)
 
     @property

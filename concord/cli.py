@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     module, stands_for, _ = COMMANDS[given[0]]
     command = import_module(module)
-    return import_module("concord.train.command").run_command(command.main, [*stands_for, *given[1:]])
+    return import_module("concord.train.command").run_command(
+        command.main, [*stands_for, *given[1:]], takes_ranks=given[0] == "run"
+    )
 
 
 if __name__ == "__main__":

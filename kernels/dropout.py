@@ -20,6 +20,8 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 7  # the fewest with which Philox4x32 passes BigCrush
 _SITES = 1 << 16  # sites of one forward pass: no model has as many dropouts
+_OF_LOSSES, _OF_A_LOSS = _SITES // 2, 16  # the first site of losses, and those of one task's
+STREAMS = 1 << 15  # forward passes of one step
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,19 @@ class Dropout:
 class DropoutStream:
     """Hands out the dropouts of one forward pass, each with a site of its own.
 
-    seed: int64 scalar on the device, one a step; micro_batch: which forward pass of the step this is, below 32,767.
+    seed: int64 scalar on the device, one a step; micro_batch: which forward pass of the step this is, below `STREAMS`.
     """
 
     def __init__(self, seed: Tensor, micro_batch: int = 0) -> None:
         self._seed = seed
         self._next_site = micro_batch * _SITES
+
+    @classmethod
+    def of_loss(cls, seed: Tensor, micro_batch: int, task: int) -> "DropoutStream":
+        """The stream of a task's losses, which is the same whatever the forward pass has drawn."""
+        stream = cls(seed, micro_batch)
+        stream._next_site += _OF_LOSSES + task * _OF_A_LOSS
+        return stream
 
     def __call__(self, rate: float) -> Dropout | None:
         """The next dropout, or None where the rate is 0."""

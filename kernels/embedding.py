@@ -14,7 +14,7 @@ from torch import Tensor
 from concord.kernels.dispatch import launchers
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layer_norm import layer_norm_backward, layer_norm_forward
-from concord.kernels.layout.flat import CHUNK
+from concord.kernels.layout.chunks import CHUNK
 from concord.kernels.layout.rows import TaskRows, require_rows, rows_to_sum, task_gradients_of
 
 

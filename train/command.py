@@ -2,21 +2,66 @@
 
 import io
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from concord.bert.errors import InputError, exhausted_memory, one_line
 from concord.train.outputs.console import discard
+from concord.train.ranks.environment import launch_of
 from concord.train.threads import settle_threads
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_NOT_MANY = "only a fine-tuning run (python -m train.run) takes several; start this command without torchrun"
 STANDARD_OUTPUT = "<stdout>"
 
 
-def run_command(command: Callable[[Sequence[str] | None], Any], arguments: Sequence[str] | None = None) -> int:
+def run_command(
+    command: Callable[[Sequence[str] | None], Any],
+    arguments: Sequence[str] | None = None,
+    *,
+    takes_ranks: bool = False,
+) -> int:
     """Run a command line and return its exit code: its own, 2 after bad input, 130 where the user stopped it, or nobody
     reads what it prints. A result that is no exit code is a success's.
+
+    takes_ranks: whether the command runs in several processes at once; any other is refused in those that a launcher
+    has started, where each would do the same. A process that fails ends the others of its launch with it.
+    """
+    if takes_ranks:
+        try:
+            return _leave(_run_command(command, arguments))
+        except SystemExit as end:
+            _leave(end.code if isinstance(end.code, int) else 0)
+            raise
+        except BaseException:
+            if _joined() is not None:
+                traceback.print_exc()
+            _leave(FAILED)
+            raise
+    try:
+        launch = launch_of()
+    except InputError as error:
+        return _refuse(str(error))
+    if launch is not None and launch.size > 1:
+        return _refuse(f"{launch.size} processes: {_NOT_MANY}") if launch.rank == 0 else BAD_INPUT
+    return _run_command(command, arguments)
+
+
+def _joined() -> Any | None:
+    """The module by which this process has joined other ranks, None where it has not."""
+    return sys.modules.get("concord.train.ranks.joined")
+
+
+def _leave(code: int) -> int:
+    """Leave the other ranks with this exit code."""
+    joined = _joined()
+    return code if joined is None else joined.leave(code)
+
+
+def _run_command(command: Callable[[Sequence[str] | None], Any], arguments: Sequence[str] | None) -> int:
+    """`run_command` of one process.
 
     Every command begins here, and imports torch only after its flags are parsed: what has to be settled for the process
     before torch is loaded is settled here, before `command` is called.

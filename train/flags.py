@@ -149,6 +149,11 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
     return layered(_given(arguments), Path(path) if path else None)
 
 
+def import_own_of(config: RunConfig) -> None:
+    """Import the user's own code that the settings name, in a process that has not read them itself."""
+    import_own(own_names(vars(config), OF_TABLES))
+
+
 def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: Path) -> RunConfig:
     """The configuration of a run that is to go on: its own, with the place of its data, its number format and what else
     is told of it where the command line names another (data that are not the same are refused later, by their digests).

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from concord.bert.errors import InputError
 from concord.bert.names import SENTENCE_FOLDERS
-from concord.train.outputs.folders import RunFolder, has_state, lost_its_states
+from concord.train.outputs.folders import RunFolder, has_state, is_of_launch, lost_its_states
 from concord.train.outputs.names import BEST, METRICS_FILE
+from concord.train.ranks.environment import Launch
+
+RUNS = "runs"  # the folder of runs without --out
 
 
 def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:
     """The folder of a new run, which is made once its input has proved good; InputError where it is not empty."""
     out = getattr(arguments, "out", None)
     if not out:
-        return RunFolder(Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{name}", numbered=True)
+        return RunFolder(Path(RUNS) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}", numbered=True)
     directory = Path(out)
     if directory.is_dir() and any(directory.iterdir()):
         resume = f", or --resume {directory}" if has_state(directory) else ""
@@ -23,6 +26,25 @@ def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out {directory}: a file is in the way, expected a folder")
     return RunFolder(directory)
+
+
+def restarted_folder(arguments: argparse.Namespace, launch: Launch | None) -> RunFolder | None:
+    """The folder of the run that the processes of this launch had begun before they were restarted, None where there
+    is none: it goes on by the same command line.
+
+    The folder that --out names is looked at in any case, and those of runs without it after a restart.
+    """
+    if launch is None or hasattr(arguments, "resume"):
+        return None
+    out = getattr(arguments, "out", None)
+    if out:
+        folders = [Path(out)]
+    else:
+        folders = sorted(path for path in Path(RUNS).glob("*") if path.is_dir()) if launch.restarts else []
+    for folder in reversed(folders):
+        if is_of_launch(folder, launch.name):
+            return RunFolder(folder, resumed=True, precision_given=getattr(arguments, "amp", "auto") != "auto")
+    return None
 
 
 def resumed_folder(arguments: argparse.Namespace) -> RunFolder | None:

@@ -15,7 +15,8 @@ class Target:
     half: the 16-bit dtype that mixed precision takes there; products: whether attention and matrix products are
     Triton's there; matrix: the matrix instructions to look for; shortest_side: of the operands of 16-bit products, in
     kernels of several (see `kernels.attention.tiles.shortest_side`); threads, programs_at_most, shared_of_all: what a
-    multiprocessor holds at once, 0 where that is not counted.
+    multiprocessor holds at once, 0 where that is not counted; width: bytes that a thread of a streaming kernel moves at
+    once, which with twice as many threads to a group need be half as many.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Target:
     threads: int = 2048
     programs_at_most: int = 32
     shared_of_all: int = 228 * _KIB
+    width: int = 16
 
 
 _SMALL = {"threads": 1536, "shared_of_all": 100 * _KIB}
@@ -53,6 +55,8 @@ TARGETS = {
         ),
         Target("sm_100", GPUTarget("cuda", 100, 32), 227 * _KIB, matrix=("tcgen05.mma", "mma.sync")),
         Target("sm_120", GPUTarget("cuda", 120, 32), 99 * _KIB, **_SMALL),
-        Target("gfx942", GPUTarget("hip", "gfx942", 64), 64 * _KIB, matrix=("v_mfma",), registers=512, threads=0),
+        Target(
+            "gfx942", GPUTarget("hip", "gfx942", 64), 64 * _KIB, matrix=("v_mfma",), registers=512, threads=0, width=8
+        ),
     )
 }

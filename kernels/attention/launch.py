@@ -32,6 +32,7 @@ def attention_forward(
     qkv: [tokens, 3, heads, d]; cu_seqlens: int32 [sequences + 1]; max_length: no sequence is longer; then the dropout
     as `kernel_arguments` gives it. Rows after the last sequence are zero in the result, their log-sums are not set.
     """
+    from concord.kernels.attention.mixed_kernels import mixed_forward
     from concord.kernels.attention.short_kernels import short_forward, short_tile
     from concord.kernels.attention.tiled_kernels import tiled_forward
 
@@ -39,10 +40,12 @@ def attention_forward(
     out, log_sums = _new_forward(qkv)
     dropout = (seed, site, threshold, scale)
     tile = short_tile(qkv, max_length)
-    if tile:
+    if not tile:
+        tiled_forward(qkv, out, log_sums, cu_seqlens, max_length, dropout)
+    elif max_length > tile:
+        mixed_forward(qkv, out, log_sums, cu_seqlens, max_length, dropout)
+    else:
         short_forward(qkv, out, log_sums, cu_seqlens, tile, dropout)
-    if max_length > tile or not tile:
-        tiled_forward(qkv, out, log_sums, cu_seqlens, max_length, tile, dropout)
     return out, log_sums
 
 
@@ -60,6 +63,7 @@ def attention_backward(
     scale: float,
 ) -> Tensor:
     """The gradient of qkv, [tokens, 3, heads, d] like it. Arguments as those and the results of the forward."""
+    from concord.kernels.attention.mixed_kernels import mixed_backward
     from concord.kernels.attention.short_kernels import short_backward, short_tile
     from concord.kernels.attention.tiled_kernels import tiled_backward
 
@@ -67,8 +71,10 @@ def attention_backward(
     d_qkv = torch.empty_like(qkv)
     dropout = (seed, site, threshold, scale)
     tile = short_tile(qkv, max_length)
-    if tile:
+    if not tile:
+        tiled_backward(d_out, qkv, out, log_sums, d_qkv, cu_seqlens, max_length, dropout)
+    elif max_length > tile:
+        mixed_backward(d_out, qkv, out, log_sums, d_qkv, cu_seqlens, max_length, dropout)
+    else:
         short_backward(d_out, qkv, log_sums, d_qkv, cu_seqlens, tile, dropout)
-    if max_length > tile or not tile:
-        tiled_backward(d_out, qkv, out, log_sums, d_qkv, cu_seqlens, max_length, tile, dropout)
     return d_qkv

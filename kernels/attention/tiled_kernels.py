@@ -1,4 +1,4 @@
-"""Attention of sequences of any length over some least one, tiled: the Triton kernels and what launches them.
+"""Attention of sequences of any length, tiled, for heads of more than 64 elements: the Triton kernels and launchers.
 
 Forward and dq walk the keys for a tile of queries, dk and dv walk the queries for a tile of keys (Dao, 2023,
 FlashAttention-2), each in programs of their own.
@@ -14,14 +14,13 @@ from concord.kernels.attention.tiles import score_factor, tile_width
 from concord.kernels.attention.tiles_kernels import LN_2, clear_padding, kept_bits, kept_mask, load_rows, store_rows
 
 
-@triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
 def _tiled_attention_forward_kernel(
     qkv,
     out,
     log_sums,
     cu_seqlens,
     sequences,
-    shorter,
     tokens,
     heads,
     factor,
@@ -41,7 +40,7 @@ def _tiled_attention_forward_kernel(
     out: [tokens, heads, D] like it, written: the result.
     log_sums: fp32 [heads, tokens], written: the softmax's log-sums to the base 2.
     cu_seqlens: int32 [sequences + 1], where each sequence begins.
-    sequences, shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
+    sequences, tokens: int.
     heads, factor: int, float; factor: `score_factor`.
     seed: int64 scalar, of the dropout; None without one.
     site, threshold, scale: int, int, float, of the dropout.
@@ -55,7 +54,7 @@ def _tiled_attention_forward_kernel(
     else:
         length = tl.load(cu_seqlens + sequence + 1) - start
         first_query = block * QUERIES
-        if (first_query < length) & (length > shorter):
+        if first_query < length:
             q_base = qkv + start.to(tl.int64) * stride + head * D
             k_base, v_base = q_base + heads * D, q_base + 2 * heads * D
             row = first_query + tl.arange(0, QUERIES)
@@ -85,7 +84,7 @@ def _tiled_attention_forward_kernel(
             tl.store(log_sums + head * tokens + start + row, top + tl.log2(total), mask=row < length)
 
 
-@triton.jit(do_not_specialize=["sequences", "shorter", "tokens", "heads", "site"])
+@triton.jit(do_not_specialize=["sequences", "tokens", "heads", "site"])
 def _tiled_attention_query_gradients_kernel(
     qkv,
     out,
@@ -95,7 +94,6 @@ def _tiled_attention_query_gradients_kernel(
     d_qkv,
     cu_seqlens,
     sequences,
-    shorter,
     tokens,
     heads,
     factor,
@@ -118,7 +116,7 @@ def _tiled_attention_query_gradients_kernel(
     deltas: fp32 [heads, tokens], written: sum(out * d_out) of each query.
     d_qkv: like qkv, written: the queries' part and, at padding, all of it.
     cu_seqlens: int32 [sequences + 1], where each sequence begins.
-    sequences, shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
+    sequences, tokens: int.
     heads, factor: int, float; factor: `score_factor`.
     seed: int64 scalar, of the dropout; None without one.
     site, threshold, scale: int, int, float, of the dropout.
@@ -132,7 +130,7 @@ def _tiled_attention_query_gradients_kernel(
     else:
         length = tl.load(cu_seqlens + sequence + 1) - start
         first_query = block * QUERIES
-        if (first_query < length) & (length > shorter):
+        if first_query < length:
             base = qkv + start.to(tl.int64) * stride + head * D
             across = start.to(tl.int64) * (heads * D) + head * D
             row = first_query + tl.arange(0, QUERIES)
@@ -162,7 +160,7 @@ def _tiled_attention_query_gradients_kernel(
             store_rows(target, first_query, length, stride, d_q, QUERIES, D, WIDTH)
 
 
-@triton.jit(do_not_specialize=["shorter", "tokens", "heads", "site"])
+@triton.jit(do_not_specialize=["tokens", "heads", "site"])
 def _tiled_attention_key_gradients_kernel(
     qkv,
     d_out,
@@ -170,7 +168,6 @@ def _tiled_attention_key_gradients_kernel(
     deltas,
     d_qkv,
     cu_seqlens,
-    shorter,
     tokens,
     heads,
     factor,
@@ -194,8 +191,7 @@ def _tiled_attention_key_gradients_kernel(
     deltas: fp32 [heads, tokens], that the queries' kernel has written.
     d_qkv: like qkv, written: the parts of the keys and of the values.
     cu_seqlens: int32 [sequences + 1], where each sequence begins.
-    shorter, tokens: int; sequences of up to `shorter` tokens are left as they are.
-    heads, factor: int, float; factor: `score_factor`.
+    tokens, heads, factor: int, int, float; factor: `score_factor`.
     seed: int64 scalar, of the dropout; None without one.
     site, threshold, scale: int, int, float, of the dropout.
     """
@@ -204,7 +200,7 @@ def _tiled_attention_key_gradients_kernel(
     length = tl.load(cu_seqlens + sequence + 1) - start
     first_key = block * KEYS
     stride = 3 * heads * D
-    if (first_key < length) & (length > shorter):
+    if first_key < length:
         base = qkv + start.to(tl.int64) * stride + head * D
         across = start.to(tl.int64) * (heads * D) + head * D
         k = load_rows(base + heads * D, first_key, length, stride, KEYS, D, WIDTH)
@@ -250,26 +246,21 @@ def tiled_forward(
     log_sums: Tensor,
     cu_seqlens: Tensor,
     max_length: int,
-    shorter: int,
     dropout: tuple[Tensor | None, int, int, float],
 ) -> None:
     """Write the result to `out` and the softmax's log-sums to `log_sums`: see `attention_forward`.
 
-    qkv: contiguous; shorter: sequences of up to so many tokens, and padding, are left as they are; where it is 0, there
-    is nothing that is; dropout: as `kernel_arguments` gives it.
+    qkv: contiguous; dropout: as `kernel_arguments` gives it.
     """
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
     tiles = tiled_configuration(qkv).forward
-    _tiled_attention_forward_kernel[
-        (sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))
-    ](
+    _tiled_attention_forward_kernel[(sequences + 1, heads, max(1, triton.cdiv(max_length, tiles.queries)))](
         qkv,
         out,
         log_sums,
         cu_seqlens,
         sequences,
-        shorter,
         tokens,
         heads,
         score_factor(size),
@@ -292,22 +283,19 @@ def tiled_backward(
     d_qkv: Tensor,
     cu_seqlens: Tensor,
     max_length: int,
-    shorter: int,
     dropout: tuple[Tensor | None, int, int, float],
 ) -> None:
     """Write the gradient of qkv to `d_qkv`: see `attention_backward`.
 
-    d_out, qkv, d_qkv: contiguous; out, log_sums: of the forward; shorter, dropout: as there.
+    d_out, qkv, d_qkv: contiguous; out, log_sums: of the forward; dropout: as there.
     """
     tokens, _, heads, size = qkv.shape
     sequences = len(cu_seqlens) - 1
     deltas = torch.empty_like(log_sums)
-    sizes = (shorter, tokens, heads, score_factor(size), *dropout)
+    sizes = (tokens, heads, score_factor(size), *dropout)
     constants = {"DROPOUT": dropout[0] is not None, "D": size, "WIDTH": tile_width(qkv)}
     _, tiles, key_tiles, apart = tiled_configuration(qkv)
-    _tiled_attention_query_gradients_kernel[
-        (sequences + (shorter == 0), heads, max(1, triton.cdiv(max_length, tiles.queries)))
-    ](
+    _tiled_attention_query_gradients_kernel[(sequences + 1, heads, max(1, triton.cdiv(max_length, tiles.queries)))](
         qkv,
         out,
         d_out,

@@ -56,14 +56,24 @@ def kept_bits(seed, row, head, heads, first_key, site, threshold, KEYS: tl.const
 
 
 @triton.jit
+def _bits_at(bits, key, KEYS: tl.constexpr):
+    """The `key`-th (int32 below KEYS) of each query's `bits` as a bool; both broadcast."""
+    # The shifts are of 32 bits: those of 64 would keep their distances in some 80 more registers throughout a loop.
+    word = bits.to(tl.uint32)
+    if KEYS > 32:
+        word = tl.where(key < 32, word, (bits >> 32).to(tl.uint32))
+    return (word >> (key & 31)) & 1 != 0
+
+
+@triton.jit
 def kept_mask(bits, KEYS: tl.constexpr):
     """The first KEYS of each query's `kept_bits`: bool [rows, KEYS]."""
     # A reshape, and not bits[:, None], by which the compiler would pass the layout of the products on to the generator:
     # in that of a tile of 32, four threads make every call.
-    row = tl.reshape(bits, [bits.shape[0], 1])
-    key = tl.arange(0, KEYS)[None, :]
-    # The shifts are of 32 bits: those of 64 would keep their distances in some 80 more registers throughout a loop.
-    word = row.to(tl.uint32)
-    if KEYS > 32:
-        word = tl.where(key < 32, word, (row >> 32).to(tl.uint32))
-    return (word >> (key & 31)) & 1 != 0
+    return _bits_at(tl.reshape(bits, [bits.shape[0], 1]), tl.arange(0, KEYS)[None, :], KEYS)
+
+
+@triton.jit
+def kept_mask_of_keys(bits, KEYS: tl.constexpr):
+    """`kept_mask`, transposed: bool [KEYS, rows]."""
+    return _bits_at(tl.reshape(bits, [1, bits.shape[0]]), tl.arange(0, KEYS)[:, None], KEYS)

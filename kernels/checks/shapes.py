@@ -150,7 +150,7 @@ def ops_of(shapes: Shapes) -> list[str]:
         ops += ["task_products", "task_sums", "gather", "gram_matrix", "plan_update", "combine_adamw"]
     if shapes.vocabulary:
         ops.append("linear_cross_entropy")
-    elif shapes.trains:
+    if shapes.trains and shapes.heads:
         ops.append("dropout")
     return ops
 

@@ -5,17 +5,14 @@ its block (embeddings, each layer, ...), which has a learning rate, and to wheth
 whole buffer, a block's Gram matrix is a slice, and a contiguous range is a shard.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-CHUNK = 1024  # elements; small enough to waste little on biases, large enough for one program's tile
-
-_SPANS = 1024  # how many to aim at: about eight for each multiprocessor of a large GPU
-_LONGEST_SPAN = 64  # chunks: fp32 sums over more elements would lose digits
+from concord.kernels.layout.chunks import CHUNK, chunk_tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +36,17 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Consecutive chunks that share block and decay.
+class Segment:
+    """Consecutive chunks whose gradients a backward finishes together: a layer, the embeddings.
 
     start: their first element in the buffer.
-    stop: the element after their last.
-    block: the number of their block.
-    decays: whether their weights decay.
+    used: the element after the last parameter's last chunk.
+    stop: the element after their last, which lets them be cut into equal pieces of whole chunks.
     """
 
     start: int
+    used: int
     stop: int
-    block: int
-    decays: bool
 
 
 class FlatParameters:
@@ -70,6 +65,8 @@ class FlatParameters:
         gradient_dtype: what the task gradients are kept in; fp32 where micro-batches accumulate.
         device: where the buffers lie; None for where the parameters do, of which there then is at least one.
         deposit: True: the ops deposit gradients through the parameters' `task_gradients`; False: `.grad` is used.
+        segments: name -> what a backward finishes at once, consecutive like the blocks; None for the blocks.
+        pieces: how many equal pieces of whole chunks each segment can be cut into; zeros at its end make it so.
 
     Attributes:
         master: fp32 [P], the weights; like all that follow, zero between parameters.
@@ -77,6 +74,7 @@ class FlatParameters:
         gradients: gradient_dtype [tasks, P], the task gradients.
         momentum: fp32 [P], Adam's first moments.
         variance: fp32 [P], Adam's second moments.
+        vectors: fp32, the vectors' values, each on a chunk boundary, after `give_up_states` of a low-precision copy.
         touched: uint8 [tasks, P / CHUNK], 0 only where all of a chunk's gradients of a task are zero, so that kernels
             need not read them. An op that writes a few rows of a table keeps the flags of that table, through its
             parameter's `touched_chunks` [tasks, chunks]; all others stay 1. Whoever writes to such a table's gradients
@@ -85,6 +83,8 @@ class FlatParameters:
         chunk_decays: bool [P / CHUNK], whether its weights decay.
         spans: int32 [S, 2], ranges of chunks that lie in one block each and are read by one program.
         span_offsets: int32 [blocks + 1], which spans belong to which block.
+        runs: the same chunks as the references walk them.
+        segments: where each of them lies, in order.
     """
 
     def __init__(
@@ -97,25 +97,15 @@ class FlatParameters:
         gradient_dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
         deposit: bool = True,
+        segments: Mapping[str, str] | None = None,
+        pieces: int = 1,
     ) -> None:
         self.block_names = list(dict.fromkeys(blocks[name] for name in parameters))
         # Matrices come first within a block, so that a block is two runs: one that decays, and one that does not.
         ordered = sorted(parameters, key=lambda name: (self.block_names.index(blocks[name]), parameters[name].ndim < 2))
-        self.entries: list[Entry] = []
-        start = 0
-        for name in ordered:
-            value = parameters[name]
-            entry = Entry(
-                name=name,
-                shape=value.shape,
-                start=start,
-                size=value.numel(),
-                block=self.block_names.index(blocks[name]),
-                decays=value.ndim >= 2,
-            )
-            self.entries.append(entry)
-            start += -(-entry.size // CHUNK) * CHUNK
-        self.size = start
+        self._parameters = dict(parameters)
+        owners = self._lay_out(ordered, blocks, blocks if segments is None else segments, pieces)
+        self.size = start = len(owners) * CHUNK
         device = device or next(iter(parameters.values())).device
         self.master = torch.zeros(start, device=device)
         self.compute = self.master
@@ -125,7 +115,12 @@ class FlatParameters:
         self.touched = torch.ones(tasks, start // CHUNK, dtype=torch.uint8, device=device)
         self.momentum = torch.zeros(start, device=device)
         self.variance = torch.zeros(start, device=device)
-        self._build_tables(device)
+        self.vectors = torch.zeros(0, device=device)
+        tables = chunk_tables(
+            [owner.block for owner in owners], [owner.decays for owner in owners], len(self.block_names), device
+        )
+        self.chunk_block, self.chunk_decays, self.runs = tables.chunk_block, tables.chunk_decays, tables.runs
+        self.spans, self.span_offsets = tables.spans, tables.span_offsets
         for entry in self.entries:
             self._adopt(parameters[entry.name], entry, deposit)
         self.refresh_compute()
@@ -144,30 +139,50 @@ class FlatParameters:
         if self.compute is not self.master:
             self.compute.copy_(self.master)
 
-    def _build_tables(self, device: torch.device) -> None:
-        chunk_entries = [entry for entry in self.entries for _ in range(-(-entry.size // CHUNK))]
-        self.chunk_block = torch.tensor([entry.block for entry in chunk_entries], dtype=torch.int32, device=device)
-        self.chunk_decays = torch.tensor([entry.decays for entry in chunk_entries], dtype=torch.bool, device=device)
-        self._build_spans([entry.block for entry in chunk_entries], device)
-        self.runs: list[Run] = []
-        for index, entry in enumerate(chunk_entries):
-            start = index * CHUNK
-            last = self.runs[-1] if self.runs else None
-            if last is not None and (last.block, last.decays) == (entry.block, entry.decays):
-                start = last.start
-                self.runs.pop()
-            self.runs.append(Run(start, (index + 1) * CHUNK, entry.block, entry.decays))
+    def give_up_states(self) -> None:
+        """Keep what the forward reads and the backward writes alone: the moments go, and so does the master where the
+        forward reads it for vectors only, whose values then lie in `vectors`, fp32, by themselves.
 
-    def _build_spans(self, chunk_blocks: list[int], device: torch.device) -> None:
-        """Cut each block's chunks, which are consecutive, into spans that give a large GPU enough programs."""
-        longest = min(_LONGEST_SPAN, -(-len(chunk_blocks) // _SPANS))
-        spans, offsets = [], [0]
-        _, starts, counts = np.unique(chunk_blocks, return_index=True, return_counts=True)
-        for first, count in zip(starts.tolist(), counts.tolist(), strict=True):
-            spans += [[first + at, first + min(at + longest, count)] for at in range(0, count, longest)]
-            offsets.append(len(spans))
-        self.spans = torch.tensor(spans, dtype=torch.int32, device=device).view(-1, 2)
-        self.span_offsets = torch.tensor(offsets, dtype=torch.int32, device=device)
+        It is for parameters whose states lie elsewhere from now on, in pieces.
+        """
+        self.momentum = self.variance = self.master.new_zeros(0)
+        if self.compute is self.master:
+            return
+        chosen = [entry for entry in self.entries if not entry.decays]
+        sizes = [-(-entry.size // CHUNK) * CHUNK for entry in chosen]
+        self.vectors = self.master.new_zeros(sum(sizes))
+        for entry, own in zip(chosen, self.vectors.split(sizes), strict=True):
+            value = own[: entry.size].view(entry.shape)
+            value.copy_(self.view(self.master, entry))
+            self._parameters[entry.name].data = value
+        self.master = self.master.new_zeros(0)
+
+    def _lay_out(
+        self, ordered: Sequence[str], blocks: Mapping[str, str], segments: Mapping[str, str], pieces: int
+    ) -> list[Entry]:
+        """Give every parameter and segment its place; the parameter that each chunk belongs to, the padding at the end
+        of a segment to its last one."""
+        self.entries: list[Entry] = []
+        self.segments: list[Segment] = []
+        owners: list[Entry] = []
+        for _, names in itertools.groupby(ordered, lambda name: segments[name]):
+            start = len(owners) * CHUNK
+            for name in names:
+                value = self._parameters[name]
+                entry = Entry(
+                    name=name,
+                    shape=value.shape,
+                    start=len(owners) * CHUNK,
+                    size=value.numel(),
+                    block=self.block_names.index(blocks[name]),
+                    decays=value.ndim >= 2,
+                )
+                self.entries.append(entry)
+                owners += [entry] * -(-entry.size // CHUNK)
+            used = len(owners) * CHUNK
+            owners += owners[-1:] * (-(used - start) // CHUNK % pieces)
+            self.segments.append(Segment(start, used, len(owners) * CHUNK))
+        return owners
 
     def _adopt(self, parameter: nn.Parameter, entry: Entry, deposit: bool) -> None:
         self.view(self.master, entry).copy_(parameter.detach())

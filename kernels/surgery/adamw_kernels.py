@@ -5,7 +5,7 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import launcher
-from concord.kernels.layout.flat import CHUNK
+from concord.kernels.layout.chunks import CHUNK
 
 
 @triton.jit

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from concord.kernels.dispatch import launchers
-from concord.kernels.layout.flat import CHUNK, FlatParameters
+from concord.kernels.layout.chunks import CHUNK
+from concord.kernels.layout.flat import FlatParameters
 
 # Of the reference: elements of a task in one product, so that T slices stay in a core's cache, and of all tasks in one
 # call. What a call converts to fp32 then is memory that the allocator has at hand: more is fresh pages each time.

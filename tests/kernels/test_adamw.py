@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from concord.kernels.dispatch import using_kernels
-from concord.kernels.layout.flat import CHUNK
+from concord.kernels.layout.chunks import CHUNK
 from concord.kernels.surgery.adamw import combine_adamw_
 from concord.kernels.surgery.plan import SurgerySettings
 from concord.kernels.tolerances import TOLERANCES

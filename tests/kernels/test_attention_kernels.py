@@ -1,4 +1,4 @@
-"""The attention kernels against fp64, short and tiled, with dropout, empty sequences and padding rows."""
+"""The attention kernels against fp64: short, mixed and tiled, with dropout, empty sequences and padding rows."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
-from concord.kernels.attention.configurations import tiled_configuration
+from concord.kernels.attention.configurations import block_configuration, tiled_configuration
 from concord.kernels.attention.first_token_kernels import first_token_backward, first_token_forward
 from concord.kernels.attention.launch import attention_backward, attention_forward
+from concord.kernels.attention.mixed_kernels import next_place, sequence_ends
 from concord.kernels.attention.op import attention, first_token_attention
-from concord.kernels.attention.short_kernels import own_tile, short_tile
+from concord.kernels.attention.shared_tile_kernels import own_tile
+from concord.kernels.attention.short_kernels import short_tile
 from concord.kernels.attention.tiles import tile_width
 from concord.kernels.checks.autograd import new_dropout
 from concord.kernels.checks.ops import attention_case, first_token_case
@@ -27,6 +29,8 @@ PAIR = (1, 2)
 # More sequences than a group of eight, in tiles of 32 and of 64 rows that hold one, several, and as many as just fit.
 SHARED, MIXED = (1, 1, 2, 31, 32, 5, 3, 24, 26, 7, 1), (33, 31, 2, 64, 5, 40, 17, 6, 1, 9)
 BOTH = (3, 66, 1, 2, 65, 64, 5, 1, 1, 70, 4)  # long ones between short ones, in two groups
+# Of a group that has more places than programs, so that some have several, on blocks and on tiles.
+CROWDED = (*(96, 1) * 4, *(2,) * 24)
 
 
 def random(*shape):
@@ -48,6 +52,8 @@ def random(*shape):
         pytest.param(LONG, 2, 32, marks=pytest.mark.slow),
         (LONG, 1, 64),
         pytest.param(BOTH, 1, 32, marks=pytest.mark.slow),
+        (CROWDED, 1, 32),
+        pytest.param(CROWDED, 1, 64, marks=pytest.mark.slow),
         (SHORT, 1, 128),
         pytest.param(LONG, 1, 128, marks=pytest.mark.slow),
     ],
@@ -57,8 +63,30 @@ def test_the_kernels_are_as_accurate_as_torch(lengths, heads, size, rate, dtype)
 
 
 @pytest.mark.slow
-def test_sequences_of_512_are_as_accurate_as_torch():
-    check(attention_case((512, 1, 100), 1, 64, torch.float16, DEVICE, rate=0.1))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lengths", [(512, 1, 100), (127, 128, 129, 63, 65, 192, 193)])
+def test_sequences_of_several_blocks_are_as_accurate_as_torch(lengths, dtype):
+    check(attention_case(lengths, 1, 64, dtype, DEVICE, rate=0.1))
+
+
+@pytest.mark.parametrize(("lengths", "size"), [(SHORT, 32), ((128, 3, 70, 1), 32), ((128, 3, 70, 1), 64)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_whatever_the_lengths_the_forward_is_one_launch_and_the_backward_one(monkeypatch, lengths, size, dtype):
+    launched = []
+    kind = type(_own_tiles_kernel)  # of compiled functions, or of interpreted ones
+    launch = kind.run
+
+    def count(kernel, *arguments, **options):
+        launched.append(kernel.fn.__name__)
+        return launch(kernel, *arguments, **options)
+
+    monkeypatch.setattr(kind, "run", count)
+    qkv = random(sum(lengths), 3, 1, size).to(DEVICE, dtype)
+    arguments = HostSequences(np.array(lengths), DEVICE).cu_seqlens, max(lengths), *kernel_arguments(None)
+    out, log_sums = attention_forward(qkv, *arguments)
+    assert len(launched) == 1, launched
+    attention_backward(torch.ones_like(out), qkv, out, log_sums, *arguments)
+    assert len(launched) == 2, launched
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -100,6 +128,45 @@ def test_a_tile_holds_as_many_whole_sequences_of_a_group_as_fit(lengths, group, 
     assert [start for start, _ in filled] == [0, *[stop for _, stop in filled[:-1]]]
 
 
+@triton.jit
+def _places_kernel(cu_seqlens, found, sequences, most, GROUP: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr):
+    ends = sequence_ends(cu_seqlens, sequences, GROUP)
+    start = tl.load(cu_seqlens + tl.program_id(0) * GROUP)
+    place = tl.program_id(2)
+    for own in range(tl.program_id(2), most, tl.num_programs(2)):
+        start, stop, place = next_place(ends, start, place, 2, TILE, BLOCK)
+        at = found + 3 * (tl.program_id(0) * most + own)
+        tl.store(at, start)
+        tl.store(at + 1, stop)
+        tl.store(at + 2, place)
+        place += tl.num_programs(2)
+
+
+@pytest.mark.parametrize("programs", [1, 3, 8, 40])
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((20, 12, 1), [(0, 32), (32, 33)]),
+        ((33, 2), [*[(0, 33)] * 4, (33, 35)]),
+        ((5, 100, 6, 7, 40), [(0, 5), *[(5, 105)] * 8, (105, 118), *[(118, 158)] * 4]),
+        ((1,) * 8 + (65, 2, 64), [(0, 8), *[(8, 73)] * 6, (73, 75), *[(75, 139)] * 4]),
+    ],
+)
+def test_a_long_sequence_has_a_place_for_the_queries_and_one_for_the_keys_of_each_of_its_blocks(
+    lengths, expected, programs
+):
+    cu_seqlens = torch.tensor([0, *np.cumsum((*lengths, 0, 0))], dtype=torch.int32, device=DEVICE)
+    sequences, most = len(cu_seqlens) - 1, 64
+    groups = triton.cdiv(sequences, 8)
+    found = torch.full((groups, most, 3), -1, dtype=torch.int32, device=DEVICE)
+    _places_kernel[(groups, 1, programs)](cu_seqlens, found, sequences, most, GROUP=8, TILE=32, BLOCK=32)
+    filled = [(start, stop, place) for group in found.tolist() for start, stop, place in group if start < stop]
+    assert [(start, stop) for start, stop, _ in filled] == expected
+    # Those of one tile or sequence are numbered from 0 on.
+    numbers = [place - expected[:index].count((start, stop)) for index, (start, stop, place) in enumerate(filled)]
+    assert not any(numbers)
+
+
 @pytest.mark.parametrize(
     ("dtype", "size", "max_length", "expected"),
     [
@@ -123,10 +190,13 @@ def test_the_tile_is_of_what_the_longest_needs_and_fits_and_of_32_rows_or_of_64_
 def test_on_sm_90_every_side_of_a_product_of_16_bits_is_of_64_at_least(size, dtype):
     qkv = torch.empty(1, 3, 1, size, dtype=dtype)
     *tiles, _ = tiled_configuration(qkv)
-    assert min(tile_width(qkv), *(min(own.queries, own.keys) for own in tiles)) >= 64
+    blocks = block_configuration(qkv)
+    sides = [side for own in tiles for side in (own.queries, own.keys)]
+    sides += [side for own in blocks for side in (own.tile, own.rows, own.step)]
+    assert min(tile_width(qkv), *sides) >= 64
 
 
-@pytest.mark.parametrize("lengths", [SHORT, SHARED, MIXED, LONG])
+@pytest.mark.parametrize("lengths", [SHORT, SHARED, MIXED, LONG, CROWDED])
 def test_the_same_elements_drop_as_in_the_reference(lengths):
     # Equal scores and v = 1: an output is the share of kept keys, a multiple of 1 / length.
     qkv = torch.zeros(sum(lengths), 3, 2, 32, device=DEVICE)

@@ -6,7 +6,8 @@ import torch
 from concord.kernels.checks.ops import embedding_case
 from concord.kernels.dispatch import using_kernels
 from concord.kernels.embedding import embedding
-from concord.kernels.layout.flat import CHUNK, FlatParameters
+from concord.kernels.layout.chunks import CHUNK
+from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.tolerances import TOLERANCES
 from tests.assertions import assert_close
 from tests.kernels.parity import DEVICE, DTYPES, check, task_rows

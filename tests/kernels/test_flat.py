@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import torch
 
-from concord.kernels.layout.flat import CHUNK
+from concord.kernels.layout.chunks import CHUNK
 from tests.samples import flat_parameters, plain_parameters
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from concord.kernels.dispatch import using_kernels
-from concord.kernels.layout.flat import CHUNK
+from concord.kernels.layout.chunks import CHUNK
 from concord.kernels.surgery.gram import gram_matrix
 from concord.kernels.surgery.gram_kernels import gram_of_flat
 from concord.kernels.tolerances import TOLERANCES

@@ -13,7 +13,8 @@ from concord.kernels.dropout import Dropout
 from concord.kernels.embedding import embedding
 from concord.kernels.gelu import bias_gelu
 from concord.kernels.layer_norm import add_layer_norm
-from concord.kernels.layout.flat import CHUNK, FlatParameters
+from concord.kernels.layout.chunks import CHUNK
+from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.layout.rows import TaskRows
 from concord.kernels.layout.sequences import HostSequences
 from concord.kernels.native import build

@@ -50,7 +50,7 @@ def test_an_op_at_fault_comes_from_torch_and_the_others_are_judged_all_the_same(
     assert taken == f"triton; LayerNorm from torch: its check failed here, {reason}"
     assert [op for op in OPS if not takes_triton(op, CPU)] == ["add_layer_norm"]
     assert lines[0].startswith("checking")
-    assert "11 cases of 11 ops, 1 failed" in lines[1]
+    assert "12 cases of 12 ops, 1 failed" in lines[1]
     asked = [line.split() for line in calls.read_text().splitlines()]
     assert len(asked) == (1 if fault == "wrong" else 2)
     if fault != "wrong":

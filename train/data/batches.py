@@ -1,7 +1,7 @@
 """From tokenised examples to what a step needs: the packed batch and each task's labels, on the device."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from concord.bert.batch import PackedBatch, PooledBatch, TaskTokens, pack
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
+from concord.train.ranks.gathering import Others
 
 
 @dataclass(frozen=True)
@@ -17,14 +18,16 @@ class LabelledBatch:
     """What a step reads of one micro-batch.
 
     Attributes:
-        packed: the tokens, or what a frozen encoder has made of them.
+        packed: the tokens, or what a frozen encoder has made of them; None where this rank has no example of it.
         labels: task -> fp32 [examples], for the tasks that have examples in the batch.
         smoothed: the sequences of the tasks with SMART's regulariser, packed by themselves, if there are any.
+        others: what is known of the other ranks' parts of it; None for a process that is alone.
     """
 
-    packed: PackedBatch | PooledBatch
+    packed: PackedBatch | PooledBatch | None
     labels: dict[str, Tensor]
     smoothed: PackedBatch | None = None
+    others: Others | None = None
 
 
 def gather(
@@ -57,6 +60,22 @@ def gather(
         labels,
         packed(again, accumulate=True) if any(len(own) for own in again.values()) else None,
     )
+
+
+def whole_step(
+    parts: Sequence[tuple[MicroBatch, Others | None]], gather_one: Callable[[MicroBatch, bool], LabelledBatch]
+) -> Iterator[LabelledBatch]:
+    """The batches of a step, one after the other: a rank has a batch without tokens where it has no example.
+
+    parts: of each micro-batch; gather_one: is given it, and whether its gradients are added to earlier ones.
+    """
+    written = False
+    for part, others in parts:
+        if any(map(len, part.values())):
+            yield replace(gather_one(part, written), others=others)
+            written = True
+        else:
+            yield LabelledBatch(None, {}, others=others)
 
 
 def _task_tokens(split: TokenizedSplit, examples: np.ndarray) -> TaskTokens:

@@ -15,8 +15,9 @@ from concord.train.data.tasks import Task
 
 
 def shares_of_range(task: Task, labels: Tensor) -> Tensor:
-    """Labels as shares of the task's range, in [0, 1]."""
-    return (labels - task.low) / (task.high - task.low)
+    """Labels as shares of the task's range, in [0, 1]; a range from 0 on, or of width 1, needs the less for it."""
+    above = labels - task.low if task.low else labels
+    return above if task.high - task.low == 1 else above / (task.high - task.low)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, task: Task, weights: Tensor | None = None) -> Tensor:

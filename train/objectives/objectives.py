@@ -23,6 +23,7 @@ from concord.train.objectives.losses import (
     task_loss,
 )
 from concord.train.objectives.own import own_head, try_loss, try_pair_loss
+from concord.train.ranks.gathering import Whole
 from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY, ObjectiveConfig
 from concord.train.settings.tables import HEADS
 from concord.train.settings.values import PerTask
@@ -52,6 +53,30 @@ class Objective:
     margin: float
     class_weights: Tensor | None = None
 
+    @property
+    def compares(self) -> bool:
+        """Whether a loss is no sum over the examples, or may be none, as one of the user's own: it needs all of a
+        micro-batch's, wherever they are."""
+        return bool(self.added) or self._is_own
+
+    @property
+    def _is_own(self) -> bool:
+        return self.main is not None and is_own(self.main)
+
+    def gather(self, output: TaskOutput | None, whole: Whole, width: int) -> TaskOutput:
+        """The outputs that the losses compare, of all ranks in the place of this one's; called on all ranks.
+
+        output: None where this rank has no example; width: of the embeddings.
+        """
+        if output is None:
+            logits = outputs_of(self.task, link_of(self.task, self.main)) if self.main else 0
+            none = whole.labels.new_zeros(0, 1)
+            output = TaskOutput(none.expand(0, logits), none.expand(0, width))
+        return TaskOutput(
+            whole.gather(output.logits, 1) if self._is_own else output.logits,
+            whole.gather(output.embeddings, whole.per_example) if self.added else output.embeddings,
+        )
+
     def loss(
         self,
         output: TaskOutput,
@@ -61,6 +86,7 @@ class Objective:
         epoch: Tensor,
         dropouts: DropoutStream,
         log_variance: Tensor | None,
+        whole: Whole | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Of a micro-batch: what is to be minimised, and the unweighted loss, to be logged; fp32 scalars.
 
@@ -71,15 +97,23 @@ class Objective:
         numbers come from; log_variance: s = log sigma^2, fp32 [1], where the weight is learned (Kendall et al., 2018).
         What is minimised then is loss / (2 sigma^2) + log sigma for squared errors, which stand for a Gaussian's
         likelihood, and loss / sigma^2 + log sigma for all others; log sigma counts once a step.
+
+        whole: where the micro-batch is divided among ranks, whose losses add up to its own; `output` then is that of
+        `gather`, and `labels` are this rank's.
         """
         share = len(labels) / examples
         parts = []
         if self.main:
-            parts.append(task_loss(self.task, output.logits, labels, examples, self.main, self.class_weights))
+            own = whole if self._is_own else None
+            known = labels if own is None else own.labels
+            part = task_loss(self.task, output.logits, known, examples, self.main, self.class_weights)
+            parts.append(part if own is None else own.count(part))
+        compared = labels if whole is None else whole.labels
         for name in self.added:
-            shares = shares_of_range(self.task, labels)
+            shares = shares_of_range(self.task, compared)
             part = embedding_loss(name, output.embeddings, shares, margin=self.margin, epoch=epoch, dropouts=dropouts)
-            parts.append(part * share)
+            part = part * (len(compared) / examples)
+            parts.append(part if whole is None else whole.count(part))
         total = sum(parts[1:], parts[0])
         if log_variance is None:
             return (total if self.weight == 1 else self.weight * total), total

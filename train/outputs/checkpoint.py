@@ -87,10 +87,10 @@ def copy_to_host(optimizer: SurgeryOptimizer, copies: dict[str, Tensor]) -> None
 
     copies: empty at first; the same tensors each time, since new memory costs several times what copying does.
     """
-    for name, tensor in optimizer.saved().items():
-        if name not in copies:
-            copies[name] = torch.empty_like(tensor, device="cpu")
-        copies[name].copy_(tensor.detach())
+    if not copies:
+        copies |= {name: torch.empty_like(like, device="cpu") for name, like in optimizer.saved_like().items()}
+    for name, place, values in optimizer.saved_parts():
+        copies[name][place] = values.detach()
 
 
 def write_state(directory: Path, state: SavedState, settings: Mapping[str, str]) -> None:
@@ -146,7 +146,7 @@ def restore(state: SavedState, optimizer: SurgeryOptimizer, data: Mapping[str, s
     data: the digests of what the resumed run reads. Raises InputError, before anything is changed, where a digest is
     another, and where a tensor is missing or has another shape or dtype, or values that are not finite.
     """
-    for name, tensor in optimizer.saved().items():
+    for name, tensor in optimizer.saved_like().items():
         found = state.tensors.get(name)
         if found is None or found.shape != tensor.shape or found.dtype != tensor.dtype:
             there = "nothing" if found is None else f"{_dtype(found)} {list(found.shape)}"

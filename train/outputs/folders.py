@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concord.bert.errors import InputError
-from concord.bert.files import make_folder, read_data, sweep
+from concord.bert.files import make_folder, read_data, replacing, sweep
 from concord.bert.names import SENTENCE_FOLDERS
 from concord.train.outputs.log import MetricsLog, read_lines
-from concord.train.outputs.names import BEST, EARLIER_STATE_FILE, METRICS_FILE, STATE_FILE, SUMMARY_FILE
+from concord.train.outputs.names import BEST, EARLIER_STATE_FILE, LAUNCH_FILE, METRICS_FILE, STATE_FILE, SUMMARY_FILE
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,20 @@ def sweep_run(directory: Path) -> None:
     """Remove what killed processes were writing in a run's folder, whose lock the caller holds."""
     for folder in (directory, directory / BEST, *(directory / BEST / name for name in SENTENCE_FOLDERS)):
         sweep(folder, alone=True)
+
+
+def note_launch(directory: Path, name: str) -> None:
+    """Keep in a run's folder what has launched its processes, so that these find it again when they are restarted."""
+    with replacing(directory / LAUNCH_FILE) as beside:
+        beside.write_text(name + "\n", encoding="utf-8")
+
+
+def is_of_launch(directory: Path, name: str) -> bool:
+    """Whether a run's folder is of the launch `name`."""
+    try:
+        return bool(name) and (directory / LAUNCH_FILE).read_text(encoding="utf-8") == name + "\n"
+    except (OSError, ValueError):
+        return False
 
 
 def has_state(directory: Path) -> bool:

@@ -16,6 +16,7 @@ CONFIG_FILE, TASKS_FILE, PRETRAINING_FILE = "config.json", "tasks.json", "pretra
 METRICS_FILE, SUMMARY_FILE = "metrics.jsonl", "summary.json"
 STATE_FILE, EARLIER_STATE_FILE = "last.safetensors", "last-but-one.safetensors"
 HELD_OUT_FILE = "held-out.json"  # which rows of training sets are dev sets, where nobody names one
+LAUNCH_FILE = "launch.txt"  # what launched the processes of a run, where they are several
 REPORT_FILE = "report.html"
 ADAPTERS_FILE = "reported-to.json"  # by which names the tools of --report-to know the run
 PROFILE_FILE, TRACE_FILE = "profile.json", "profile-trace.json.gz"  # of --profile
@@ -53,7 +54,17 @@ def files_before_state(tasks: Iterable[str]) -> list[str]:
         f"{BEST}/{name}" for name in (*weights, CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE, *SENTENCE_FILES)
     ]
     answers = [name for task in tasks for name in _answer_files(task)]
-    return [CONFIG_FILE, TASKS_FILE, HELD_OUT_FILE, METRICS_FILE, STATE_FILE, EARLIER_STATE_FILE, *best, *answers]
+    return [
+        CONFIG_FILE,
+        TASKS_FILE,
+        HELD_OUT_FILE,
+        LAUNCH_FILE,
+        METRICS_FILE,
+        STATE_FILE,
+        EARLIER_STATE_FILE,
+        *best,
+        *answers,
+    ]
 
 
 def _answer_files(task: str) -> tuple[str, ...]:

@@ -2,14 +2,21 @@
 
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
 
 # Each asks for a stop: Ctrl-C, the end of a service, the end of a terminal, and a batch system's warning.
 _ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+_STEPS_AHEAD = 8  # by which a rank's host may be ahead of its device, and so of another rank's host
 _INSISTING = (signal.SIGINT, signal.SIGTERM)  # a second one of these ends a run at once; terminals send SIGHUP twice
 
 
@@ -33,20 +40,55 @@ class StopRequest:
         self._asked = True
         self._reporter.hurry()
 
+    def look(self) -> None:
+        """A step is done: where several processes have to stop together, they find out whether one of them is asked."""
+
+
+class AgreedStop(StopRequest):
+    """The request of one of several ranks, which is made on all of them after the same step.
+
+    After each step every rank sends whether it is asked, from the host's memory, and looks at what all sent some steps
+    before: that has arrived, and no device is waited for.
+
+    Args:
+        ranks: which agree.
+        reporter: that tells of the run on this rank.
+    """
+
+    def __init__(self, ranks: Ranks, reporter: Reporter = SILENT) -> None:
+        super().__init__(reporter)
+        self._ranks, self._agreed = ranks, False
+        self._sent: deque[tuple[Tensor, Any]] = deque()
+
+    @property
+    def made(self) -> bool:
+        """Whether all ranks are to stop now."""
+        return self._agreed
+
+    def look(self) -> None:
+        """See `StopRequest`."""
+        asked = torch.tensor(int(self._asked or self._reporter.unread))
+        self._sent.append((asked, self._ranks.ask_all(asked)))
+        if len(self._sent) > _STEPS_AHEAD:
+            found, work = self._sent.popleft()
+            work.wait()
+            self._agreed = self._agreed or bool(found.item())
+
 
 @contextmanager
 def stop_on_signal(request: StopRequest) -> Iterator[None]:
     """Within this context Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 only make the request, so that a step is never torn
     apart; a signal that the process ignores, as SIGHUP under nohup, stays ignored.
 
-    A second Ctrl-C or SIGTERM raises KeyboardInterrupt at once. In another thread than the main one, which alone may
-    handle signals, they stay as they are.
+    A second Ctrl-C or SIGTERM raises KeyboardInterrupt at once, but not where ranks agree on a stop: what launched them
+    passes each signal on, so that they may have it twice. In another thread than the main one, which alone may handle
+    signals, they stay as they are.
     """
-    insisted = False
+    insisted, alone = False, not isinstance(request, AgreedStop)
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal insisted
-        if insisted and number in _INSISTING:
+        if insisted and alone and number in _INSISTING:
             raise KeyboardInterrupt
         insisted = insisted or number in _INSISTING
         request.make()

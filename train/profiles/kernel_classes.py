@@ -15,6 +15,7 @@ ATTENTION = "attention"  # which is divided into forward and backward
 # Module of kernels -> the class of what it launches.
 CLASS_OF_MODULE: Mapping[str, str] = {
     "attention.first_token_kernels": "first tokens' attention",
+    "attention.mixed_kernels": ATTENTION,
     "attention.short_kernels": ATTENTION,
     "attention.tiled_kernels": ATTENTION,
     "dropout_kernels": "heads' dropout",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,8 +18,11 @@ from concord.train.outputs.adapters.told import with_adapters
 from concord.train.outputs.folders import RunFolder
 from concord.train.outputs.names import CACHE, CONFIG_FILE, HELD_OUT_FILE, TASKS_FILE
 from concord.train.outputs.stopping import StoppableReporter
+from concord.train.ranks.environment import Launch
+from concord.train.ranks.group import Ranks
 from concord.train.reporter import Reporter
 from concord.train.runs.fine_tuning import FineTuning
+from concord.train.runs.following import FollowingSession
 from concord.train.runs.session import Session
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import write_config
@@ -33,10 +36,17 @@ from concord.train.steps.precision import choose_kernels, choose_precision
 from concord.train.steps.weightings import describe_surgery
 
 
-def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) -> FineTuning:
+def begin_fine_tuning(
+    folder: RunFolder,
+    flat: RunConfig,
+    reporter: Reporter,
+    ranks: Ranks | None = None,
+    launch: Launch | None = None,
+) -> FineTuning:
     """Read, check and build all of a run, or of one that goes on, and say what it is.
 
-    flat: the run's settings as its folder keeps them; reporter: is told what the run does. Raises InputError for
+    flat: the run's settings as its folder keeps them; reporter: is told what the run does; ranks: of the run, on its
+    device, None for a process that is alone; launch: what has started it, if anything. Raises InputError for
     whatever is wrong with the run's input, before anything is written.
     """
     config, reporter = fine_tuning_config(flat), with_adapters(reporter, flat.report_to)
@@ -45,30 +55,37 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     check_best_metric(config.outputs.best_metric, tasks)
     if folder.resumed:
         _check_tasks(tasks, folder.path / TASKS_FILE)
-    session = Session(folder, reporter, choose_precision(config.compute.device, config.compute.amp))
-    precision = session.precision
+    precision = choose_precision(config.compute.device, config.compute.amp)
+    if ranks is not None and not ranks.leads:
+        session: Session = FollowingSession(folder, precision, ranks)
+    else:
+        session = Session(folder, reporter, precision, ranks, launch.name if launch else "")
     _introduce(session, flat, config, tasks)
-    pretrained = load_pretrained(config.model)
+    with _one_of_a_machine_first(ranks):
+        pretrained = load_pretrained(config.model)
     reporter.say(f"model      {pretrained.origin}")
     if pretrained.tokenizer.remark:
         reporter.warn(pretrained.tokenizer.remark)
     config = fit_model(config, pretrained.encoder.config)
     _say_rates(session, flat, config.optimizer)
-    data = _load_data(session, config.data, tasks, pretrained.tokenizer)
-    others = [*data.dev.values(), *data.test.values()]
-    session.resolve_kernels(
-        config.compute, lambda: shapes_of_run(config, pretrained.encoder, data.train, others, precision)
-    )
-    graphs, reason = choose_graphs(config, precision.device)
+    with _one_of_a_machine_first(ranks):
+        data = _load_data(session, config.data, tasks, pretrained.tokenizer)
+        others = [*data.dev.values(), *data.test.values()]
+        session.resolve_kernels(
+            config.compute, lambda: shapes_of_run(config, pretrained.encoder, data.train, others, precision)
+        )
+    graphs, reason = choose_graphs(config, precision.device, ranks)
     if precision.device.type == "cuda":
         reporter.say(f"graphs     {reason}")
-    model = build_model(config, tasks, pretrained.encoder, precision)
-    optimizer = build_optimizer(config, model, precision)
+    model = build_model(config, tasks, pretrained.encoder, precision, ranks)
+    optimizer = build_optimizer(config, model, precision, ranks)
     told = StoppableReporter(reporter, session.stop)
     for own in data.train.values():
         if (weights := class_weights(own.task, own.labels)) is not None:
             reporter.say(f"weights    {describe_class_weights(own.task, weights)}")
-    trainer = build_trainer(config, model, optimizer, data.train, precision.device, graphs=graphs, reporter=told)
+    trainer = build_trainer(
+        config, model, optimizer, data.train, precision.device, graphs=graphs, reporter=told, ranks=ranks
+    )
     settings = {CONFIG_FILE: lambda path: write_config(flat, path), TASKS_FILE: lambda path: write_tasks(path, tasks)}
     if data.held_out:
         content = json.dumps(data.held_out, indent=1) + "\n"
@@ -78,6 +95,11 @@ def begin_fine_tuning(folder: RunFolder, flat: RunConfig, reporter: Reporter) ->
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer, config.data.max_length)
+
+
+def _one_of_a_machine_first(ranks: Ranks | None) -> AbstractContextManager[None]:
+    """Within this context one process of each machine downloads, tokenises and judges before the others."""
+    return nullcontext() if ranks is None else ranks.one_of_a_machine_first()
 
 
 def choose_metrics(tasks: Sequence[Task], config: ObjectiveConfig) -> list[Task]:
@@ -109,10 +131,12 @@ def _introduce(session: Session, flat: RunConfig, config: FineTuningConfig, task
     """Say the first lines; InputError where the settings and this machine do not fit, before anything is read."""
     precision = session.precision
     session.reporter.say(f"device     {precision.device_name}")
+    if session.ranks:
+        session.reporter.say(f"ranks      {session.ranks.size} processes, each with its part of every batch and state")
     session.reporter.say(f"precision  {precision.name} ({precision.reason})")
     choose_kernels(config.compute.kernels, precision)
     session.reporter.say(f"surgery    {describe_surgery(config.surgery)}")
-    choose_graphs(config, precision.device)
+    choose_graphs(config, precision.device, session.ranks)
     for text in without_effect(flat, [task.kind for task in tasks]):
         session.reporter.warn(text)
 

@@ -1,6 +1,5 @@
 """One fine-tuning run: trains, evaluates, keeps the best model, and answers with it."""
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +8,9 @@ import numpy as np
 import torch
 
 from concord.bert.errors import InputError
-from concord.bert.model_files import read_weights, settle
-from concord.bert.names import CARD_FILE, WEIGHTS_FILE
-from concord.bert.tensor_files import DIGEST, digests_of_files
+from concord.bert.model_files import settle
+from concord.bert.names import CARD_FILE
+from concord.bert.tensor_files import digests_of_files
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.datasets import Datasets
 from concord.train.data.tasks import Task
@@ -24,7 +23,9 @@ from concord.train.outputs.mistakes import write_mistakes
 from concord.train.outputs.names import BEST, SEALED, answers_file, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
-from concord.train.outputs.summary import best_metric_text, dev_sum, epoch_summary, score_line, surgery_summary
+from concord.train.outputs.summary import best_metric_text, epoch_summary, score_line, surgery_summary
+from concord.train.reporter import SILENT
+from concord.train.runs.best_model import check_best, score_of
 from concord.train.runs.companions import best_card, classifier_weights, write_companions, write_own_pooler
 from concord.train.runs.drawing import draw, leave
 from concord.train.runs.planning import plan_of
@@ -63,24 +64,9 @@ class FineTuning:
         self.tokenizer, self.data, self.trainer, self._max_length = tokenizer, data, trainer, max_length
         self.model, self.optimizer = trainer.model, trainer.optimizer
         self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
-        if session.progress.best_dev and not self._is_over():
-            self._check_best()
-
-    def _check_best(self) -> None:
-        """Where the best model so far is damaged, or is not the one that the saved state knows and will not come again,
-        choose the best of the evaluations that follow, of which there is one at least."""
-        session, progress = self.session, self.session.progress
-        path = session.directory / BEST / WEIGHTS_FILE
-        try:
-            digest = read_weights(path.parent)[0].metadata.get(DIGEST)
-            reason = f"{path}: not the model of step {progress.best_step}" if digest != progress.best_digest else ""
-        except InputError as error:
-            digest, reason = None, str(error)
-        # A run that was killed after an evaluation comes to it once more, and to the same model.
-        if reason and (digest is None or not session.bit_equal):
-            self.reporter.warn(f"{reason}; the best model will be that of the evaluations from here on")
-            progress.best_score, progress.best_step, progress.best_dev = float("-inf"), 0, {}
-            progress.since_best = 0
+        if session.leads and session.progress.best_dev and not self._is_over():
+            check_best(session)
+        session.share_progress()
 
     def train(self) -> dict[str, Any]:
         """Train from where the run stands to its end, then write what it leaves, and return its summary."""
@@ -129,10 +115,11 @@ class FineTuning:
             progress.tokens += result.tokens
             examples += result.examples
             self.reporter.advance()
+            self.session.stop.look()
             # Each epoch ends with a logged step, from which the summary has its seconds and conflicts; early stopping
             # may end it with any evaluation.
             last = self._epoch_is_over() or (outputs.early_stopping and evaluates)
-            if result.step % outputs.log_every == 0 or last:
+            if self.session.leads and (result.step % outputs.log_every == 0 or last):
                 self._show_logged()
                 seconds = time.perf_counter() - began
                 logged = LoggedStep(result, self.optimizer, progress.training_seconds + seconds)
@@ -177,21 +164,14 @@ class FineTuning:
 
     def _dev_answers(self) -> tuple[dict[str, dict[str, float | None]], dict[str, Answers]]:
         """The dev metrics of the weights as they are, and the answers; a frozen encoder does not run again."""
-        device, kept, sets = self.session.precision.device, self.trainer.kept, self.data.dev
+        device, kept, sets, ranks = self.session.precision.device, self.trainer.kept, self.data.dev, self.session.ranks
+        gather, reporter = None, self.reporter
         with self.reporter.reading("dev sets", sum(map(len, sets.values()))):
-            if kept is None:
-                return evaluate(self.model, sets, device, choose_thresholds=True, reporter=self.reporter)
-            batches = kept.of(self.model, sets, device, self.reporter)
-            return evaluate(self.model, sets, device, choose_thresholds=True, gather_kept=batches.gather)
-
-    def _score(self, metrics: dict[str, dict[str, float | None]]) -> float:
-        """What the best model is chosen by; NaN where any task's answers are not finite: such a model is broken."""
-        if any(value is not None and math.isnan(value) for own in metrics.values() for value in own.values()):
-            return math.nan
-        if self.outputs.best_metric is None:
-            return dev_sum(metrics, self.tasks)
-        task, name = self.outputs.best_metric
-        return metrics[task][name] or 0.0  # None counts as 0, too
+            if kept is not None:  # what the encoder has read is told of
+                gather, reporter = kept.of(self.model, sets, device, self.reporter, ranks).gather, SILENT
+            return evaluate(
+                self.model, sets, device, choose_thresholds=True, gather_kept=gather, reporter=reporter, ranks=ranks
+            )
 
     def _judge(self, epoch: int, metrics: dict[str, dict[str, float | None]], answers: Mapping[str, Answers]) -> None:
         """Log an evaluation; where it is the best so far, keep the model, its answers and its worst mistakes."""
@@ -202,13 +182,16 @@ class FineTuning:
         for name, own in answers.items():
             if problem := weak_answers(self.data.dev[name].task, own.predictions, own.errors):
                 self.reporter.warn(problem)
-        score = self._score(metrics)
+        score = score_of(metrics, self.tasks, self.outputs.best_metric)
         # A model that no step has changed is not the run's; where the last steps were skipped, it is of one before.
         step = progress.steps - int(self.optimizer.state.skipped_in_row[0].item())
         progress.since_best += 1
         if step and score > progress.best_score:
             progress.best_score, progress.best_step, progress.best_dev = score, step, metrics
             progress.since_best = 0
+            self.optimizer.gather_master()
+            if not self.session.leads:
+                return
             self._keep_best()
             self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
             for name, examples in self.data.dev_examples.items():
@@ -249,16 +232,21 @@ class FineTuning:
                 "with a lower --learning-rate"
             )
         best = session.directory / BEST
-        # Once more: the run may have stood, and been damaged.
-        write_companions(best, self.model, self.tasks, self.tokenizer, self._max_length)
-        self.model.load(best)
-        settle(best)
-        write_own_pooler(best, self.model)  # a kill may have come between the two
+        self.optimizer.gather_master()
+        if session.leads:
+            # Once more: the run may have stood, and been damaged.
+            write_companions(best, self.model, self.tasks, self.tokenizer, self._max_length)
+            self.model.load(best)
+            settle(best)
+            write_own_pooler(best, self.model)  # a kill may have come between the two
+        self.optimizer.spread_master(self.model.buffers())
         with self.reporter.reading("test sets", sum(map(len, self.data.test.values()))):
             answers = {
-                name: predict(self.model, split, session.precision.device, self.reporter)
+                name: predict(self.model, split, session.precision.device, self.reporter, session.ranks)
                 for name, split in self.data.test.items()
             }
+        if not session.leads:
+            return {}
         session.wait()
         self._write_predictions("test", self.data.test, answers)
         entries, damaged = session.log.entries()

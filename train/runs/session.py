@@ -29,12 +29,13 @@ from concord.train.outputs.checkpoint import (
     seal,
     write_state,
 )
-from concord.train.outputs.folders import RunFolder, remove, sweep_run
+from concord.train.outputs.folders import RunFolder, note_launch, remove, sweep_run
 from concord.train.outputs.log import MetricsLog
 from concord.train.outputs.names import METRICS_FILE, STATE_FILE, SUMMARY_FILE
 from concord.train.outputs.provenance import commit, differences, machine, versions
-from concord.train.outputs.stopping import StopRequest, stop_on_signal
+from concord.train.outputs.stopping import AgreedStop, StopRequest, stop_on_signal
 from concord.train.outputs.strict_json import json_text
+from concord.train.ranks.group import Ranks
 from concord.train.reporter import Reporter
 from concord.train.settings.parts import ComputeConfig
 from concord.train.steps.optimizer import SurgeryOptimizer
@@ -50,6 +51,8 @@ class Session:
         folder: where the run begins or goes on.
         reporter: is told what the run does.
         precision: its device and number format.
+        ranks: of the run, of which this is the first; None for a process that is alone.
+        launch: the name of what has launched the ranks, which is noted in the folder; "" for none.
 
     Attributes:
         directory: of the run; progress: how far it has come; log: its metrics.jsonl.
@@ -60,9 +63,18 @@ class Session:
         bit_equal: whether it is to end with the bits of an uninterrupted run.
     """
 
-    def __init__(self, folder: RunFolder, reporter: Reporter, precision: Precision) -> None:
-        self.folder, self.reporter, self.precision = folder, reporter, precision
-        self.directory, self.progress, self.stop = folder.path, Progress(), StopRequest(reporter)
+    def __init__(
+        self,
+        folder: RunFolder,
+        reporter: Reporter,
+        precision: Precision,
+        ranks: Ranks | None = None,
+        launch: str = "",
+    ) -> None:
+        self.folder, self.reporter, self.precision, self.ranks = folder, reporter, precision, ranks
+        self._launch = launch
+        self.directory, self.progress = folder.path, Progress()
+        self.stop = AgreedStop(ranks, reporter) if ranks else StopRequest(reporter)
         self.kernels = self.products = ""
         self.settings: dict[str, str] = {}
         self.bit_equal = True
@@ -73,6 +85,11 @@ class Session:
             self.log = MetricsLog(folder.path)
             self._state = self._thread.submit(read_state, folder.path)
         self._copies: dict[str, Tensor] = {}
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes what the run leaves."""
+        return self.ranks is None or self.ranks.leads
 
     def resolve_kernels(self, compute: ComputeConfig, shapes: Callable[[], Shapes]) -> None:
         """Have the kernels checked on the device, and say what is taken; see `train.checks.self_check` and, of fp32
@@ -101,11 +118,15 @@ class Session:
         if self.stop.made:
             raise KeyboardInterrupt
         self._optimizer, self._digests = optimizer, dict(digests)
+        if self.ranks:
+            self.ranks.tell(lambda: self._digests)
         if not self.folder.resumed:
             self.directory = self.folder.claim()
             self.log = MetricsLog(self.directory)
         try:
             sweep_run(self.directory)
+            if self._launch:
+                note_launch(self.directory, self._launch)
             if self.folder.resumed:
                 self._go_on(total_steps)
             else:
@@ -116,6 +137,13 @@ class Session:
         self.settings = seal(self.directory, settings)
         self.progress.kernels, self.progress.products = chosen_kernels(), chosen_products()
         self._earlier_seconds = self.progress.seconds
+        if self.ranks:
+            self.ranks.tell(lambda: (self.directory, chosen_kernels(), chosen_products(), self.bit_equal))
+
+    def share_progress(self) -> None:
+        """Have all ranks know how far the run has come."""
+        if self.ranks:
+            self.progress = self.ranks.tell(lambda: self.progress)
 
     def _begin(self, settings: Mapping[str, Callable[[Path], None]]) -> None:
         if self.folder.anew:

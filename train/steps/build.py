@@ -18,6 +18,8 @@ from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.class_weights import class_weights
 from concord.train.objectives.objectives import build_objectives, head_specs
+from concord.train.ranks.exchange import RankExchange
+from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import EncoderConfig, FineTuningConfig, OptimizerConfig, PretrainingConfig
 from concord.train.steps.loop import Trainer
@@ -59,9 +61,10 @@ def fit_model(config: Settings, model: BertConfig) -> Settings:
 
 
 def build_model(
-    config: FineTuningConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision
+    config: FineTuningConfig, tasks: Sequence[Task], encoder: Encoder, precision: Precision, ranks: Ranks | None = None
 ) -> MultitaskModel:
-    """Put new heads on the encoder and lay all parameters out flat, on the run's device.
+    """Put new heads on the encoder and lay all parameters out flat, on the run's device, to be divided among the ranks
+    where there are some.
 
     Raises InputError where there are more tasks than surgery takes, the encoder knows no second segment for pairs in
     one sequence, or heads or losses do not fit the tasks.
@@ -97,6 +100,7 @@ def build_model(
         mean_pooling=config.model.pooling == "mean",
         pals=pals,
         shared_layer=shared_layer,
+        pieces=ranks.size if ranks else 1,
     )
 
 
@@ -106,8 +110,11 @@ def gradient_dtype(config: FineTuningConfig, precision: Precision) -> torch.dtyp
     return torch.float32 if config.batches.accumulate > 1 or smooth else precision.compute_dtype
 
 
-def build_optimizer(config: FineTuningConfig, model: MultitaskModel, precision: Precision) -> SurgeryOptimizer:
-    """The optimizer of the model's parameters, with the surgery that the configuration asks for."""
+def build_optimizer(
+    config: FineTuningConfig, model: MultitaskModel, precision: Precision, ranks: Ranks | None = None
+) -> SurgeryOptimizer:
+    """The optimizer of the model's parameters, with the surgery that the configuration asks for; of a rank's piece of
+    them where the model is laid out for `ranks`."""
     settings = surgery_settings(config.surgery, config.optimizer, scaling=precision.scaling)
     groups = len(model.shared.block_names) if settings.by_block else 1
     layers, pooled = len(model.encoder.layers), config.model.pooling == "cls"
@@ -119,6 +126,7 @@ def build_optimizer(config: FineTuningConfig, model: MultitaskModel, precision: 
         shared_rates=[_shared_rate(config.optimizer, block, layers, pooled) for block in model.shared.block_names],
         private_rates=[config.optimizer.head_rates[name] for name in model.private.block_names],
         weighting=host_weighting(config.surgery.rule, len(model.tasks), groups, mean=settings.mean),
+        exchange=ranks and RankExchange(model.shared, ranks, model.encoder),
     )
 
 
@@ -144,6 +152,7 @@ def build_trainer(
     *,
     graphs: bool = False,
     reporter: Reporter = SILENT,
+    ranks: Ranks | None = None,
 ) -> Trainer:
     """The trainer of that model on these training sets; the rest as `Trainer` takes it.
 
@@ -164,4 +173,5 @@ def build_trainer(
         graphs=graphs,
         fall_back=config.compute.cuda_graphs == "auto",
         reporter=reporter,
+        ranks=ranks,
     )

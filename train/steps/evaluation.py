@@ -26,6 +26,7 @@ from concord.train.objectives.answers import (
 )
 from concord.train.objectives.metrics import main_metric, metric_names, task_metrics
 from concord.train.objectives.thresholds import best_threshold
+from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
 
 GatherKept = Callable[[MicroBatch], LabelledBatch]
@@ -67,13 +68,18 @@ class ScoredAnswers:
 
 
 def predict(
-    model: MultitaskModel, split: TokenizedSplit, device: torch.device, reporter: Reporter = SILENT
+    model: MultitaskModel,
+    split: TokenizedSplit,
+    device: torch.device,
+    reporter: Reporter = SILENT,
+    ranks: Ranks | None = None,
 ) -> np.ndarray:
     """What the model answers for each example of a task's set, float64 [examples], in the set's order.
 
-    Batches hold examples of similar length and a fixed number of tokens. reporter: is told of each that is read.
+    Batches hold examples of similar length and a fixed number of tokens. reporter: is told of each that is read; ranks:
+    divide the batches, and all have all answers.
     """
-    return _answer(model, split, device, judged=False, reporter=reporter).predictions
+    return _answer(model, split, device, judged=False, reporter=reporter, ranks=ranks).predictions
 
 
 @torch.no_grad()
@@ -86,11 +92,12 @@ def _answer(
     choose_threshold: bool = False,
     gather_kept: GatherKept | None = None,
     reporter: Reporter = SILENT,
+    ranks: Ranks | None = None,
 ) -> Answers:
     task, head = split.task, model.heads[split.task.name]
     judged_examples = len(split) if judged else 0
     predictions, errors, scores = np.zeros(len(split)), np.zeros(judged_examples), np.zeros(judged_examples)
-    for examples, batch in _batches(model, split, np.arange(len(split)), device, reporter, gather_kept):
+    for examples, batch in _batches(model, split, np.arange(len(split)), device, reporter, gather_kept, ranks):
         logits = model(batch)[task.name].logits
         if head.threshold is None:
             predictions[examples] = task_predictions(task, logits, head.link)
@@ -99,6 +106,9 @@ def _answer(
         if judged:
             errors[examples] = task_errors(task, logits, split.labels[examples], head.link)
             scores[examples] = answer_scores(task, logits, head.link)
+    if ranks is not None:
+        # Each number is of one rank, and zero on all others.
+        predictions, errors, scores = map(ranks.add_up_on_host, (predictions, errors, scores))
     if head.threshold is not None:
         if choose_threshold:
             head.threshold.fill_(best_threshold(predictions, split.labels, main_metric(task)))
@@ -148,17 +158,19 @@ def encode(
     examples: np.ndarray,
     device: torch.device,
     reporter: Reporter = SILENT,
+    ranks: Ranks | None = None,
 ) -> Tensor:
     """The pooled output of each sequence of some examples of a task's set, [sequences, hidden], without dropout.
 
-    examples: int64 indices, rising; the sequences are in their order; reporter: is told of each batch that is read.
+    examples: int64 indices, rising; the sequences are in their order; reporter: is told of each batch that is read;
+    ranks: divide the batches, and all have all outputs.
     """
     like = model.encoder.pooler.weight
-    pooled = like.new_empty(len(examples) * split.sequences_per_example, len(like))
-    for own, packed in _batches(model, split, examples, device, reporter):
+    pooled = like.new_zeros(len(examples) * split.sequences_per_example, len(like))
+    for own, packed in _batches(model, split, examples, device, reporter, ranks=ranks):
         sequences = split.sequences_of(np.searchsorted(examples, own))
         pooled[torch.from_numpy(sequences).to(device)] = model.pool(packed)
-    return pooled
+    return pooled if ranks is None else ranks.add_up(pooled)
 
 
 def _batches(
@@ -168,15 +180,18 @@ def _batches(
     device: torch.device,
     reporter: Reporter = SILENT,
     gather_kept: GatherKept | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[tuple[np.ndarray, PackedBatch | PooledBatch]]:
-    """Examples of a set in batches of similar length: their indices, and what the model reads; gather_kept: see
+    """Examples of a set in batches of similar length: their indices, and what the model reads; gather_kept, ranks: see
     `evaluate`."""
     lengths = np.diff(split.cu_seqlens[:: split.sequences_per_example])
     order = examples[np.argsort(lengths[examples], kind="stable")]
     empty = {name: np.zeros(0, dtype=np.int64) for name in model.tasks}
     splits = dict.fromkeys(model.tasks, split)
-    for own in np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type])):
-        if len(own):
+    for number, own in enumerate(np.split(order, _cuts(lengths[order], _TOKENS_A_BATCH[device.type]))):
+        if len(own) and ranks is not None and number % ranks.size != ranks.rank:
+            reporter.read(len(own))
+        elif len(own):
             micro_batch = {**empty, split.task.name: own}
             yield own, (gather_kept(micro_batch) if gather_kept else gather(splits, micro_batch, device)).packed
             reporter.read(len(own))
@@ -190,6 +205,7 @@ def evaluate(
     choose_thresholds: bool = False,
     gather_kept: GatherKept | None = None,
     reporter: Reporter = SILENT,
+    ranks: Ranks | None = None,
 ) -> tuple[dict[str, dict[str, float | None]], dict[str, Answers]]:
     """Each task's metrics on its labelled set, and the answers that they judge.
 
@@ -198,7 +214,8 @@ def evaluate(
     choose_thresholds: first give each head that has a threshold the one that its task's metric is best with on
     this set.
     gather_kept: a batch of these sets' examples with outputs of the encoder that have been computed before; None to
-    run it. reporter: is told of each batch that is read.
+    run it. reporter: is told of each batch that is read. ranks: divide the batches, which hold about as many tokens
+    each, and all have all answers.
     """
     answers = {
         name: _answer(
@@ -209,6 +226,7 @@ def evaluate(
             choose_threshold=choose_thresholds,
             gather_kept=gather_kept,
             reporter=reporter,
+            ranks=ranks,
         )
         for name, split in splits.items()
     }

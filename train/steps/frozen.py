@@ -12,6 +12,7 @@ from concord.kernels.layout.rows import TaskRows
 from concord.train.data.batches import LabelledBatch
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
+from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
 from concord.train.steps.evaluation import encode
 
@@ -25,6 +26,7 @@ class FrozenBatches:
         examples: task -> int64 indices, rising, of the examples that batches may hold.
         device: where the outputs are kept, in the compute dtype.
         reporter: is told of each batch that the encoder has read.
+        ranks: divide what the encoder reads, and all have all outputs.
     """
 
     def __init__(
@@ -34,9 +36,12 @@ class FrozenBatches:
         examples: Mapping[str, np.ndarray],
         device: torch.device,
         reporter: Reporter = SILENT,
+        ranks: Ranks | None = None,
     ) -> None:
         self._splits, self._examples, self._device = splits, examples, device
-        self._pooled = {task: encode(model, split, examples[task], device, reporter) for task, split in splits.items()}
+        self._pooled = {
+            task: encode(model, split, examples[task], device, reporter, ranks) for task, split in splits.items()
+        }
 
     def gather(self, micro_batch: MicroBatch, *, accumulate: bool = False) -> LabelledBatch:
         """The pooled outputs and labels of a micro-batch; accumulate: see `bert.batch.pack`."""
@@ -65,11 +70,12 @@ class KeptOutputs:
         splits: Mapping[str, TokenizedSplit],
         device: torch.device,
         reporter: Reporter = SILENT,
+        ranks: Ranks | None = None,
     ) -> FrozenBatches:
         """Those of all examples of `splits`, in the order of the model's tasks, which are to be the same each time."""
-        weights = model.encoder_values()
+        weights = dict(model.encoder.named_parameters())  # what the forward reads
         if self._batches is None or any(not torch.equal(kept, weights[name]) for name, kept in self._weights.items()):
-            self._weights = {name: value.clone() for name, value in weights.items()}
+            self._weights = {name: value.detach().clone() for name, value in weights.items()}
             examples = {task: np.arange(len(split)) for task, split in splits.items()}
-            self._batches = FrozenBatches(model, splits, examples, device, reporter)
+            self._batches = FrozenBatches(model, splits, examples, device, reporter, ranks)
         return self._batches

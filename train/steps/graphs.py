@@ -5,7 +5,7 @@ numbers of its examples. The host prepares them while the device computes, and w
 several steps ahead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -16,8 +16,11 @@ from concord.bert.errors import InputError
 from concord.bert.tables import is_own
 from concord.kernels.dispatch import all_from_triton, needs_host_lengths
 from concord.kernels.graphs import capture
+from concord.train.data.batches import LabelledBatch, whole_step
 from concord.train.data.device_batches import BatchShape, DeviceBatches
 from concord.train.data.sampler import MicroBatch
+from concord.train.ranks.gathering import Others
+from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import FineTuningConfig
 from concord.train.settings.tables import RULES
@@ -27,7 +30,7 @@ _AHEAD = 8  # steps by which the host may be ahead of the device
 _HEADER = 4  # seed, rate factor, epoch and a zero that aligns the examples' indices behind them
 
 
-def choose_graphs(config: FineTuningConfig, device: torch.device) -> tuple[bool, str]:
+def choose_graphs(config: FineTuningConfig, device: torch.device, ranks: Ranks | None = None) -> tuple[bool, str]:
     """Resolve the flag --cuda-graphs: whether steps are captured, and why or why not.
 
     InputError where "on" was asked for in vain.
@@ -37,6 +40,8 @@ def choose_graphs(config: FineTuningConfig, device: torch.device) -> tuple[bool,
     trained, obstacle = config.batches.trained, ""
     if device.type != "cuda":
         obstacle = "this is no CUDA device"
+    elif ranks is not None:
+        obstacle = "steps that several processes share are not captured"
     elif needs_host_lengths(device):
         obstacle = "the torch references need each batch's lengths on the host"
     elif not all_from_triton(device):
@@ -102,8 +107,7 @@ class DeviceSteps:
         """One step. What it returns holds until the next one: to keep it, copy it."""
         planned, numbers = self._batches.plan(micro_batches)
         shapes = tuple(planned)
-        header = np.array([seed, np.float64(rate_factor).view(np.int64), epoch, 0], dtype=np.int64)
-        values = np.concatenate([header, numbers])
+        values = np.concatenate([_header(seed, rate_factor, epoch), numbers])
         recurs = shapes in self._inputs
         if not recurs:
             self._inputs[shapes] = torch.empty(len(values), dtype=torch.int64, device=self._device)
@@ -126,16 +130,45 @@ class DeviceSteps:
         graph.replay()
         return output
 
+    def run_part(
+        self,
+        parts: Sequence[tuple[MicroBatch, Others]],
+        examples: Mapping[str, int],
+        *,
+        seed: int,
+        rate_factor: float,
+        epoch: int,
+    ) -> StepOutput:
+        """One rank's part of a step, which is not captured.
+
+        parts: of each micro-batch; examples: of each task on all ranks.
+        """
+        shapes, numbers = self._batches.plan([part for part, _ in parts])
+        values = np.concatenate([_header(seed, rate_factor, epoch), numbers])
+        # Few of a run's parts have the same shape, so that no buffer is kept for one.
+        inputs = torch.empty(len(values), dtype=torch.int64, device=self._device)
+        self._staging.copy(values, inputs)
+        own = iter(zip(shapes, self._numbers(tuple(shapes), inputs), strict=True))
+        return self._call(
+            whole_step(parts, lambda _, add: self._batches.gather(*next(own), accumulate=add)), examples, inputs
+        )
+
     def _compute(self, shapes: tuple[BatchShape, ...], inputs: Tensor) -> StepOutput:
-        numbers = inputs[_HEADER:].split([self._batches.numbers(shape) for shape in shapes])
         batches = (
             self._batches.gather(shape, own, accumulate=number > 0)
-            for number, (shape, own) in enumerate(zip(shapes, numbers, strict=True))
+            for number, (shape, own) in enumerate(zip(shapes, self._numbers(shapes, inputs), strict=True))
         )
         totals = [sum(counts) for counts in zip(*(shape.examples for shape in shapes), strict=True)]
+        return self._call(batches, dict(zip(self._tasks, totals, strict=True)), inputs)
+
+    def _numbers(self, shapes: tuple[BatchShape, ...], inputs: Tensor) -> tuple[Tensor, ...]:
+        """What each micro-batch reads of a step's inputs."""
+        return inputs[_HEADER:].split([self._batches.numbers(shape) for shape in shapes])
+
+    def _call(self, batches: Iterable[LabelledBatch], examples: Mapping[str, int], inputs: Tensor) -> StepOutput:
         return self._step(
             batches,
-            dict(zip(self._tasks, totals, strict=True)),
+            examples,
             seed=inputs[0],
             rate_factor=inputs[1:2].view(torch.float64)[0].float(),
             epoch=inputs[2].float(),
@@ -154,6 +187,10 @@ class DeviceSteps:
     def _capture(self, shapes: tuple[BatchShape, ...], inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, StepOutput]:
         """Nothing is computed here: the graph's first replay is this step."""
         return capture(lambda: self._compute(shapes, inputs), self._stream, self._pool)
+
+
+def _header(seed: int, rate_factor: float, epoch: int) -> np.ndarray:
+    return np.array([seed, np.float64(rate_factor).view(np.int64), epoch, 0], dtype=np.int64)
 
 
 class _Staging:

@@ -12,12 +12,14 @@ from torch import Tensor
 from concord.bert.multitask import SHARED_LAYER, MultitaskModel
 from concord.kernels.dispatch import needs_host_lengths
 from concord.kernels.surgery.plan import SurgeryPlan
-from concord.train.data.batches import gather
+from concord.train.data.batches import LabelledBatch, gather, whole_step
 from concord.train.data.batching import build_sampler
 from concord.train.data.device_batches import DeviceBatches
+from concord.train.data.parts import Parts
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.objectives import Objective
+from concord.train.ranks.group import Ranks, first_stream
 from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import BatchConfig, OptimizerConfig
 from concord.train.steps.frozen import FrozenBatches, KeptOutputs
@@ -67,6 +69,7 @@ class Trainer:
         rates: the learning rates over the run, and the span of averaged weights.
         graphs, fall_back: whether steps are captured, and whether they go on without graphs where a capture fails.
         reporter: is told where that happens, and where a frozen encoder runs.
+        ranks: of the run, each of which computes its part of every batch; None for a process that is alone.
 
     Attributes:
         kept: for evaluations while the encoder is frozen, which then need not run it again; None while it is trained.
@@ -85,6 +88,7 @@ class Trainer:
         graphs: bool = False,
         fall_back: bool = True,
         reporter: Reporter = SILENT,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.optimizer, self.splits, self.device = model, optimizer, splits, device
         self._reporter = reporter
@@ -99,7 +103,10 @@ class Trainer:
         average_steps = round(self.total_steps * rates.average)
         if average_steps:
             optimizer.keep_average(average_steps)
-        self._step = TrainingStep(model, optimizer, objectives)
+        compared = [task for task, objective in objectives.items() if objective.compares]
+        self._ranks = ranks
+        self._parts = ranks and Parts(ranks, splits, compared, device)
+        self._step = TrainingStep(model, optimizer, objectives, first_stream(ranks, batches.accumulate))
         self._smoothed = [task for task, objective in objectives.items() if objective.smoothness]
         self._device_steps: DeviceSteps | None = None
         if not needs_host_lengths(device) and not model.needs_host_lengths:
@@ -151,7 +158,9 @@ class Trainer:
             count = sum(len(own) * self.splits[task].sequences_per_example for task, own in examples.items())
             self._reporter.say(f"frozen     the encoder runs once over the {count} sequences that the heads will read")
             with self._reporter.reading("frozen encoder", sum(map(len, examples.values()))):
-                self._frozen = FrozenBatches(self.model, self.splits, examples, self.device, self._reporter)
+                self._frozen = FrozenBatches(
+                    self.model, self.splits, examples, self.device, self._reporter, self._ranks
+                )
             self.kept = KeptOutputs()
         encoder = {name for name in self.model.shared.block_names if not name.startswith(SHARED_LAYER)}
         self.optimizer.freeze(encoder if stage == "heads" else ())
@@ -183,21 +192,24 @@ class Trainer:
         rate_factor: float,
         epoch: int,
     ) -> StepOutput:
+        parts = self._parts.of_step(micro_batches) if self._parts else None
         if self._device_steps is not None and self._frozen is None:
-            return self._device_steps.run(micro_batches, seed=seed, rate_factor=rate_factor, epoch=epoch)
-        batches = (
-            self._frozen.gather(micro_batch, accumulate=number > 0)
-            if self._frozen
-            else gather(self.splits, micro_batch, self.device, accumulate=number > 0, smoothed=self._smoothed)
-            for number, micro_batch in enumerate(micro_batches)
-        )
+            numbers = {"seed": seed, "rate_factor": rate_factor, "epoch": epoch}
+            if parts is not None:
+                return self._device_steps.run_part(parts, examples, **numbers)
+            return self._device_steps.run(micro_batches, **numbers)
         return self._step(
-            batches,
+            whole_step(parts or [(own, None) for own in micro_batches], self._gather),
             examples,
             seed=torch.tensor(seed).to(self.device),
             rate_factor=torch.tensor(rate_factor).to(self.device),
             epoch=torch.tensor(float(epoch)).to(self.device),
         )
+
+    def _gather(self, micro_batch: MicroBatch, accumulate: bool) -> LabelledBatch:
+        if self._frozen:
+            return self._frozen.gather(micro_batch, accumulate=accumulate)
+        return gather(self.splits, micro_batch, self.device, accumulate=accumulate, smoothed=self._smoothed)
 
     def _seed_of(self, step: int) -> int:
         """A 63-bit seed for one step of this run: of its dropouts and of surgery's random orders."""

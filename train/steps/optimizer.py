@@ -1,7 +1,8 @@
 """One optimizer step: Gram matrices -> plan -> combine + AdamW, with nothing read on the host."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import EllipsisType
 
 import torch
 from torch import Tensor
@@ -10,9 +11,11 @@ from concord.kernels.layout.flat import FlatParameters
 from concord.kernels.surgery.adamw import combine_adamw_
 from concord.kernels.surgery.gram import gram_matrix
 from concord.kernels.surgery.plan import Rates, SurgeryPlan, SurgerySettings, new_surgery_state, plan_update
+from concord.train.ranks.exchange import Exchange
 
 _TIMES = 10  # how often the weights enter their moving average within its span
 _BUFFERS = ("master", "momentum", "variance")
+_SHARED = "shared."
 
 Weighting = Callable[[Tensor], Tensor]  # fp64 [groups, T, T] Gram matrices -> fp64 [groups, T] coefficients
 
@@ -29,6 +32,8 @@ class SurgeryOptimizer:
             one for all.
         weighting: gives the coefficients where the method is "given"; its result is taken as it is. A tensor in its
             attribute `carried`, which it changes from step to step, is a part of what is saved.
+        exchange: with the other ranks of a run, of which each updates a piece of the shared parameters; None for a
+            process that is alone.
 
     Attributes:
         state: counters, loss scale and statistics, see `SurgeryState`.
@@ -44,10 +49,13 @@ class SurgeryOptimizer:
         shared_rates: Sequence[float] | float,
         private_rates: Sequence[float] | float,
         weighting: Weighting | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self.shared, self.private = shared, private
+        self._exchange = exchange or Exchange(shared)
+        self._own = self._exchange.own
         self.settings, self.weighting = settings, weighting
-        device = shared.master.device
+        device = shared.compute.device
         blocks, heads = len(shared.block_names), len(private.block_names)
         self.state = new_surgery_state(settings, len(tasks), blocks, heads, device)
         owners = [list(tasks).index(name) for name in private.block_names]
@@ -60,6 +68,8 @@ class SurgeryOptimizer:
         self._rates = (self._shared_rates.clone(), private)
         self._all_frozen = False
         self._no_gram = torch.zeros(blocks, len(tasks), len(tasks), dtype=torch.float64, device=device)
+        groups = blocks if settings.by_block else 1
+        self._some_weights = torch.zeros(groups, len(tasks), dtype=torch.float64, device=device)
         self._average_steps = 0
         self._averages: list[Tensor] = []
 
@@ -80,6 +90,14 @@ class SurgeryOptimizer:
         """Clear what autograd adds to; the task gradients are overwritten by the first micro-batch instead."""
         self.private.gradients.zero_()
 
+    def zero_shared_gradients(self) -> None:
+        """Clear the task gradients where no backward of a step has written any."""
+        self.shared.gradients.zero_()
+
+    def begin_last_backward(self) -> None:
+        """The step's last backward of the encoder is about to begin: what it finishes may be sent to other ranks."""
+        self._exchange.begin_last_backward()
+
     @torch.no_grad()
     def step(self, *, seed: Tensor, rate_factor: Tensor) -> SurgeryPlan:
         """Merge the gradients and update all parameters, or skip both where a gradient is not finite.
@@ -87,11 +105,12 @@ class SurgeryOptimizer:
         seed: int64 scalar, of the tasks' random orders in this step; rate_factor: fp32 scalar, by which both learning
         rates are multiplied. Returns what was done.
         """
-        gram = self._no_gram if self._all_frozen else gram_matrix(self.shared)
+        self._exchange.reduce(self.private, shared=not self._all_frozen)
+        gram = self._no_gram if self._all_frozen else self._exchange.add_up(gram_matrix(self._own))
         private_squares = gram_matrix(self.private)[:, 0, 0]
         given = None
         if self.weighting is not None:
-            given = self._weights(gram, private_squares)
+            given = self._exchange.decide(lambda: self._weights(gram, private_squares), self._some_weights)
         plan = plan_update(
             gram,
             private_squares,
@@ -103,10 +122,10 @@ class SurgeryOptimizer:
             given,
         )
         for parameters, coefficients, step_sizes, shrinks in (
-            (self.shared, plan.coefficients, plan.step_sizes, plan.shrinks),
+            (self._own, plan.coefficients, plan.step_sizes, plan.shrinks),
             (self.private, plan.private_coefficients, plan.private_step_sizes, plan.private_shrinks),
         ):
-            if parameters is self.shared and self._all_frozen:
+            if parameters is self._own and self._all_frozen:
                 continue
             combine_adamw_(
                 parameters,
@@ -119,7 +138,13 @@ class SurgeryOptimizer:
                 beta2=self.settings.beta2,
                 epsilon=self.settings.epsilon,
             )
+        if not self._all_frozen:
+            self._exchange.publish_update()
         return plan
+
+    def over_ranks(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the ranks' losses, scalars by task, add up to."""
+        return self._exchange.total(losses)
 
     def _weights(self, gram: Tensor, private_squares: Tensor) -> Tensor:
         """What `weighting` makes of the groups' Gram matrices, free of the loss scale; fp64 [groups, T].
@@ -137,7 +162,7 @@ class SurgeryOptimizer:
     def keep_average(self, steps: int) -> None:
         """Keep a moving average of all weights over about the last `steps` steps, from the first step on."""
         self._average_steps = steps
-        self._averages = [parameters.master.clone() for parameters in (self.shared, self.private)]
+        self._averages = [parameters.master.clone() for parameters in (self._own, self.private)]
 
     @torch.no_grad()
     def average(self, step: int) -> None:
@@ -152,42 +177,81 @@ class SurgeryOptimizer:
         interval = max(1, self._average_steps // _TIMES)
         if step < interval or step % interval == 0:
             weight = 1 / max(1, min(step // interval, self._average_steps // interval))
-            for average, parameters in zip(self._averages, (self.shared, self.private), strict=True):
+            for average, parameters in zip(self._averages, (self._own, self.private), strict=True):
                 average.lerp_(parameters.master, weight)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within this context the model has its averaged weights, if they are kept."""
-        self._exchange()
+        self._swap()
         try:
             yield
         finally:
-            self._exchange()
+            self._swap()
 
     @torch.no_grad()
-    def _exchange(self) -> None:
-        for average, parameters in zip(self._averages, (self.shared, self.private), strict=False):
+    def _swap(self) -> None:
+        for average, parameters in zip(self._averages, (self._own, self.private), strict=False):
             weights = parameters.master.clone()
             parameters.master.copy_(average)
             average.copy_(weights)
-            parameters.refresh_compute()
+        if self._averages:
+            self._exchange.publish()
 
     def saved(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, weights included: name -> tensor."""
-        tensors = self.state.tensors()
-        for prefix, parameters in (("shared", self.shared), ("private", self.private)):
-            for name in _BUFFERS:
-                tensors[f"{prefix}.{name}"] = getattr(parameters, name)
-        for prefix, average in zip(("shared", "private"), self._averages, strict=False):
-            tensors[f"{prefix}.average"] = average
+        """Everything that a resumed run needs, weights included, as it lies in this process: name -> tensor."""
+        tensors = self._of_shared() | self.state.tensors()
+        for name in _BUFFERS:
+            tensors[f"private.{name}"] = getattr(self.private, name)
+        if self._averages:
+            tensors["private.average"] = self._averages[1]
         carried = getattr(self.weighting, "carried", None)
         if carried is not None:
             tensors["weighting.carried"] = carried
         return tensors
 
+    def _of_shared(self) -> dict[str, Tensor]:
+        """Those that are pieces where there are ranks."""
+        tensors = {f"{_SHARED}{name}": getattr(self._own, name) for name in _BUFFERS}
+        return tensors | ({f"{_SHARED}average": self._averages[0]} if self._averages else {})
+
+    def saved_like(self) -> dict[str, Tensor]:
+        """Tensors of the names, shapes and dtypes that a state has, without values: the same whatever ranks there
+        are."""
+        shared, size = self._of_shared(), self._exchange.size
+        return {
+            name: torch.empty(size if name in shared else tensor.shape, dtype=tensor.dtype, device="meta")
+            for name, tensor in self.saved().items()
+        }
+
+    def saved_parts(self) -> Iterator[tuple[str, slice | EllipsisType, Tensor]]:
+        """What a state holds, part by part: name, elements, and their values. All ranks have to ask for all parts, of
+        which the first alone is given those that lie with the others."""
+        shared = self._of_shared()
+        yield from self._exchange.whole(shared)
+        for name, tensor in self.saved().items():
+            if name not in shared:
+                yield name, ..., tensor
+
     @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `saved` gave. The caller has checked names and shapes against `saved()`."""
+    def load(self, tensors: Mapping[str, Tensor] | None) -> None:
+        """Put back what `saved_parts` gave. The caller has checked names and shapes against `saved_like()`.
+
+        tensors: None on all ranks but the first, which has read them.
+        """
+        shared = self._of_shared()
         for name, target in self.saved().items():
-            target.copy_(tensors[name])
-        self.shared.refresh_compute()
+            take = self._exchange.take if name in shared else self._exchange.take_same
+            take(target, None if tensors is None else tensors[name])
+        self._exchange.publish()
+
+    def gather_master(self) -> None:
+        """Have all weights of the model in fp32 where it is about to be written or read: on the first rank."""
+        self._exchange.gather_master()
+
+    @torch.no_grad()
+    def spread_master(self, others: Iterable[Tensor] = ()) -> None:
+        """Have all ranks take the weights that the first has read into the model, and what else it has read."""
+        self._exchange.spread_master()
+        for tensor in (self.private.master, *others):
+            self._exchange.take_same(tensor, tensor)

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from concord.kernels.surgery.multi_tensor import gram_of_tensors
+from concord.train.ranks.group import Group
 
-Group = Any  # torch.distributed.ProcessGroup, which a build of torch without processes does not have
 _BUCKET = 25 * 2**20  # bytes that are sent at once, as DistributedDataParallel does
 
 

@@ -1,0 +1,185 @@
+"""Whole runs under torchrun: what they leave, how they stop, fail, go on after a restart and on other processes."""
+
+import contextlib
+import re
+import signal
+import time
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from concord.train import run
+from concord.train.command import run_command
+from tests.assertions import assert_close
+from tests.train.ranks.torchrun import PLAIN, SETTLED, Torchrun, run_arguments, steps_logged, wait_for_step
+from tests.train.small_runs import write_course_data
+from tests.train.test_run import entries, same_state
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_pictures")]
+STATE = "last.safetensors"
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    return write_course_data(tmp_path_factory.mktemp("course") / "data")
+
+
+def finished(folder, arguments, size=2, **more):
+    code, text = Torchrun(folder, arguments, size, **more).end()
+    assert code == 0, text
+    return text
+
+
+def exit_codes(text):
+    """Those of the ranks, as torchrun lists them."""
+    return [int(code) for code in re.findall(r"^ *exitcode *: (-?\d+) ", text, re.MULTILINE)]
+
+
+def assert_same_run(out, other):
+    """The states of two runs, and what they have logged, within 1e-5."""
+    state, expected = load_file(out / STATE), load_file(other / STATE)
+    assert state.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert_close(state[name], tensor, 1e-5)
+    found, expected = entries(out), entries(other)
+    assert [entry["event"] for entry in found] == [entry["event"] for entry in expected]
+    for entry, own in zip(found, expected, strict=True):
+        if own["event"] == "step":
+            assert entry["losses"] == pytest.approx(own["losses"], rel=1e-5)
+            assert entry["cosines"] == pytest.approx(own["cosines"], abs=1e-5)
+        else:
+            # The answers hardly vary after so few steps, which magnifies any rounding in their correlations.
+            assert {task: pytest.approx(row, abs=1e-3) for task, row in own["dev"].items()} == entry["dev"]
+
+
+def test_a_run_of_two_processes_leaves_what_one_does_and_its_state_goes_on_in_one(course, tmp_path):
+    more = (*PLAIN, "--pair-encoding", "sts=separate", "--losses", "sts=mse+mnrl-cosine", "--threshold", "dev")
+    text = finished(tmp_path, run_arguments(course, tmp_path / "two", *more))
+    assert run_command(run.main, run_arguments(course, tmp_path / "one", *more)) == 0
+    assert text.count("written    ") == 1
+    assert "ranks      2 processes" in text
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+    names = {path.name for path in (tmp_path / "one").iterdir()}
+    assert {path.name for path in (tmp_path / "two").iterdir()} - {"launch.txt"} - names <= {
+        "curves.png",
+        "conflicts.png",
+        "report.html",
+    }
+    assert names <= {path.name for path in (tmp_path / "two").iterdir()}
+    for name in names:
+        if name.endswith("predictions.csv"):
+            ours, theirs = ((tmp_path / run / name).read_text().splitlines() for run in ("two", "one"))
+            for line, expected in zip(ours, theirs, strict=True):
+                identifier, answer = expected.split(", ")
+                assert line.split(", ")[0] == identifier
+                if answer[0].isdigit():
+                    assert float(line.split(", ")[1]) == pytest.approx(float(answer), abs=1e-4)
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_and_the_state_goes_on_anywhere(course, tmp_path):
+    long = (*PLAIN, "--epochs", "20", "--max-steps", "90")
+    out = tmp_path / "run"
+    launched = Torchrun(tmp_path, run_arguments(course, out, *long))
+    wait_for_step(launched, out, 15)
+    launched.send(1, signal.SIGTERM)
+    code, text = launched.end()
+    stopped = int(re.search(r"stopped    after step (\d+)", text)[1])
+    assert code == 1
+    assert exit_codes(text) == [130, 130], text
+    assert steps_logged(out) == stopped < 90
+    assert text.count("Traceback (most recent call last)") == 1  # that of torchrun, which calls it a failure
+    for name in ("alone", "again"):
+        (tmp_path / name).mkdir()
+        for path in out.rglob("*"):
+            if path.is_file():
+                target = tmp_path / name / path.relative_to(out)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(path.read_bytes())
+    finished(tmp_path, run_arguments(course, tmp_path / "whole", *long))
+    finished(tmp_path, ["--resume", tmp_path / "again"])
+    assert same_state(tmp_path / "again", tmp_path / "whole")
+    assert entries(tmp_path / "again") == entries(tmp_path / "whole")
+    assert run_command(run.main, ["--resume", str(tmp_path / "alone")]) == 0
+    assert_close(
+        load_file(tmp_path / "alone" / STATE)["shared.master"],
+        load_file(tmp_path / "whole" / STATE)["shared.master"],
+        1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--surgery", "pcgrat"), "pcgrat"),
+        (("--data", "nowhere"), "nowhere"),
+        (("--accumulate", "20000"), "16384 at most with 2 processes"),
+        (("--cuda-graphs", "on"), "--cuda-graphs on"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_two_on_all_ranks(course, tmp_path, more, said):
+    code, text = Torchrun(tmp_path, run_arguments(course, tmp_path / "run", *SETTLED, *more)).end()
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, text
+    assert said in lines[0]
+    assert code == 1
+    assert exit_codes(text) == [2, 2], text
+    assert not (tmp_path / "run").exists()
+
+
+RESTARTED = (*SETTLED, "--epochs", "20", "--max-steps", "80", "--save-every", "5", "--skip-test")
+
+
+@pytest.fixture(scope="module")
+def whole(course, tmp_path_factory):
+    """The folder of a run of two processes that nobody killed."""
+    folder = tmp_path_factory.mktemp("whole")
+    finished(folder, run_arguments(course, folder / "run", *RESTARTED))
+    return folder / "run"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_started_again_with_the_others_and_the_end_is_the_same_to_the_bit(
+    course, tmp_path, whole, rank
+):
+    launched = Torchrun(tmp_path, run_arguments(course, None, *RESTARTED), options=("--max-restarts", "3"))
+    out = only_run(launched, tmp_path / "runs")
+    wait_for_step(launched, out, 20)
+    launched.send(rank, signal.SIGKILL)
+    code, text = launched.end()
+    assert code == 0, text
+    assert "resumed    after step" in text
+    assert [path for path in (tmp_path / "runs").glob("*/metrics.jsonl") if path.parent != out] == []
+    assert same_state(out, whole)
+    assert entries(out) == entries(whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rank_may_be_killed_at_any_moment(course, tmp_path, whole, seed):
+    random = np.random.default_rng(seed)
+    out = tmp_path / "run"
+    launched = Torchrun(tmp_path, run_arguments(course, out, *RESTARTED), options=("--max-restarts", "3"))
+    time.sleep(random.uniform(0.5, 7.0))
+    with contextlib.suppress(KeyError, ProcessLookupError):  # not started yet, or done
+        launched.send(seed % 2, signal.SIGKILL)
+    code, text = launched.end()
+    assert code == 0, text
+    assert same_state(out, whole)
+    assert entries(out) == entries(whole)
+
+
+def only_run(launched, folder, limit=60):
+    """The folder of the one run in `folder`, once it has begun."""
+    for _ in range(limit * 20):
+        found = [path.parent for path in folder.glob("*/metrics.jsonl")]
+        if found:
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(launched.text())
+
+
+def test_other_commands_are_refused_in_many_processes(tmp_path):
+    code, text = Torchrun(tmp_path, ["--help"], module="train.pretrain").end()
+    assert code == 1
+    assert text.count("error: 2 processes: only a fine-tuning run") == 1
