@@ -35,16 +35,9 @@ ROOMS = (
 # Who sees the flat settings, one a flag: the commands with their flags and files, recipes, what makes typed parts of
 # them, what tells the user of them, and benchmarks, which are commands too.
 FLAT_SETTINGS = {
-    *(
-        "train.flags",
-        "train.library",
-        "train.pretrain",
-        "train.reproduce",
-        "train.run",
-        "train.seeds",
-        "train.sweeping",
-    ),
-    *("train.settings.sweep_file",),
+    *("train.flags", "train.library", "train.pretrain", "train.planned_runs", "train.run"),
+    *("train.seeds", "train.sweeping"),
+    *("train.papers.budgets", "train.papers.results", "train.settings.sweep_file"),
     *("train.settings.files", "train.settings.idle", "train.settings.layers", "train.settings.settings_file"),
     *("train.settings.typed",),
     *("train.runs.begin", "train.runs.pre_training"),

@@ -1,112 +1,28 @@
-"""Reproduce a paper's tables: python -m train.reproduce PAPER [--table N] [--budget smoke|short|full] [--data DIR] ...
+"""Reproduce a paper's tables: python -m train.reproduce PAPER [--table N] [--budget smoke|...|full] [--data DIR] ...
 
 Runs the systems of the tables one after the other, each in a folder of its own, and leaves those alone that are
-finished: stopped or killed at any time, the same command goes on. After each system the tables are written anew. A
-folder whose runs had other settings is refused.
+finished: stopped or killed at any time, the same command goes on. After each system the tables are written anew. With
+--results a finished system leaves a small JSON file, which stands for its run on any machine. A folder whose runs, or
+results, had other settings is refused.
 """
 
 import argparse
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
-from concord.bert.errors import InputError
-from concord.bert.files import read_json_object
-from concord.train import pretrain, run
+from concord.bert.errors import InputError, did_you_mean
 from concord.train.command import run_command
-from concord.train.flags import OneLineParser, config_from, contradiction
-from concord.train.outputs import names
-from concord.train.outputs.folders import clear_folder, has_state
-from concord.train.settings.config import RunConfig
-from concord.train.settings.files import read_config
-from concord.train.settings.options import flag_of, setting_text
-from concord.train.settings.recipes import Paper, Recipe, papers, read_paper, read_recipe
+from concord.train.flags import OneLineParser
+from concord.train.papers.budgets import BUDGETS, budgeted, flags_of
+from concord.train.papers.results import ResultFiles, Results, checkout_results
+from concord.train.planned_runs import PRETRAINED, PlannedPretraining, PlannedRun, settings_of
+from concord.train.settings.options import flag_of
+from concord.train.settings.recipes import Paper, Recipe, Table, papers, read_paper, read_recipe
 
-PRETRAINED = "pretrained"
 _FOR_PRETRAINING = ("model", "tasks", "data", "skip_bad_rows", "amp", "device", "seed")
-# The settings on which the results of a finished run do not depend.
-_WITHOUT_EFFECT = {
-    *("device", "kernels", "products", "self_check", "cuda_graphs"),
-    *("log_every", "save_every", "mistakes", "skip_test", "skip_bad_rows"),
-}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much of a paper's schedule is run.
-
-    Attributes:
-        divisor: of the epochs of stages and milestones, each of which stays at least one; 0 for one epoch a stage.
-        steps: of the whole run, divided among its epochs.
-        batch_size: the paper's batch size is cut to this.
-        rate: factor of the encoder's learning rate.
-        head_rate: factor of the heads' learning rates, which it raises to 1e-3 at most.
-        pretraining_steps: of the further pre-training before it; 0 for as many as the paper has.
-        more: further settings, name and value.
-    """
-
-    divisor: int = 1
-    steps: int = 0
-    batch_size: int = 0
-    rate: float = 1.0
-    head_rate: float = 1.0
-    pretraining_steps: int = 0
-    more: tuple[tuple[str, Any], ...] = ()
-
-
-BUDGETS = {
-    "smoke": Budget(
-        divisor=0,
-        steps=3,
-        batch_size=4,
-        pretraining_steps=1,
-        more=(("model", "tiny"), ("evaluate_every", 0), ("dev_examples", 24), ("skip_test", True)),
-    ),
-    "short": Budget(
-        divisor=5,
-        steps=120,
-        batch_size=16,
-        rate=10.0,
-        head_rate=100.0,
-        pretraining_steps=25,
-        more=(("evaluate_every", 0), ("dev_examples", 600), ("skip_test", True)),
-    ),
-    "full": Budget(),
-}
-_HIGHEST_HEAD_RATE = 1e-3
-
-
-def budgeted(settings: dict[str, Any], budget: Budget) -> dict[str, Any]:
-    """A recipe's settings within a budget."""
-    if budget == BUDGETS["full"]:
-        return dict(settings)
-    config = RunConfig(**settings)
-    found = settings | dict(budget.more)
-
-    def shortened(epochs: int) -> int:
-        return max(1, round(epochs / budget.divisor)) if budget.divisor else 1
-
-    stages = config.parsed_stages()
-    found["epochs"] = sum(shortened(stage.epochs) for stage in stages)
-    if len(stages) > 1:
-        found["stages"] = tuple(f"{stage.trains}:{shortened(stage.epochs)}" for stage in stages)
-    found["milestones"] = tuple(dict.fromkeys(str(shortened(epoch)) for epoch in config.milestone_epochs()))
-    found["steps_per_epoch"] = max(1, budget.steps // found["epochs"])
-    found["batch_size"] = min(config.batch_size, budget.batch_size)
-    if config.learning_rate > 0:
-        found["learning_rate"] = config.learning_rate * budget.rate
-    found["head_learning_rate"] = tuple(_multiplied(item, budget.head_rate) for item in config.head_learning_rate)
-    return found
-
-
-def _multiplied(item: str, factor: float) -> str:
-    task, equals, value = item.rpartition("=")
-    rate = float(value)
-    return f"{task}{equals}{max(rate, min(rate * factor, _HIGHEST_HEAD_RATE)):g}"
 
 
 class Reproduction:
@@ -116,157 +32,106 @@ class Reproduction:
         paper: whose tables.
         tables: their numbers, from 1.
         budget: of each run.
-        out: folder of the runs and the tables.
+        out: folder of the runs, and of the tables where no results are kept.
         more: flags for every run, such as the data.
     """
 
     def __init__(self, paper: Paper, tables: Sequence[int], budget: str, out: Path, more: dict[str, Any]) -> None:
         self.paper, self.out, self.more = paper, out, more
         self.tables = [paper.tables[number - 1] for number in tables]
-        self.systems = dict.fromkeys(system for table in self.tables for row in table.rows for system in row.systems)
+        self.systems = _systems(self.tables)
         self.budget_name, self.budget = budget, BUDGETS[budget]
+        self.results: ResultFiles | None = None
+        self.anew: list[str] = []
+
+    def choose(self, systems: Sequence[str]) -> None:
+        """Run these systems alone; InputError where the tables have none of such a name."""
+        self.systems = [self._known("--systems", system) for system in systems]
+
+    def keep(self, results: Path, anew: Sequence[str]) -> None:
+        """Keep results in files, from which the tables are written, and take for done what has one.
+
+        results: folder of all papers' results; anew: systems whose files do not count, but are replaced. InputError
+        where there is none of such a name.
+        """
+        self.results = ResultFiles(results / self.paper.name)
+        self.anew = [self._known("--anew", system) for system in anew]
+
+    def _known(self, flag: str, system: str) -> str:
+        if system not in self.systems:
+            raise InputError(f"{flag} {system}: {did_you_mean(system, self.systems)}")
+        return system
 
     def run(self) -> None:
         """Run what is not finished yet; InputError where a run fails for bad input.
 
-        InputError before anything is run where a run in the folder, finished or not, had other settings, or the
-        summary of a finished one is damaged.
+        InputError before anything is run where a run in the folder, finished or not, or a result had other settings, or
+        the summary of a finished one is damaged.
         """
-        planned = [self._runs_of(read_recipe(f"{self.paper.name}/{system}")) for system in self.systems]
-        for each in (each for runs in planned for each in runs):
+        planned = {system: self._runs_of(read_recipe(f"{self.paper.name}/{system}")) for system in self.systems}
+        planned = {system: runs for system, runs in planned.items() if not self._has_result(system, runs)}
+        for each in (each for runs in planned.values() for each in runs):
             each.check()
-        self._summaries()
-        for runs in planned:
-            if not runs[-1].finished:
-                for each in runs:
-                    each.go_on()
-                self._write(pictures=False)
+        self._found()
+        for system, runs in planned.items():
+            for each in runs if not runs[-1].finished else ():
+                each.go_on()
+            self._keep_result(system, runs)
+            self._write(pictures=False)
         for path in self._write(pictures=True):
             print(f"written    {path}")
 
-    def _runs_of(self, recipe: Recipe) -> list["_PlannedRun"]:
+    def _runs_of(self, recipe: Recipe) -> list[PlannedRun]:
         """A system's run, and before it that which pre-trains its model, once for all systems, on the tasks' texts."""
-        runs: list[_PlannedRun] = []
+        runs: list[PlannedRun] = []
         settings = budgeted(recipe.settings, self.budget) | self.more
         if recipe.pretrain:
             own = {name: settings[name] for name in _FOR_PRETRAINING if name in settings} | self.paper.pretraining
             if self.budget.pretraining_steps:
                 own["max_steps"] = self.budget.pretraining_steps
-            runs.append(_PlannedPretraining(self.out / PRETRAINED, _flags(own), "further pre-training"))
+            runs.append(PlannedPretraining(self.out / PRETRAINED, flags_of(own), "further pre-training"))
             settings["model"] = str((self.out / PRETRAINED).absolute())
-        arguments = ["--recipe", recipe.name, *_flags(settings)]
+        arguments = ["--recipe", recipe.name, *flags_of(settings)]
         directory = self.out / recipe.name.rpartition("/")[2]
-        return [*runs, _PlannedRun(directory, arguments, f"{recipe.name}: {recipe.description}")]
+        return [*runs, PlannedRun(directory, arguments, f"{recipe.name}: {recipe.description}")]
+
+    def _has_result(self, system: str, runs: list[PlannedRun]) -> bool:
+        if self.results is None or system in self.anew:
+            return False
+        return self.results.has(self.budget_name, system, settings_of(runs))
+
+    def _keep_result(self, system: str, runs: list[PlannedRun]) -> None:
+        if self.results is not None:
+            result = runs[-1].result()
+            path = self.results.write(self.budget_name, system, self._command(), settings_of(runs), result)
+            print(f"kept       {path}")
 
     def _write(self, *, pictures: bool) -> list[Path]:
-        """The tables as far as they go."""
+        """The tables as far as they go; where results are kept, all of the paper's, since tables share systems."""
         from concord.train.papers.tables import write_tables  # torch comes with it
 
-        summaries, command = self._summaries(), self._command()
-        return write_tables(self.paper, self.tables, summaries, self.out, command=command, pictures=pictures)
+        tables, out = (self.tables, self.out) if self.results is None else (self.paper.tables, self.results.folder)
+        return write_tables(self.paper, tables, self._found(), out, pictures=pictures)
 
-    def _summaries(self) -> dict[str, dict[str, Any]]:
-        """What the summary of each finished system holds."""
-        paths = {system: self.out / system / names.SUMMARY_FILE for system in self.systems}
-        return {
-            system: read_json_object(path, "the summary of a run") for system, path in paths.items() if path.exists()
-        }
+    def _found(self) -> Results:
+        """The results, as far as they go."""
+        if self.results is not None:
+            return self.results.read(_systems(self.paper.tables))
+        runs = {system: PlannedRun(self.out / system, [], system) for system in _systems(self.tables)}
+        found = {system: run.result() | {"command": self._command()} for system, run in runs.items() if run.finished}
+        return {self.budget_name: {0: found}}  # of one seed, whichever it is
 
     def _command(self) -> str:
         """The command line that makes the tables, wherever the data lie."""
         more = self.more | ({"data": "DIR"} if "data" in self.more else {})
         return shlex.join(
-            ["python", "-m", "train.reproduce", self.paper.name, "--budget", self.budget_name, *_flags(more)]
+            ["python", "-m", "train.reproduce", self.paper.name, "--budget", self.budget_name, *flags_of(more)]
         )
 
 
-@dataclass(frozen=True)
-class _PlannedRun:
-    """A run of train.run in a folder of its own, where some of it may be done already.
-
-    directory: of the run; arguments: of the command line of a new one, but the folder; title: what it is.
-    """
-
-    directory: Path
-    arguments: list[str]
-    title: str
-
-    module: ClassVar[ModuleType] = run
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has come to its end."""
-        return (self.directory / names.SUMMARY_FILE).exists()
-
-    @property
-    def saved(self) -> bool:
-        """Whether there is a state that the run can go on from."""
-        return has_state(self.directory)
-
-    def check(self) -> None:
-        """Raise InputError where what is done was done with other settings, as far as results depend on them."""
-        if not (self.finished or self.saved):
-            return
-        kept = vars(self._kept())
-        for name, value in vars(self._wanted()).items():
-            # A run that goes on stays on its device.
-            counts = name not in _WITHOUT_EFFECT or (name == "device" and not self.finished)
-            if counts and not _same(name, value, kept[name]):
-                raise InputError(f"{contradiction(name, value, kept[name], self.directory)}; give another --out")
-
-    def go_on(self) -> None:
-        """Run it to its end, from its last state or, where none was saved, from the beginning."""
-        if self.finished:
-            return
-        if self.saved:
-            arguments = ["--resume", str(self.directory)]
-        else:
-            clear_folder(self.directory, self._files())
-            arguments = [*self.arguments, "--out", str(self.directory)]
-        print(f"\n{self.title}\n  python -m {self.module.__name__} {shlex.join(arguments)}", flush=True)
-        self.module.main(arguments)
-
-    def _wanted(self) -> RunConfig:
-        return config_from(run.build_parser().parse(self.arguments))
-
-    def _kept(self) -> RunConfig:
-        return read_config(self.directory / names.CONFIG_FILE)
-
-    def _files(self) -> Iterable[str]:
-        return names.files_before_state(self._wanted().tasks)
-
-
-class _PlannedPretraining(_PlannedRun):
-    """A run of train.pretrain."""
-
-    module = pretrain
-
-    def _wanted(self) -> RunConfig:
-        return pretrain.config_from(pretrain.build_parser().parse(self.arguments))
-
-    def _kept(self) -> RunConfig:
-        return pretrain.read_settings(self.directory / names.PRETRAINING_FILE)
-
-    def _files(self) -> Iterable[str]:
-        return names.pretraining_files_before_state()
-
-
-def _same(name: str, value: Any, other: Any) -> bool:
-    """Whether two values of the setting `name` are equal, or name the same file or folder."""
-    if name in ("data", "model") and Path(value).exists() and Path(other).exists():
-        return Path(value).samefile(other)
-    return value == other
-
-
-def _flags(settings: dict[str, Any]) -> list[str]:
-    """Settings as the command line takes them."""
-    arguments = []
-    for name, value in settings.items():
-        if isinstance(value, bool):
-            arguments += [flag_of(name)] * value
-        else:
-            arguments += [flag_of(name), setting_text(value)]
-    return arguments
+def _systems(tables: Iterable[Table]) -> list[str]:
+    """The systems of tables, each once."""
+    return list(dict.fromkeys(system for table in tables for row in table.rows for system in row.systems))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -276,10 +141,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("paper", help=", ".join(papers()))
     parser.add_argument("--table", type=int, help="the number of one table (default all)")
+    parser.add_argument("--systems", type=_names, metavar="a,b,...", help="these systems of the tables alone")
     parser.add_argument(
-        "--budget", default="smoke", help="smoke (minutes on a CPU), short, or full (the paper's own; default smoke)"
+        "--budget",
+        default="smoke",
+        help="smoke (minutes on a CPU), short, standard (1500 steps), or full (the paper's own; default smoke)",
     )
     parser.add_argument("--out", help="folder of the runs (default runs/reproduce/PAPER-BUDGET)")
+    parser.add_argument(
+        "--results",
+        help="folder of results that outlive their runs, a JSON file a system, and of the tables made from them (with "
+        "--budget standard and full by default a checkout's docs/papers; else none, and the tables are in --out)",
+    )
+    parser.add_argument("--anew", type=_names, metavar="a,b,...", help="systems to run though --results has them")
     for name in ("data", "model", "amp", "device", "seed"):
         bare = {"nargs": "?", "const": "auto"} if name == "amp" else {}
         parser.add_argument(flag_of(name), help="as for python -m train.run, in every run", **bare)
@@ -293,7 +167,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen is not None and chosen not in numbers:
         raise InputError(f"--table {chosen}: {paper.name} has tables 1 to {len(paper.tables)}")
     out = Path(given.pop("out", f"runs/reproduce/{paper.name}-{budget}"))
-    Reproduction(paper, list(numbers) if chosen is None else [chosen], budget, out, given).run()
+    systems, anew = given.pop("systems", None), given.pop("anew", [])
+    results = Path(given.pop("results")) if "results" in given else checkout_results() if BUDGETS[budget].kept else None
+    if anew and results is None:
+        raise InputError(f"--anew {','.join(anew)}: no results are kept with --budget {budget}; give --results")
+    reproduction = Reproduction(paper, list(numbers) if chosen is None else [chosen], budget, out, given)
+    if systems is not None:
+        reproduction.choose(systems)
+    if results is not None:
+        reproduction.keep(results, anew)
+    reproduction.run()
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 if __name__ == "__main__":

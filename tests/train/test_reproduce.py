@@ -11,8 +11,8 @@ from concord.bert.errors import InputError
 from concord.train import reproduce
 from concord.train.command import run_command
 from concord.train.outputs.progress import ConsoleReporter
+from concord.train.papers.budgets import BUDGETS, budgeted
 from concord.train.papers.tables import row_scores, write_tables
-from concord.train.reproduce import BUDGETS, budgeted
 from concord.train.runs import session
 from concord.train.settings.config import RunConfig
 from concord.train.settings.recipes import papers, read_paper, read_recipe, recipes
@@ -37,12 +37,25 @@ def test_a_budget_leaves_every_recipe_a_valid_configuration(name, budget):
     assert [item.split(":")[0] for item in config.stages] == [item.split(":")[0] for item in whole.stages]
 
 
+@pytest.mark.parametrize("budget", ["smoke", "short", "standard"])
+def test_a_single_epoch_of_a_set_is_not_made_longer(budget):
+    settings = budgeted(read_recipe("pals-and-gradient-vaccine/sts-triplet").settings, BUDGETS[budget])
+    assert (settings["epochs"], settings["steps_per_epoch"]) == (1, 0)
+    assert settings["max_steps"] == BUDGETS[budget].steps
+
+
 def test_a_short_budget_keeps_the_stages_in_proportion():
     settings = budgeted(read_recipe("optimizing-multitask-bert/tuned").settings, BUDGETS["short"])
     assert settings["stages"] == ("heads:1", "all:4", "heads:1")
     assert (settings["epochs"], settings["milestones"], settings["steps_per_epoch"]) == (6, ("1", "5"), 20)
     assert settings["learning_rate"] == pytest.approx(2e-4)
     assert settings["head_learning_rate"] == ("0.001", "sst=0.001", "sts=0.001")
+
+
+def test_the_standard_budget_takes_1500_steps_of_16_in_bf16_and_judges_all_dev_examples():
+    settings = budgeted(read_recipe("bert-mastery/pair-sst-sts").settings, BUDGETS["standard"])
+    assert settings["epochs"] * settings["steps_per_epoch"] == 1500
+    assert (settings["batch_size"], settings["amp"], settings["dev_examples"]) == (16, "auto", 0)
 
 
 @pytest.mark.slow
@@ -72,13 +85,13 @@ def test_every_system_of_a_paper_runs_and_its_tables_are_written(paper, tmp_path
 
 
 def test_a_row_of_several_systems_takes_each_ones_own_task_and_adds_their_time():
-    summaries = {
+    results = {
         name: {
             "dev": dev,
             "seconds": 10.0,
             "training_seconds": 5.0,
             "examples_per_second": speed,
-            "epochs": [{}] * 5,
+            "epochs": 5,
         }
         for name, dev, speed in (
             ("frozen-sst", {"sst": {"accuracy": 0.4}}, 100.0),
@@ -88,19 +101,26 @@ def test_a_row_of_several_systems_takes_each_ones_own_task_and_adds_their_time()
     }
     paper = read_paper("bert-mastery")
     row = paper.tables[0].rows[0]
-    found = row_scores(paper, row, summaries)
+    found = row_scores(paper, row, results)
     assert {name: found[name] for name in ("sst", "paraphrase", "sts")} == {"sst": 0.4, "paraphrase": 0.7, "sts": 0.2}
     assert found["overall"] == pytest.approx((0.4 + 0.7 + 0.6) / 3)
-    assert row_scores(replace(paper, overall="mean"), row, summaries)["overall"] == pytest.approx((0.4 + 0.7 + 0.2) / 3)
+    assert row_scores(replace(paper, overall="mean"), row, results)["overall"] == pytest.approx((0.4 + 0.7 + 0.2) / 3)
     assert (found["seconds"], found["seconds_per_epoch"], found["examples_per_second"]) == (30.0, 3.0, 100.0)
-    assert row_scores(paper, row, {"frozen-sst": summaries["frozen-sst"]}) is None
+    assert row_scores(paper, row, {"frozen-sst": results["frozen-sst"]}) is None
+
+
+def test_a_result_without_times_leaves_its_rows_times_empty():
+    result = {"dev": {"sst": {"accuracy": 0.4}}, "seconds": None}
+    paper = read_paper("bert-mastery")
+    row = next(row for row in paper.tables[2].rows if row.name == "SST")
+    assert row_scores(paper, row, {"equal-sst": result}) == {"sst": 0.4}
 
 
 def test_rows_that_are_not_finished_stay_empty(tmp_path):
     paper = read_paper("optimizing-multitask-bert")
-    write_tables(paper, paper.tables, {}, tmp_path, command="python -m train.reproduce PAPER")
+    write_tables(paper, paper.tables, {}, tmp_path)
     text = (tmp_path / "table-1.md").read_text()
-    assert "| Milestone baseline | -, .316, - | -, .369, - | -, -.009, - |" in text
+    assert "| Milestone baseline | not yet run | -, .316, - | -, .369, - | -, -.009, - |" in text
 
 
 @pytest.mark.parametrize(
@@ -108,7 +128,7 @@ def test_rows_that_are_not_finished_stay_empty(tmp_path):
     [
         (["bert-mastry"], "bert-mastery"),
         (["optimusbert", "--table", "2"], "tables 1 to 1"),
-        (["optimusbert", "--budget", "tiny"], "smoke, short, full"),
+        (["optimusbert", "--budget", "tiny"], "smoke, short, standard, full"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(arguments, reason):

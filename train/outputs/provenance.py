@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source, with "+changes" where files differ from it.
+    """The commit of the source, with "+changes" where files but those of docs/, where results are kept, differ from it.
 
     Outside a checkout, what CONCORD_COMMIT says: who copies the source without its history may tell. Otherwise None.
     """
@@ -70,6 +70,8 @@ def commit() -> str | None:
         return result.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--", ".", ":(exclude)docs") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("CONCORD_COMMIT")

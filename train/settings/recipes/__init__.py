@@ -1,7 +1,8 @@
 """Named recipes: the systems of five papers as readable files, one a system, and the papers' tables.
 
 PAPER/paper.toml holds what all systems of a paper share, and its tables with the figures that it reports; each other
-file of the folder is one system: a line that describes it, and a handful of settings, by the names of the flags.
+file of the folder is one system: a line that describes it, and a handful of settings, by the names of the flags; its
+base is another system of the folder, over whose settings its own stand.
 """
 
 import difflib
@@ -15,6 +16,7 @@ from concord.train.settings.settings_file import SettingsFile, checked_setting, 
 
 FOLDER = Path(__file__).parent
 _PAPER_FILE = "paper.toml"
+_OTHERS = {"description": str, "pretrain": bool, "base": str}  # keys of a system that are no settings
 OWN_SUFFIX = ".toml"  # of a recipe that the user names by its path
 
 
@@ -47,7 +49,7 @@ class Row:
     Attributes:
         name: as the paper calls it.
         systems: the recipes' names without the paper's.
-        figures: task, or `overall` -> the dev score that the paper reports.
+        figures: task, or `overall` -> the dev score that the paper reports; none where the row is ours.
         test: task, or `overall` -> the test score that the paper reports.
     """
 
@@ -138,7 +140,10 @@ def read_recipe(name: str) -> Recipe:
         hint = f"did you mean {nearest[0]!r}? " if nearest else ""
         raise InputError(f"--recipe {name}: there is none of that name; {hint}--recipes lists them")
     path = FOLDER / f"{name}.toml"
-    own = read_settings_file(path, {"description": str, "pretrain": bool}, without=("recipe",))
+    own = read_settings_file(path, _OTHERS, without=("recipe",))
+    if "base" in own.others:
+        base = read_settings_file(path.with_name(f"{own.others['base']}.toml"), _OTHERS, without=("recipe",))
+        own = replace(own, settings=base.settings | own.settings, others=base.others | own.others)
     shared = path.parent / _PAPER_FILE
     settings = _read(shared).get("settings", {}) if shared.exists() else {}
     settings = {key: checked_setting(key, value, str(shared)) for key, value in settings.items()} | own.settings

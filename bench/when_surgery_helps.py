@@ -1,0 +1,173 @@
+"""When gradient surgery helps: python -m bench.when_surgery_helps --data DIR [--axes share,rate] [--seeds 1,2,3] ...
+
+Trains a small model on SST (plain) beside a second task made of it (mirrored), whose labels are mirrored for a share of
+the sentences: very negative is very positive. Each point of an axis is run with each rule and seed. A finished run is
+an entry of results.json, and is not run again; table.md and conflicts.png are made from it.
+"""
+
+import csv
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from bench.surgery_points import draw_points, points_table
+from concord.bert.errors import InputError, did_you_mean
+from concord.bert.files import make_folder, read_json_object, replacing
+from concord.train import run
+from concord.train.command import run_command
+from concord.train.data.course import read_split
+from concord.train.data.tasks import BUILT_IN_TASKS
+from concord.train.flags import OneLineParser
+from concord.train.papers.budgets import flags_of
+
+RULES = ("none", "pcgrad", "gradvac")
+_CLASSES = 5
+_MARK = "mirrored : "  # before each of the second task's sentences
+_KEPT = ("dev", "best_step", "seconds", "examples_per_second", "device", "precision", "versions", "commit", "finished")
+_SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "head_learning_rate": ("1e-2",), "batch_size": 32}
+_SETTINGS |= {"max_steps": 800, "epochs": 3, "evaluate_every": 200, "skip_test": True, "log_every": 100}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of an axis.
+
+    Attributes:
+        value: where it lies on the axis.
+        mirrored: share of the second task's sentences whose labels are mirrored, in [0, 1].
+        settings: of the runs there, over those that all have.
+    """
+
+    value: float
+    mirrored: float
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_ONE_HEAD = {"heads": ("bench.fixed_head:fixed_head",)}
+# What is varied -> its points.
+AXES = {
+    "share": [Point(share, share) for share in _SHARES],
+    "share-one-head": [Point(share, share, _ONE_HEAD) for share in _SHARES],
+    "rate-one-head": [Point(rate, 1.0, _ONE_HEAD | {"learning_rate": rate}) for rate in (3e-4, 3e-3, 1e-2)],
+    "weight-one-head": [Point(w, 1.0, _ONE_HEAD | {"loss_weights": ("1", f"mirrored={w:g}")}) for w in (0.1, 10.0)],
+    "pretrained-one-head": [
+        Point(share, share, _ONE_HEAD | {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200, "batch_size": 16})
+        for share in (0.0, 0.5, 1.0)
+    ],
+}
+
+
+def write_data(directory: Path, mirrored: float, out: Path) -> Path:
+    """Write the two tasks' tables and their tasks.toml into `out`, and return its path.
+
+    directory: in the course layout; mirrored: the share of sentences whose label y becomes 4 - y in the second task,
+    evenly spread over training and dev set. The second task's sentences begin with a word that tells it from the first,
+    so that an encoder can answer both however their labels differ.
+    """
+    make_folder(out)
+    sst = next(task for task in BUILT_IN_TASKS if task.name == "sst")
+    lines = []
+    for task, share, prefix in (("plain", 0.0, ""), ("mirrored", mirrored, _MARK)):
+        lines += [f"[{task}]", 'text_columns = ["text"]', 'label_column = "label"', 'kind = "classification"']
+        for key, split in (("train", "train"), ("validation", "dev")):
+            found = read_split(sst, directory, split, skip_bad_rows=True)
+            path = out / f"{task}-{split}.csv"
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["id", "text", "label"])
+                for place, example in enumerate(found.examples if found else []):
+                    flipped = int((place + 1) * share) > int(place * share)
+                    label = _CLASSES - 1 - int(example.label) if flipped else int(example.label)
+                    writer.writerow([example.id, prefix + example.first, label])
+            lines.append(f'{key} = "{path.name}"')
+    tasks = out / "tasks.toml"
+    tasks.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tasks
+
+
+def _planned(axes: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, Point, dict[str, Any]]]:
+    """Each run that belongs to the axes: its axis, its point and its own settings."""
+    for axis in axes:
+        for point in AXES[axis]:
+            for seed in seeds:
+                for rule in RULES:
+                    yield axis, point, {**_SETTINGS, **point.settings, "surgery": rule, "seed": seed}
+
+
+def experiment(data: Path, axes: Sequence[str], seeds: Sequence[int], out: Path, runs: Path, command: str) -> None:
+    """Run what results.json in `out` does not have yet, and write it, the table and the plot after each run.
+
+    data: in the course layout; runs: a folder for data and runs, whose parts are removed again; command: the command
+    line that makes it.
+    """
+    path = out / "results.json"
+    found = _kept_runs(path) if path.exists() else []
+    for axis, point, settings in _planned(axes, seeds):
+        plain = json.loads(json.dumps(settings))
+        key = {"axis": axis, "value": point.value, "mirrored": point.mirrored, "settings": plain}
+        if any(all(one[name] == value for name, value in key.items()) for one in found):
+            continue
+        tasks = write_data(data, point.mirrored, runs / "data")
+        summary = run.main(["--data", str(tasks), *flags_of(settings), "--out", str(runs / "run")])
+        whole = summary["surgery"]["model"]
+        scores = {task: metrics["accuracy"] for task, metrics in summary["dev"].items()}
+        pair = next(iter(whole["pairs"].values()))
+        result = {"mean": mean(scores.values()), "cosine": pair["mean_cosine"], "conflicts": pair["share"]}
+        result |= {"change": whole["change"], **{name: summary[name] for name in _KEPT}}
+        found.append({**key, **result})
+        shutil.rmtree(runs / "run")
+        shutil.rmtree(runs / "data")
+        _write(path, json.dumps({"command": command, "runs": found}, indent=1) + "\n")
+    _write(out / "table.md", points_table(command, found))
+    draw_points(found, out / "conflicts.png")
+
+
+def _kept_runs(path: Path) -> list[dict[str, Any]]:
+    """The runs in a file of results; InputError where one had other settings than its point has."""
+    found = read_json_object(path, "the results of an experiment")["runs"]
+    for one in found:
+        own = {name: value for name, value in one["settings"].items() if name not in ("surgery", "seed")}
+        points = [point for point in AXES.get(one["axis"], []) if point.value == one["value"]]
+        if own not in [json.loads(json.dumps({**_SETTINGS, **point.settings})) for point in points]:
+            raise InputError(f"{path}: {one['axis']} {one['value']:g} had other settings; give another --out")
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    make_folder(path.parent)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; raises InputError for bad input."""
+    parser = OneLineParser(
+        prog="python -m bench.when_surgery_helps",
+        description=__doc__.splitlines()[0],
+    )
+    parser.add_argument("--data", required=True, help="a directory in the course layout")
+    parser.add_argument("--axes", default=",".join(AXES), help=f"what is varied (default {','.join(AXES)})")
+    parser.add_argument("--seeds", default="1,2,3", help="of each point (default 1,2,3)")
+    parser.add_argument("--out", default="docs/surgery", help="folder of the results (default docs/surgery)")
+    parser.add_argument("--runs", default="runs/surgery", help="folder for the runs (default runs/surgery)")
+    given = vars(parser.parse(arguments))
+    axes = given["axes"].split(",")
+    for axis in axes:
+        if axis not in AXES:
+            raise InputError(f"--axes {axis}: {did_you_mean(axis, list(AXES))}")
+    if not all(seed.isdecimal() for seed in given["seeds"].split(",")):
+        raise InputError(f"--seeds {given['seeds']}: expected whole numbers with commas")
+    seeds = [int(seed) for seed in given["seeds"].split(",")]
+    command = shlex.join(["python", "-m", "bench.when_surgery_helps", "--data", "DIR", "--seeds", given["seeds"]])
+    experiment(Path(given["data"]), axes, seeds, Path(given["out"]), Path(given["runs"]), command)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,112 @@
+"""When surgery helps: the made-up conflict is what it says, finished points stay, gains are differences of seeds."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import when_surgery_helps
+from bench.fixed_head import FixedHead
+from bench.surgery_points import gains, points_table
+from bench.when_surgery_helps import Point, write_data
+from concord.bert.errors import InputError
+from tests.train.small_runs import write_course_data
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "surgery" / "results.json"
+
+
+def labels(path):
+    with path.open(newline="") as file:
+        return [int(row["label"]) for row in csv.DictReader(file)]
+
+
+def texts(path):
+    with path.open(newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_the_second_task_has_mirrored_labels_for_the_share_and_the_same_for_the_others(tmp_path, share, split):
+    tasks = write_data(write_course_data(tmp_path / "data"), share, tmp_path / "out")
+    plain, other = (labels(tasks.parent / f"{task}-{split}.csv") for task in ("plain", "mirrored"))
+    flipped = [int((place + 1) * share) > int(place * share) for place in range(len(plain))]
+    assert sum(flipped) == int(len(plain) * share)
+    assert other == [4 - label if mirrored else label for label, mirrored in zip(plain, flipped, strict=True)]
+    assert len(set(plain)) > 1
+
+
+def test_the_second_tasks_sentences_tell_it_from_the_first(tmp_path):
+    tasks = write_data(write_course_data(tmp_path / "data"), 1.0, tmp_path / "out")
+    plain, other = (texts(tasks.parent / f"{task}-train.csv") for task in ("plain", "mirrored"))
+    assert other == [f"mirrored : {text}" for text in plain]
+
+
+def test_a_fixed_head_is_one_for_all_tasks_and_has_nothing_to_learn():
+    first, second = FixedHead(64, 5), FixedHead(64, 5)
+    pooled = torch.randn(3, 64)
+    assert torch.equal(first(pooled, None), second(pooled, None))
+    assert list(first.parameters()) == []
+
+
+def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self, entries: None)
+    monkeypatch.setattr(when_surgery_helps, "AXES", {"share": [Point(1.0, 1.0, {"max_steps": 2, "batch_size": 4})]})
+    data = write_course_data(tmp_path / "data")
+    arguments = ["--data", str(data), "--axes", "share", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "r")]
+    when_surgery_helps.main([*arguments, "--seeds", "1"])
+    first = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert [run["settings"]["surgery"] for run in first] == ["none", "pcgrad", "gradvac"]
+    assert all(set(run["dev"]) == {"plain", "mirrored"} for run in first)
+    when_surgery_helps.main([*arguments, "--seeds", "1,2"])
+    both = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert both[:3] == first
+    assert [run["settings"]["seed"] for run in both] == [1, 1, 1, 2, 2, 2]
+    with monkeypatch.context() as changed:
+        changed.setattr(when_surgery_helps, "AXES", {"share": [Point(1.0, 1.0, {"max_steps": 3, "batch_size": 4})]})
+        with pytest.raises(InputError, match="share 1 had other settings; give another --out"):
+            when_surgery_helps.main([*arguments, "--seeds", "1"])
+    assert (tmp_path / "out" / "conflicts.png").stat().st_size > 5000
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["token-cache"]
+
+
+def entry(rule, seed, score):
+    return {
+        "axis": "share",
+        "value": 0.5,
+        "settings": {"surgery": rule, "seed": seed},
+        "mean": score,
+        "cosine": -0.1,
+        "conflicts": 0.6,
+        "device": "CPU",
+        "precision": "fp32",
+        "versions": {"torch": "2"},
+        "commit": None,
+    }
+
+
+def test_a_gain_is_the_mean_difference_of_the_seeds_that_both_rules_have():
+    runs = [entry("none", 1, 0.4), entry("pcgrad", 1, 0.5), entry("none", 2, 0.5), entry("pcgrad", 2, 0.4)]
+    assert gains([*runs, entry("pcgrad", 3, 0.9)], "pcgrad") == (pytest.approx(0.0), pytest.approx(0.02**0.5))
+    assert gains(runs, "gradvac") is None
+    assert "| share | 0.5 | 2 | -0.100 | 60% | 0.450 | +0.000 (0.141) |" in points_table("python", runs)
+
+
+@pytest.mark.parametrize("flags", [["--axes", "shares"], ["--seeds", "one"]])
+def test_what_cannot_be_varied_is_refused(tmp_path, flags):
+    with pytest.raises(InputError, match=flags[0]):
+        when_surgery_helps.main(["--data", str(tmp_path), *flags])
+
+
+@pytest.mark.skipif(not RESULTS.is_file(), reason="the experiment has not been run yet")
+def test_the_committed_table_has_the_figures_of_the_committed_results():
+    found = json.loads(RESULTS.read_text())
+    assert (RESULTS.parent / "table.md").read_text() == points_table(found["command"], found["runs"])
+
+
+def test_the_page_has_no_score_of_its_own():
+    page = (RESULTS.parents[1] / "surgery.md").read_text()
+    assert re.findall(r"(?<![\d.])\.\d{2,}|\d%", page) == []
