@@ -56,7 +56,7 @@ TARGETS = {
         Target("sm_100", GPUTarget("cuda", 100, 32), 227 * _KIB, matrix=("tcgen05.mma", "mma.sync")),
         Target("sm_120", GPUTarget("cuda", 120, 32), 99 * _KIB, **_SMALL),
         Target(
-            "gfx942", GPUTarget("hip", "gfx942", 64), 64 * _KIB, matrix=("v_mfma",), registers=512, threads=0, width=8
+            "gfx942", GPUTarget("hip", "gfx942", 64), 64 * _KIB, matrix=("v_mfma",), registers=512, threads=0, width=0
         ),
     )
 }
