@@ -28,7 +28,7 @@ SHARED = (
     "tests/kernels/test_surgery.py::test_clipping_brings_the_norm_of_the_whole_update_to_its_limit",
     "tests/kernels/test_task_products.py::test_many_rows_of_small_matrices_are_divided",
 )
-# Attention of heads of 32 in bf16, the third of the dtypes on a GPU: short and tiled, forward and backward, dropout.
+# Attention of heads of 32 in bf16, the third of the dtypes on a GPU: short and long, forward and backward, dropout.
 HEADS_OF_32 = ("tests/kernels/test_attention_kernels.py", "-k", "32 and 0.2 and dtype2")
 
 

@@ -16,7 +16,7 @@ class Target:
     Triton's there; matrix: the matrix instructions to look for; shortest_side: of the operands of 16-bit products, in
     kernels of several (see `kernels.attention.tiles.shortest_side`); threads, programs_at_most, shared_of_all: what a
     multiprocessor holds at once, 0 where that is not counted; width: bytes that a thread of a streaming kernel moves at
-    once, which with twice as many threads to a group need be half as many.
+    once, 0 where that is not judged.
     """
 
     name: str

@@ -78,13 +78,16 @@ _HALF_TILES = {
     "hip": Configuration(Tiles(64, 32, 4, 1), Tiles(32, 32, 4, 1), Tiles(32, 32, 4, 1)),
 }
 # For fp32, on every architecture: the ones above would spill kilobytes a thread.
-_SINGLE_BLOCKS = BlockConfiguration(Blocks(32, 32, 32, 8), Blocks(32, 32, 32, 8))
+_SINGLE_BLOCKS = {
+    "hip": BlockConfiguration(Blocks(32, 32, 32, 8), Blocks(32, 32, 16, 8)),
+    8: BlockConfiguration(Blocks(32, 32, 32, 8), Blocks(32, 32, 32, 8)),
+}
 _SINGLE_TILES = Configuration(Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1), Tiles(32, 16, 8, 1))
 
 
 def block_configuration(qkv: Tensor) -> BlockConfiguration:
     """The blocks for the dtype of `qkv`, whose heads have up to 64 elements, on its device."""
-    return _SINGLE_BLOCKS if qkv.element_size() == 4 else for_architecture(_HALF_BLOCKS, qkv.device)
+    return for_architecture(_SINGLE_BLOCKS if qkv.element_size() == 4 else _HALF_BLOCKS, qkv.device)
 
 
 def tiled_configuration(qkv: Tensor) -> Configuration:

@@ -1,15 +1,17 @@
 """What launches the Triton kernels of attention, by the length of the sequences: see `kernels.attention.op` for the op.
 
-Short sequences share tiles (`kernels.attention.short_kernels`), longer ones of the same batch are tiled
-(`kernels.attention.tiled_kernels`). Only the softmax's log-sum is kept; scores and dropout are computed anew in the
-backward. No atomics anywhere.
+One launch forward and one backward, whatever the lengths: where all sequences are short they share tiles
+(`kernels.attention.short_kernels`), and where some are longer than a tile these are cut into blocks beside such tiles
+(`kernels.attention.mixed_kernels`). Heads of more than 64 elements are too large for that, and tiled in one launch
+forward and two or three backward (`kernels.attention.tiled_kernels`). Only the softmax's log-sum is kept; scores and
+dropout are computed anew in the backward. No atomics anywhere.
 
 The forward reads 3 and writes 1 row of heads * d elements a token, the backward of short sequences reads 4 and writes
-3, beside 4 * L^2 * d and 10 * L^2 * d operations a head and sequence. The tiled backward has one kernel for queries and
-one for keys: they read 9 rows and do 14 * L^2 * d. On an H200 (4.3 TB/s, 790 TFLOP/s in bf16), 4,096 tokens of 768
-elements take at least 5.9 us forward and 10.2 us backward for their bytes; for the products a tenth of that where
-sequences are of 30 tokens. Of 16 bits, heads of fewer than 64 elements are multiplied there as if they had 64: see
-`kernels.attention.tiles.shortest_side`.
+3, beside 4 * L^2 * d and 10 * L^2 * d operations a head and sequence. The backward of a long sequence of B blocks reads
+3 + 2 * B rows as queries and 2 + 3 * B as keys, and does 14 * L^2 * d. On an H200 (4.3 TB/s, 790 TFLOP/s in bf16),
+4,096 tokens of 768 elements take at least 5.9 us forward and 10.2 us backward for their bytes; for the products a tenth
+of that where sequences are of 30 tokens. Of 16 bits, heads of fewer than 64 elements are multiplied there as if they
+had 64: see `kernels.attention.tiles.shortest_side`.
 """
 
 import torch

@@ -1,9 +1,8 @@
 """What a Triton program does for a block of a sequence that is longer than a tile; `mixed_kernels` launches it.
 
 A block is up to BLOCK consecutive rows of one sequence and head. As queries it walks the sequence's keys, STEP at a
-time, and as keys its queries (Dao, 2023, FlashAttention-2). The keys' gradients are computed as [keys, queries], so
-that no product has to wait for a transposed matrix. What the loops would compute once stays within them: kept beside
-the products, it would take the registers of a program at once (`disable_licm`).
+time, and as keys its queries (Dao, 2023, FlashAttention-2). What is the same in every step is computed in each
+(`disable_licm`): kept throughout a loop, it would take some 60 registers a thread.
 """
 
 import triton
@@ -135,6 +134,25 @@ def query_gradients_block(
 
 
 @triton.jit
+def _pairs(keys, queries, TRANSPOSED: tl.constexpr):
+    """The product of each query with each key: fp32 [queries, keys], or TRANSPOSED."""
+    left, right = (keys, queries) if TRANSPOSED else (queries, keys)
+    return tl.dot(left, tl.trans(right), input_precision="ieee")
+
+
+@triton.jit
+def _by_query(values, TRANSPOSED: tl.constexpr):
+    """One value a query, as `_pairs` has them."""
+    return values[None, :] if TRANSPOSED else values[:, None]
+
+
+@triton.jit
+def _sums_of_keys(weights, rows, sums, TRANSPOSED: tl.constexpr):
+    """`sums` [keys, WIDTH] and each key's sum of the queries' `rows`, weighted by `weights`, shaped as `_pairs` are."""
+    return tl.dot(weights if TRANSPOSED else tl.trans(weights), rows, sums, input_precision="ieee")
+
+
+@triton.jit
 def key_gradients_block(
     qkv,
     out,
@@ -159,6 +177,9 @@ def key_gradients_block(
     WIDTH: tl.constexpr,
 ):
     """Write the gradients of a block of keys and of their values. Arguments: see `forward_block`."""
+    # As [keys, queries], no product waits for a transposed matrix; but what there is for each query then stands in as
+    # many registers of a thread as it holds columns, which wide steps do not leave.
+    TRANSPOSED: tl.constexpr = STEP < BLOCK
     stride = 3 * heads * D
     base = qkv + start.to(tl.int64) * stride + head * D
     across = start.to(tl.int64) * (heads * D) + head * D
@@ -178,18 +199,17 @@ def key_gradients_block(
         q = load_rows(base, first_query, length, stride, STEP, D, WIDTH)
         # Queries beyond the end: a log-sum of infinity makes their probabilities zero.
         log_sum = tl.load(log_sums + head * tokens + start + row, mask=row < length, other=float("inf"))
-        scores = tl.dot(k, tl.trans(q), input_precision="ieee") * factor
-        p = tl.exp2(scores - log_sum[None, :])
+        p = tl.exp2(_pairs(k, q, TRANSPOSED) * factor - _by_query(log_sum, TRANSPOSED))
         dropped = p
         if DROPOUT:
-            kept = kept_mask_of_keys(bits, BLOCK)
+            kept = kept_mask_of_keys(bits, BLOCK) if TRANSPOSED else kept_mask(bits, BLOCK)
             dropped = tl.where(kept, p, 0.0)
-        d_v = tl.dot(dropped.to(upstream.dtype), upstream, d_v, input_precision="ieee")
-        d_p = tl.dot(v, tl.trans(upstream), input_precision="ieee")
+        d_v = _sums_of_keys(dropped.to(upstream.dtype), upstream, d_v, TRANSPOSED)
+        d_p = _pairs(v, upstream, TRANSPOSED)
         if DROPOUT:
             d_p = tl.where(kept, d_p * scale, 0.0)
-        d_scores = (p * (d_p - delta[None, :])).to(q.dtype)
-        d_k = tl.dot(d_scores, q, d_k, input_precision="ieee")
+        d_scores = (p * (d_p - _by_query(delta, TRANSPOSED))).to(q.dtype)
+        d_k = _sums_of_keys(d_scores, q, d_k, TRANSPOSED)
     target = d_qkv + start.to(tl.int64) * stride + head * D
     d_k *= factor * LN_2
     store_rows(target + heads * D, first_key, length, stride, d_k, BLOCK, D, WIDTH)

@@ -187,10 +187,11 @@ def _mixed_attention_backward_kernel(
         target = d_qkv + start.to(tl.int64) * stride + head * D
         clear_padding(target, start, tokens, stride, 3, heads * D, TILE, D, WIDTH)
     else:
-        ends = sequence_ends(cu_seqlens, sequences, GROUP)
         start = tl.load(cu_seqlens + tl.program_id(0) * GROUP)
         place = tl.program_id(2)
         for _ in tl.range(tl.program_id(2), most, tl.num_programs(2), disable_licm=True):
+            # Loaded at each place: kept beside the products, they would take registers that there are not.
+            ends = sequence_ends(cu_seqlens, sequences, GROUP)
             start, stop, place = next_place(ends, start, place, 2, TILE, BLOCK)
             length = stop - start
             blocks = tl.cdiv(length, BLOCK)

@@ -137,7 +137,7 @@ def test_names_differ_within_a_call_and_can_be_files():
 
 
 @pytest.mark.slow
-def test_small_attention_of_heads_of_32_is_short_and_tiled_in_bf16(monkeypatch):
+def test_small_attention_of_heads_of_32_is_short_and_long_in_bf16(monkeypatch):
     path, _, expression = HEADS_OF_32
     code = "import torch, pytest, sys; torch.cuda.is_available = lambda: True\nsys.exit(pytest.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, path, "-k", expression, "--collect-only", "-q", "-p", "no:cacheprovider"]

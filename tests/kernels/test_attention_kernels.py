@@ -6,7 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
-from concord.kernels.attention.configurations import block_configuration, tiled_configuration
+from concord.kernels.attention import mixed_kernels
+from concord.kernels.attention.configurations import (
+    BlockConfiguration,
+    Blocks,
+    block_configuration,
+    tiled_configuration,
+)
 from concord.kernels.attention.first_token_kernels import first_token_backward, first_token_forward
 from concord.kernels.attention.launch import attention_backward, attention_forward
 from concord.kernels.attention.mixed_kernels import next_place, sequence_ends
@@ -67,6 +73,14 @@ def test_the_kernels_are_as_accurate_as_torch(lengths, heads, size, rate, dtype)
 @pytest.mark.parametrize("lengths", [(512, 1, 100), (127, 128, 129, 63, 65, 192, 193)])
 def test_sequences_of_several_blocks_are_as_accurate_as_torch(lengths, dtype):
     check(attention_case(lengths, 1, 64, dtype, DEVICE, rate=0.1))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="the GPU's own blocks are judged above, and others may be miscompiled")
+@pytest.mark.parametrize("blocks", [Blocks(64, 64, 32, 4), Blocks(64, 32, 32, 4), Blocks(32, 32, 16, 4)])
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_the_blocks_of_every_architecture_are_as_accurate_as_torch(monkeypatch, blocks, rate):
+    monkeypatch.setattr(mixed_kernels, "block_configuration", lambda qkv: BlockConfiguration(blocks, blocks))
+    check(attention_case(BOTH, 1, 64, torch.float16, DEVICE, rate=rate))
 
 
 @pytest.mark.parametrize(("lengths", "size"), [(SHORT, 32), ((128, 3, 70, 1), 32), ((128, 3, 70, 1), 64)])
