@@ -32,7 +32,7 @@ from concord.train.settings.parts import NONE, OF_TASK, DataConfig, FineTuningCo
 from concord.train.settings.typed import fine_tuning_config
 from concord.train.steps.build import build_model, build_optimizer, build_trainer, fit_model, load_pretrained
 from concord.train.steps.graphs import choose_graphs
-from concord.train.steps.precision import choose_kernels, choose_precision
+from concord.train.steps.precision import Precision, choose_kernels, choose_precision
 from concord.train.steps.weightings import describe_surgery
 
 
@@ -58,10 +58,7 @@ def begin_fine_tuning(
     if folder.resumed:
         _check_tasks(tasks, folder.path / TASKS_FILE)
     precision = choose_precision(config.compute.device, config.compute.amp)
-    if ranks is not None and not ranks.leads:
-        session: Session = FollowingSession(folder, precision, ranks)
-    else:
-        session = Session(folder, reporter, precision, ranks, launch.name if launch else "")
+    session = _session(folder, reporter, precision, ranks, launch)
     _introduce(session, flat, config, tasks)
     with _one_of_a_machine_first(ranks):
         pretrained = load_pretrained(config.model)
@@ -97,6 +94,15 @@ def begin_fine_tuning(
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
     return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer, config.data.max_length)
+
+
+def _session(
+    folder: RunFolder, reporter: Reporter, precision: Precision, ranks: Ranks | None, launch: Launch | None
+) -> Session:
+    """The life of the run in its folder, which one process has; the others follow it."""
+    if ranks is not None and not ranks.leads:
+        return FollowingSession(folder, precision, ranks)
+    return Session(folder, reporter, precision, ranks, launch.name if launch else "")
 
 
 def _one_of_a_machine_first(ranks: Ranks | None) -> AbstractContextManager[None]:
