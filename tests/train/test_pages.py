@@ -15,7 +15,7 @@ from concord.train.flags import build_parser, config_from
 from concord.train.reports.page import command_of, page_of
 from concord.train.reports.stored_log import Column, StoredLog
 from concord.train.reports.stored_run import read_run
-from concord.train.reports.svg import bars, ticks
+from concord.train.reports.svg import bars, extent, ticks
 from concord.train.reports.thinning import MOST_POINTS, conflict_map, thin
 from concord.train.settings.files import read_config
 from tests.train.made_up_runs import BLOCKS, PAIRS, TASKS, answers_of, evaluation, log_line, step, write_run
@@ -259,6 +259,11 @@ def test_a_damaged_list_of_mistakes_is_one_line_that_names_it(tmp_path, capsys, 
 def test_a_pre_training_has_no_page(tmp_path, capsys):
     (tmp_path / "pretrain.json").write_text("{}")
     assert "a pre-training, expected a fine-tuning run" in refused(capsys, report.main, [tmp_path])
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.0, (-0.5, 0.5)), (0.2, (0.1, 0.3)), (-4.0, (-6.0, -2.0))])
+def test_a_curve_that_never_changes_has_an_axis_of_its_own_size(value, expected):
+    assert extent([np.full(3, value), np.array([np.nan])]) == pytest.approx(expected)
 
 
 def test_numbers_at_an_axis_are_round():

@@ -50,9 +50,9 @@ def plot(
 
     bands: hue, x, low and high of what lies behind the curves.
     """
-    x0, x1 = x_range or _range([curve.x for curve in curves])
+    x0, x1 = x_range or extent([curve.x for curve in curves])
     if y_range is None:
-        low, high = _range([curve.y for curve in curves] + [edge for band in bands for edge in band[2:]])
+        low, high = extent([curve.y for curve in curves] + [edge for band in bands for edge in band[2:]])
         y_range = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
     y0, y1 = y_range
     inner_width, inner_height = WIDTH - _LEFT - _RIGHT, height - _TOP - _BELOW
@@ -195,12 +195,13 @@ def _opening(label: str, height: float) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{_text(label)}">'
 
 
-def _range(values: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The finite extremes, apart from one another."""
+def extent(values: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The finite extremes, half a value to either side where there is one alone, and half of 1 where that is 0."""
     finite = np.concatenate([own[np.isfinite(own)] for own in values] or [np.zeros(1)])
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     if low == high:
-        return low - 0.5 * max(abs(low), 1e-9), high + 0.5 * max(abs(high), 1e-9)
+        half = 0.5 * (abs(low) or 1.0)
+        return low - half, high + half
     return low, high
 
 
