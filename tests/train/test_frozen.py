@@ -168,10 +168,10 @@ def test_it_is_said_that_the_encoder_runs_and_over_how_much():
 def test_the_dev_sets_pass_a_frozen_encoder_once_however_often_they_are_evaluated(data, tmp_path, monkeypatch):
     passed, encode = [], frozen.encode
 
-    def counted(model, split, examples, device, reporter):
+    def counted(model, split, examples, device, reporter, ranks):
         if len(split) == 10:  # the training sets have 24
             passed.append(len(split))
-        return encode(model, split, examples, device, reporter)
+        return encode(model, split, examples, device, reporter, ranks)
 
     monkeypatch.setattr(frozen, "encode", counted)
     staged = command(data, tmp_path / "kept", "--stages", "heads:1,all:1", "--evaluate-every", "2")
@@ -194,7 +194,7 @@ def test_a_stop_while_the_encoder_reads_does_not_wait_and_loses_nothing(
     assert run_command(run.main, command(data, whole, "--stages", stages)) == 0
     encode, read = frozen.encode, []
 
-    def stopped(model, split, examples, device, reporter):
+    def stopped(model, split, examples, device, reporter, ranks):
         class StopThenTell(Reporter):
             def read(self, count):
                 read.append(count)
@@ -202,7 +202,7 @@ def test_a_stop_while_the_encoder_reads_does_not_wait_and_loses_nothing(
                     signal.raise_signal(signal.SIGINT)
                 reporter.read(count)
 
-        return encode(model, split, examples, device, StopThenTell())
+        return encode(model, split, examples, device, StopThenTell(), ranks)
 
     monkeypatch.setattr(frozen, "encode", stopped)
     capsys.readouterr()
