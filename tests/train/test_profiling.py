@@ -94,7 +94,7 @@ def test_a_profiled_run_is_the_same_run_with_a_table_and_a_trace(data, tmp_path,
     assert {PRODUCTS, COPIES, OTHER, "gaps"} <= classes.keys()
     assert sum(row["seconds"] for row in classes.values()) == pytest.approx(found["seconds"])
     assert classes[PRODUCTS]["bytes"] > 0
-    assert 0 < classes[PRODUCTS]["share_of_limit"] < 10
+    assert classes[PRODUCTS]["share_of_limit"] > 0  # of made-up limits, whatever the machine reaches
     with gzip.open(watched / "profile-trace.json.gz") as file:
         trace = json.load(file)
     assert any(event.get("name") == "aten::mm" for event in trace["traceEvents"])
