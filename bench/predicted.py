@@ -89,9 +89,6 @@ def _moved(operation: Operation, step: CountedStep) -> float:
         return 5 * row
     if name.startswith(_FROM_TABLES):
         return 2 * row / 3  # of each of the three launches; keys are a few bytes a token
-    # No tile of short sequences is left to them but for the few that are longer.
-    if name.startswith("tiled_attention"):
-        return 0
     if name in ("gram_products_kernel", "gram_tiles_kernel", "combine_adamw_kernel"):
         tasks, parameters = max((shape for shape in operation.shapes if len(shape) == 2), key=lambda shape: shape[-1])
         # A row of the table of words is read if one of the task's tokens is that word: of each token, at most.

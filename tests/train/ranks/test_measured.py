@@ -12,7 +12,9 @@ pytestmark = pytest.mark.slow
 def measured(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("measured")
     launch("tests.train.ranks.measured", request.param, folder)
-    return request.param, [torch.load(folder / f"measured-{rank}.pt") for rank in range(request.param)]
+    return request.param, [
+        torch.load(folder / f"measured-{rank}.pt", weights_only=True) for rank in range(request.param)
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["torch.float32", "torch.bfloat16"])
