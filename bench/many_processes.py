@@ -30,7 +30,7 @@ from concord.bert.encoder import Encoder
 from concord.train.outputs.provenance import commit, versions
 from concord.train.ranks.environment import Launch, launch_of
 from concord.train.ranks.group import Ranks
-from concord.train.ranks.joined import joined, on_device
+from concord.train.ranks.joined import joined, leave, on_device
 from concord.train.steps import build
 from concord.train.steps.precision import choose_precision
 
@@ -142,6 +142,7 @@ def main() -> None:
         parser.error("start it with torchrun --nproc-per-node 2 or more")
     with joined(launch) as ranks:
         _compete(given, launch, on_device(ranks, launch, given.device))
+    leave(0)
 
 
 def _compete(given: argparse.Namespace, launch: Launch, ranks: Ranks) -> None:

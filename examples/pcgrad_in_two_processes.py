@@ -5,6 +5,7 @@ wrapper averages each task's gradients over the processes before surgery, so DDP
 `no_sync`; what DDP does beside it, such as one beginning for all, stays.
 """
 
+import gc
 import tempfile
 from pathlib import Path
 
@@ -57,7 +58,10 @@ def train(rank: int, store: str) -> None:
         raise SystemExit("the processes have come apart")
     if rank == 0:
         print("both processes have the same weights")
+    # The group's threads end with the last reference to it, which DDP's module holds, and must not outlive Python.
     dist.destroy_process_group()
+    del model, optimizer
+    gc.collect()
 
 
 if __name__ == "__main__":

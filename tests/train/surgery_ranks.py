@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from concord.train.ranks.joined import end_groups
 from concord.train.surgery import GradVac, PCGrad
 from tests.train.literal_surgery import BETA, SEED, batches
 
@@ -187,8 +188,8 @@ def main(rank, store, out, *names):
     warnings.filterwarnings("ignore", module="torch")
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     torch.save({name: CASES[name](rank, dist.group.WORLD) for name in names}, f"{out}-{rank}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), *sys.argv[2:])
+    end_groups()

@@ -1,5 +1,6 @@
 """A launched process joins the others, is told when one of them fails, and leaves together with them."""
 
+import gc
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ _HOST_WAITS = timedelta(hours=12)  # rank 0 may tokenise, or answer test sets, f
 
 _store: Any = None
 _size = 1
+_watcher: threading.Thread | None = None
+_leaving = threading.Event()
 
 
 @contextmanager
@@ -33,13 +36,14 @@ def joined(launch: Launch) -> Iterator[Ranks]:
     Where any process fails, all end, wherever they are: the first says why, with its own exit code, and the others end
     silently with the same.
     """
-    global _store, _size
+    global _store, _size, _watcher
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=_HOST_WAITS)))
     store.set_timeout(_HOST_WAITS)
     store = dist.PrefixStore(str(launch.restarts), store)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_HOST_WAITS)
     _store, _size = store, size
-    threading.Thread(target=_watch, args=(store,), daemon=True).start()
+    _watcher = threading.Thread(target=_watch, args=(store,), daemon=True)
+    _watcher.start()
     try:
         yield Ranks(rank, size, dist.group.WORLD, dist.group.WORLD, launch.local_rank == 0)
     except Exception as error:
@@ -79,14 +83,28 @@ def leave(code: int) -> int:
     if code:
         _store.set(_FAILED, str(code))
         _go(_store, code, _patience(code))
-    dist.destroy_process_group()
+    # A thread that comes back to the interpreter while that is ending takes the whole process with it (SIGABRT).
+    _leaving.set()
+    if _watcher is not None:
+        _watcher.join(_LAST_WORDS)
+    end_groups()
     return code
+
+
+def end_groups() -> None:
+    """Leave all process groups, and wait for gloo's threads, which end with the last reference to their group.
+
+    Such a thread lets go of a collective's tensors some time after it is done, and asks for the interpreter then, which
+    may be ending: the process would be aborted at the very end of its work. Nothing that holds a group may be alive in
+    the caller; what is so in a cycle alone is collected here.
+    """
+    dist.destroy_process_group()
+    gc.collect()
 
 
 def _watch(store: Any) -> None:
     """Look out for a rank that has failed."""
-    while True:
-        time.sleep(_LOOK)
+    while not _leaving.wait(_LOOK):
         try:
             if store.check([_FAILED]):
                 code = int(store.get(_FAILED))

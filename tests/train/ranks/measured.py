@@ -15,6 +15,7 @@ from concord.bert.encoder import Encoder
 from concord.kernels.dispatch import set_kernels
 from concord.train.data.tasks import select_tasks
 from concord.train.ranks.group import Ranks
+from concord.train.ranks.joined import end_groups
 from concord.train.steps.build import build_model, build_optimizer, build_trainer
 from concord.train.steps.precision import Precision
 from tests.samples import random_split
@@ -122,3 +123,4 @@ def main(rank, size, folder):
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    end_groups()

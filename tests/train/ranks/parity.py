@@ -15,6 +15,7 @@ from concord.kernels.dropout import DropoutStream
 from concord.kernels.native.build import native_library
 from concord.train.data.tasks import select_tasks
 from concord.train.ranks.group import Ranks
+from concord.train.ranks.joined import end_groups
 from concord.train.steps import evaluation
 from concord.train.steps.build import build_model, build_optimizer, build_trainer
 from concord.train.steps.precision import Precision
@@ -240,8 +241,8 @@ def main(rank, size, folder, which):
         torch.save(alone, folder / f"alone-{rank}.pt")
     torch.save(together, folder / f"together-{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    end_groups()

@@ -4,6 +4,7 @@ import contextlib
 import re
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,17 @@ def assert_same_run(out, other):
         else:
             # The answers hardly vary after so few steps, which magnifies any rounding in their correlations.
             assert {task: pytest.approx(row, abs=1e-3) for task, row in own["dev"].items()} == entry["dev"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="The names of threads are read from /proc.")
+def test_no_thread_that_may_come_back_to_an_ending_interpreter_outlives_a_run(course, tmp_path):
+    arguments = [*run_arguments(course, tmp_path / "run", *SETTLED), "--max-steps", "2"]
+    text = finished(tmp_path, arguments, module="tests.train.ranks.threads_left")
+    left = re.findall(r"threads left: (\d+) of Python, (.*)", text)
+    assert len(left) == 2, text
+    for count, names in left:
+        assert count == "1", left
+        assert "gloo" not in names, left
 
 
 def test_a_run_of_two_processes_leaves_what_one_does_and_its_state_goes_on_in_one(course, tmp_path):
