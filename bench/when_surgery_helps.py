@@ -1,8 +1,9 @@
-"""When gradient surgery helps: python -m bench.when_surgery_helps --data DIR [--axes share,rate] [--seeds 1,2,3] ...
+"""When gradient surgery helps: python -m bench.when_surgery_helps --data DIR [--axes share,course] [--seeds 1,2,3] ...
 
 Trains a small model on SST (plain) beside a second task made of it (mirrored), whose labels are mirrored for a share of
-the sentences: very negative is very positive. Each point of an axis is run with each rule and seed. A finished run is
-an entry of results.json, and is not run again; table.md and conflicts.png are made from it.
+the sentences: very negative is very positive. Some axes take tasks of the data as they are instead. Each point of an
+axis is run with each rule and seed. A finished run is an entry of results.json, and is not run again; table.md and
+conflicts.png are made from it.
 """
 
 import csv
@@ -13,7 +14,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from bench.surgery_points import draw_points, points_table
@@ -26,10 +26,12 @@ from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.flags import OneLineParser
 from concord.train.papers.budgets import flags_of
 
-RULES = ("none", "pcgrad", "gradvac")
+RULES = ("none", "pcgrad", "gradvac", "mgda", "cagrad")
+_OF_MANY = (*RULES, "upgrad")  # of two tasks UPGrad's update has the direction of PCGrad's
 _CLASSES = 5
 _MARK = "mirrored : "  # before each of the second task's sentences
-_KEPT = ("dev", "best_step", "seconds", "examples_per_second", "device", "precision", "versions", "commit", "finished")
+_KEPT = ("dev", "mean", "best_step", "seconds", "examples_per_second", "device", "precision", "versions", "commit")
+_KEPT += ("finished",)
 _SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "head_learning_rate": ("1e-2",), "batch_size": 32}
 _SETTINGS |= {"max_steps": 800, "epochs": 3, "evaluate_every": 200, "skip_test": True, "log_every": 100}
 
@@ -40,26 +42,40 @@ class Point:
 
     Attributes:
         value: where it lies on the axis.
-        mirrored: share of the second task's sentences whose labels are mirrored, in [0, 1].
+        mirrored: share of the second task's sentences whose labels are mirrored, in [0, 1]; None where the runs have
+            tasks of the data as they are, which their settings name.
         settings: of the runs there, over those that all have.
+        rules: that are tried there.
     """
 
     value: float
-    mirrored: float
+    mirrored: float | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    rules: Sequence[str] = RULES
 
 
-_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+_SHARES = (0.0, 0.5, 1.0)
+_WEIGHTS = (0.1, 10.0)
 _ONE_HEAD = {"heads": ("bench.fixed_head:fixed_head",)}
+_AS_THEY_ARE = {"dev_examples": 1000, "max_length": 128}
+
+
+def _weighted(weight: float) -> dict[str, Any]:
+    return {"loss_weights": ("1", f"mirrored={weight:g}")}
+
+
 # What is varied -> its points.
 AXES = {
     "share": [Point(share, share) for share in _SHARES],
     "share-one-head": [Point(share, share, _ONE_HEAD) for share in _SHARES],
-    "rate-one-head": [Point(rate, 1.0, _ONE_HEAD | {"learning_rate": rate}) for rate in (3e-4, 3e-3, 1e-2)],
-    "weight-one-head": [Point(w, 1.0, _ONE_HEAD | {"loss_weights": ("1", f"mirrored={w:g}")}) for w in (0.1, 10.0)],
+    "weight": [Point(weight, 1.0, _weighted(weight)) for weight in _WEIGHTS],
+    "weight-one-head": [Point(weight, 1.0, _ONE_HEAD | _weighted(weight)) for weight in _WEIGHTS],
+    "rate-one-head": [Point(rate, 1.0, _ONE_HEAD | {"learning_rate": rate}) for rate in (3e-3, 1e-2)],
+    "course": [Point(rate, None, _AS_THEY_ARE | {"learning_rate": rate}, _OF_MANY) for rate in (1e-3, 3e-3)],
+    "sst-cfimdb": [Point(1e-3, None, _AS_THEY_ARE | {"tasks": ("sst", "cfimdb")})],
     "pretrained-one-head": [
         Point(share, share, _ONE_HEAD | {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200, "batch_size": 16})
-        for share in (0.0, 0.5, 1.0)
+        for share in (0.0, 1.0)
     ],
 }
 
@@ -97,7 +113,7 @@ def _planned(axes: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, P
     for axis in axes:
         for point in AXES[axis]:
             for seed in seeds:
-                for rule in RULES:
+                for rule in point.rules:
                     yield axis, point, {**_SETTINGS, **point.settings, "surgery": rule, "seed": seed}
 
 
@@ -114,16 +130,19 @@ def experiment(data: Path, axes: Sequence[str], seeds: Sequence[int], out: Path,
         key = {"axis": axis, "value": point.value, "mirrored": point.mirrored, "settings": plain}
         if any(all(one[name] == value for name, value in key.items()) for one in found):
             continue
-        tasks = write_data(data, point.mirrored, runs / "data")
-        summary = run.main(["--data", str(tasks), *flags_of(settings), "--out", str(runs / "run")])
+        shutil.rmtree(runs / "run", ignore_errors=True)  # what a run that was broken off has left
+        tasks = data if point.mirrored is None else write_data(data, point.mirrored, runs / "data")
+        arguments = ["--data", str(tasks), "--skip-bad-rows", *flags_of(settings), "--out", str(runs / "run")]
+        summary = run.main(arguments)
         whole = summary["surgery"]["model"]
-        scores = {task: metrics["accuracy"] for task, metrics in summary["dev"].items()}
-        pair = next(iter(whole["pairs"].values()))
-        result = {"mean": mean(scores.values()), "cosine": pair["mean_cosine"], "conflicts": pair["share"]}
-        result |= {"change": whole["change"], **{name: summary[name] for name in _KEPT}}
+        name, pair = min(whole["pairs"].items(), key=lambda item: item[1]["mean_cosine"])
+        result = {"pair": name, "cosine": pair["mean_cosine"], "conflicts": pair["share"]}
+        result |= {"change": whole["change"], "norms": whole["gradient_norms"]}
+        result |= {name: summary[name] for name in _KEPT}
         found.append({**key, **result})
         shutil.rmtree(runs / "run")
-        shutil.rmtree(runs / "data")
+        if point.mirrored is not None:
+            shutil.rmtree(runs / "data")
         _write(path, json.dumps({"command": command, "runs": found}, indent=1) + "\n")
     _write(out / "table.md", points_table(command, found))
     draw_points(found, out / "conflicts.png")

@@ -59,12 +59,12 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     arguments = ["--data", str(data), "--axes", "share", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "r")]
     when_surgery_helps.main([*arguments, "--seeds", "1"])
     first = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
-    assert [run["settings"]["surgery"] for run in first] == ["none", "pcgrad", "gradvac"]
+    assert [run["settings"]["surgery"] for run in first] == ["none", "pcgrad", "gradvac", "mgda", "cagrad"]
     assert all(set(run["dev"]) == {"plain", "mirrored"} for run in first)
     when_surgery_helps.main([*arguments, "--seeds", "1,2"])
     both = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
-    assert both[:3] == first
-    assert [run["settings"]["seed"] for run in both] == [1, 1, 1, 2, 2, 2]
+    assert both[:5] == first
+    assert [run["settings"]["seed"] for run in both] == [1] * 5 + [2] * 5
     with monkeypatch.context() as changed:
         changed.setattr(when_surgery_helps, "AXES", {"share": [Point(1.0, 1.0, {"max_steps": 3, "batch_size": 4})]})
         with pytest.raises(InputError, match="share 1 had other settings; give another --out"):
