@@ -8,9 +8,9 @@ conflicts.png are made from it.
 
 import csv
 import json
-import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,10 +30,10 @@ RULES = ("none", "pcgrad", "gradvac", "mgda", "cagrad")
 _OF_MANY = (*RULES, "upgrad")  # of two tasks UPGrad's update has the direction of PCGrad's
 _CLASSES = 5
 _MARK = "mirrored : "  # before each of the second task's sentences
-_KEPT = ("dev", "mean", "best_step", "seconds", "examples_per_second", "device", "precision", "versions", "commit")
-_KEPT += ("finished",)
-_SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "head_learning_rate": ("1e-2",), "batch_size": 32}
-_SETTINGS |= {"max_steps": 800, "epochs": 3, "evaluate_every": 200, "skip_test": True, "log_every": 100}
+_KEPT = ("dev", "mean", "best_step", "steps", "seconds", "examples_per_second", "device", "precision", "versions")
+_KEPT += ("commit", "finished")
+_SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "head_learning_rate": ("1e-2",), "batch_size": 16}
+_SETTINGS |= {"max_steps": 800, "epochs": 3, "evaluate_every": 400, "skip_test": True, "log_every": 100}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class Point:
     rules: Sequence[str] = RULES
 
 
-_SHARES = (0.0, 0.5, 1.0)
 _WEIGHTS = (0.1, 10.0)
 _ONE_HEAD = {"heads": ("bench.fixed_head:fixed_head",)}
 _AS_THEY_ARE = {"dev_examples": 1000, "max_length": 128}
@@ -66,17 +65,14 @@ def _weighted(weight: float) -> dict[str, Any]:
 
 # What is varied -> its points.
 AXES = {
-    "share": [Point(share, share) for share in _SHARES],
-    "share-one-head": [Point(share, share, _ONE_HEAD) for share in _SHARES],
+    "share": [Point(1.0, 1.0)],
+    "share-one-head": [Point(share, share, _ONE_HEAD) for share in (0.0, 0.5, 1.0)],
     "weight": [Point(weight, 1.0, _weighted(weight)) for weight in _WEIGHTS],
     "weight-one-head": [Point(weight, 1.0, _ONE_HEAD | _weighted(weight)) for weight in _WEIGHTS],
     "rate-one-head": [Point(rate, 1.0, _ONE_HEAD | {"learning_rate": rate}) for rate in (3e-3, 1e-2)],
     "course": [Point(rate, None, _AS_THEY_ARE | {"learning_rate": rate}, _OF_MANY) for rate in (1e-3, 3e-3)],
     "sst-cfimdb": [Point(1e-3, None, _AS_THEY_ARE | {"tasks": ("sst", "cfimdb")})],
-    "pretrained-one-head": [
-        Point(share, share, _ONE_HEAD | {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200, "batch_size": 16})
-        for share in (0.0, 1.0)
-    ],
+    "pretrained-one-head": [Point(1.0, 1.0, _ONE_HEAD | {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200})],
 }
 
 
@@ -108,16 +104,33 @@ def write_data(directory: Path, mirrored: float, out: Path) -> Path:
     return tasks
 
 
-def _planned(axes: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, Point, dict[str, Any]]]:
-    """Each run that belongs to the axes: its axis, its point and its own settings."""
-    for axis in axes:
-        for point in AXES[axis]:
-            for seed in seeds:
-                for rule in point.rules:
-                    yield axis, point, {**_SETTINGS, **point.settings, "surgery": rule, "seed": seed}
+Chosen = Sequence[tuple[str, Point]]  # axes, each with one of its points
 
 
-def experiment(data: Path, axes: Sequence[str], seeds: Sequence[int], out: Path, runs: Path, command: str) -> None:
+def chosen_points(text: str) -> Chosen:
+    """The points that --axes names: of whole axes, or AXIS:VALUE for one; InputError for what there is not."""
+    found = []
+    for item in text.split(","):
+        axis, colon, value = item.partition(":")
+        if axis not in AXES:
+            raise InputError(f"--axes {item}: {did_you_mean(axis, list(AXES))}")
+        own = [(axis, point) for point in AXES[axis] if not colon or f"{point.value:g}" == value]
+        if not own:
+            values = ", ".join(f"{point.value:g}" for point in AXES[axis])
+            raise InputError(f"--axes {item}: expected one of the values {values}")
+        found += own
+    return found
+
+
+def _planned(chosen: Chosen, seeds: Sequence[int]) -> Iterator[tuple[str, Point, dict[str, Any]]]:
+    """Each run of the points: its axis, its point and its own settings."""
+    for axis, point in chosen:
+        for seed in seeds:
+            for rule in point.rules:
+                yield axis, point, {**_SETTINGS, **point.settings, "surgery": rule, "seed": seed}
+
+
+def experiment(data: Path, chosen: Chosen, seeds: Sequence[int], out: Path, runs: Path, command: str) -> None:
     """Run what results.json in `out` does not have yet, and write it, the table and the plot after each run.
 
     data: in the course layout; runs: a folder for data and runs, whose parts are removed again; command: the command
@@ -125,7 +138,7 @@ def experiment(data: Path, axes: Sequence[str], seeds: Sequence[int], out: Path,
     """
     path = out / "results.json"
     found = _kept_runs(path) if path.exists() else []
-    for axis, point, settings in _planned(axes, seeds):
+    for axis, point, settings in _planned(chosen, seeds):
         plain = json.loads(json.dumps(settings))
         key = {"axis": axis, "value": point.value, "mirrored": point.mirrored, "settings": plain}
         if any(all(one[name] == value for name, value in key.items()) for one in found):
@@ -133,11 +146,14 @@ def experiment(data: Path, axes: Sequence[str], seeds: Sequence[int], out: Path,
         shutil.rmtree(runs / "run", ignore_errors=True)  # what a run that was broken off has left
         tasks = data if point.mirrored is None else write_data(data, point.mirrored, runs / "data")
         arguments = ["--data", str(tasks), "--skip-bad-rows", *flags_of(settings), "--out", str(runs / "run")]
+        began = time.process_time()
         summary = run.main(arguments)
+        processor = time.process_time() - began  # whatever else the machine does meanwhile
         whole = summary["surgery"]["model"]
         name, pair = min(whole["pairs"].items(), key=lambda item: item[1]["mean_cosine"])
         result = {"pair": name, "cosine": pair["mean_cosine"], "conflicts": pair["share"]}
         result |= {"change": whole["change"], "norms": whole["gradient_norms"]}
+        result |= {"processor_seconds": round(processor, 3)}
         result |= {name: summary[name] for name in _KEPT}
         found.append({**key, **result})
         shutil.rmtree(runs / "run")
@@ -172,20 +188,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__.splitlines()[0],
     )
     parser.add_argument("--data", required=True, help="a directory in the course layout")
-    parser.add_argument("--axes", default=",".join(AXES), help=f"what is varied (default {','.join(AXES)})")
+    parser.add_argument(
+        "--axes", default=",".join(AXES), help=f"what is varied, or AXIS:VALUE for a point (default {','.join(AXES)})"
+    )
     parser.add_argument("--seeds", default="1,2,3", help="of each point (default 1,2,3)")
     parser.add_argument("--out", default="docs/surgery", help="folder of the results (default docs/surgery)")
     parser.add_argument("--runs", default="runs/surgery", help="folder for the runs (default runs/surgery)")
     given = vars(parser.parse(arguments))
-    axes = given["axes"].split(",")
-    for axis in axes:
-        if axis not in AXES:
-            raise InputError(f"--axes {axis}: {did_you_mean(axis, list(AXES))}")
+    chosen = chosen_points(given["axes"])
     if not all(seed.isdecimal() for seed in given["seeds"].split(",")):
         raise InputError(f"--seeds {given['seeds']}: expected whole numbers with commas")
     seeds = [int(seed) for seed in given["seeds"].split(",")]
-    command = shlex.join(["python", "-m", "bench.when_surgery_helps", "--data", "DIR", "--seeds", given["seeds"]])
-    experiment(Path(given["data"]), axes, seeds, Path(given["out"]), Path(given["runs"]), command)
+    command = "python -m bench.when_surgery_helps --data DIR"
+    experiment(Path(given["data"]), chosen, seeds, Path(given["out"]), Path(given["runs"]), command)
 
 
 if __name__ == "__main__":

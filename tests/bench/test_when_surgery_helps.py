@@ -10,9 +10,10 @@ import torch
 
 from bench import when_surgery_helps
 from bench.fixed_head import FixedHead
-from bench.surgery_points import gains, points_table
+from bench.surgery_points import conflict_map, gains, points_table, times
 from bench.when_surgery_helps import Point, write_data
 from concord.bert.errors import InputError
+from concord.train.outputs.advice import pcgrad_turn
 from tests.train.small_runs import write_course_data
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "surgery" / "results.json"
@@ -73,12 +74,17 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["token-cache"]
 
 
-def entry(rule, seed, score):
+def entry(rule, seed, score, seconds=2.0):
     return {
         "axis": "share",
         "value": 0.5,
         "settings": {"surgery": rule, "seed": seed},
+        "dev": {"plain": {"accuracy": score + 0.1}, "mirrored": {"accuracy": score - 0.1}},
         "mean": score,
+        "pair": "plain-mirrored",
+        "norms": {"plain": 4.0, "mirrored": 0.5},
+        "processor_seconds": seconds,
+        "steps": 100,
         "cosine": -0.1,
         "conflicts": 0.6,
         "device": "CPU",
@@ -92,10 +98,33 @@ def test_a_gain_is_the_mean_difference_of_the_seeds_that_both_rules_have():
     runs = [entry("none", 1, 0.4), entry("pcgrad", 1, 0.5), entry("none", 2, 0.5), entry("pcgrad", 2, 0.4)]
     assert gains([*runs, entry("pcgrad", 3, 0.9)], "pcgrad") == (pytest.approx(0.0), pytest.approx(0.02**0.5))
     assert gains(runs, "gradvac") is None
-    assert "| share | 0.5 | 2 | -0.100 | 60% | 0.450 | +0.000 (0.141) |" in points_table("python", runs)
+    table = points_table("python", runs).splitlines()
+    assert "| share | 0.5 | 2 | -0.100 | 60% | 8.0 | 5.6° | 0.450 | +0.000 (0.141) |" in table
+    assert "| share | 0.5 | mirrored | 0.350 | 0.350 |" in table
 
 
-@pytest.mark.parametrize("flags", [["--axes", "shares"], ["--seeds", "one"]])
+def test_the_map_is_that_of_the_runs_without_surgery():
+    runs = [entry("none", 1, 0.4), {**entry("pcgrad", 1, 0.5), "cosine": 0.9}]
+    found = conflict_map(runs)
+    assert (found["cosine"], found["conflicts"], found["ratio"]) == (-0.1, 0.6, 8.0)
+    assert found["turn"] == pytest.approx(pcgrad_turn(-0.1, 8.0))
+    assert conflict_map(runs[1:]) is None
+
+
+def test_a_rules_time_is_what_a_step_takes_more_than_the_same_seeds_without_surgery():
+    runs = [entry("none", 1, 0.4, 2.0), entry("none", 2, 0.4, 3.0)]
+    runs += [entry("mgda", 1, 0.4, 2.4), entry("mgda", 2, 0.4, 3.2), entry("mgda", 3, 0.4, 90.0)]
+    assert times(runs, "mgda") == (pytest.approx(3.0), 2)
+    assert times(runs, "pcgrad") is None
+    assert "| mgda | +3.0 | 2 |" in points_table("python", runs).splitlines()
+
+
+def test_a_point_of_an_axis_is_chosen_by_its_value():
+    chosen = when_surgery_helps.chosen_points("share-one-head:1,weight")
+    assert [(axis, point.value) for axis, point in chosen] == [("share-one-head", 1), ("weight", 0.1), ("weight", 10)]
+
+
+@pytest.mark.parametrize("flags", [["--axes", "shares"], ["--axes", "share:0.3"], ["--seeds", "one"]])
 def test_what_cannot_be_varied_is_refused(tmp_path, flags):
     with pytest.raises(InputError, match=flags[0]):
         when_surgery_helps.main(["--data", str(tmp_path), *flags])

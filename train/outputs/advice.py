@@ -1,0 +1,72 @@
+"""What a run's own conflict map says of `--surgery`, in one sentence; docs/surgery.md has the experiment behind it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from concord.bert.errors import one_line
+from concord.train.outputs.log import WHOLE_MODEL
+
+# Above this mean cosine no rule changed a score by more than seeds do (docs/surgery.md).
+CONFLICT = -0.05
+# Degrees by which PCGrad turns the sum of two gradients; below it none changed a score by more than seeds do.
+TURN = 10.0
+_LONGEST, _LONGEST_NAME = 400, 60  # characters of the sentence, and of a task's name in it
+
+
+def pcgrad_turn(cosine: float, ratio: float) -> float:
+    """The angle in degrees, in [0, 180], between the plain sum of two gradients and what PCGrad makes of them.
+
+    cosine: of the two, in [-1, 1]; ratio: of their norms, either way, greater than 0. PCGrad multiplies the longer one,
+    whose norm is r times the other's, by 1 - cosine / r and the shorter one by 1 - cosine r, where the cosine is
+    negative: gradients of the same norm are made longer, and their sum keeps its direction.
+    """
+    ratio = max(ratio, 1 / ratio)
+    if cosine >= 0:
+        return 0.0
+    across = math.sqrt(max(0.0, 1 - cosine * cosine))
+    plain = (ratio + cosine, across)
+    of_long, of_short = 1 - cosine / ratio, 1 - cosine * ratio
+    mended = (of_long * ratio + of_short * cosine, of_short * across)
+    return math.degrees(abs(math.atan2(mended[1], mended[0]) - math.atan2(plain[1], plain[0])))
+
+
+def surgery_advice(surgery: Mapping[str, Mapping[str, Any]], rule: str) -> str:
+    """One sentence on whether surgery has something to mend in a run, or had; at most 400 characters.
+
+    surgery: as `train.outputs.summary.surgery_summary` gives it, of a run with whatever rule: its cosines and norms are
+    those of the tasks' own gradients; rule: the run's `--surgery`.
+    """
+    whole = surgery[WHOLE_MODEL]
+    if not whole["pairs"]:
+        return "there is one task, and nothing that --surgery could mend"
+    met = {name: pair for name, pair in whole["pairs"].items() if pair["meeting_steps"]}
+    if not met:
+        return "no step had gradients of two tasks in the encoder, and nothing that --surgery could mend"
+    # The names of a pair's tasks cannot be told from its own where they have hyphens.
+    tasks = list(whole["gradient_norms"])
+    pairs = {f"{a}-{b}": (a, b) for place, a in enumerate(tasks) for b in tasks[place + 1 :]}
+    name = min(met, key=lambda name: met[name]["mean_cosine"])
+    return one_line(_of_pair(pairs[name], met[name], whole["gradient_norms"], rule), _LONGEST)
+
+
+def _of_pair(tasks: tuple[str, str], pair: Mapping[str, Any], norms: Mapping[str, float], rule: str) -> str:
+    """The sentence on the pair of tasks with the lowest mean cosine."""
+    cosine, share = pair["mean_cosine"], pair["share"]
+    long, short = sorted(tasks, key=lambda task: -norms[task])
+    ratio = norms[long] / norms[short]
+    first, second, long, short = (one_line(task, _LONGEST_NAME) for task in (*tasks, long, short))
+    met = f"{share:.0%} of their steps (mean cosine {cosine:+.2f})"
+    if cosine > CONFLICT:
+        end = (
+            "has nothing to mend" if rule == "none" else f"{rule} had next to nothing to mend, and none takes less time"
+        )
+        return f"the tasks hardly conflict, {first} and {second} most, in {met}: --surgery {end}"
+    apart = f"{first} and {second} pull apart in {met}"
+    if pcgrad_turn(cosine, ratio) < TURN:
+        hardly = "would hardly turn" if rule == "none" else f"{rule} hardly turns"
+        return f"{apart}, but with gradients of like length ({ratio:.1f} to 1): --surgery {hardly} their sum"
+    outvoted = f"{apart}, and {long}'s gradient is {ratio:.1f} times as long as {short}'s"
+    if rule == "none":
+        return f"{outvoted}: try --surgery pcgrad, or a larger --loss-weights of {short}"
+    return f"{outvoted}: that is what --surgery {rule} is for; compare it with none"
