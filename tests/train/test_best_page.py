@@ -7,10 +7,16 @@ from concord.train.papers.results import checkout_results
 
 DOCS = checkout_results().parent
 SCORE = re.compile(r"(?<![\d.])\.[2-9]\d{2}\b")  # what is smaller is a difference of two scores, or a cosine
+FIGURE = re.compile(r"(?<![\w.])\d*\.\d+%?|(?<![\w.])\d+%")
+SETTINGS = re.compile(r"`[^`]*`")  # flags and their values
+
+
+def runs():
+    return json.loads((DOCS / "best" / "runs.json").read_text(encoding="utf-8"))
 
 
 def kept():
-    return json.loads((DOCS / "best" / "runs.json").read_text(encoding="utf-8"))["tables"]
+    return runs()["tables"]
 
 
 def lines():
@@ -32,3 +38,23 @@ def test_every_score_in_a_sentence_is_one_of_the_kept_runs():
     told = [score for line in lines() if not line.startswith("|") for score in SCORE.findall(line)]
     assert len(told) > 20
     assert [score for score in told if score not in known] == []
+
+
+def test_every_other_figure_in_a_sentence_is_kept_with_what_it_is():
+    cells = " ".join(cell for table in kept() for row in table["rows"] for cell in row)
+    known = set(FIGURE.findall(cells)).union(*(row["values"] for row in runs()["sentences"]))
+    sentences = SETTINGS.sub("", "\n".join(line for line in lines() if not line.startswith(("|", "    "))))
+    told = FIGURE.findall(sentences)
+    assert len(told) > 60
+    assert [figure for figure in told if figure not in known] == []
+    assert [value for row in runs()["sentences"] for value in row["values"] if value not in told] == []
+
+
+def test_surgerys_largest_differences_are_those_of_the_table_with_and_without_it():
+    def largest(*columns):
+        pairs = [(row[place], row[place + 4]) for row in kept()[0]["rows"] for place in columns]
+        return max(abs(float(one.split()[0]) - float(other.split()[0])) for one, other in pairs)
+
+    (kept_differences,) = (row["values"] for row in runs()["sentences"] if row["what"].startswith("largest difference"))
+    assert kept_differences[0] == f"{largest(1, 3, 4):.3f}".lstrip("0")
+    assert kept_differences[1] == f"{largest(2):.3f}".lstrip("0")

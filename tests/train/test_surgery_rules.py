@@ -64,6 +64,15 @@ def test_a_rule_of_torchjd_merges_as_the_library_does(name):
         assert_close(merged(one, surgery).cpu(), expected(one.cpu()), 2e-3)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_of_two_tasks_upgrads_update_is_pcgrads_mean():
+    pytest.importorskip("torchjd")
+    rows = jacobian(tasks=2)
+    rows[1] = 0.2 * rows[1] - 0.1 * rows[0]
+    assert rows[0] @ rows[1] < 0
+    assert_close(merged(rows, rule="upgrad"), merged(rows, rule="pcgrad", reduction="mean"), 2e-3)
+
+
 @pytest.mark.parametrize("name", ["nashmtl", "pcd", "gradvac"])
 @pytest.mark.filterwarnings("ignore")
 def test_what_a_rule_carries_is_saved_and_copied(name):

@@ -133,7 +133,10 @@ def surgery_of(run: StoredRun) -> list[Figure]:
             note=f"How far surgery moved the tasks' sum (or mean) on average, as a share of its norm.{left_out}",
         ),
         Figure(
-            "pairs of tasks, whole model", header=["pair", "steps with both", "in conflict", "mean cosine"], rows=rows
+            "pairs of tasks, whole model",
+            header=["pair", "steps with both", "in conflict", "mean cosine"],
+            rows=rows,
+            note=f"In short: {run.summary['advice']}." if "advice" in run.summary else "",
         ),
         Figure("mean gradient norm, whole model", header=["task", "norm"], rows=norms),
     ]

@@ -134,7 +134,9 @@ def _check_summary(summary: Mapping[str, Any], tasks: list[Task], path: Path) ->
         "versions": [str],
         "surgery": [{"pairs": [pair], "gradient_norms": [share], "change": number}],
     }
-    if "examples" in summary:  # runs of before do not tell it
+    if "advice" in summary:  # runs of before do not tell it
+        forms["advice"] = str
+    if "examples" in summary:
         forms["examples"] = {task.name: {"train": int, "dev": int} for task in tasks}
     if problem := _unlike(summary, forms):
         raise InputError(f"{path}: not the summary of a run of this version ({problem})")

@@ -93,7 +93,16 @@ def begin_fine_tuning(
     reporter.open_run(session.directory, asdict(flat), session.progress.steps)
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
-    return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer, config.data.max_length)
+    return FineTuning(
+        session,
+        config.outputs,
+        tasks,
+        pretrained.tokenizer,
+        data,
+        trainer,
+        config.data.max_length,
+        config.surgery.rule,
+    )
 
 
 def _session(

@@ -17,6 +17,7 @@ from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.metrics import overall
 from concord.train.objectives.undefined import weak_answers
+from concord.train.outputs.advice import surgery_advice
 from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
@@ -47,6 +48,7 @@ class FineTuning:
         data: its sets.
         trainer: with the model and the optimizer.
         max_length: wordpieces at which sequences are cut.
+        rule: of surgery, by the name that --surgery takes.
     """
 
     def __init__(
@@ -58,11 +60,12 @@ class FineTuning:
         data: Datasets,
         trainer: Trainer,
         max_length: int,
+        rule: str,
     ) -> None:
         self.session, self.reporter = session, session.reporter
         self.outputs, self.tasks = outputs, tasks
         self.tokenizer, self.data, self.trainer, self._max_length = tokenizer, data, trainer, max_length
-        self.model, self.optimizer = trainer.model, trainer.optimizer
+        self.model, self.optimizer, self._rule = trainer.model, trainer.optimizer, rule
         self._logged: tuple[LoggedStep, float] | None = None  # and the examples a second up to it
         if session.leads and session.progress.best_dev and not self._is_over():
             check_best(session)
@@ -91,6 +94,8 @@ class FineTuning:
         finally:
             session.close()
         self.reporter.say(f"written    {session.directory}")
+        if session.leads:
+            self.reporter.say(f"conflicts  {summary['advice']}")
         return summary
 
     def _is_over(self) -> bool:
@@ -264,7 +269,8 @@ class FineTuning:
         before |= {"best_metric": best_metric_text(self.outputs.best_metric), "stopped_early": self._stopped_early()}
         surgery = surgery_summary(self.optimizer, [task.name for task in self.tasks])
         epochs = epoch_summary(entries, self.trainer.sampler.steps_per_epoch, progress.steps)
-        after = {"epochs": epochs, "damaged_log_lines": damaged, "surgery": surgery}
+        advice = surgery_advice(surgery, self._rule)
+        after = {"epochs": epochs, "damaged_log_lines": damaged, "surgery": surgery, "advice": advice}
         summary = session.write_summary(before, "examples", after)
         if self._stopped_early():
             self.reporter.say(
