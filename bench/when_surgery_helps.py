@@ -1,7 +1,8 @@
 """When gradient surgery helps: python -m bench.when_surgery_helps --data DIR [--axes share,course] [--seeds 1,2,3] ...
 
-Trains a small model on SST (plain) beside a second task made of it (mirrored), whose labels are mirrored for a share of
-the sentences: very negative is very positive. Some axes take tasks of the data as they are instead. Each point of an
+Trains a small model on SST (plain) beside a second task made of it, whose labels are others for a share of the
+sentences: mirrored (very negative is very positive), or rotated by two (very negative is neutral), so that the classes'
+shares differ, too. Some axes take tasks of the data as they are instead. Each point of an
 axis is run with each rule and seed. A finished run is an entry of results.json, and is not run again; table.md and
 conflicts.png are made from it.
 """
@@ -11,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ from concord.train.papers.budgets import flags_of
 RULES = ("none", "pcgrad", "gradvac", "mgda", "cagrad")
 _OF_MANY = (*RULES, "upgrad")  # of two tasks UPGrad's update has the direction of PCGrad's
 _CLASSES = 5
-_MARK = "mirrored : "  # before each of the second task's sentences
+# What the second task is called -> its label in the place of another; each of its sentences begins with its name.
+RELABELLED: dict[str, Callable[[int], int]] = {
+    "mirrored": lambda label: _CLASSES - 1 - label,
+    "rotated": lambda label: (label + 2) % _CLASSES,
+}
 _KEPT = ("dev", "mean", "best_step", "steps", "seconds", "examples_per_second", "device", "precision", "versions")
 _KEPT += ("commit", "finished")
 _SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "head_learning_rate": ("1e-2",), "batch_size": 16}
@@ -42,16 +47,18 @@ class Point:
 
     Attributes:
         value: where it lies on the axis.
-        mirrored: share of the second task's sentences whose labels are mirrored, in [0, 1]; None where the runs have
+        mirrored: share of the second task's sentences whose labels are others, in [0, 1]; None where the runs have
             tasks of the data as they are, which their settings name.
         settings: of the runs there, over those that all have.
         rules: that are tried there.
+        second: the second task, of `RELABELLED`.
     """
 
     value: float
     mirrored: float | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     rules: Sequence[str] = RULES
+    second: str = "mirrored"
 
 
 _WEIGHTS = (0.1, 10.0)
@@ -59,8 +66,13 @@ _ONE_HEAD = {"heads": ("bench.fixed_head:fixed_head",)}
 _AS_THEY_ARE = {"dev_examples": 1000, "max_length": 128}
 
 
-def _weighted(weight: float) -> dict[str, Any]:
-    return {"loss_weights": ("1", f"mirrored={weight:g}")}
+def _weighted(weight: float, second: str = "mirrored") -> dict[str, Any]:
+    return {"loss_weights": ("1", f"{second}={weight:g}")}
+
+
+def _rotated(weight: float) -> Point:
+    settings = _ONE_HEAD | _weighted(weight, "rotated") | {"max_steps": 500, "evaluate_every": 250}
+    return Point(weight, 1.0, settings, second="rotated")
 
 
 # What is varied -> its points.
@@ -69,6 +81,7 @@ AXES = {
     "share-one-head": [Point(share, share, _ONE_HEAD) for share in (0.0, 0.5, 1.0)],
     "weight": [Point(weight, 1.0, _weighted(weight)) for weight in _WEIGHTS],
     "weight-one-head": [Point(weight, 1.0, _ONE_HEAD | _weighted(weight)) for weight in _WEIGHTS],
+    "rotated-one-head": [_rotated(weight) for weight in (1.0, 0.1)],
     "rate-one-head": [Point(rate, 1.0, _ONE_HEAD | {"learning_rate": rate}) for rate in (3e-3, 1e-2)],
     "course": [Point(rate, None, _AS_THEY_ARE | {"learning_rate": rate}, _OF_MANY) for rate in (1e-3, 3e-3)],
     "sst-cfimdb": [Point(1e-3, None, _AS_THEY_ARE | {"tasks": ("sst", "cfimdb")})],
@@ -76,17 +89,17 @@ AXES = {
 }
 
 
-def write_data(directory: Path, mirrored: float, out: Path) -> Path:
+def write_data(directory: Path, mirrored: float, out: Path, second: str = "mirrored") -> Path:
     """Write the two tasks' tables and their tasks.toml into `out`, and return its path.
 
-    directory: in the course layout; mirrored: the share of sentences whose label y becomes 4 - y in the second task,
-    evenly spread over training and dev set. The second task's sentences begin with a word that tells it from the first,
-    so that an encoder can answer both however their labels differ.
+    directory: in the course layout; mirrored: the share of sentences whose label is another in the second task, evenly
+    spread over training and dev set; second: that task, of `RELABELLED`. Its sentences begin with a word that tells it
+    from the first, so that an encoder can answer both however their labels differ.
     """
     make_folder(out)
     sst = next(task for task in BUILT_IN_TASKS if task.name == "sst")
     lines = []
-    for task, share, prefix in (("plain", 0.0, ""), ("mirrored", mirrored, _MARK)):
+    for task, share, prefix in (("plain", 0.0, ""), (second, mirrored, f"{second} : ")):
         lines += [f"[{task}]", 'text_columns = ["text"]', 'label_column = "label"', 'kind = "classification"']
         for key, split in (("train", "train"), ("validation", "dev")):
             found = read_split(sst, directory, split, skip_bad_rows=True)
@@ -96,7 +109,7 @@ def write_data(directory: Path, mirrored: float, out: Path) -> Path:
                 writer.writerow(["id", "text", "label"])
                 for place, example in enumerate(found.examples if found else []):
                     flipped = int((place + 1) * share) > int(place * share)
-                    label = _CLASSES - 1 - int(example.label) if flipped else int(example.label)
+                    label = RELABELLED[second](int(example.label)) if flipped else int(example.label)
                     writer.writerow([example.id, prefix + example.first, label])
             lines.append(f'{key} = "{path.name}"')
     tasks = out / "tasks.toml"
@@ -144,7 +157,7 @@ def experiment(data: Path, chosen: Chosen, seeds: Sequence[int], out: Path, runs
         if any(all(one[name] == value for name, value in key.items()) for one in found):
             continue
         shutil.rmtree(runs / "run", ignore_errors=True)  # what a run that was broken off has left
-        tasks = data if point.mirrored is None else write_data(data, point.mirrored, runs / "data")
+        tasks = data if point.mirrored is None else write_data(data, point.mirrored, runs / "data", point.second)
         arguments = ["--data", str(tasks), "--skip-bad-rows", *flags_of(settings), "--out", str(runs / "run")]
         began = time.process_time()
         summary = run.main(arguments)
