@@ -45,12 +45,12 @@ def page_of(task: str, results: Mapping[str, Any]) -> str:
         f"    {run['command']}",
         "",
         f"at commit {run['commit'][:7] if run['commit'] else 'unknown'} ({run['device']}, {run['precision']}, "
-        f"{run['seconds']:.0f} s; its best model is that of step {run['best_step']} of {run['steps']}): {metrics} on "
+        f"its best model is that of step {run['best_step']} of {run['steps']}): {metrics} on "
         f"{own['examples']:,} dev examples. A mistake is {what.format(least=own['least_error'])}: {own['mistakes']:,} "
         f"of them, {rate:.1%} of the set, {own['too_high']:,} {high} and {own['too_low']:,} {low}.",
         "",
-        "An example may be of several kinds. ± is one standard error of the rate; the last column but two is the rate "
-        "beside that of the whole set. What a kind is, `bench/mistake_kinds.py` says in code.",
+        "An example may be of several kinds. ± is one standard error of the rate; how many times the set's it is, the "
+        "next column says. What a kind is, `bench/mistake_kinds.py` says in code.",
         "",
         f"| what | kind | examples | share of the set | mistakes | error rate | times the set's | {high} | {low} |",
         "|---" * 9 + "|",

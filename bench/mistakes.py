@@ -29,7 +29,7 @@ from concord.train.reports.stored_run import StoredRun, read_run
 
 RESULTS = "results.json"
 _OFF = 0.2  # of a regression's range: an answer that is as far from the label, or farther, is a mistake
-_KEPT = ("best_step", "steps", "seconds", "device", "precision", "kernels", "products", "versions", "commit")
+_KEPT = ("best_step", "steps", "device", "precision", "kernels", "products", "versions", "commit")
 _KEPT += ("dev", "thresholds", "finished")
 
 

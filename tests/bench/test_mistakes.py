@@ -1,6 +1,7 @@
 """Mistakes by kind: each kind is what its name says, counts add up, pages hold no text of the data."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,18 @@ def test_a_command_line_without_what_it_reads_is_refused(arguments, tmp_path):
 def test_the_committed_pages_have_the_figures_of_the_committed_results(task):
     results = json.loads((PAGES / "results.json").read_text())
     assert (PAGES / f"{task}.md").read_text() == page_of(task, results)
+
+
+def test_every_figure_of_the_section_on_mistakes_is_in_one_of_the_pages():
+    text = (PAGES.parents[1] / "papers.md").read_text()
+    section = text.split("## Their mistakes")[1].split("\n## ")[0]
+    told = re.findall(r"\d+\.\d+%", section)
+    known = "".join((PAGES / f"{task.name}.md").read_text() for task in TASKS)
+    assert len(told) > 10
+    assert [figure for figure in told if f" {figure}" not in known] == []
+    results = json.loads((PAGES / "results.json").read_text())["tasks"]
+    assert f"{results['sts']['too_high']} of {results['sts']['mistakes']} answers" in section
+    kinds = {(kind["group"], kind["name"]): kind for kind in results["paraphrase"]["kinds"]}
+    best = kinds["opposites", "best against worst itself"]
+    assert (best["examples"], best["mistakes"]) == (5, 0)
+    assert kinds["opposites", "the same, a paraphrase"]["examples"] == 34
