@@ -103,7 +103,8 @@ def _gains_table(rules: Sequence[str], runs: Sequence[Run]) -> list[str]:
         cells += [f"{found['ratio']:.1f}", f"{found['turn']:.1f}°", f"{mean(run['mean'] for run in plain):.3f}"]
         for rule in rules:
             gain = gains(own, rule)
-            cells.append("-" if gain is None else f"{gain[0]:+.3f} ({gain[1]:.3f})")
+            deviation = f" ({gain[1]:.3f})" if gain and len(plain) > 1 else ""  # of one seed there is none
+            cells.append(f"{gain[0]:+.3f}{deviation}" if gain else "-")
         lines.append(_row(cells))
     return lines
 
@@ -144,7 +145,7 @@ def draw_points(runs: Sequence[Run], path: Path) -> None:
         axes.axhline(0, color="black", linewidth=0.6)
         axes.axvline(threshold, color="grey", linestyle="--", linewidth=0.8)
     panels[0].set_xlabel("mean cosine of the tasks' gradients, without surgery")
-    panels[1].set_xlabel("PCGrad's turn by that cosine and the gradients' lengths, degrees")
+    panels[1].set_xlabel("PCGrad's turn by cosine and lengths, degrees")
     panels[0].set_ylabel("gain in the tasks' mean dev score")
     panels[1].legend()
     with replacing(path) as beside:
