@@ -52,7 +52,7 @@ def contestant(case, name, splits, lengths, amp, rounds, **more):
 
 
 def with_peaks(case, names, splits, lengths, amp, rounds):
-    """These contestants and the memory of each, measured before any is there: one process holds all, or measures one."""
+    """These contestants with the memory of each, which is measured before any is there: all do not fit beside one."""
     peaks = {name: peak_bytes(str(case), name, amp) for name in names}
     return [contestant(case, name, splits, lengths, amp, rounds, peak_bytes=peaks[name]) for name in names]
 
