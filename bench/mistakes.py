@@ -24,6 +24,7 @@ from concord.train.data.course import read_split
 from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task
 from concord.train.flags import OneLineParser
 from concord.train.outputs.dev_answers import DevAnswers
+from concord.train.outputs.log import WHOLE_MODEL
 from concord.train.reports.page import command_of
 from concord.train.reports.stored_run import StoredRun, read_run
 
@@ -51,7 +52,8 @@ def mistakes(run: StoredRun, data: Path) -> dict[str, Any]:
         task.name: _counts(task, run.answers[task.name], _texts(task, run.answers[task.name], data))
         for task in run.tasks
     }
-    return {"run": {"command": command, **{name: run.summary[name] for name in _KEPT}}, "tasks": found}
+    of_run = {"command": command, **{name: run.summary[name] for name in _KEPT}}
+    return {"run": of_run | {"surgery": run.summary["surgery"][WHOLE_MODEL]}, "tasks": found}
 
 
 def _texts(task: Task, answers: DevAnswers, data: Path) -> list[Example]:
