@@ -47,6 +47,10 @@ def test_gradients_of_the_same_length_are_not_turned():
     assert pcgrad_turn(-0.9, 4.0) > TURN
 
 
+def test_the_turn_to_be_advised_is_that_of_a_loss_weight():
+    assert math.degrees(math.atan(1.43)) - 45 == pytest.approx(TURN, abs=0.1)
+
+
 def test_tasks_that_hardly_conflict_leave_surgery_nothing_to_mend():
     text = "the tasks hardly conflict, sst and sts most, in 60% of their steps (mean cosine +0.00): --surgery "
     assert surgery_advice(found(0.001, 50.0), "none") == f"{text}has nothing to mend"

@@ -7,9 +7,10 @@ from typing import Any
 from concord.bert.errors import one_line
 from concord.train.outputs.log import WHOLE_MODEL
 
-# Above this mean cosine no rule changed a score by more than seeds do (docs/surgery.md).
+# Every point that was measured lies above this mean cosine, and surgery gained next to nothing there.
 CONFLICT = -0.05
-# Degrees by which PCGrad turns the sum of two gradients; below it none changed a score by more than seeds do.
+# Degrees by which PCGrad has to turn the sum of two gradients to be advised: as much as a loss weight of 1.43 turns that
+# of two of the same length at a right angle.
 TURN = 10.0
 _LONGEST, _LONGEST_NAME = 400, 60  # characters of the sentence, and of a task's name in it
 
