@@ -9,8 +9,8 @@ from concord.train.outputs.log import WHOLE_MODEL
 
 # Every point that was measured lies above this mean cosine, and surgery gained next to nothing there.
 CONFLICT = -0.05
-# Degrees by which PCGrad has to turn the sum of two gradients to be advised: as much as a loss weight of 1.43 turns that
-# of two of the same length at a right angle.
+# Degrees by which PCGrad has to turn the sum of two gradients to be advised: as much as a loss weight of 1.43 turns it
+# where they have the same length and are at a right angle.
 TURN = 10.0
 _LONGEST, _LONGEST_NAME = 400, 60  # characters of the sentence, and of a task's name in it
 
