@@ -21,6 +21,11 @@ _SHAPES = {
     "BERT-base": {},
 }
 MODELS = (*_SHAPES, "ResNet-50")
+APART = ("BERT-base",)
+"""Models whose contestants do not fit side by side into a CPU's memory: each is there during its own turn alone."""
+MOST_BYTES = 13 * 2**30
+"""What a contestant may take of a CPU's memory where it is measured by itself."""
+_LARGER = {("literal library", "BERT-base", 8)}  # found by trial: they fail at MOST_BYTES
 
 
 class LoopTrainer:
@@ -63,6 +68,11 @@ TRAINERS: dict[str, Callable[..., Any]] = {
 def applies(name: str, model: str) -> bool:
     """Whether a trainer takes a model: TorchJD's Gramian engine takes each example by itself, batch norms none."""
     return name != "TorchJD, Gramian" or model != "ResNet-50"
+
+
+def fits(name: str, model: str, tasks: int) -> bool:
+    """Whether a trainer's step takes at most `MOST_BYTES`, as it has to on a CPU."""
+    return (name, model, tasks) not in _LARGER
 
 
 def build_loop(name: str, model: str, tasks: int, device: torch.device) -> Callable[[], None]:

@@ -8,7 +8,7 @@ the machine does. Peers train under autocast.
 import pytest
 import torch
 
-from bench.contest import Contestant, peak_bytes
+from bench.contest import Contestant, by_itself
 from bench.lengths import read_lengths, splits_of_tasks
 from bench.step_cases import (
     AMPS_OF_CPU,
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="test_training
 def contestant(case, name, splits, lengths, amp, rounds, *, memory=False):
     """Who trains on `splits` for so many rounds; memory: whether its peak is measured."""
     precision = step_precision(amp)
-    peak = {"peak_bytes": peak_bytes(str(case), name, amp)} if memory else {}
+    peak = {"peak_bytes": by_itself("step", str(case), name, amp).peak_bytes} if memory else {}
     step = build_step(case, name, splits, torch.device("cpu"), rounds=rounds, warm_up=1, amp=amp)
     return Contestant(
         run=step.run,

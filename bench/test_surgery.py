@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torchjd.aggregation import PCGrad
 
-from bench.contest import Contestant
-from bench.loop_cases import EXAMPLES, MODELS, TRAINERS, applies, build_loop
+from bench.contest import Contestant, by_itself
+from bench.loop_cases import APART, EXAMPLES, MODELS, TRAINERS, applies, build_loop, fits
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.stock import StockTrainer
 from concord.kernels.layout.flat import FlatParameters
@@ -160,19 +160,27 @@ def described(loop):
     return {"tasks": loop[0], "model": loop[1], "examples": EXAMPLES}
 
 
+def loop_contestant(name, loop, device):
+    """Who takes steps of a loop on a CPU, with the memory that they take: of those that are measured apart each round
+    is a process of its own, which tells of its memory itself."""
+    tasks, model = loop
+    own = {"case": described(loop), "peer": name, "parity": LOOP_PARITY}
+    words = ("loop", model, str(tasks), name)
+    if model in APART:
+        return Contestant(run=lambda: by_itself(*words), **own)
+    peak = by_itself(*words).peak_bytes
+    return Contestant(run=build_loop(name, model, tasks, device), extra={"peak_bytes": peak}, **own)
+
+
 @pytest.mark.skipif(ON_GPU, reason="on a GPU each is timed by itself")
 @EACH_LOOP
 @pytest.mark.benchmark(group="a step of a loop")
 def test_steps_of_a_loop_in_turn(record_contest, device, loop):
     tasks, model = loop
-    if model == "BERT-base":
-        pytest.skip("it takes minutes on a CPU")
-    contestants = [
-        Contestant(run=build_loop(name, model, tasks, device), case=described(loop), peer=name, parity=LOOP_PARITY)
-        for name in TRAINERS
-        if applies(name, model)
-    ]
-    record_contest(contestants, **LOOP, rounds=3)
+    names = [name for name in TRAINERS if applies(name, model) and fits(name, model, tasks)]
+    contestants = [loop_contestant(name, loop, device) for name in names]
+    # A process of its own warms up by itself.
+    record_contest(contestants, **LOOP, **({"rounds": 2, "warm_up": 0} if model in APART else {"rounds": 3}))
 
 
 @pytest.mark.skipif(not ON_GPU, reason="on a CPU they are timed in turn")
