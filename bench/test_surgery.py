@@ -7,6 +7,8 @@ on the device is measured as a CUDA graph, as a training step has it; peers that
 and their names say so.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -160,16 +162,21 @@ def described(loop):
     return {"tasks": loop[0], "model": loop[1], "examples": EXAMPLES}
 
 
-def loop_contestant(name, loop, device):
-    """Who takes steps of a loop on a CPU, with the memory that they take: of those that are measured apart each round
-    is a process of its own, which tells of its memory itself."""
+def loop_contestants(names, loop, device):
+    """Who takes steps of a loop on a CPU, and the memory of each, measured before any is there.
+
+    Of those that are measured apart each round is a process of its own, which tells of its memory itself.
+    """
     tasks, model = loop
-    own = {"case": described(loop), "peer": name, "parity": LOOP_PARITY}
-    words = ("loop", model, str(tasks), name)
+    own = {"case": described(loop), "parity": LOOP_PARITY}
+    alone = {name: partial(by_itself, "loop", model, str(tasks), name) for name in names}
     if model in APART:
-        return Contestant(run=lambda: by_itself(*words), **own)
-    peak = by_itself(*words).peak_bytes
-    return Contestant(run=build_loop(name, model, tasks, device), extra={"peak_bytes": peak}, **own)
+        return [Contestant(run=run, peer=name, **own) for name, run in alone.items()]
+    peaks = {name: run().peak_bytes for name, run in alone.items()}
+    return [
+        Contestant(run=build_loop(name, model, tasks, device), peer=name, extra={"peak_bytes": peak}, **own)
+        for name, peak in peaks.items()
+    ]
 
 
 @pytest.mark.skipif(ON_GPU, reason="on a GPU each is timed by itself")
@@ -178,9 +185,9 @@ def loop_contestant(name, loop, device):
 def test_steps_of_a_loop_in_turn(record_contest, device, loop):
     tasks, model = loop
     names = [name for name in TRAINERS if applies(name, model) and fits(name, model, tasks)]
-    contestants = [loop_contestant(name, loop, device) for name in names]
     # A process of its own warms up by itself.
-    record_contest(contestants, **LOOP, **({"rounds": 2, "warm_up": 0} if model in APART else {"rounds": 3}))
+    rounds = {"rounds": 2, "warm_up": 0} if model in APART else {"rounds": 3}
+    record_contest(loop_contestants(names, loop, device), **LOOP, **rounds)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="on a CPU they are timed in turn")
