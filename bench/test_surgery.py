@@ -185,8 +185,8 @@ def loop_contestants(names, loop, device):
 def test_steps_of_a_loop_in_turn(record_contest, device, loop):
     tasks, model = loop
     names = [name for name in TRAINERS if applies(name, model) and fits(name, model, tasks)]
-    # A process of its own warms up by itself.
-    rounds = {"rounds": 2, "warm_up": 0} if model in APART else {"rounds": 3}
+    # A process of its own warms up by itself, and one round of them takes minutes.
+    rounds = {"rounds": 1, "warm_up": 0} if model in APART else {"rounds": 3}
     record_contest(loop_contestants(names, loop, device), **LOOP, **rounds)
 
 
