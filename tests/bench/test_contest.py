@@ -48,7 +48,7 @@ def test_a_contestant_that_clocks_itself_is_believed_and_may_tell_of_its_memory(
     assert turns.taken[0] == taken
     assert turns.timings(warm_up=0)[0][0].median == 4.0
     assert turns.timings(warm_up=1)[0][0].median == 5.0
-    assert turns.timings(warm_up=0)[1][0].median < 0.01
+    assert turns.timings(warm_up=0)[1][0].median < 1, "it is clocked by its call"
     assert turns.peaks() == [10, None]
 
 
