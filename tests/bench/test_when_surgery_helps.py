@@ -151,4 +151,5 @@ def test_every_figure_of_the_page_is_in_the_table_or_a_setting_or_a_threshold():
         known |= {f"{pair['mean_cosine']:+.3f}", f"{pair['share']:.0%}"}
     told = FIGURE.findall(page)
     assert len(told) > 20
-    assert [figure for figure in told if figure.lstrip("+") not in {one.lstrip("+") for one in known}] == []
+    known |= {figure.lstrip("+-") for figure in known}  # a page may call a gain below 0 a loss
+    assert [figure for figure in told if figure not in known] == []
