@@ -20,7 +20,7 @@ from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
 from concord.train.settings.definitions import is_tasks_file
 from concord.train.settings.files import read_config
 from concord.train.settings.named_data import with_data
-from concord.train.settings.options import flag_of
+from concord.train.settings.options import AUTO, flag_of
 
 # The settings of a run that pre-training has too -> their defaults here; None keeps the run's default.
 _SETTINGS: dict[str, Any] = {
@@ -104,7 +104,10 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
     given = {name: from_anywhere(name, value) for name, value in vars(arguments).items() if name in _SETTINGS}
     if is_tasks_file(Path(given.get("data", ""))):
         given["tasks"] = with_data({name: given[name] for name in ("data", "tasks") if name in given})["tasks"]
-    return RunConfig(**{**defaults, **given})
+    config = RunConfig(**{**defaults, **given})
+    if config.accumulate == AUTO:
+        raise InputError(f"--accumulate {AUTO}: it is of train.run; expected the number of micro-batches a step")
+    return config
 
 
 def read_settings(path: Path) -> RunConfig:

@@ -147,8 +147,8 @@ class StepConfig:
     """How much a step reads, and how many steps there are.
 
     Attributes:
-        batch_size: examples of a task, or texts, in a micro-batch.
-        accumulate: micro-batches a step.
+        batch_size: examples of a task, or texts, in a batch.
+        accumulate: batches a step, computed one after the other.
         epochs: passes over the data.
         max_steps: the run ends after so many steps; 0 for no limit.
         seed: of the examples' order, masks, dropout, and the random order in which surgery meets the tasks.
@@ -175,12 +175,21 @@ class BatchConfig(StepConfig):
         until: the set, largest or smallest, whose end ends an epoch.
         steps_per_epoch: 0 for as many as the sets' sizes make.
         stages: of the run, which add up to its epochs.
+        micro_batch: most examples of a task that a process computes at once; 0 for all of its part of a batch.
+        fitted: whether batches are divided into the fewest parts that fit into memory.
     """
 
     batching: str
     until: Literal["largest", "smallest"]
     steps_per_epoch: int
     stages: tuple[Stage, ...]
+    micro_batch: int
+    fitted: bool
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether the gradients of a step are sums over several backwards, or may be."""
+        return self.accumulate > 1 or self.micro_batch > 0 or self.fitted
 
     @property
     def trained(self) -> list[str]:

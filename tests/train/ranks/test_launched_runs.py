@@ -2,7 +2,9 @@
 
 import contextlib
 import re
+import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from concord.train import run
 from concord.train.command import run_command
 from tests.assertions import assert_close
 from tests.train.ranks.torchrun import PLAIN, SETTLED, Torchrun, run_arguments, steps_logged, wait_for_step
+from tests.train.small_memory import LIMIT
 from tests.train.small_runs import write_course_data
 from tests.train.test_run import entries, same_state
 
@@ -140,6 +143,20 @@ def test_bad_input_is_one_message_and_exit_code_two_on_all_ranks(course, tmp_pat
     assert code == 1
     assert exit_codes(text) == [2, 2], text
     assert not (tmp_path / "run").exists()
+
+
+def test_the_micro_batches_that_one_rank_needs_are_those_of_all_and_of_a_resumed_run(course, tmp_path, monkeypatch):
+    more = (*SETTLED, "--accumulate", "auto", "--max-steps", "6", "--save-every", "3", "--skip-test")
+    monkeypatch.setenv(LIMIT, "60")
+    text = finished(tmp_path, run_arguments(course, tmp_path / "run", *more), module="tests.train.small_memory")
+    assert text.count("batch      computed in 2 micro-batches: half as many do not fit into memory") == 1
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    (tmp_path / "again" / STATE).unlink()
+    monkeypatch.setenv(LIMIT, str(sys.maxsize))
+    text = finished(tmp_path, ["--resume", tmp_path / "again"], module="tests.train.small_memory")
+    assert "resumed    after step 3 of 6" in text
+    assert same_state(tmp_path / "again", tmp_path / "run")
+    assert entries(tmp_path / "again") == entries(tmp_path / "run")
 
 
 RESTARTED = (*SETTLED, "--epochs", "20", "--max-steps", "80", "--save-every", "5", "--skip-test")
