@@ -95,7 +95,7 @@ def test_a_later_batch_that_is_too_large_doubles_the_number_from_that_step_on():
 
 
 def test_where_one_example_of_each_task_is_too_much_one_line_says_so():
-    with pytest.raises(InputError, match="one example of each task .*as it were.*expected a smaller --max-length"):
+    with pytest.raises(InputError, match=r"one example of each task .*as it were.*expected a smaller --max-length"):
         trained(3, batch_size=4, accumulate="auto")
 
 

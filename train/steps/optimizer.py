@@ -76,6 +76,7 @@ class SurgeryOptimizer:
     def freeze(self, blocks: Collection[str]) -> None:
         """From now on leave these blocks of the shared parameters as they are: their gradients are cleared, and the
         caller sees to it that none are deposited. Blocks that are not named are trained (again)."""
+        self._exchange.settle()
         frozen = torch.tensor([name in blocks for name in self.shared.block_names], device=self._rates[0].device)
         self._rates[0].copy_(self._shared_rates.masked_fill(frozen, 0.0))
         self._all_frozen = bool(frozen.all())
@@ -191,6 +192,7 @@ class SurgeryOptimizer:
 
     @torch.no_grad()
     def _swap(self) -> None:
+        self._exchange.settle()
         for average, parameters in zip(self._averages, (self._own, self.private), strict=False):
             weights = parameters.master.clone()
             parameters.master.copy_(average)

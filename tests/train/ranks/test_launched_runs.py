@@ -201,6 +201,30 @@ def test_a_rank_may_be_killed_at_any_moment(course, tmp_path, whole, seed):
     assert entries(out) == entries(whole)
 
 
+@pytest.fixture(scope="module")
+def of_four(course, tmp_path_factory):
+    """The folder of a run of four processes, in which only the state after half of its steps is left, and its end."""
+    folder = tmp_path_factory.mktemp("four")
+    more = (*PLAIN, "--max-steps", "12", "--save-every", "6", "--skip-test", "--evaluate-every", "0")
+    finished(folder, run_arguments(course, folder / "run", *more, "--epochs", "20", "--steps-per-epoch", "12"), 4)
+    shutil.copytree(folder / "run", folder / "half")
+    (folder / "half" / STATE).unlink()
+    return folder / "half", folder / "run"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_a_state_of_four_processes_goes_on_in_any_number(of_four, tmp_path, size):
+    half, whole = of_four
+    shutil.copytree(half, tmp_path / "run")
+    text = finished(tmp_path, ["--resume", tmp_path / "run"], size)
+    assert "resumed    after step 6 of 12" in text
+    assert_same_run(tmp_path / "run", whole)
+    if size == 4:
+        assert same_state(tmp_path / "run", whole)
+        assert entries(tmp_path / "run") == entries(whole)
+
+
 def only_run(launched, folder, limit=60):
     """The folder of the one run in `folder`, once it has begun."""
     for _ in range(limit * 20):
