@@ -164,14 +164,9 @@ class RunConfig:
     max_steps: int = setting(0, "stop after this many steps; 0 for no limit", low=0)
     batch_size: int = setting(32, "examples a task in a batch, of all processes together", low=1)
     accumulate: int | str = setting(
-        1,
-        "batches a step; surgery is done once, on their accumulated gradients; auto: one, computed in the fewest parts "
-        "that fit into memory",
-        low=1,
+        1, "batches a step, of which surgery is done once; auto: one, in the fewest parts that fit into memory", low=1
     )
-    micro_batch: int = setting(
-        0, "most examples a task that each process computes at once, of one batch a step; 0 for whole batches", low=0
-    )
+    micro_batch: int = setting(0, "examples a task that a process computes at once of a batch; 0 for all", low=0)
     batching: str = of_tables("joint", "which tasks a step holds", BATCHINGS)
     until: str = setting(
         "largest", "the set whose end ends an epoch; smaller ones begin anew", choices=("largest", "smallest")
