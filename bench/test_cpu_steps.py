@@ -32,10 +32,9 @@ NAME = "training step with PCGrad"
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="test_training_step.py measures steps on a GPU")
 
 
-def contestant(case, name, splits, lengths, amp, rounds, *, memory=False):
-    """Who trains on `splits` for so many rounds; memory: whether its peak is measured."""
+def contestant(case, name, splits, lengths, amp, rounds, **more):
+    """Who trains on `splits` for so many rounds; more: what else stands in its row."""
     precision = step_precision(amp)
-    peak = {"peak_bytes": peak_bytes(str(case), name, amp)} if memory else {}
     step = build_step(case, name, splits, torch.device("cpu"), rounds=rounds, warm_up=1, amp=amp)
     return Contestant(
         run=step.run,
@@ -47,9 +46,15 @@ def contestant(case, name, splits, lengths, amp, rounds, *, memory=False):
             "tokens": step.tokens,
             "examples": case.batch * len(splits),
             "padding_share": round(1 - step.tokens / step.computed, 3),
-            **peak,
+            **more,
         },
     )
+
+
+def with_peaks(case, names, splits, lengths, amp, rounds):
+    """These contestants with the memory of each, which is measured before any is there: all do not fit beside one."""
+    peaks = {name: peak_bytes(str(case), name, amp) for name in names}
+    return [contestant(case, name, splits, lengths, amp, rounds, peak_bytes=peaks[name]) for name in names]
 
 
 @pytest.mark.parametrize("amp", AMPS_OF_CPU)
@@ -58,7 +63,10 @@ def contestant(case, name, splits, lengths, amp, rounds, *, memory=False):
 def test_training_steps_in_turn(record_contest, training_splits, lengths_name, case, amp):
     names = (*CONCORD, *PEERS, *(TORCHJD if case == COURSE else ()))
     splits, rounds = splits_of(case, training_splits), 5
-    contestants = [contestant(case, name, splits, lengths_name, amp, rounds, memory=case == COURSE) for name in names]
+    if case == COURSE:
+        contestants = with_peaks(case, names, splits, lengths_name, amp, rounds)
+    else:
+        contestants = [contestant(case, name, splits, lengths_name, amp, rounds) for name in names]
     record_contest(contestants, group="step", name=NAME, rounds=rounds)
 
 
@@ -88,5 +96,5 @@ def test_training_steps_by_tokens(record_contest, training_splits, lengths_name,
 @pytest.mark.benchmark(group="training step")
 def test_training_steps_of_bert_base(record_contest, training_splits, lengths_name, amp):
     case, names = Case("BERT-base"), ("concord", "faithful", "best of stock")
-    contestants = [contestant(case, name, training_splits, lengths_name, amp, 2, memory=True) for name in names]
+    contestants = with_peaks(case, names, training_splits, lengths_name, amp, 2)
     record_contest(contestants, group="step", name=NAME, rounds=2)
