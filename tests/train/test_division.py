@@ -1,6 +1,7 @@
 """Batches that are divided into micro-batches: by their size, or into the fewest that fit into memory."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -25,10 +26,10 @@ STEPS = 3
 PCGRAD = {"surgery": "pcgrad"}
 
 
-def trained(limit=None, steps=STEPS, *, backward=False, **settings):
+def trained(limit=sys.maxsize, steps=STEPS, *, backward=False, dropout=0.0, **settings):
     """The trainer after some steps, and each step's losses and Gram matrices."""
-    trainer, found = build({**PCGRAD, **settings}, None, dropout=0.1 if settings.get("dropped") else 0.0), []
-    with memory_for(limit or 10**9, backward=backward):
+    trainer, found = build({**PCGRAD, **settings}, None, dropout=dropout), []
+    with memory_for(limit, backward=backward):
         for result in steps_of(trainer, steps):
             found.append(torch.cat([torch.stack(list(result.losses.values())).double(), result.plan.gram.flatten()]))
     return trainer, torch.stack(found)
@@ -49,6 +50,7 @@ def test_each_example_is_in_one_part_and_no_part_has_more_than_asked_for():
     for task, own in batch.items():
         assert np.array_equal(np.concatenate([part[task] for part in parts]), own)
     assert [len(part["a"]) for part in Division(micro_batch=7).divide([batch])] == [7]
+    assert [len(part["a"]) for part in Division(micro_batch=2, ranks=TwoRanks()).divide([batch])] == [4, 3]
 
 
 def test_batches_that_nobody_divides_stay_as_they_are():
@@ -57,8 +59,8 @@ def test_batches_that_nobody_divides_stay_as_they_are():
 
 
 def test_a_divided_batch_is_that_many_smaller_ones_to_the_bit():
-    divided, found = trained(batch_size=4, micro_batch=2, dropped=True)
-    plain, expected = trained(batch_size=2, accumulate=2, dropped=True)
+    divided, found = trained(batch_size=4, micro_batch=2, dropout=0.1)
+    plain, expected = trained(batch_size=2, accumulate=2, dropout=0.1)
     assert torch.equal(found, expected)
     assert torch.equal(whole_master(divided), whole_master(plain))
 
