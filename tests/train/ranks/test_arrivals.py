@@ -6,17 +6,21 @@ import pytest
 import torch
 
 from concord.train.ranks.group import Ranks
+from concord.train.steps.optimizer import SurgeryOptimizer
 from tests.train.ranks.parity import build, steps_of, whole_master
 
 
 class Late:
-    """Something sent that arrives no sooner than somebody waits for it, and is nonsense until then."""
+    """Something sent that arrives no sooner than somebody waits for it, and is nonsense until then; until it does, its
+    source must stay as it is."""
 
-    def __init__(self, place, values, events):
-        self._place, self._values, self._events = place, values.clone(), events
+    def __init__(self, place, source, events):
+        self._place, self._source, self._events = place, source if source is not place else None, events
+        self._values = source.clone()
         place.fill_(torch.nan)
 
     def wait(self):
+        assert self._source is None or torch.equal(self._source, self._values)
         self._place.copy_(self._values)
         self._events.append("arrived")
 
@@ -94,13 +98,16 @@ def test_each_layer_waits_for_its_own_weights(pooling):
     assert events == ["arrived", *("arrived", "embeddings"), *("arrived", "layer 0"), *("arrived",) * 2, "layer 1"]
 
 
-def test_a_step_leaves_its_weights_on_their_way_and_the_model_is_whole_where_it_is_written():
+@pytest.mark.parametrize(
+    "read", [SurgeryOptimizer.gather_master, lambda optimizer: optimizer.freeze(())], ids=["written", "frozen"]
+)
+def test_a_step_leaves_its_weights_on_their_way_and_the_model_is_whole_where_it_is_read(read):
     ranks = new_ranks()
     trainer = build({"surgery": "pcgrad", "average": 0.0}, ranks)
     next(steps_of(trainer, 1))
     assert ranks.events == []
     assert trainer.model.encoder.pooler.weight.isnan().all()
-    trainer.optimizer.gather_master()
+    read(trainer.optimizer)
     assert all(parameter.isfinite().all() for parameter in trainer.model.encoder.parameters())
 
 
