@@ -33,8 +33,7 @@ _COMMON = (
         "surgery",
     ),
     *("train_file", "text_column", "label_column"),
-    *("granularity", "amp", "device", "kernels", "epochs", "max_steps", "batch_size", "accumulate", "micro_batch"),
-    "stages",
+    *("granularity", "amp", "device", "kernels", "epochs", "max_steps", "batch_size", "accumulate", "stages"),
     *("learning_rate", "head_learning_rate", "seed", "evaluate_every", "skip_bad_rows"),
 )
 
@@ -199,7 +198,7 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
     listed = _listed(option)
     argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
     if option.type == WHOLE_OR_AUTO:
-        argument.update(type=_number_or_auto, metavar=f"int|{AUTO}")
+        argument.update(type=_number_or_auto, metavar=f"N|{AUTO}")
     if isinstance(option.default, tuple):
         argument.update(type=_names, metavar="a,b,...")
     if option.name == "text_column":

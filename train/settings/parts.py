@@ -55,8 +55,7 @@ class EncoderConfig:
     Attributes:
         name: a known model, a folder, or a name on the hub.
         lower_case: whether texts are read in lower case, None for what the model's files say.
-        hidden_dropout: rate in [0, 1) on hidden states, None for the model's own.
-        attention_dropout: rate in [0, 1) on attention's probabilities, None for the model's own.
+        hidden_dropout, attention_dropout: rates in [0, 1) on hidden states, on probabilities; None for the model's own.
         seed: of weights that are drawn at random.
     """
 
@@ -188,7 +187,7 @@ class BatchConfig(StepConfig):
 
     @property
     def accumulates(self) -> bool:
-        """Whether the gradients of a step are sums over several backwards, or may be."""
+        """Whether several backwards of a step may add to its gradients."""
         return self.accumulate > 1 or self.micro_batch > 0 or self.fitted
 
     @property
