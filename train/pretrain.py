@@ -64,6 +64,8 @@ def build_parser() -> OneLineParser:
             argument = argument_of(option, option.default if default is None else default, _HELP.get(option.name))
             if option.name == "head_learning_rate":
                 argument.update(type=_one_rate, metavar="float")
+            if option.name == "accumulate":
+                argument["metavar"] = "int"
             parser.add_argument(flag_of(option.name), **argument)
     return parser
 
