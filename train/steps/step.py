@@ -69,8 +69,7 @@ class TrainingStep:
         where the division makes a trial of the step: nothing is updated then.
         """
         losses = self._division.attempt(lambda: self._accumulate(batches, examples, seed, epoch))
-        # First, since the weights that the update leaves are on their way to other ranks for a while.
-        losses = self._optimizer.over_ranks(losses)
+        losses = self._optimizer.add_up(losses)
         return StepOutput(losses, self._optimizer.step(seed=seed, rate_factor=rate_factor))
 
     def _accumulate(
