@@ -190,6 +190,7 @@ def test_a_pre_training_refuses_auto(capsys):
     assert "it is of train.run" in refused(capsys, pretrain.main, ["--accumulate", "auto"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_a_resumed_run_has_the_number_that_was_found(data, tmp_path, capsys, monkeypatch):
     arguments = command(data, tmp_path / "whole", "--accumulate", "auto", "--max-steps", "4")
