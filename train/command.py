@@ -1,5 +1,7 @@
 """What the command lines share: bad input ends in one line and exit code 2, and a traceback is for bugs only."""
 
+import atexit
+import gc
 import io
 import sys
 import traceback
@@ -15,6 +17,9 @@ from concord.train.threads import settle_threads
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 _NOT_MANY = "only a fine-tuning run (python -m train.run) takes several; start this command without torchrun"
 STANDARD_OUTPUT = "<stdout>"
+
+# An ending interpreter looks through all objects for garbage, torch's million too, which takes half a second.
+atexit.register(gc.freeze)
 
 
 def run_command(

@@ -38,6 +38,7 @@ def step(number, loss=1.0, cosine=-0.5, **more):
         "learning_rate": 1e-4,
         "examples": 12,
         "tokens": 240,
+        "trained_examples": 12 * number,
         "seconds": 0.25 * number,
         **more,
     }

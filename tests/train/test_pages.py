@@ -125,6 +125,17 @@ def test_everything_that_the_folder_tells_is_on_the_page(tmp_path, capsys, entri
     assert low < 48 < high
 
 
+def test_a_step_of_fewer_examples_is_no_slower_or_faster_on_the_page(tmp_path, entries):
+    # Half of the examples in half of the time, as at an epoch's end.
+    entries[-2] |= {"examples": 6, "trained_examples": entries[-3]["trained_examples"] + 6}
+    entries[-2]["seconds"] = entries[-3]["seconds"] + 0.125
+    out = write_run(tmp_path / "run", entries)
+    assert run_command(report.main, [str(out)]) == 0
+    found = figures(page(out / "report.html")[0])
+    low, high = map(float, found["examples a second"].find("svg/svg").get("data-range").split()[2:])
+    assert (low + high) / 2 == pytest.approx(48)  # of a curve that is level
+
+
 def test_the_command_on_the_page_makes_the_same_settings(tmp_path, entries):
     settings = {"surgery": "pcgrad", "skip_bad_rows": True, "margin": -0.5, "tasks": ("sst", "paraphrase", "sts")}
     out = write_run(tmp_path / "run", entries, **settings, stages=("heads:1", "all:2"), data="/some where/x")

@@ -17,11 +17,12 @@ class LoggedStep:
     Args:
         result: of the step that was run last.
         optimizer: which ran it.
-        seconds: that the run has trained so far.
+        examples, seconds: that the run has trained so far.
     """
 
-    def __init__(self, result: StepResult, optimizer: SurgeryOptimizer, seconds: float) -> None:
-        self._result, self._blocks, self._seconds = result, optimizer.shared.block_names, seconds
+    def __init__(self, result: StepResult, optimizer: SurgeryOptimizer, examples: int, seconds: float) -> None:
+        self._result, self._blocks = result, optimizer.shared.block_names
+        self._so_far = {"trained_examples": examples, "seconds": round(seconds, 3)}
         plan, state = result.plan, optimizer.state
         tensors = {f"loss {task}": loss for task, loss in result.losses.items()}
         tensors |= {"gram": plan.gram, "cosines": cosines(plan.gram), "merged_norm": plan.merged_norm}
@@ -81,5 +82,5 @@ class LoggedStep:
             "learning_rate": result.learning_rate,
             "examples": result.examples,
             "tokens": result.tokens,
-            "seconds": round(self._seconds, 3),
+            **self._so_far,
         }

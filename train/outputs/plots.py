@@ -6,11 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")  # a training run has no window to draw in
-from matplotlib import pyplot
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -34,7 +30,9 @@ def plot_curves(entries: Sequence[Mapping[str, Any]], directory: Path) -> Path:
         for entry in entries
         if entry["event"] == "evaluation"
     )
-    figure, (top, middle, bottom) = pyplot.subplots(3, 1, figsize=(9, 11), sharex=True, layout="constrained")
+    # A figure of its own: pyplot would look for a window, and takes a while to import.
+    figure = Figure(figsize=(9, 11), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True)
     _draw(top, losses, "training loss", smooth=True)
     _draw(middle, dev, "dev metric", marker="o")
     _draw(bottom, conflicts, "cosine of task gradients", smooth=True)
@@ -64,7 +62,8 @@ def plot_conflicts(entries: Sequence[Mapping[str, Any]], directory: Path) -> Pat
     down = -(-len(pairs) // across)
     size = (4.5 * across + 1, (0.22 * len(blocks) + 1.2) * down + 0.4)
     largest = max(0.1, *(np.nanmax(np.abs(own), initial=0) for own in means.values()))
-    figure, panels = pyplot.subplots(down, across, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False)
     for panel, pair in zip(panels.flat, pairs, strict=False):
         edges = [0, *(steps[bound - 1]["step"] for bound in bounds[1:])]
         rows = np.arange(len(blocks) + 1)
@@ -83,7 +82,6 @@ def plot_conflicts(entries: Sequence[Mapping[str, Any]], directory: Path) -> Pat
 def _save(figure: Figure, path: Path) -> Path:
     with replacing(path) as beside:
         figure.savefig(beside, dpi=120, format="png")
-    pyplot.close(figure)
     return path
 
 

@@ -141,16 +141,14 @@ def surgery_of(run: StoredRun) -> list[Figure]:
 
 def speed_of(run: StoredRun) -> list[Figure]:
     """Examples a second over the steps, and the epochs."""
-    seconds = run.log.column("step", "seconds")
-    examples = run.log.column("step", "examples").values
-    thinned, found = thin(seconds), []
+    thinned, examples = (thin(run.log.column("step", name)) for name in ("seconds", "trained_examples"))
+    found = []
     if len(thinned.steps) > 2:
         spent = np.diff(thinned.values)
         with np.errstate(invalid="ignore", divide="ignore"):
-            speed = np.where(spent > 0, np.diff(thinned.steps) / spent * examples.mean(), np.nan)
+            speed = np.where(spent > 0, np.diff(examples.values) / spent, np.nan)
         lines = [Curve("examples/s", 0, thinned.steps[1:], speed)]
-        note = "Of the time in training steps, by the mean number of examples in a logged step."
-        found.append(Figure("examples a second", plot("examples a second", lines), note=note))
+        found.append(Figure("examples a second", plot("examples a second", lines), note="In training steps alone."))
     epochs = run.summary.get("epochs", [])
     if epochs:
         kept = epochs[:: -(-len(epochs) // _MOST_ROWS)]

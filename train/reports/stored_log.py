@@ -99,7 +99,7 @@ class StoredLog:
         for group in ("losses", "gradient_norms", "cosines"):
             for name, value in entry[group].items():
                 self._put(group, name, step, value)
-        for name in ("merged_norm", "learning_rate", "loss_scale", "seconds", "tokens", "examples"):
+        for name in ("merged_norm", "learning_rate", "loss_scale", "seconds", "tokens", "examples", "trained_examples"):
             self._put("step", name, step, entry[name])
         if self.last is None:
             self.blocks = list(entry["conflicts"])

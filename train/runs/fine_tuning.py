@@ -123,7 +123,7 @@ class FineTuning:
             if self.session.leads and (result.step % outputs.log_every == 0 or last):
                 self._show_logged()
                 seconds = time.perf_counter() - began
-                logged = LoggedStep(result, self.optimizer, progress.training_seconds + seconds)
+                logged = LoggedStep(result, self.optimizer, progress.examples, progress.training_seconds + seconds)
                 self._logged = logged, examples / seconds
             if self._logged and self._logged[0].ready():
                 self._show_logged()

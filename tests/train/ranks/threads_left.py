@@ -1,4 +1,4 @@
-"""A launched run, and then the threads its process still has: -m tests.train.ranks.threads_left ARGUMENTS."""
+"""A launched run, and then the threads its process has: torchrun ... -m tests.train.ranks.threads_left ARGUMENTS."""
 
 import sys
 import threading
