@@ -151,8 +151,9 @@ def record_contest(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, 
     def run(contestants: Sequence[Contestant], *, group: str, name: str, rounds: int, warm_up: int = 1) -> None:
         turns = Turns(contestants)
         benchmark.pedantic(turns.take, rounds=rounds, warmup_rounds=warm_up)
-        for contestant, (wall, thread) in zip(contestants, turns.timings(warm_up), strict=True):
-            own = {"thread_seconds": asdict(thread)} if thread else {}
+        for contestant, (wall, thread), peak in zip(contestants, turns.timings(warm_up), turns.peaks(), strict=True):
+            own: dict[str, Any] = {"thread_seconds": asdict(thread)} if thread else {}
+            own |= {} if peak is None else {"peak_bytes": peak}
             measured = replace(contestant, extra={**contestant.extra, **own})
             _rows.append(_row(group, name, measured, wall, device))
         _write(request.config)

@@ -1,4 +1,4 @@
-"""What benchmarks train on without the course's data: random tokens at its lengths, or at one. python -m bench.lengths.
+"""What benchmarks read without the course's data: random tokens or texts at its lengths. python -m bench.lengths.
 
 `lengths.json` holds, for each task, how many training sequences there are of each length in tokens, pairs encoded as
 one. The command counts them anew: python -m bench.lengths --data DIR, a folder in the course layout.
@@ -137,6 +137,22 @@ def random_split(task: Task, lengths: np.ndarray, generator: np.random.Generator
         truncated=0,
         digest="",
     )
+
+
+def texts_of_lengths(histograms: Mapping[str, Histogram], count: int, words: Sequence[str], seed: int = 1) -> list[str]:
+    """`count` random texts, of lengths that the data's sequences have together, special tokens included.
+
+    words: of one wordpiece each; as frequent as in `random_split`. The same seed gives the same texts.
+    """
+    generator = np.random.default_rng(seed)
+    pooled = np.concatenate([np.repeat(list(own), list(own.values())) for own in histograms.values()])
+    # Frequent words are all over the vocabulary, as they would not be by rank.
+    shuffled = generator.permutation(np.array(words))
+    texts = []
+    for length in generator.choice(pooled, count):
+        ranks = np.exp(generator.random(max(1, length - 2)) * np.log(len(words)))
+        texts.append(" ".join(shuffled[ranks.astype(np.int64) - 1]))
+    return texts
 
 
 def first_examples(split: TokenizedSplit, examples: int) -> TokenizedSplit:

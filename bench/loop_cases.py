@@ -21,6 +21,13 @@ _SHAPES = {
     "BERT-base": {},
 }
 MODELS = (*_SHAPES, "ResNet-50")
+APART = ("BERT-base",)
+"""Models whose contestants do not fit side by side into a CPU's memory: each is there during its own turn alone."""
+MOST_BYTES = 13 * 2**30
+"""What a contestant may take of a CPU's memory where it is measured by itself."""
+# At their peak TorchJD's hold 25 and 27 copies of the parameters (measured with MiniLM, eight tasks of few tokens), the
+# literal library five a task, and all of them eight graphs of half a GB: 15 GB and more.
+_LARGER = {(name, "BERT-base", 8) for name in ("literal library", "TorchJD, Jacobian", "TorchJD, Gramian")}
 
 
 class LoopTrainer:
@@ -63,6 +70,11 @@ TRAINERS: dict[str, Callable[..., Any]] = {
 def applies(name: str, model: str) -> bool:
     """Whether a trainer takes a model: TorchJD's Gramian engine takes each example by itself, batch norms none."""
     return name != "TorchJD, Gramian" or model != "ResNet-50"
+
+
+def fits(name: str, model: str, tasks: int) -> bool:
+    """Whether a trainer's step takes at most `MOST_BYTES`, as it has to on a CPU."""
+    return (name, model, tasks) not in _LARGER
 
 
 def build_loop(name: str, model: str, tasks: int, device: torch.device) -> Callable[[], None]:

@@ -1,7 +1,8 @@
 """Which rate suits the encoder in the papers' systems: python -m bench.paper_rates --data DIR [--out DIR] ...
 
 Trains one system for some steps at each of several rates, as `train.reproduce --budget standard` would but for the
-steps, judges it on evenly spaced dev examples, and writes rates.json and rates.md. What a system of another paper has
+steps, judges it on evenly spaced dev examples, and writes rates.json and rates.md, after each of them: a command that
+was stopped goes on with the rates that are not there. What a system of another paper has
 as its rate is multiplied by the same factor, so that all rows of a table keep their relations.
 """
 
@@ -10,13 +11,13 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError
-from concord.bert.files import replacing
+from concord.bert.files import make_folder, read_json_object, replacing
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
@@ -24,20 +25,30 @@ from concord.train.papers.budgets import BUDGETS, budgeted, flags_of
 from concord.train.papers.tables import main_score
 from concord.train.settings.recipes import read_recipe
 
+_WITH = " --rates "  # stands last in the command, since more may be tried by another one
 _RATES = "1e-5,2e-5,5e-5,1e-4,2e-4"
 _KEPT = ("dev", "overall", "best_step", "examples", "steps", "seconds", "examples_per_second", "device", "precision")
 _KEPT += ("versions", "commit", "finished")
 
 
-def search(system: str, rates: Sequence[float], steps: int, runs_in: Path, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Train at each rate in a folder of its own, which is removed afterwards, and return what was found.
+def search(
+    system: str,
+    rates: Sequence[float],
+    steps: int,
+    runs_in: Path,
+    more: Mapping[str, Any],
+    before: Sequence[dict[str, Any]] = (),
+) -> Iterator[dict[str, Any]]:
+    """Train at each rate in a folder of its own, which is removed afterwards; yields what is found so far after each.
 
     system: the recipe's name; rates: peak rates of the encoder; steps: of each run; runs_in: where the
-    folders are; more: settings of every run.
+    folders are; more: settings of every run; before: earlier runs, whose rates are not tried again.
     """
     settings = read_recipe(system).settings
-    runs = []
+    runs = list(before)
     for rate in rates:
+        if any(one["rate"] == rate for one in runs):
+            continue
         budget = replace(BUDGETS["standard"], steps=steps, rate=rate / settings["learning_rate"])
         found = budgeted(settings, budget) | {"evaluate_every": 0} | more
         folder = runs_in / f"rate-{rate:g}"
@@ -46,8 +57,9 @@ def search(system: str, rates: Sequence[float], steps: int, runs_in: Path, more:
         shown = {name: value for name, value in found.items() if name != "data"}
         runs.append({"rate": rate, "factor": rate / settings["learning_rate"], "settings": shown, **kept})
         shutil.rmtree(folder)
-    best = max(runs, key=lambda one: one["overall"])
-    return {"system": system, "paper_rate": settings["learning_rate"], "chosen": best["rate"], "runs": runs}
+        runs.sort(key=lambda one: one["rate"])
+        best = max(runs, key=lambda one: one["overall"])
+        yield {"system": system, "paper_rate": settings["learning_rate"], "chosen": best["rate"], "runs": runs}
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -101,11 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rates = [_rate(text) for text in given.pop("rates").split(",")]
     named = {"system": system, "steps": steps} | given | ({"data": "DIR"} if "data" in given else {})
     command = shlex.join(["python", "-m", "bench.paper_rates", *flags_of(named)])
-    found = {"command": command, "dev_examples": given["dev_examples"]} | search(system, rates, steps, runs_in, given)
-    for name, content in (("rates.json", json.dumps(found, indent=1) + "\n"), ("rates.md", table(found))):
-        with replacing(out / name) as beside:
-            beside.write_text(content, encoding="utf-8")
-    print(f"chosen     {found['chosen']:g} ({out / 'rates.md'})")
+    make_folder(out)
+    path = out / "rates.json"
+    kept = read_json_object(path, "the results of a search") if path.exists() else {}
+    before = kept["runs"] if str(kept.get("command")).partition(_WITH)[0] == command else []
+    for found in search(system, rates, steps, runs_in, given, before):
+        tried = ",".join(f"{one['rate']:g}" for one in found["runs"])
+        found = {"command": f"{command}{_WITH}{tried}", "dev_examples": given["dev_examples"]} | found
+        for name, content in (("rates.json", json.dumps(found, indent=1) + "\n"), ("rates.md", table(found))):
+            with replacing(out / name) as beside:
+                beside.write_text(content, encoding="utf-8")
+        print(f"chosen     {found['chosen']:g} of {len(found['runs'])} rates ({out / 'rates.md'})", flush=True)
 
 
 def _rate(text: str) -> float:

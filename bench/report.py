@@ -97,7 +97,7 @@ def _provenance(file: ResultFile) -> str:
 def _table(group: str, members: list[Comparison], marks: dict[ResultFile, str]) -> str:
     """One group as a Markdown table, without the columns that none of its rows has anything for."""
     peers = list(dict.fromkeys(peer for c in members for peer in c.peers))
-    header = [group, "case", "Concord", "of the limit", *peers, "tokens/s", "padding of the peers"]
+    header = [group, "case", "Concord", "of the limit", *peers, "tokens/s", "examples/s", "padding of the peers"]
     header += ["peak memory", "host synchronisations"]
     lines = [_cells(c, peers, marks[c.file]) for c in members]
     kept = [n for n in range(len(header)) if any(line[n] for line in lines)]
@@ -113,7 +113,7 @@ def _cells(comparison: Comparison, peers: list[str], mark: str) -> list[str]:
         comparison.refused(peer) or _ratio(comparison.peers[peer], row) if peer in comparison.peers else ""
         for peer in peers
     ]
-    tokens = row.extra.get("tokens_per_second")
+    tokens, examples = (row.extra.get(f"{unit}_per_second") for unit in ("tokens", "examples"))
     padding = {peer: other.extra.get("padding_share") for peer, other in comparison.peers.items()}
     return [
         row.name + (f" ({CHANGED})" if comparison.file.changed else "") + mark,
@@ -122,6 +122,8 @@ def _cells(comparison: Comparison, peers: list[str], mark: str) -> list[str]:
         "" if row.floor is None else _percent(row.floor / (row.thread_median or row.median)),
         *ratios,
         "" if tokens is None else f"{tokens:,.0f}",
+        # Where tokens are not counted: of texts that each contestant tokenises by itself.
+        "" if examples is None or tokens is not None else f"{examples:,.0f}",
         ", ".join(f"{peer} {_percent(share)}" for peer, share in padding.items() if share is not None),
         # What a kernel replays as a CUDA graph was allocated before.
         "" if row.group == "kernels" else _peak_memory(comparison),

@@ -17,6 +17,7 @@ from concord.bert.errors import InputError, did_you_mean
 
 GROUPS = ("kernels", "surgery", "step", "evaluation", "other")  # in the order of the tables
 CONCORD, CHANGED = "concord", "+changes"
+_NUMBERS = ("tokens_per_second", "examples_per_second", "padding_share", "peak_bytes", "host_synchronisations")
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _row(content: Any, where: str) -> Row:
         raise InputError(f"{where}: 'floor_seconds' is {floor}, expected a finite time or null")
     names = {name: _field(content, name, str, where) for name in ("name", "peer")}
     fields = {name: _field(content, name, dict, where) for name in ("case", "extra")}
-    for name in ("tokens_per_second", "padding_share", "peak_bytes", "host_synchronisations"):
+    for name in _NUMBERS:
         if name in fields["extra"]:
             _field(fields["extra"], name, (int, float, type(None)), f"{where}: extra")
     if "thread_seconds" in fields["extra"]:

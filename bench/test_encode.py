@@ -12,13 +12,16 @@ import torch
 from bench.contest import Contestant
 from bench.encoders import concord_encoder, sentence_transformers_encoder, transformers_encoder
 from bench.labels import concord_classifier, pipeline_classifier, trained_classifier
+from bench.lengths import FIRST_WORD, read_lengths, texts_of_lengths
 from bench.step_cases import AMP, AMPS_OF_CPU, step_precision
 from concord.bert.models import minilm_directory
 from concord.train.data.demo_sets import demo_examples
 
 ON_GPU = torch.cuda.is_available()
-# What texts are: how many sentences of the generated data each has, how many texts there are, and where they are cut.
+# What texts are: how many sentences of the generated data each has (None: as long as the course's sequences, of random
+# words), how many texts there are, and where they are cut.
 LENGTHS = {
+    "course lengths": (None, 8192 if ON_GPU else 256, 256),
     "one to eight sentences": ((1, 8), 4096 if ON_GPU else 128, 256),
     "512 wordpieces": ((80, 80), 512 if ON_GPU else 16, 512),
 }
@@ -33,10 +36,15 @@ EMBEDDINGS, LABELS = "texts to embeddings", "texts to labels"
 
 
 def texts(lengths):
-    """Of sentences of the generated data."""
+    """Of sentences of the generated data, or of words."""
+    number, count, _ = LENGTHS[lengths]
+    if number is None:
+        pieces = (minilm_directory() / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        words = [piece for piece in pieces[FIRST_WORD:] if piece.isascii() and piece.isalpha()]
+        return texts_of_lengths(read_lengths(), count, words)
     draw = random.Random(1)
     sentences = [example.first for task in ("sst", "paraphrase", "sts") for example in demo_examples(task, "train")]
-    (fewest, most), count, _ = LENGTHS[lengths]
+    fewest, most = number
     return [" ".join(draw.choices(sentences, k=draw.randint(fewest, most))) for _ in range(count)]
 
 

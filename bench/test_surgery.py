@@ -7,13 +7,15 @@ on the device is measured as a CUDA graph, as a training step has it; peers that
 and their names say so.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torchjd.aggregation import PCGrad
 
-from bench.contest import Contestant
-from bench.loop_cases import EXAMPLES, MODELS, TRAINERS, applies, build_loop
+from bench.contest import Contestant, by_itself
+from bench.loop_cases import APART, EXAMPLES, MODELS, MOST_BYTES, TRAINERS, applies, build_loop, fits
 from bench.peers.faithful import FaithfulTrainer
 from bench.peers.stock import StockTrainer
 from concord.kernels.layout.flat import FlatParameters
@@ -150,34 +152,61 @@ def test_torchjd(record, device, case):
 
 # In the order of their value, since a run may be cut off.
 LOOPS = [(tasks, model) for tasks in (3, 2, 8) for model in MODELS]
+APART_LOOPS = [loop for loop in LOOPS if loop[1] in APART]
 LOOP = {"group": "surgery", "name": "a step of a loop with PCGrad"}
 # Not by the names of models, by which gpu.sh chooses: they are measured by themselves, pytest bench/ -k loop.
 SHAPES = {"MiniLM": "384x6", "BERT-base": "768x12", "ResNet-50": "images"}
-EACH_LOOP = pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: f"{loop[0]}-{SHAPES[loop[1]]}")
+
+
+def each_of(loops):
+    return pytest.mark.parametrize("loop", loops, ids=lambda loop: f"{loop[0]}-{SHAPES[loop[1]]}")
 
 
 def described(loop):
     return {"tasks": loop[0], "model": loop[1], "examples": EXAMPLES}
 
 
+def loop_contestants(names, loop, device):
+    """Who takes steps of a loop on a CPU, and the memory of each, measured before any is there."""
+    tasks, model = loop
+    peaks = {name: by_itself("loop", model, str(tasks), name).peak_bytes for name in names}
+    return [
+        Contestant(
+            run=build_loop(name, model, tasks, device),
+            case=described(loop),
+            peer=name,
+            parity=LOOP_PARITY,
+            extra={"peak_bytes": peak},
+        )
+        for name, peak in peaks.items()
+    ]
+
+
 @pytest.mark.skipif(ON_GPU, reason="on a GPU each is timed by itself")
-@EACH_LOOP
+@each_of([loop for loop in LOOPS if loop not in APART_LOOPS])
 @pytest.mark.benchmark(group="a step of a loop")
 def test_steps_of_a_loop_in_turn(record_contest, device, loop):
+    names = [name for name in TRAINERS if applies(name, loop[1])]
+    record_contest(loop_contestants(names, loop, device), **LOOP, rounds=3)
+
+
+@pytest.mark.skipif(ON_GPU, reason="on a GPU each is timed by itself")
+@pytest.mark.parametrize("name", TRAINERS)
+@each_of(APART_LOOPS)
+@pytest.mark.benchmark(group="a step of a loop")
+def test_a_step_of_a_loop_apart(record_contest, loop, name):
+    """Contestants that do not fit beside each other: one after the other, each round a process, which warms up."""
     tasks, model = loop
-    if model == "BERT-base":
-        pytest.skip("it takes minutes on a CPU")
-    contestants = [
-        Contestant(run=build_loop(name, model, tasks, device), case=described(loop), peer=name, parity=LOOP_PARITY)
-        for name in TRAINERS
-        if applies(name, model)
-    ]
-    record_contest(contestants, **LOOP, rounds=3)
+    if not fits(name, model, tasks):
+        pytest.skip(f"it takes more than {MOST_BYTES / 2**30:.0f} GiB")
+    run = partial(by_itself, "loop", model, str(tasks), name)
+    contestant = Contestant(run=run, case=described(loop), peer=name, parity=LOOP_PARITY)
+    record_contest([contestant], **LOOP, rounds=2, warm_up=0)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="on a CPU they are timed in turn")
 @pytest.mark.parametrize("name", TRAINERS)
-@EACH_LOOP
+@each_of(LOOPS)
 @pytest.mark.benchmark(group="a step of a loop")
 def test_a_step_of_a_loop(record, device, loop, name):
     tasks, model = loop

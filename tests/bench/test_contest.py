@@ -1,5 +1,6 @@
 """Contests: turns are taken in order and clocked apart, and the operations of a step are those that it does."""
 
+import subprocess
 import time
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.contest import Contestant, Turns
+from bench import contest
+from bench import test_surgery as loops
+from bench.contest import Contestant, Taken, Turns
 from bench.lengths import read_lengths, splits_of_lengths, splits_of_tasks
 from bench.step_cases import MODELS, Case, build_step
 from bench.step_operations import step_operations
@@ -34,6 +37,51 @@ def test_contestants_take_turns_and_a_wait_counts_by_the_clock_alone():
         assert turns.timings(warm_up=1)[0][1] is None
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_contestant_that_clocks_itself_is_believed_and_may_tell_of_its_memory():
+    taken = [Taken(wall=3.0, thread=2.0, peak_bytes=10), Taken(wall=5.0, thread=4.0, peak_bytes=8)]
+    rounds = iter(taken)
+    turns = Turns([Contestant(run=lambda: next(rounds), case={}), Contestant(run=lambda: 7, case={})])
+    for _ in taken:
+        turns.take()
+    assert turns.taken[0] == taken
+    assert turns.timings(warm_up=0)[0][0].median == 4.0
+    assert turns.timings(warm_up=1)[0][0].median == 5.0
+    assert turns.timings(warm_up=0)[1][0].median < 1, "it is clocked by its call"
+    assert turns.peaks() == [10, None]
+
+
+def test_a_contestant_by_itself_tells_of_its_second_step_or_why_there_is_none(monkeypatch):
+    ended = []
+
+    def run(arguments, **options):
+        ended.append(arguments[1:])
+        return ended_with.pop(0)
+
+    monkeypatch.setattr(contest.subprocess, "run", run)
+    printed = 'said by a library\n{"wall": 2.0, "thread": 1.5, "peak_bytes": 3}\n'
+    ended_with = [
+        subprocess.CompletedProcess([], 0, printed, ""),
+        subprocess.CompletedProcess([], 1, "", "Traceback\nRuntimeError: can't allocate memory\n"),
+        subprocess.CompletedProcess([], -9, "", ""),
+    ]
+    assert contest.by_itself("loop", "MiniLM", "2", "concord") == Taken(wall=2.0, thread=1.5, peak_bytes=3)
+    assert ended == [["-m", "bench.peak_memory", "loop", "MiniLM", "2", "concord"]]
+    with pytest.raises(RuntimeError, match=r"^loop MiniLM: RuntimeError: can't allocate memory$"):
+        contest.by_itself("loop", "MiniLM")
+    with pytest.raises(RuntimeError, match=r"^loop: it was ended$"):
+        contest.by_itself("loop")
+
+
+def test_the_memory_of_a_loops_contestants_is_measured_before_any_is_built(monkeypatch):
+    done, taken = [], Taken(wall=2.0, thread=1.0, peak_bytes=7)
+    monkeypatch.setattr(loops, "by_itself", lambda *contestant: done.append(contestant) or taken)
+    monkeypatch.setattr(loops, "build_loop", lambda name, *more: done.append(name))
+    names = ["concord", "flat torch"]
+    found = loops.loop_contestants(names, (2, "MiniLM"), torch.device("cpu"))
+    assert done == [*(("loop", "MiniLM", "2", name) for name in names), *names]
+    assert [(one.peer, one.extra) for one in found] == [(name, {"peak_bytes": 7}) for name in names]
 
 
 def test_the_operations_of_a_step_are_those_that_it_does(monkeypatch):

@@ -21,6 +21,7 @@ from bench.lengths import (
     read_lengths,
     splits_of_lengths,
     splits_of_one_length,
+    texts_of_lengths,
     write_lengths,
 )
 from concord.bert.config import BertConfig
@@ -48,6 +49,17 @@ def test_the_sequences_have_the_histograms_lengths_in_another_order():
 def test_sequences_of_one_length_all_have_it():
     splits = splits_of_one_length(128, examples=3)
     assert count_lengths(splits) == {task: {128: 3} for task in TASKS}
+
+
+def test_texts_have_the_lengths_of_the_sequences_together_with_their_special_tokens():
+    words = [f"word{number}" for number in range(500)]
+    texts = texts_of_lengths(HISTOGRAMS, 2000, words)
+    found, counts = np.unique([len(text.split()) + 2 for text in texts], return_counts=True)
+    shares = dict(zip(found.tolist(), counts / 2000, strict=True))
+    assert shares == pytest.approx({3: 2 / 21, 5: 4 / 21, 6: 3 / 21, 7: 6 / 21, 9: 5 / 21, 40: 1 / 21}, abs=0.03)
+    _, often = np.unique(" ".join(texts).split(), return_counts=True)
+    assert often.max() > 20 * np.median(often), "few words are frequent, as in texts"
+    assert texts == texts_of_lengths(HISTOGRAMS, 2000, words)
 
 
 def test_the_special_tokens_and_segments_are_where_the_tokenizer_puts_them():

@@ -75,6 +75,13 @@ def test_times_are_in_the_unit_that_is_read_best(tmp_path, seconds, text):
     assert one_line(tmp_path)["Concord"] == text
 
 
+def test_texts_a_second_are_shown_where_tokens_are_not_counted(tmp_path):
+    write(tmp_path, [row(extra={"examples_per_second": 1234.4})])
+    assert one_line(tmp_path)["examples/s"] == "1,234"
+    write(tmp_path, [row(extra={"examples_per_second": 1234.4, "tokens_per_second": 5678.0})])
+    assert "examples/s" not in one_line(tmp_path)
+
+
 def memory_and_counts(gibibytes, count, **more):
     return {"extra": {"peak_bytes": gibibytes * 2**30, "host_synchronisations": count}} | more
 
@@ -273,6 +280,7 @@ def without(content, name):
         ({"rows": [row(group="kernel")]}, "did you mean 'kernels'?"),
         ({"rows": [row(extra={"padding_share": "half"})]}, "row 1: extra: 'padding_share' is str"),
         ({"rows": [row(extra={"peak_bytes": "1 GiB"})]}, "row 1: extra: 'peak_bytes' is str"),
+        ({"rows": [row(extra={"examples_per_second": "many"})]}, "row 1: extra: 'examples_per_second' is str"),
         ({"rows": [row(extra={"host_synchronisations": []})]}, "row 1: extra: 'host_synchronisations' is list"),
         ({"rows": [row(), row()]}, "rows 1 and 2 measure the same"),
         ({"rows": {}}, "'rows' is dict, expected list"),

@@ -104,7 +104,7 @@ def case_ddp(rank, group):
 
 def case_overflow(rank, group):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    found = train(GradVac, new_trunk(), rank, group, scaler=scaler, losses=overflow_on_rank_one)
+    found = train(GradVac, new_trunk(), rank, group, accumulate=2, scaler=scaler, losses=overflow_on_rank_one)
     return {"GradVac": found, "scale": scaler.get_scale()}
 
 

@@ -126,6 +126,50 @@ def test_an_absent_task_has_a_gradient_of_zero_and_meets_nobody(method, form, sc
         assert_close(surgery.state_dict()["surgery"]["targets"][0], reference.targets, 1e-5)
 
 
+@pytest.mark.parametrize("method", [PCGrad, GradVac])
+def test_a_task_that_a_mapping_lacks_is_absent(method):
+    model, (first, second) = network(3), batches(2)
+    found = []
+    for leave_out in (True, False):
+        surgery = wrapped(method, model)
+        surgery.pc_backward(dict(zip(NAMES, model.losses(first), strict=True)))
+        surgery.zero_grad()
+        losses = dict(zip(NAMES, model.losses(second), strict=True)) | {"b": None}
+        surgery.pc_backward({name: loss for name, loss in losses.items() if loss is not None or not leave_out})
+        assert surgery.statistics().absent == ("b",)
+        found.append(gradients(model))
+        surgery.zero_grad()
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
+
+
+ZERO = {
+    "a mean over no rows": lambda features, head: head(features[:0]).square().mean(),
+    "a sum over no rows": lambda features, head: head(features[:0]).square().sum(),
+    "a product with zero": lambda features, head: (features * 0).sum(),
+}
+
+
+@pytest.mark.parametrize("form", ZERO)
+@pytest.mark.parametrize("method", [PCGrad, GradVac])
+def test_a_task_whose_gradient_is_zero_is_merged_as_an_absent_one(method, form):
+    model, (first, second) = network(3), batches(2)
+    surgery, reference = wrapped(method, model), literal(method, model, 3)
+    surgery.pc_backward(model.losses(first))
+    reference.gradients(model.losses(first))
+    surgery.zero_grad()
+    losses = model.losses(second)
+    surgery.pc_backward([losses[0], ZERO[form](model.trunk(second).tanh(), model.heads[1]), losses[2]])
+    losses = model.losses(second)
+    for parameter, exact in zip(model.parameters(), reference.gradients([losses[0], None, losses[2]]), strict=True):
+        if exact is None:
+            assert parameter.grad is None or not parameter.grad.any()
+        else:
+            assert_close(parameter.grad, exact, FP32)
+    if method is GradVac:
+        assert_close(surgery.state_dict()["surgery"]["targets"][0], reference.targets, 1e-5)
+
+
 def test_where_a_task_reaches_is_remembered_while_it_is_absent():
     """A head is not shared because the other task is absent: it has its own gradient, the trunk half of it."""
     model, (batch,) = network(2), batches(1)

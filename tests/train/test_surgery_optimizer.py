@@ -4,9 +4,11 @@ import copy
 import io
 import pickle
 import warnings
+from functools import partial
 
 import pytest
 import torch
+from transformers.optimization import get_scheduler
 
 from concord.train.surgery import GradVac, PCGrad, Surgery
 from tests.assertions import assert_close
@@ -81,6 +83,10 @@ def test_gradients_are_set_to_zero_or_to_none():
             milestones=[2],
         ),
         lambda optimizer: SCHEDULERS.ReduceLROnPlateau(optimizer, patience=0),
+        *(
+            partial(get_scheduler, name, num_warmup_steps=2, num_training_steps=6)
+            for name in ("linear", "cosine", "constant_with_warmup")
+        ),
     ],
 )
 @pytest.mark.parametrize("given", [lambda surgery: surgery, lambda surgery: surgery.optimizer])
@@ -373,6 +379,40 @@ def test_a_trainer_that_moves_the_state_and_replaces_the_step_trains_alike():
         train_on(other, models[1], batch)
     assert called == [(None,)] * 3
     assert_close(flat(models[0]), flat(models[1]), 1e-5)
+
+
+class StandIn:
+    """As Lightning's manual optimization has one: attributes are read from the optimizer, and set here."""
+
+    def __init__(self, optimizer):
+        self._optimizer = optimizer
+        self.__class__ = type("StandIn", (StandIn, type(optimizer)), {})
+
+    def __getattr__(self, name):
+        return getattr(self._optimizer, name)
+
+    def step(self, closure=lambda: None):
+        return self._optimizer.step(closure=closure)
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+def test_what_a_stand_in_is_asked_for_is_done_by_the_wrapper_that_it_stands_for(scaling):
+    models = network(2), network(2)
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=256.0) if scaling else None
+    surgery, other = wrapped(GradVac, models[0], "adam", scaler=scaler), wrapped(GradVac, models[1], "adam")
+    stand_in = StandIn(surgery)
+    for batch in batches(4):
+        stand_in.zero_grad()
+        stand_in.pc_backward(dict(zip("ab", models[0].losses(batch), strict=True)))
+        stand_in.step()
+        other.zero_grad()
+        other.pc_backward(dict(zip("ab", models[1].losses(batch), strict=True)))
+        other.step()
+    assert_close(flat(models[0]), flat(models[1]), 1e-6 if scaling else 0)
+    mine, plain = surgery.state_dict()["surgery"], other.state_dict()["surgery"]
+    assert (mine["tasks"], mine["reached"]) == (plain["tasks"], plain["reached"])
+    assert mine["tasks"] == ["a", "b"]
+    assert surgery.statistics().norms == pytest.approx(other.statistics().norms, rel=1e-4)
 
 
 def test_optimizers_that_cannot_be_wrapped_are_refused_by_name():

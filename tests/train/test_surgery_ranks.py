@@ -69,7 +69,7 @@ def test_two_processes_train_as_one_does_on_the_whole_batch(ranks, case, kind):
 
 def test_an_overflow_on_one_rank_skips_the_step_of_both(ranks):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    expected = train(GradVac, new_trunk(), None, None, scaler=scaler, losses=overflow_on_rank_one)
+    expected = train(GradVac, new_trunk(), None, None, accumulate=2, scaler=scaler, losses=overflow_on_rank_one)
     assert scaler.get_scale() == 512.0
     assert [found["overflow"]["scale"] for found in ranks] == [512.0, 512.0]
     check([found["overflow"]["GradVac"] for found in ranks], expected)

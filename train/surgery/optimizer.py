@@ -8,7 +8,7 @@ With the rules of the device nothing is read on the host, unless there are sever
 import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
 
@@ -37,6 +37,20 @@ class _TaskGradients:
     gradients: list[list[Tensor | None]]
     tasks: list[str]
     present: list[bool]
+
+
+@dataclass
+class _Known:
+    """What calls have found: one object, as what is set on a trainer's stand-in for the wrapper stays with that.
+
+    reached: task -> the numbers of the parameters that it reached when it was last there; told: warnings.
+    """
+
+    tasks: list[str] | None
+    unused_checked: bool
+    reached: dict[str, set[int]] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+    last: LastCall | None = None
 
 
 def _device_of(gradients: list[list[Tensor | None]]) -> torch.device:
@@ -110,13 +124,8 @@ class Surgery(WrappedOptimizer):
         self._spans_all = scope == "all"
         self._process_group = process_group
         self._by_backward = by_backward
-        self._tasks = None if tasks is None else list(map(str, tasks))
-        self._unused_checked = allow_unused
         self._allow_unused = allow_unused
-        # Task -> the numbers of the parameters that it reached when it was last there.
-        self._reached: dict[str, set[int]] = {}
-        self._told: set[str] = set()
-        self._last: LastCall | None = None
+        self._known = _Known(None if tasks is None else list(map(str, tasks)), unused_checked=allow_unused)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Surgery":
         memo[id(self._process_group)] = self._process_group  # the processes' own, of which there are no copies
@@ -125,7 +134,7 @@ class Surgery(WrappedOptimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the wrapped optimizer's; whether its parameters are used is asked anew."""
         super().add_param_group(param_group)
-        self._unused_checked = self._allow_unused
+        self._known.unused_checked = self._allow_unused
 
     def pc_backward(self, losses: Losses, *, retain_graph: bool = False) -> None:
         """Add the merged gradient of the tasks to the `.grad` of the optimizer's parameters.
@@ -149,7 +158,7 @@ class Surgery(WrappedOptimizer):
             parameters = list(found.parameters.values())
             found.gradients, found.present = ranks.average_over_ranks(found.gradients, parameters, found.present, group)
         self._check_used(found)
-        self._tasks = found.tasks
+        self._known.tasks = found.tasks
         self._add_merged(found, group)
 
     def _task_gradients(self, losses: Losses, retain_graph: bool) -> _TaskGradients:
@@ -158,7 +167,7 @@ class Surgery(WrappedOptimizer):
         check_parameters(self.param_groups, numbered)
         parameters = list(numbered.values())
         tasks, present, by_task = [], [], []
-        for task, loss, shares in tasks_and_losses(losses, self._tasks):
+        for task, loss, shares in tasks_and_losses(losses, self._known.tasks):
             tasks.append(task)
             loss = self._checked(task, loss)
             present.append(loss is not None)
@@ -184,8 +193,8 @@ class Surgery(WrappedOptimizer):
 
     def _tell(self, message: str) -> None:
         """Warn of something once."""
-        if message not in self._told:
-            self._told.add(message)
+        if message not in self._known.told:
+            self._known.told.add(message)
             warnings.warn(message, stacklevel=5)
 
     def _others(self, loss: Tensor, parameters: list[Tensor]) -> list[Tensor] | None:
@@ -200,9 +209,9 @@ class Surgery(WrappedOptimizer):
         """ValueError where a parameter has no gradient in any task, once all tasks have been there."""
         if not any(found.present):
             raise ValueError(f"no loss has a graph: all tasks are absent ({', '.join(found.tasks)})")
-        if not self._unused_checked and all(found.present):
+        if not self._known.unused_checked and all(found.present):
             check_used(self.param_groups, dict(zip(found.parameters, found.gradients, strict=True)))
-            self._unused_checked = True
+            self._known.unused_checked = True
 
     @torch.no_grad()
     def _add_merged(self, found: _TaskGradients, group: ranks.Group | None) -> None:
@@ -226,7 +235,7 @@ class Surgery(WrappedOptimizer):
             gram = ranks.gram_over_ranks(*rows, tasks, group)
             coefficients = self._rule(gram, scale)
         absent = [task for task, present in zip(found.tasks, found.present, strict=True) if not present]
-        self._last = LastCall(found.tasks, absent, gram, coefficients, scale)
+        self._known.last = LastCall(found.tasks, absent, gram, coefficients, scale)
         shared_row = coefficients / tasks if self._mean else coefficients
         other_row = coefficients if self._spans_all else torch.ones_like(coefficients)
         table = torch.stack([shared_row if shared else other_row for shared in everywhere])
@@ -246,8 +255,8 @@ class Surgery(WrappedOptimizer):
         """
         for place, task in enumerate(found.tasks):
             if found.present[place]:
-                self._reached[task] = {number for number, own in gradients.items() if own[place] is not None}
-        known = [self._reached[task] for task in found.tasks if task in self._reached]
+                self._known.reached[task] = {number for number, own in gradients.items() if own[place] is not None}
+        known = [self._known.reached[task] for task in found.tasks if task in self._known.reached]
         return [all(number in numbers for numbers in known) for number in gradients]
 
     def statistics(self) -> SurgeryStatistics:
@@ -255,24 +264,24 @@ class Surgery(WrappedOptimizer):
 
         Nothing is read from the device before it is asked for. RuntimeError before the first call.
         """
-        if self._last is None:
+        if self._known.last is None:
             raise RuntimeError("no gradients have been merged yet")
-        return self._last.read()
+        return self._known.last.read()
 
     def _surgery_state(self) -> dict[str, Any]:
         return {
             **self._rule.state(),
-            "tasks": copy.copy(self._tasks),
-            "reached": {task: sorted(numbers) for task, numbers in self._reached.items()},
+            "tasks": copy.copy(self._known.tasks),
+            "reached": {task: sorted(numbers) for task, numbers in self._known.reached.items()},
         }
 
     def _load_surgery_state(self, state: Mapping[str, Any]) -> None:
         tasks = state["tasks"]
-        if tasks is not None and self._tasks is not None and tasks != self._tasks:
-            raise ValueError(f"the state is of the tasks {', '.join(tasks)}, these are {', '.join(self._tasks)}")
+        if tasks is not None and self._known.tasks is not None and tasks != self._known.tasks:
+            raise ValueError(f"the state is of the tasks {', '.join(tasks)}, these are {', '.join(self._known.tasks)}")
         self._rule.load(state)
-        self._tasks = copy.copy(tasks) or self._tasks
-        self._reached = {task: set(numbers) for task, numbers in state["reached"].items()}
+        self._known.tasks = copy.copy(tasks) or self._known.tasks
+        self._known.reached = {task: set(numbers) for task, numbers in state["reached"].items()}
 
 
 class PCGrad(Surgery):
