@@ -174,7 +174,7 @@ class BatchConfig(StepConfig):
         until: the set, largest or smallest, whose end ends an epoch.
         steps_per_epoch: 0 for as many as the sets' sizes make.
         stages: of the run, which add up to its epochs.
-        micro_batch: most examples of a task that a process computes at once; 0 for all of its part of a batch.
+        micro_batch: most examples of a task in a part of a batch, for each process; 0 for whole batches.
         fitted: whether batches are divided into the fewest parts that fit into memory.
     """
 

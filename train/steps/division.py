@@ -28,7 +28,8 @@ class Division:
     all other steps they are sent while the backward goes on.
 
     Args:
-        micro_batch: most examples of a task that a process computes at once; 0 for all of its part of a batch.
+        micro_batch: most examples of a task in a micro-batch, for each of the processes, which divide it by its tokens;
+            0 for whole batches.
         fitted: whether the number of micro-batches is doubled until they fit.
         ranks: of the run; None for a process that is alone.
         reporter: is told what was found.
