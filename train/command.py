@@ -91,7 +91,8 @@ def _run_command(command: Callable[[Sequence[str] | None], Any], arguments: Sequ
         if not kind:
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        return _refuse(f"out of {kind} ({reason}); try a smaller --batch-size with --accumulate")
+        smaller = "a smaller --batch-size with --accumulate, or train.run's --accumulate auto"
+        return _refuse(f"out of {kind} ({reason}); try {smaller}")
     except BrokenPipeError as error:
         if error.filename is not None:
             return _refuse(f"{error.filename}: {error.strerror}")

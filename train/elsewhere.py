@@ -15,6 +15,8 @@ ELSEWHERE = {
     "--per-device-train-batch-size": "--batch-size",
     "--train-batch-size": "--batch-size",
     "--gradient-accumulation-steps": "--accumulate",
+    "--auto-find-batch-size": "--accumulate auto",
+    "--micro-batch-size": "--micro-batch",
     "--model-name-or-path": "--model",
     "--pretrained": "--model",
     "--max-seq-length": "--max-length",

@@ -11,7 +11,7 @@ from concord.train.elsewhere import meant
 from concord.train.settings.config import RunConfig
 from concord.train.settings.layers import OF_TABLES, layered
 from concord.train.settings.named_data import PATHS, from_anywhere
-from concord.train.settings.options import GROUPS, flag_of, setting_text
+from concord.train.settings.options import AUTO, GROUPS, WHOLE_OR_AUTO, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe, recipes
 
@@ -197,6 +197,8 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
         return {"action": "store_true", "help": text}
     listed = _listed(option)
     argument = {"help": f"{text}{listed} (default {_shown(default)})", "type": option.type}
+    if option.type == WHOLE_OR_AUTO:
+        argument.update(type=_number_or_auto, metavar=f"N|{AUTO}")
     if isinstance(option.default, tuple):
         argument.update(type=_names, metavar="a,b,...")
     if option.name == "text_column":
@@ -218,6 +220,14 @@ def _listed(option: Field) -> str:
         return f": {', '.join(choices)}"
     members = [f"{entry.name} ({entry.help})" for table in option.metadata["tables"] for entry in table]
     return f": {', '.join([*option.metadata['also'], *members])}, or module:function of your own"
+
+
+def _number_or_auto(text: str) -> int | str:
+    """What is no number stays a text, which the configuration judges."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from concord.train.settings.config import NEW_HEAD_RATE, RunConfig
 from concord.train.settings.definitions import is_tasks_file
 from concord.train.settings.files import read_config
 from concord.train.settings.named_data import with_data
-from concord.train.settings.options import flag_of
+from concord.train.settings.options import AUTO, flag_of
 
 # The settings of a run that pre-training has too -> their defaults here; None keeps the run's default.
 _SETTINGS: dict[str, Any] = {
@@ -64,6 +64,8 @@ def build_parser() -> OneLineParser:
             argument = argument_of(option, option.default if default is None else default, _HELP.get(option.name))
             if option.name == "head_learning_rate":
                 argument.update(type=_one_rate, metavar="float")
+            if option.name == "accumulate":
+                argument["metavar"] = "int"
             parser.add_argument(flag_of(option.name), **argument)
     return parser
 
@@ -104,7 +106,10 @@ def config_from(arguments: argparse.Namespace) -> RunConfig:
     given = {name: from_anywhere(name, value) for name, value in vars(arguments).items() if name in _SETTINGS}
     if is_tasks_file(Path(given.get("data", ""))):
         given["tasks"] = with_data({name: given[name] for name in ("data", "tasks") if name in given})["tasks"]
-    return RunConfig(**{**defaults, **given})
+    config = RunConfig(**{**defaults, **given})
+    if config.accumulate == AUTO:
+        raise InputError(f"--accumulate {AUTO}: it is of train.run; expected the number of micro-batches a step")
+    return config
 
 
 def read_settings(path: Path) -> RunConfig:

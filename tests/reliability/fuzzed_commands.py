@@ -34,7 +34,8 @@ _HUGE = ["1000000000", "9223372036854775807", "9" * 30]
 # Settings that reach far where they are taken, beside what every setting gets.
 _REACHING = {
     "batch_size": _HUGE,
-    "accumulate": ["3", *_HUGE],
+    "accumulate": ["3", "auto", *_HUGE],
+    "micro_batch": ["1", "3", *_HUGE],
     "epochs": _HUGE,
     "steps_per_epoch": _HUGE,
     "max_length": ["8", *_HUGE],

@@ -58,6 +58,7 @@ FLAGS = [
     "--max-length",
     "--max-steps",
     "--metric",
+    "--micro-batch",
     "--milestones",
     "--mistakes",
     "--model",

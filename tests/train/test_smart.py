@@ -38,7 +38,7 @@ class NoOptimizer:
     def step(self, **inputs):
         return None
 
-    def over_ranks(self, losses):
+    def add_up(self, losses):
         return losses
 
 

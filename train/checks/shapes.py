@@ -39,16 +39,17 @@ def shapes_of_run(
     if config.model.pals:
         heads = heads_of(config.model.pals)
         attention.append((heads, config.model.pals // heads))
+    examples = config.batches.micro_batch or config.batches.batch_size
     return Shapes(
         **_of_model(encoder.config, attention, _longest([*training.values(), *others]), precision),
-        tokens=round_tokens(round(config.batches.batch_size * sum(means.values()))),
-        sequences=config.batches.batch_size * sum(split.sequences_per_example for split in training.values()),
+        tokens=round_tokens(round(examples * sum(means.values()))),
+        sequences=examples * sum(split.sequences_per_example for split in training.values()),
         tasks=len(training),
         blocks=blocks,
         heads=len(training),
         gradients=_NAMES[gradient_dtype(config, precision)],
         surgery=asdict(surgery_settings(config.surgery, config.optimizer, scaling=precision.scaling)),
-        accumulates=config.batches.accumulate > 1 or smooth,
+        accumulates=config.batches.accumulates or smooth,
         ordinary=smooth,
         first_tokens=config.model.pooling == "cls",
     )

@@ -41,8 +41,17 @@ class Parts:
                 for task, own in micro_batch.items()
                 if len(own) and task in self.compared
             }
-            found.append((part, Others(wholes, last=number == len(micro_batches) - 1)))
+            last, tokens = number == len(micro_batches) - 1, self._most_tokens(micro_batch, owners)
+            found.append((part, Others(wholes, last, tokens)))
         return found
+
+    def _most_tokens(self, micro_batch: MicroBatch, owners: Mapping[str, np.ndarray]) -> int:
+        """Of the rank that has the most."""
+        tokens = np.zeros(self.ranks.size)
+        for task, own in micro_batch.items():
+            lengths = _lengths(self.splits[task], own)
+            tokens += np.bincount(owners[task], weights=lengths, minlength=self.ranks.size)
+        return int(tokens.max())
 
     def _whole(self, split: TokenizedSplit, examples: np.ndarray, owners: np.ndarray) -> Whole:
         counts = np.bincount(owners, minlength=self.ranks.size)

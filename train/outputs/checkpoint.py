@@ -43,6 +43,7 @@ class Progress:
         best_digest: of the best model's weights, as their file carries it.
         kernels: what its steps are computed by, one of the choices of --kernels; "" where it has none yet.
         products: the library of its fp32 products on a CPU, one of `kernels.products.LIBRARIES`; "" where it has none.
+        micro_batches: how many a batch is divided into by --accumulate auto; 1 where it is none of it.
         log_bytes: the length of metrics.jsonl, beyond which a resumed run cuts it off.
     """
 
@@ -58,6 +59,7 @@ class Progress:
     best_digest: str = ""
     kernels: str = ""
     products: str = ""
+    micro_batches: int = 1
     log_bytes: int = 0
 
 

@@ -1,10 +1,12 @@
 """What the ranks of a run exchange in an optimizer step: sums of gradients, Gram matrices and updated weights.
 
 With P parameters in N equal pieces and T tasks, a rank sends (N - 1) / N times T * P elements in the gradients' dtype
-as the backward finishes each segment, and as many times P elements in the compute dtype after the update; Gram
-matrices, flags of touched chunks, heads and the vectors' fp32 values are small beside that.
+as the backward finishes each segment, and as many times P elements in the compute dtype after the update, which the
+next forward waits for segment by segment; Gram matrices, flags of touched chunks, heads and the vectors' fp32 values
+are small beside that.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -51,11 +53,14 @@ class Exchange:
         return make()
 
     def publish(self) -> None:
-        """Have all ranks read in their forward what they have updated."""
+        """Have all ranks read what they have changed."""
         self._shared.refresh_compute()
 
     def publish_update(self) -> None:
-        """The same after an optimizer's step, which has written the compute copy of what it updated."""
+        """Have all ranks read in their next forward what an optimizer's step has updated, with its compute copy."""
+
+    def settle(self) -> None:
+        """Wait for what is on its way: before weights are changed, or read by anything but the encoder's forward."""
 
     @property
     def size(self) -> int:
@@ -101,6 +106,7 @@ class RankExchange(Exchange):
         self._under_way: list[Any] = []
         self._remaining = len(self.own.parts)  # segments that are not under way yet: those below this number
         self._listening = False
+        self._arriving: deque[list[Any]] = deque()  # of each segment that no forward has waited for yet
         self._listen(encoder)
 
     def begin_last_backward(self) -> None:
@@ -109,6 +115,7 @@ class RankExchange(Exchange):
 
     def reduce(self, private: FlatParameters, *, shared: bool) -> None:
         """See `Exchange`."""
+        self.settle()  # a rank without an example has had no forward
         self._listening = False
         if shared:
             self._send_down_to(0)
@@ -134,22 +141,28 @@ class RankExchange(Exchange):
 
     def publish(self) -> None:
         """See `Exchange`."""
+        self.settle()
         if self.own.compute is not self.own.master:
             self.own.compute.copy_(self.own.master)
         self.publish_update()
+        self.settle()
 
     def publish_update(self) -> None:
-        """See `Exchange`: the first layers first."""
-        work = [
-            self._ranks.gather(self._shared.compute[part.segment], self.own.compute[part.place])
-            for part in self.own.parts
-        ]
+        """See `Exchange`: the first layers first, each of which the forward waits for when it comes to it."""
+        self.settle()
+        vectors = []
         if len(self._shared.vectors):
-            vectors, (mine, places) = self._shared.vectors.view(-1, CHUNK).zero_(), self.own.vector_chunks
-            vectors[places] = self.own.master.view(-1, CHUNK)[mine]
-            self._ranks.add_up(vectors)  # each of them is zero on all ranks but one
-        for one in work:
-            one.wait()
+            values, (mine, places) = self._shared.vectors.view(-1, CHUNK).zero_(), self.own.vector_chunks
+            values[places] = self.own.master.view(-1, CHUNK)[mine]
+            vectors.append(self._ranks.begin_to_add_up(values))  # each of them is zero on all ranks but one
+        for part in self.own.parts:
+            gathered = self._ranks.gather(self._shared.compute[part.segment], self.own.compute[part.place])
+            self._arriving.append([*vectors, gathered])
+            vectors = []
+
+    def settle(self) -> None:
+        """See `Exchange`."""
+        self._await(len(self.own.parts))
 
     def whole(self, buffers: dict[str, Tensor]) -> Iterator[tuple[str, slice, Tensor]]:
         """See `Exchange`: segment by segment, on rank 0 alone; elements are counted as one process lays them out."""
@@ -168,6 +181,7 @@ class RankExchange(Exchange):
 
     def take(self, piece: Tensor, whole: Tensor | None) -> None:
         """See `Exchange`: rank 0 has the whole, and hands out segment by segment."""
+        self.settle()
         start = 0
         for segment, part in zip(self._shared.segments, self.own.parts, strict=True):
             used, values = segment.used - segment.start, None
@@ -185,6 +199,7 @@ class RankExchange(Exchange):
 
     def gather_master(self) -> None:
         """See `Exchange`: into the host's memory of rank 0 where the forward reads a low-precision copy."""
+        self.settle()
         if self.own.compute is self.own.master:
             return
         if self._ranks.leads and not len(self._shared.master):
@@ -196,6 +211,7 @@ class RankExchange(Exchange):
 
     def spread_master(self) -> None:
         """See `Exchange`: it is rank 0 that has read them."""
+        self.settle()
         for part in self.own.parts:
             values = self._shared.master[part.segment].to(self.own.master.device) if self._ranks.leads else None
             self._ranks.deal(self.own.master[part.place], values)
@@ -209,18 +225,32 @@ class RankExchange(Exchange):
                 self._under_way.append(self._ranks.scatter_sums(piece[part.place], whole[part.segment]))
         self._remaining = min(self._remaining, first)
 
-    def _listen(self, encoder: nn.Module) -> None:
-        """Be told when a backward has left a layer. Segments are the embeddings, each layer, and what follows them: the
-        output of embeddings or layer k has its gradient once all that comes after it is done."""
-        for number, module in enumerate([encoder.embeddings, *encoder.layers[:-1]]):
-            module.register_forward_hook(self._hook(number + 1))
+    def _await(self, segments: int) -> None:
+        """Wait for the first so many segments of the last update."""
+        arrived = len(self.own.parts) - len(self._arriving)
+        for _ in range(segments - arrived if self._arriving else 0):
+            for work in self._arriving.popleft():
+                work.wait()
 
-    def _hook(self, first: int) -> Callable[..., None]:
+    def _listen(self, encoder: nn.Module) -> None:
+        """Be told how far a forward or a backward has come. Segments are the embeddings, each layer, and what follows
+        them: the output of embeddings or layer k has its gradient once all that comes after it is done."""
+        encoder.embeddings.register_forward_pre_hook(lambda module, inputs: self._await(1))
+        modules = [encoder.embeddings, *encoder.layers[:-1]]
+        for number, module in enumerate(modules, start=1):
+            # The last layer may be computed without a call, for first tokens alone, and is read with what follows it.
+            needed = number + 1 if module is not modules[-1] else len(self.own.parts)
+            module.register_forward_hook(self._hook(number, needed))
+
+    def _hook(self, first: int, needed: int) -> Callable[..., None]:
+        """For the module before segment `first`; needed: segments that are read before the next module is called."""
+
         def told(gradient: Tensor) -> None:
             if self._listening:
                 self._send_down_to(first)
 
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self._await(needed)
             if output.requires_grad:
                 output.register_hook(told)
 

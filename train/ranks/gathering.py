@@ -75,7 +75,9 @@ class Others:
     Attributes:
         wholes: task -> its examples on all ranks, of the tasks in the micro-batch whose losses compare them.
         last: whether it is the step's last micro-batch.
+        tokens: of it, on the rank that has the most.
     """
 
     wholes: Mapping[str, Whole]
     last: bool
+    tokens: int

@@ -55,6 +55,10 @@ class Ranks:
         dist.all_reduce(tensor, dist.ReduceOp.SUM, self.group)
         return tensor
 
+    def begin_to_add_up(self, tensor: Tensor) -> Any:
+        """Begin the same; what is returned waits for it."""
+        return dist.all_reduce(tensor, dist.ReduceOp.SUM, self.group, async_op=True)
+
     def most(self, tensor: Tensor) -> Tensor:
         """Put the maximum over the ranks into `tensor`, on the run's device, and return it."""
         dist.all_reduce(tensor, dist.ReduceOp.MAX, self.group)

@@ -70,6 +70,7 @@ class FineTuning:
         if session.leads and session.progress.best_dev and not self._is_over():
             check_best(session)
         session.share_progress()
+        trainer.division.number = max(1, session.progress.micro_batches)
 
     def train(self) -> dict[str, Any]:
         """Train from where the run stands to its end, then write what it leaves, and return its summary."""
@@ -115,7 +116,7 @@ class FineTuning:
         began, examples = time.perf_counter(), 0
         for result in self.trainer.epoch(epoch, done):
             evaluates = outputs.evaluate_every and result.step % outputs.evaluate_every == 0
-            progress.steps = result.step
+            progress.steps, progress.micro_batches = result.step, self.trainer.division.number
             progress.examples += result.examples
             progress.tokens += result.tokens
             examples += result.examples

@@ -22,6 +22,16 @@ def check_table(flat: Any) -> None:
         raise InputError(f"--text-column {','.join(flat.text_column)}: expected one column, or two different ones")
 
 
+def check_micro_batch(flat: Any) -> None:
+    """InputError where a step's batch is to be divided in two ways, or into parts that are larger than it."""
+    if not flat.micro_batch:
+        return
+    if flat.accumulate != 1:
+        raise InputError(f"--micro-batch {flat.micro_batch}: expected no --accumulate {flat.accumulate} beside it")
+    if flat.micro_batch > flat.batch_size:
+        raise InputError(f"--micro-batch {flat.micro_batch}: expected {flat.batch_size} at most, the --batch-size")
+
+
 def check_decay(flat: Any) -> None:
     """InputError where a step, which shrinks a weight by its rate times the decay, would take more than there is."""
     head_rates = flat.numbers_per_task("head_learning_rate")

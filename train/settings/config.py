@@ -162,8 +162,11 @@ class RunConfig:
 
     epochs: int = setting(3, "passes over the data, as batching and until define them", low=1, most=10**6)
     max_steps: int = setting(0, "stop after this many steps; 0 for no limit", low=0)
-    batch_size: int = setting(32, "examples a task in a micro-batch", low=1)
-    accumulate: int = setting(1, "micro-batches a step; surgery is done once, on their accumulated gradients", low=1)
+    batch_size: int = setting(32, "examples a task in a batch", low=1)
+    accumulate: int | str = setting(
+        1, "batches a step, with one surgery; auto: one batch, in the fewest parts that fit into memory", low=1
+    )
+    micro_batch: int = setting(0, "examples a task that a process computes at once of a batch; 0 for all", low=0)
     batching: str = of_tables("joint", "which tasks a step holds", BATCHINGS)
     until: str = setting(
         "largest", "the set whose end ends an epoch; smaller ones begin anew", choices=("largest", "smallest")
@@ -247,6 +250,7 @@ class RunConfig:
                 f"{self.granularity}"
             )
         agreement.check_table(self)
+        agreement.check_micro_batch(self)
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
         for name in _PER_TASK:

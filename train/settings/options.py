@@ -20,7 +20,15 @@ GROUPS = {
     "seed": "the run",
 }
 _MOST = 2**31 - 1  # of every whole number that has no bound of its own
-WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+AUTO = "auto"  # in place of a whole number that a run finds
+WHOLE_OR_AUTO = int | str
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    WHOLE_OR_AUTO: f"a whole number, or {AUTO}",
+}
 
 
 def flag_of(name: str) -> str:
@@ -60,13 +68,16 @@ def check_choice(where: str, name: str, choices: Collection[str], option: Field)
 def check_bounds(flag: str, value: Any, option: Field) -> None:
     """InputError where a number lies outside of what its setting allows."""
     low, high, auto = (option.metadata.get(name) for name in ("low", "high", "auto"))
+    if option.type == WHOLE_OR_AUTO:
+        auto = AUTO
     if auto is not None and value == auto:
         return
     if (low is not None and not value >= low) or (high is not None and value > high):
         expected = f"at least {low}" if high is None else f"a number from {low} to {high}"
-        raise InputError(f"{flag} {shown(value)}: expected {expected}{'' if auto is None else f', or {auto:g}'}")
+        auto = f"{auto:g}" if isinstance(auto, float) else auto
+        raise InputError(f"{flag} {shown(value)}: expected {expected}{'' if auto is None else f', or {auto}'}")
     most = option.metadata.get("most", _MOST)
-    if option.type is int and high is None and value > most:
+    if option.type in (int, WHOLE_OR_AUTO) and high is None and value > most:
         raise InputError(f"{flag} {shown(value)}: expected {most} at most")
 
 
@@ -78,4 +89,6 @@ def is_of_type(value: object, option: Field) -> bool:
         # A whole number may be too large for a float, and then is no number here.
         whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < sys.float_info.max
         return whole or (isinstance(value, float) and math.isfinite(value))
+    if option.type == WHOLE_OR_AUTO and isinstance(value, str):
+        return value == AUTO
     return isinstance(value, option.type) and (option.type is bool or not isinstance(value, bool))

@@ -55,8 +55,7 @@ class EncoderConfig:
     Attributes:
         name: a known model, a folder, or a name on the hub.
         lower_case: whether texts are read in lower case, None for what the model's files say.
-        hidden_dropout: rate in [0, 1) on hidden states, None for the model's own.
-        attention_dropout: rate in [0, 1) on attention's probabilities, None for the model's own.
+        hidden_dropout, attention_dropout: rates in [0, 1) on hidden states, on probabilities; None for the model's own.
         seed: of weights that are drawn at random.
     """
 
@@ -147,8 +146,8 @@ class StepConfig:
     """How much a step reads, and how many steps there are.
 
     Attributes:
-        batch_size: examples of a task, or texts, in a micro-batch.
-        accumulate: micro-batches a step.
+        batch_size: examples of a task, or texts, in a batch.
+        accumulate: batches a step, computed one after the other.
         epochs: passes over the data.
         max_steps: the run ends after so many steps; 0 for no limit.
         seed: of the examples' order, masks, dropout, and the random order in which surgery meets the tasks.
@@ -175,12 +174,21 @@ class BatchConfig(StepConfig):
         until: the set, largest or smallest, whose end ends an epoch.
         steps_per_epoch: 0 for as many as the sets' sizes make.
         stages: of the run, which add up to its epochs.
+        micro_batch: most examples of a task in a part of a batch, for each process; 0 for whole batches.
+        fitted: whether batches are divided into the fewest parts that fit into memory.
     """
 
     batching: str
     until: Literal["largest", "smallest"]
     steps_per_epoch: int
     stages: tuple[Stage, ...]
+    micro_batch: int
+    fitted: bool
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether several backwards of a step may add to its gradients."""
+        return self.accumulate > 1 or self.micro_batch > 0 or self.fitted
 
     @property
     def trained(self) -> list[str]:

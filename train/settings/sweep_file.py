@@ -8,7 +8,7 @@ from typing import Any
 
 from concord.bert.errors import InputError, did_you_mean, shown
 from concord.train.settings.config import RunConfig
-from concord.train.settings.options import WORDS, setting_text
+from concord.train.settings.options import WHOLE_OR_AUTO, WORDS, setting_text
 from concord.train.settings.settings_file import SettingsFile, checked_setting, lines_of, read_content, settings_of
 from concord.train.settings.values import MEAN
 
@@ -124,7 +124,7 @@ def _range(name: str, value: Any, file: SettingsFile) -> Range:
     low, high, step = (value.get(key) for key in ("low", "high", "step"))
     for end in (low, high):
         checked_setting(name, end, where)
-    whole = options[name].type is int
+    whole = options[name].type in (int, WHOLE_OR_AUTO)
     if whole and not isinstance(step, int | None):
         raise wrong
     if not low < high or (value.get("log") and (low <= 0 or step is not None)) or (step is not None and step <= 0):

@@ -2,6 +2,7 @@
 
 from concord.train.settings.config import RunConfig
 from concord.train.settings.definitions import TableSpec
+from concord.train.settings.options import AUTO
 from concord.train.settings.parts import (
     AdamWConfig,
     BatchConfig,
@@ -59,6 +60,8 @@ def fine_tuning_config(flat: RunConfig) -> FineTuningConfig:
             until=flat.until,
             steps_per_epoch=flat.steps_per_epoch,
             stages=flat.parsed_stages(),
+            micro_batch=flat.micro_batch,
+            fitted=flat.accumulate == AUTO,
         ),
         optimizer=OptimizerConfig(
             **vars(_adamw(flat)),
@@ -133,7 +136,7 @@ def _compute(flat: RunConfig) -> ComputeConfig:
 def _steps(flat: RunConfig) -> StepConfig:
     return StepConfig(
         batch_size=flat.batch_size,
-        accumulate=flat.accumulate,
+        accumulate=1 if flat.accumulate == AUTO else flat.accumulate,
         epochs=flat.epochs,
         max_steps=flat.max_steps,
         seed=flat.seed,

@@ -17,11 +17,17 @@ from concord.kernels.surgery.rules import MOST_TASKS
 from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.class_weights import class_weights
-from concord.train.objectives.objectives import build_objectives, head_specs
+from concord.train.objectives.objectives import Objective, build_objectives, head_specs
 from concord.train.ranks.exchange import RankExchange
 from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
-from concord.train.settings.parts import EncoderConfig, FineTuningConfig, OptimizerConfig, PretrainingConfig
+from concord.train.settings.parts import (
+    BatchConfig,
+    EncoderConfig,
+    FineTuningConfig,
+    OptimizerConfig,
+    PretrainingConfig,
+)
 from concord.train.steps.loop import Trainer
 from concord.train.steps.optimizer import SurgeryOptimizer
 from concord.train.steps.precision import Precision
@@ -107,7 +113,7 @@ def build_model(
 def gradient_dtype(config: FineTuningConfig, precision: Precision) -> torch.dtype:
     """What task gradients are kept in: the compute dtype, or fp32 where several backwards of a step accumulate."""
     smooth = any(config.objectives.smart[task] for task in config.data.tasks)
-    return torch.float32 if config.batches.accumulate > 1 or smooth else precision.compute_dtype
+    return torch.float32 if config.batches.accumulates or smooth else precision.compute_dtype
 
 
 def build_optimizer(
@@ -162,10 +168,12 @@ def build_trainer(
     tasks = [split.task for split in splits.values()]
     weights = {name: class_weights(split.task, split.labels) for name, split in splits.items()}
     weights = {name: own.to(device) for name, own in weights.items() if own is not None}
+    objectives = build_objectives(config.objectives, config.data.pair_encoding, tasks, sizes, weights)
+    _check_division(config.batches, objectives)
     return Trainer(
         model,
         optimizer,
-        build_objectives(config.objectives, config.data.pair_encoding, tasks, sizes, weights),
+        objectives,
         splits,
         device,
         batches=config.batches,
@@ -175,3 +183,14 @@ def build_trainer(
         reporter=reporter,
         ranks=ranks,
     )
+
+
+def _check_division(batches: BatchConfig, objectives: Mapping[str, Objective]) -> None:
+    """InputError where batches are to be divided, and a loss would compare fewer examples than it is meant to."""
+    flag = "--accumulate auto" if batches.fitted else f"--micro-batch {batches.micro_batch}"
+    for task, objective in objectives.items():
+        if objective.compares and (batches.fitted or batches.micro_batch):
+            raise InputError(
+                f"{flag}: a loss of the task {task} compares a batch's examples, and would have a part of them; "
+                "expected --accumulate N, with a --batch-size that fits"
+            )

@@ -103,6 +103,13 @@ class DeviceSteps:
         """How many graphs there are: one for each shape that has recurred."""
         return len(self._captured)
 
+    def forget(self) -> None:
+        """Drop all graphs with their memory: the steps that come have other shapes."""
+        self._inputs.clear()
+        self._captured.clear()
+        if self._graphs:
+            self._pool = torch.cuda.graph_pool_handle()
+
     def run(self, micro_batches: Sequence[MicroBatch], *, seed: int, rate_factor: float, epoch: int) -> StepOutput:
         """One step. What it returns holds until the next one: to keep it, copy it."""
         planned, numbers = self._batches.plan(micro_batches)
@@ -179,10 +186,11 @@ class DeviceSteps:
         autograd wants it."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
-            output = self._compute(shapes, inputs)
-        current.wait_stream(self._stream)
-        return output
+        try:
+            with torch.cuda.stream(self._stream):
+                return self._compute(shapes, inputs)
+        finally:
+            current.wait_stream(self._stream)
 
     def _capture(self, shapes: tuple[BatchShape, ...], inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, StepOutput]:
         """Nothing is computed here: the graph's first replay is this step."""

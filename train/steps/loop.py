@@ -19,9 +19,11 @@ from concord.train.data.parts import Parts
 from concord.train.data.sampler import MicroBatch
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.objectives import Objective
+from concord.train.ranks.gathering import Others
 from concord.train.ranks.group import Ranks, first_stream
 from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.parts import BatchConfig, OptimizerConfig
+from concord.train.steps.division import Division, DoesNotFit
 from concord.train.steps.frozen import FrozenBatches, KeptOutputs
 from concord.train.steps.graphs import DeviceSteps
 from concord.train.steps.optimizer import SurgeryOptimizer
@@ -72,6 +74,7 @@ class Trainer:
         ranks: of the run, each of which computes its part of every batch; None for a process that is alone.
 
     Attributes:
+        division: of each step's batches into micro-batches.
         kept: for evaluations while the encoder is frozen, which then need not run it again; None while it is trained.
     """
 
@@ -106,7 +109,8 @@ class Trainer:
         compared = [task for task, objective in objectives.items() if objective.compares]
         self._ranks = ranks
         self._parts = ranks and Parts(ranks, splits, compared, device)
-        self._step = TrainingStep(model, optimizer, objectives, first_stream(ranks, batches.accumulate))
+        self.division = Division(batches.micro_batch, batches.fitted, ranks, reporter)
+        self._step = TrainingStep(model, optimizer, objectives, first_stream(ranks, batches.accumulate), self.division)
         self._smoothed = [task for task, objective in objectives.items() if objective.smoothness]
         self._device_steps: DeviceSteps | None = None
         if not needs_host_lengths(device) and not model.needs_host_lengths:
@@ -129,12 +133,12 @@ class Trainer:
         """Train the steps of `epoch` (from 0), from step `start` of it, to its end or the run's last step."""
         self._enter(epoch)
         first = epoch * self.sampler.steps_per_epoch
-        for index, micro_batches in enumerate(self.sampler.epoch(epoch, start), first + start):
+        for index, batches in enumerate(self.sampler.epoch(epoch, start), first + start):
             if index >= self.total_steps:
                 return
             factor = self._schedule.factor(index)
-            counts = {task: sum(len(batch[task]) for batch in micro_batches) for task in self.splits}
-            output = self._run(micro_batches, counts, self._seed_of(index), factor, epoch)
+            counts = {task: sum(len(batch[task]) for batch in batches) for task in self.splits}
+            output = self._run(batches, counts, self._seed_of(index), factor, epoch)
             self.optimizer.average(index + 1)
             yield StepResult(
                 step=index + 1,
@@ -144,7 +148,7 @@ class Trainer:
                 plan=output.plan,
                 learning_rate=self._rate * factor,
                 examples=sum(counts.values()),
-                tokens=sum(self.splits[task].tokens_of(own) for batch in micro_batches for task, own in batch.items()),
+                tokens=sum(map(self._tokens_of, batches)),
             )
 
     def _enter(self, epoch: int) -> None:
@@ -185,6 +189,21 @@ class Trainer:
         return {task: np.flatnonzero(mask) for task, mask in read.items()}
 
     def _run(
+        self, batches: Sequence[MicroBatch], examples: Mapping[str, int], seed: int, rate_factor: float, epoch: int
+    ) -> StepOutput:
+        """One step of `batches`, which are divided further until they fit, where that is asked for."""
+        while True:
+            try:
+                return self._compute(self.division.divide(batches), examples, seed, rate_factor, epoch)
+            except DoesNotFit as error:
+                reason = str(error)
+            # What was computed is let go of with the error. A table may have got rows that no flag tells of.
+            self.optimizer.zero_shared_gradients()
+            if self._device_steps is not None:
+                self._device_steps.forget()
+            self.division.divide_further(batches, reason)
+
+    def _compute(
         self,
         micro_batches: Sequence[MicroBatch],
         examples: Mapping[str, int],
@@ -193,6 +212,8 @@ class Trainer:
         epoch: int,
     ) -> StepOutput:
         parts = self._parts.of_step(micro_batches) if self._parts else None
+        if self.division.fitted:
+            self.division.begin(0 if self._frozen else self._most_tokens(micro_batches, parts))
         if self._device_steps is not None and self._frozen is None:
             numbers = {"seed": seed, "rate_factor": rate_factor, "epoch": epoch}
             if parts is not None:
@@ -205,6 +226,17 @@ class Trainer:
             rate_factor=torch.tensor(rate_factor).to(self.device),
             epoch=torch.tensor(float(epoch)).to(self.device),
         )
+
+    def _most_tokens(
+        self, micro_batches: Sequence[MicroBatch], parts: Sequence[tuple[MicroBatch, Others]] | None
+    ) -> int:
+        """Of the largest micro-batch, on the rank that has the most of it."""
+        if parts is None:
+            return max(map(self._tokens_of, micro_batches))
+        return max(others.tokens for _, others in parts)
+
+    def _tokens_of(self, batch: MicroBatch) -> int:
+        return sum(self.splits[task].tokens_of(own) for task, own in batch.items())
 
     def _gather(self, micro_batch: MicroBatch, accumulate: bool) -> LabelledBatch:
         if self._frozen:

@@ -76,6 +76,7 @@ class SurgeryOptimizer:
     def freeze(self, blocks: Collection[str]) -> None:
         """From now on leave these blocks of the shared parameters as they are: their gradients are cleared, and the
         caller sees to it that none are deposited. Blocks that are not named are trained (again)."""
+        self._exchange.settle()
         frozen = torch.tensor([name in blocks for name in self.shared.block_names], device=self._rates[0].device)
         self._rates[0].copy_(self._shared_rates.masked_fill(frozen, 0.0))
         self._all_frozen = bool(frozen.all())
@@ -99,13 +100,20 @@ class SurgeryOptimizer:
         self._exchange.begin_last_backward()
 
     @torch.no_grad()
+    def add_up(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Have the sums over the ranks of all gradients, and return those of `losses`, scalars by task. It precedes
+        each step, whose weights are on their way to the ranks when it is over."""
+        self._exchange.reduce(self.private, shared=not self._all_frozen)
+        return self._exchange.total(losses)
+
+    @torch.no_grad()
     def step(self, *, seed: Tensor, rate_factor: Tensor) -> SurgeryPlan:
-        """Merge the gradients and update all parameters, or skip both where a gradient is not finite.
+        """Merge the gradients, which `add_up` has summed where there are ranks, and update all parameters, or skip both
+        where a gradient is not finite.
 
         seed: int64 scalar, of the tasks' random orders in this step; rate_factor: fp32 scalar, by which both learning
         rates are multiplied. Returns what was done.
         """
-        self._exchange.reduce(self.private, shared=not self._all_frozen)
         gram = self._no_gram if self._all_frozen else self._exchange.add_up(gram_matrix(self._own))
         private_squares = gram_matrix(self.private)[:, 0, 0]
         given = None
@@ -141,10 +149,6 @@ class SurgeryOptimizer:
         if not self._all_frozen:
             self._exchange.publish_update()
         return plan
-
-    def over_ranks(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the ranks' losses, scalars by task, add up to."""
-        return self._exchange.total(losses)
 
     def _weights(self, gram: Tensor, private_squares: Tensor) -> Tensor:
         """What `weighting` makes of the groups' Gram matrices, free of the loss scale; fp64 [groups, T].
@@ -191,6 +195,7 @@ class SurgeryOptimizer:
 
     @torch.no_grad()
     def _swap(self) -> None:
+        self._exchange.settle()
         for average, parameters in zip(self._averages, (self._own, self.private), strict=False):
             weights = parameters.master.clone()
             parameters.master.copy_(average)

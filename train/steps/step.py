@@ -15,6 +15,7 @@ from concord.train.objectives.objectives import Objective
 from concord.train.objectives.smart import Smoothness
 from concord.train.ranks.gathering import Others
 from concord.train.steps.deposits import check_deposits
+from concord.train.steps.division import Division
 from concord.train.steps.optimizer import SurgeryOptimizer
 
 
@@ -35,7 +36,7 @@ class TrainingStep:
     """What a step computes. It asks the device for nothing, so that a CUDA graph can hold it.
 
     objectives: task -> what is minimised for it, SMART's regulariser where batches have sequences for it; first_stream:
-    of the dropouts, which are this rank's own.
+    of the dropouts, which are this rank's own; division: is asked whether the step is a trial.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class TrainingStep:
         optimizer: SurgeryOptimizer,
         objectives: Mapping[str, Objective],
         first_stream: int = 0,
+        division: Division | None = None,
     ) -> None:
-        self._first_stream = first_stream
+        self._first_stream, self._division = first_stream, division or Division()
         self._model, self._optimizer, self._objectives = model, optimizer, objectives
         self._smoothness = Smoothness(model, objectives)
         self._device = model.shared.compute.device
@@ -63,8 +65,17 @@ class TrainingStep:
         """Accumulate the task gradients of `batches`, merge them, and update all parameters.
 
         examples: task -> how many the batches hold together; seed: int64 scalar, of dropout and of surgery's orders;
-        rate_factor: fp32 scalar, by which the learning rates are multiplied; epoch: fp32 scalar, from 0.
+        rate_factor: fp32 scalar, by which the learning rates are multiplied; epoch: fp32 scalar, from 0. DoesNotFit
+        where the division makes a trial of the step: nothing is updated then.
         """
+        losses = self._division.attempt(lambda: self._accumulate(batches, examples, seed, epoch))
+        losses = self._optimizer.add_up(losses)
+        return StepOutput(losses, self._optimizer.step(seed=seed, rate_factor=rate_factor))
+
+    def _accumulate(
+        self, batches: Iterable[LabelledBatch], examples: Mapping[str, int], seed: Tensor, epoch: Tensor
+    ) -> dict[str, Tensor]:
+        """Leave the gradients of all batches where the optimizer finds them; each task's loss on this rank."""
         losses: dict[str, Tensor] = {}
         self._optimizer.zero_private_gradients()
         written = False
@@ -91,9 +102,7 @@ class TrainingStep:
                 written = True
         if not written:
             self._optimizer.zero_shared_gradients()
-        losses = {task: losses[task] if task in losses else self._nothing() for task in self._objectives}
-        plan = self._optimizer.step(seed=seed, rate_factor=rate_factor)
-        return StepOutput(self._optimizer.over_ranks(losses), plan)
+        return {task: losses[task] if task in losses else self._nothing() for task in self._objectives}
 
     def _nothing(self) -> Tensor:
         """The loss of a task without an example."""
@@ -123,7 +132,7 @@ class TrainingStep:
             scale = self._optimizer.loss_scale
             through_clean, through_moved = self._smoothness(batch.smoothed, outputs, examples, dropouts, scale)
             minimised.append(through_clean)
-        last = batch.others is not None and batch.others.last
+        last = batch.others is not None and batch.others.last and not self._division.trial
         self._backward(minimised, last=last and through_moved is None)
         if through_moved is not None:
             self._backward([through_moved], last=last)

@@ -46,6 +46,10 @@ class CountingRanks(Ranks):
         self._count("sums", tensor, 2)
         return super().add_up(tensor)
 
+    def begin_to_add_up(self, tensor):
+        self._count("sums", tensor, 2)
+        return super().begin_to_add_up(tensor)
+
     def most(self, tensor):
         self._count("flags", tensor, 2)
         return super().most(tensor)

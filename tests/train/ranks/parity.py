@@ -21,6 +21,7 @@ from concord.train.steps.build import build_model, build_optimizer, build_traine
 from concord.train.steps.precision import Precision
 from tests.samples import SMALL, random_split
 from tests.settings import fine_tuning
+from tests.train.small_memory import memory_for
 
 STEPS, OVERFLOW = 20, 5
 NAMES = ("sst", "paraphrase", "sts")
@@ -39,7 +40,10 @@ CASES = {
     "by-matrix": {"surgery": "pcgrad", "granularity": "matrix"},
     "all-parameters": {"surgery": "pcgrad", "surgery_scope": "all"},
     "accumulation": {**BY_MODEL, "accumulate": 3, "batch_size": 2},
-    "odd-batch": {**BY_MODEL, "batch_size": 5},
+    "micro-batch": {**BY_MODEL, "micro_batch": 1},
+    "fitted": {**BY_MODEL, "accumulate": "auto", "batch_size": 8},  # the last rank alone has a small memory
+    # Without the heads' |u - v|: three ranks' rounding leads one element past its kink, which a small batch shows.
+    "odd-batch": {**BY_MODEL, "batch_size": 5, "pair_features": "concatenation"},
     "task-absent-on-a-rank": {**BY_MODEL, "batch_size": 1},
     # The last batch of a pass has one example: what a rank without any has left of the step before must not count.
     "rank-without-examples": {**BY_MODEL, "batch_size": 2, "batching": "alternate", "until": "smallest"},
@@ -90,6 +94,7 @@ DEVICE_CASES = {
         "losses": ("auto", "sts=auto+triplet"),
     }
 }
+TOKENS_THAT_FIT = 80
 RANDOM = ("smoothness", "dropout")  # each rank draws its own random numbers: other ones than one process does
 DTYPES = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -169,20 +174,23 @@ def train(name, ranks):
     set_kernels(settings.get("kernels", "torch"))
     trainer = build(settings, ranks, dropout=0.1 if name == "dropout" else 0.0)
     optimizer, before = trainer.optimizer, whole_master(trainer)
-    found = {"losses": [], "gram": [], "coefficients": [], "scales": [], "applied": []}
-    with Watched() as watched:
+    found = {"losses": [], "gram": [], "coefficients": [], "scales": [], "applied": [], "trials": []}
+    small = name == "fitted" and ranks is not None and ranks.rank == ranks.size - 1
+    with Watched() as watched, memory_for(TOKENS_THAT_FIT if small else sys.maxsize):
         for number, result in enumerate(steps_of(trainer, count)):
             found["losses"].append(torch.stack(list(result.losses.values())))
             found["gram"].append(result.plan.gram)
             found["coefficients"].append(torch.cat([result.plan.coefficients.flatten(), result.plan.factor[None]]))
             found["scales"].append(optimizer.loss_scale.clone())
             found["applied"].append(result.plan.apply.clone())
+            found["trials"].append(torch.tensor(trainer.division.trial))
             if name in ("fp16", "overflow") and number == OVERFLOW - 1:
                 poison(optimizer, ranks)
     found = {name: torch.stack(values) for name, values in found.items()}
     with optimizer.averaged():
         found["weights"] = whole_master(trainer)
     found["movement"] = found["weights"] - before
+    found["micro_batches"] = trainer.division.number
     found["private"], found["sites"] = optimizer.private.master.clone(), watched.sites
     return found
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import re
+import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from concord.train import run
 from concord.train.command import run_command
 from tests.assertions import assert_close
 from tests.train.ranks.torchrun import PLAIN, SETTLED, Torchrun, run_arguments, steps_logged, wait_for_step
+from tests.train.small_memory import LIMIT
 from tests.train.small_runs import write_course_data
 from tests.train.test_run import entries, same_state
 
@@ -142,6 +145,20 @@ def test_bad_input_is_one_message_and_exit_code_two_on_all_ranks(course, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_the_micro_batches_that_one_rank_needs_are_those_of_all_and_of_a_resumed_run(course, tmp_path, monkeypatch):
+    more = (*SETTLED, "--accumulate", "auto", "--max-steps", "6", "--save-every", "3", "--skip-test")
+    monkeypatch.setenv(LIMIT, "60")
+    text = finished(tmp_path, run_arguments(course, tmp_path / "run", *more), module="tests.train.small_memory")
+    assert text.count("batch      computed in 2 micro-batches: half as many do not fit into memory") == 1
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    (tmp_path / "again" / STATE).unlink()
+    monkeypatch.setenv(LIMIT, str(sys.maxsize))
+    text = finished(tmp_path, ["--resume", tmp_path / "again"], module="tests.train.small_memory")
+    assert "resumed    after step 3 of 6" in text
+    assert same_state(tmp_path / "again", tmp_path / "run")
+    assert entries(tmp_path / "again") == entries(tmp_path / "run")
+
+
 RESTARTED = (*SETTLED, "--epochs", "20", "--max-steps", "80", "--save-every", "5", "--skip-test")
 
 
@@ -182,6 +199,30 @@ def test_a_rank_may_be_killed_at_any_moment(course, tmp_path, whole, seed):
     assert code == 0, text
     assert same_state(out, whole)
     assert entries(out) == entries(whole)
+
+
+@pytest.fixture(scope="module")
+def of_four(course, tmp_path_factory):
+    """The folder of a run of four processes, in which only the state after half of its steps is left, and its end."""
+    folder = tmp_path_factory.mktemp("four")
+    more = (*PLAIN, "--max-steps", "12", "--save-every", "6", "--skip-test", "--evaluate-every", "0")
+    finished(folder, run_arguments(course, folder / "run", *more, "--epochs", "20", "--steps-per-epoch", "12"), 4)
+    shutil.copytree(folder / "run", folder / "half")
+    (folder / "half" / STATE).unlink()
+    return folder / "half", folder / "run"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_a_state_of_four_processes_goes_on_in_any_number(of_four, tmp_path, size):
+    half, whole = of_four
+    shutil.copytree(half, tmp_path / "run")
+    text = finished(tmp_path, ["--resume", tmp_path / "run"], size)
+    assert "resumed    after step 6 of 12" in text
+    assert_same_run(tmp_path / "run", whole)
+    if size == 4:
+        assert same_state(tmp_path / "run", whole)
+        assert entries(tmp_path / "run") == entries(whole)
 
 
 def only_run(launched, folder, limit=60):

@@ -99,6 +99,18 @@ def test_an_overflow_on_one_rank_alone_is_skipped_on_all_and_halves_the_scale_on
         assert [scales[step] / scales[0] for step in range(STEPS)] == [1.0] * OVERFLOW + [0.5] * (STEPS - OVERFLOW)
 
 
+def test_one_ranks_small_memory_divides_the_batches_of_all(launched):
+    alone, together = case(launched, "fitted")
+    numbers, trials = ([own[what] for own in together] for what in ("micro_batches", "trials"))
+    assert alone["micro_batches"] == 1
+    assert numbers[0] > 1
+    assert numbers == [numbers[0]] * len(numbers)
+    for own in trials:
+        assert torch.equal(own, trials[0])
+        assert own[0]
+        assert not own.all(), "most steps send while they compute"
+
+
 def test_no_two_ranks_draw_from_one_stream_of_random_numbers(launched):
     _, together = case(launched, "dropout")
     sites = [set(own["sites"]) for own in together]

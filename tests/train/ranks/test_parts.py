@@ -29,7 +29,7 @@ def test_a_rank_overwrites_its_gradients_with_the_first_batch_that_it_has_an_exa
         asked.append(accumulate)
         return LabelledBatch("packed", {})
 
-    others = [Others({}, last) for last in (False, False, False, True)]
+    others = [Others({}, last, tokens=9) for last in (False, False, False, True)]
     batches = list(whole_step(list(zip([nothing, some, nothing, some], others, strict=True)), gather))
     assert asked == [False, True]
     assert [batch.packed for batch in batches] == [None, "packed", None, "packed"]
