@@ -93,16 +93,8 @@ def begin_fine_tuning(
     reporter.open_run(session.directory, asdict(flat), session.progress.steps)
     if folder.resumed:
         reporter.say(f"resumed    after step {session.progress.steps} of {trainer.total_steps}")
-    return FineTuning(
-        session,
-        config.outputs,
-        tasks,
-        pretrained.tokenizer,
-        data,
-        trainer,
-        config.data.max_length,
-        config.surgery.rule,
-    )
+    max_length, rule = config.data.max_length, config.surgery.rule
+    return FineTuning(session, config.outputs, tasks, pretrained.tokenizer, data, trainer, max_length, rule)
 
 
 def _session(
