@@ -1,4 +1,4 @@
-"""One task's gradients: asked of autograd, or left in `.grad` by a backward where autograd cannot be asked for them.
+"""Tasks' gradients: asked of autograd, or left in `.grad` by a backward where autograd cannot be asked for them.
 
 `torch.autograd.grad` follows the graph from the loss to the parameters. Reentrant activation checkpointing hides a part
 of the graph, and FSDP2 the parameters: what lies behind has no gradient then, and nothing is said. A backward leaves it
@@ -14,6 +14,22 @@ from torch import Tensor
 
 _REENTRANT = "CheckpointFunctionBackward"  # torch's own, and of libraries that have copied it
 _HOOKS = "_post_accumulate_grad_hooks"  # where torch.Tensor keeps what register_post_accumulate_grad_hook was given
+
+
+@dataclass
+class TaskGradients:
+    """The gradients of one call.
+
+    Attributes:
+        parameters: by their number, counted over the optimizer's groups.
+        gradients: [P][T], None where a task does not reach a parameter.
+        tasks: their names; present: whether each of them has a loss in this call.
+    """
+
+    parameters: dict[int, Tensor]
+    gradients: list[list[Tensor | None]]
+    tasks: list[str]
+    present: list[bool]
 
 
 @dataclass(frozen=True)

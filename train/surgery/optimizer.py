@@ -19,7 +19,7 @@ from concord.kernels.surgery.multi_tensor import combine_tensors
 from concord.kernels.surgery.rules import MOST_TASKS
 from concord.train.surgery import ranks
 from concord.train.surgery.checks import check_gradients, check_parameters, check_used
-from concord.train.surgery.gradients import Graph, gradients_of, run_hooks
+from concord.train.surgery.gradients import Graph, TaskGradients, gradients_of, run_hooks
 from concord.train.surgery.losses import Losses, is_scaled, tasks_and_losses
 from concord.train.surgery.rules import LoopRule
 from concord.train.surgery.statistics import LastCall, SurgeryStatistics
@@ -27,16 +27,6 @@ from concord.train.surgery.wrapping import WrappedOptimizer
 
 REDUCTIONS = ("mean", "sum")
 SCOPES = ("shared", "all")
-
-
-@dataclass
-class _TaskGradients:
-    """The gradients of one call: [P][T], None where a task does not reach a parameter."""
-
-    parameters: dict[int, Tensor]  # by their number, counted over the optimizer's groups
-    gradients: list[list[Tensor | None]]
-    tasks: list[str]
-    present: list[bool]
 
 
 @dataclass
@@ -161,7 +151,7 @@ class Surgery(WrappedOptimizer):
         self._known.tasks = found.tasks
         self._add_merged(found, group)
 
-    def _task_gradients(self, losses: Losses, retain_graph: bool) -> _TaskGradients:
+    def _task_gradients(self, losses: Losses, retain_graph: bool) -> TaskGradients:
         numbered = dict(enumerate(parameter for group in self.param_groups for parameter in group["params"]))
         numbered = {number: parameter for number, parameter in numbered.items() if parameter.requires_grad}
         check_parameters(self.param_groups, numbered)
@@ -178,7 +168,7 @@ class Surgery(WrappedOptimizer):
             own = gradients_of(self._scale(loss), parameters, others, retain_graph=retain_graph or shares)
             check_gradients(self.param_groups, dict(zip(numbered, own, strict=True)), parameters[0].device)
             by_task.append([ranks.to_local(g, parameter) for g, parameter in zip(own, parameters, strict=True)])
-        return _TaskGradients(numbered, [list(own) for own in zip(*by_task, strict=True)], tasks, present)
+        return TaskGradients(numbered, [list(own) for own in zip(*by_task, strict=True)], tasks, present)
 
     def _checked(self, task: str, loss: Tensor | None) -> Tensor | None:
         """The loss, None where it has no graph; ValueError where it has been scaled and would be so again."""
@@ -205,7 +195,7 @@ class Surgery(WrappedOptimizer):
         own = set(map(id, parameters))
         return [leaf for leaf in graph.leaves if id(leaf) not in own]
 
-    def _check_used(self, found: _TaskGradients) -> None:
+    def _check_used(self, found: TaskGradients) -> None:
         """ValueError where a parameter has no gradient in any task, once all tasks have been there."""
         if not any(found.present):
             raise ValueError(f"no loss has a graph: all tasks are absent ({', '.join(found.tasks)})")
@@ -214,7 +204,7 @@ class Surgery(WrappedOptimizer):
             self._known.unused_checked = True
 
     @torch.no_grad()
-    def _add_merged(self, found: _TaskGradients, group: ranks.Group | None) -> None:
+    def _add_merged(self, found: TaskGradients, group: ranks.Group | None) -> None:
         tasks = len(found.tasks)
         if tasks > MOST_TASKS:
             self._tell(f"{tasks} tasks: the kernels take {MOST_TASKS} at most, torch's expressions are used")
@@ -248,7 +238,7 @@ class Surgery(WrappedOptimizer):
                 parameter.grad += merged
             run_hooks(parameter)
 
-    def _shared(self, found: _TaskGradients, gradients: Mapping[int, list[Tensor | None]]) -> list[bool]:
+    def _shared(self, found: TaskGradients, gradients: Mapping[int, list[Tensor | None]]) -> list[bool]:
         """Whether all tasks reach each parameter; an absent task those that it reached when it was last there.
 
         A task that has never been there reaches what all others do.
