@@ -112,14 +112,14 @@ def comparable(config: RunConfig, files: Iterable[Path], without: Iterable[str])
     """
     found = {name: _plain(value) for name, value in vars(config).items() if name not in set(without)}
     if Path(config.data).exists():
-        found["data"] = _digest(files)
+        found["data"] = digest_of(files)
     model = Path(config.model)
     if model.is_dir():
-        found["model"] = _digest(sorted(model.glob("*.safetensors")))
+        found["model"] = digest_of(sorted(model.glob("*.safetensors")))
     return found
 
 
-def _digest(files: Iterable[Path]) -> str:
+def digest_of(files: Iterable[Path]) -> str:
     """SHA-256 of files one after the other, each after its name."""
     digest = hashlib.sha256()
     for path in files:

@@ -1,0 +1,62 @@
+"""The page about the trials of `bench.best_trials`: what each reached, and its curves' last evaluations."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from concord.train.papers.tables import main_score
+
+Result = Mapping[str, Any]
+_LAST = 6  # evaluations, whose mean wavers less than the best one
+_TASKS = ("sst", "paraphrase", "sts")
+
+
+def trials_page(found: Sequence[Result]) -> str:
+    """The page as Markdown, from results in the order in which they are to stand."""
+    places = sorted({f"{one['device']}, {one['precision']}, torch {one['versions']['torch']}" for one in found})
+    commits = list(dict.fromkeys(one["commit"][:7] + one["commit"][40:] for one in found if one["commit"]))
+    lines = ["# Trials of concord/best", ""]
+    lines += [
+        f"`python -m bench.best_trials --data DIR`, {', '.join(places)}, at commit {' and '.join(commits)}. Scores are "
+        "those of the best model of a run, paraphrase on all dev pairs, beside them the mean of the run's last "
+        f"{_LAST} evaluations (paraphrase on {found[0]['settings']['dev_examples']} pairs).",
+        "",
+    ]
+    header = ["trial", "seed", *(f"{task} (last {_LAST})" for task in _TASKS), "mean", "best step", "minutes"]
+    lines += [_row(header), "|---" * len(header) + "|"]
+    for one in found:
+        cells = [one["trial"], str(one["settings"]["seed"])]
+        cells += [f"{main_score(one['all_dev'][task]):.3f} ({_last(one, task):.3f})" for task in _TASKS]
+        cells += [f"{_mean(one):.3f}", f"{one['best_step']} of {one['steps']}", f"{one['seconds'] / 60:.0f}"]
+        lines.append(_row(cells))
+    if several := _of_several_seeds(found):
+        lines += ["", "Mean and standard deviation over the seeds:", ""]
+        header = ["trial", "seeds", *_TASKS, "mean"]
+        lines += [_row(header), "|---" * len(header) + "|", *several]
+    lines += ["", *(f"- **{name}**: {what}." for name, what in {one["trial"]: one["what"] for one in found}.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _of_several_seeds(found: Sequence[Result]) -> list[str]:
+    by_trial: dict[str, list[Result]] = {}
+    for one in found:
+        by_trial.setdefault(one["trial"], []).append(one)
+    rows = []
+    for name, own in by_trial.items():
+        if len(own) < 2:
+            continue
+        values = [[main_score(one["all_dev"][task]) for one in own] for task in _TASKS] + [[_mean(one) for one in own]]
+        rows.append(_row([name, str(len(own)), *(f"{mean(value):.3f} ± {stdev(value):.3f}" for value in values)]))
+    return rows
+
+
+def _mean(one: Result) -> float:
+    return mean(main_score(one["all_dev"][task]) for task in _TASKS)
+
+
+def _last(one: Result, task: str) -> float:
+    return mean(main_score(evaluation["dev"][task]) for evaluation in one["evaluations"][-_LAST:])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

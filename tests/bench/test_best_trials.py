@@ -1,0 +1,113 @@
+"""Trials of concord/best: their parts compute what they say, finished ones stay, the page is that of the results."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import pearsonr
+from torch.nn import functional
+
+from bench import best_trials
+from bench.best_trials import Trial, write_data
+from bench.trial_pages import trials_page
+from bench.trial_parts import correlation, neighbours, unordered_head
+from concord.bert.errors import InputError
+from concord.bert.heads import HeadSpec
+from concord.kernels.dropout import DropoutStream
+from concord.train.data.tasks import BUILT_IN_TASKS
+from concord.train.objectives.pairs import Pairs
+from tests.train.small_runs import write_course_data
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "best" / "trials"
+
+
+def test_a_labels_neighbours_get_a_tenth_each():
+    logits = torch.randn(3, 5, dtype=torch.float64)
+    (sst,) = (task for task in BUILT_IN_TASKS if task.name == "sst")
+    wanted = torch.tensor([[0.9, 0.1, 0, 0, 0], [0, 0.1, 0.8, 0.1, 0], [0, 0, 0, 0.1, 0.9]], dtype=torch.float64)
+    expected = -(wanted * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(neighbours(logits, torch.tensor([0.0, 2.0, 4.0]), sst), expected)
+
+
+def pairs_of(first, second, shares):
+    stream = DropoutStream(torch.tensor(1))
+    return Pairs(first=first, second=second, shares=shares, margin=0.0, epoch=torch.tensor(0.0), dropouts=stream)
+
+
+def test_correlation_is_one_minus_pearsons():
+    first, second, shares = torch.randn(12, 8), torch.randn(12, 8), torch.rand(12)
+    expected = 1 - pearsonr(functional.cosine_similarity(first, second).numpy(), shares.numpy()).statistic
+    assert correlation(pairs_of(first, second, shares)).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_labels_that_are_all_one_have_no_gradient():
+    first = torch.randn(4, 8).requires_grad_()
+    correlation(pairs_of(first, torch.randn(4, 8), torch.full((4,), 0.5))).backward()
+    assert torch.equal(first.grad, torch.zeros(4, 8))
+
+
+def test_an_unordered_head_answers_a_pair_the_same_either_way_round():
+    spec = HeadSpec(
+        build=unordered_head,
+        hidden_size=16,
+        outputs=1,
+        pair=True,
+        pair_features="difference",
+        dropout=0.1,
+        link="sigmoid",
+    )
+    head = unordered_head(spec)
+    head.initialise(torch.Generator().manual_seed(1))
+    pooled = torch.randn(8, 16)
+    turned = pooled.view(4, 2, 16).flip(1).reshape(8, 16)
+    torch.testing.assert_close(head(pooled, None), head(turned, None))
+    assert head(pooled, None).std() > 0
+
+
+SMALL = {"model": "tiny", "max_steps": 2, "stages": ("all:1",), "epochs": 1, "evaluate_every": 1, "dev_examples": 8}
+
+
+def test_a_finished_trial_is_not_run_again_and_one_of_other_settings_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self, entries: None)
+    monkeypatch.setattr(best_trials, "_JUDGED", best_trials._JUDGED | SMALL)
+    monkeypatch.setattr(best_trials, "TRIALS", {"small": Trial("two steps", {"batch_size": 4}, implied=True)})
+    data = write_course_data(tmp_path / "data")
+    arguments = ["--data", str(data), "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    best_trials.main([*arguments, "--seeds", "1,2"])
+    results = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert results == ["small-seed-2.json", "small.json", "trials.md"]
+    first = (tmp_path / "out" / "small.json").read_bytes()
+    found = json.loads(first)
+    assert [entry["step"] for entry in found["evaluations"]] == [1, 2]
+    assert set(found["all_dev"]) == {"sst", "paraphrase", "sts"}
+    best_trials.main(arguments)
+    assert (tmp_path / "out" / "small.json").read_bytes() == first
+    monkeypatch.setattr(best_trials, "TRIALS", {"small": Trial("two steps", {"batch_size": 2}, implied=True)})
+    with pytest.raises(InputError, match="the trial had other settings; give another --out"):
+        best_trials.main(arguments)
+
+
+def test_implied_pairs_stand_behind_the_training_set(tmp_path):
+    data = write_course_data(tmp_path / "data")
+    path = data / "quora-train.csv"
+    lines = path.read_text().splitlines()
+    lines += [f"90{n}\tnew-{n}\t{pair}\t1.0" for n, pair in enumerate(("apples\tpears", "pears\tplums"))]
+    path.write_text("\n".join(lines) + "\n")
+    write_data(data, tmp_path / "out")
+    assert (tmp_path / "out" / "quora-train.csv").read_text().splitlines()[: len(lines)] == lines
+    added = [
+        line.split("\t")[2:] for line in (tmp_path / "out" / "quora-train.csv").read_text().splitlines()[len(lines) :]
+    ]
+    assert {"apples", "plums", "1.0"} in map(set, added)
+
+
+@pytest.mark.parametrize("flags", [["--trials", "recip"], ["--seeds", "one"]])
+def test_what_cannot_be_tried_is_refused(tmp_path, flags):
+    with pytest.raises(InputError, match=flags[0]):
+        best_trials.main(["--data", str(tmp_path), *flags])
+
+
+def test_the_committed_page_is_that_of_the_committed_results():
+    found = best_trials.kept_results(RESULTS)
+    assert (RESULTS / "trials.md").read_text(encoding="utf-8") == trials_page(found)
