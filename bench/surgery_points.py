@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 
 from concord.bert.files import replacing
-from concord.train.outputs.advice import CONFLICT, TURN, pcgrad_turn
+from concord.train.outputs.advice import CONFLICT, TURN
 from concord.train.papers.tables import main_score
 
 matplotlib.use("Agg")  # the plot is written, never shown
@@ -56,8 +56,9 @@ def points(runs: Sequence[Run]) -> dict[tuple[str, float], list[Run]]:
 
 def conflict_map(runs: Sequence[Run]) -> dict[str, float] | None:
     """What the map of a point's runs without surgery says of the pair of tasks with the lowest mean cosine: cosine,
-    conflicts (share of the steps), ratio (of the longer gradient's mean norm to the shorter one's) and turn (PCGrad's,
-    in degrees), each as the mean over the seeds; None where there is no such run."""
+    conflicts (share of the steps), ratio (of the longer gradient's mean norm to the shorter one's), and of the pair
+    with the highest the turn (PCGrad's, degrees a step), each as the mean over the seeds; None where there is no such
+    run."""
     plain = of(runs, _PLAIN)
     if not plain:
         return None
@@ -65,12 +66,11 @@ def conflict_map(runs: Sequence[Run]) -> dict[str, float] | None:
     for run in plain:
         short, long = sorted(norm for task, norm in run["norms"].items() if task in run["pair"].split("-"))
         ratios.append(long / short)
-    turns = [pcgrad_turn(run["cosine"], ratio) for run, ratio in zip(plain, ratios, strict=True)]
     return {
         "cosine": mean(run["cosine"] for run in plain),
         "conflicts": mean(run["conflicts"] for run in plain),
         "ratio": mean(ratios),
-        "turn": mean(turns),
+        "turn": mean(run["turn"] for run in plain),
     }
 
 
@@ -91,7 +91,7 @@ def points_table(command: str, runs: Sequence[Run]) -> str:
 
 
 def _gains_table(rules: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    header = ["axis", "value", "seeds", "cosine", "conflicts", "ratio of lengths", "PCGrad's turn"]
+    header = ["axis", "value", "seeds", "cosine", "conflicts", "ratio of lengths", "PCGrad's turn a step"]
     header += ["mean score without surgery", *(f"{rule}: gain (deviation)" for rule in rules)]
     lines = [_row(header), "|---" * len(header) + "|"]
     for (axis, value), own in points(runs).items():
@@ -125,7 +125,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def draw_points(runs: Sequence[Run], path: Path) -> None:
     """Draw what each rule gains, a dot a point: over the mean cosine of the two tasks' gradients without surgery, and
-    over the turn that it and the gradients' lengths lead to expect. Dashes are where a run's last line begins to speak
+    over PCGrad's turn. Dashes are where a run's last line begins to speak
     of conflicts, and to advise surgery."""
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     rules = [name for name in dict.fromkeys(run["settings"]["surgery"] for run in runs) if name != _PLAIN]
@@ -145,7 +145,7 @@ def draw_points(runs: Sequence[Run], path: Path) -> None:
         axes.axhline(0, color="black", linewidth=0.6)
         axes.axvline(threshold, color="grey", linestyle="--", linewidth=0.8)
     panels[0].set_xlabel("mean cosine of the tasks' gradients, without surgery")
-    panels[1].set_xlabel("PCGrad's turn by cosine and lengths, degrees")
+    panels[1].set_xlabel("PCGrad's turn without surgery, degrees a step")
     panels[0].set_ylabel("gain in the tasks' mean dev score")
     panels[1].legend()
     with replacing(path) as beside:

@@ -1,44 +1,34 @@
-"""When gradient surgery helps: python -m bench.when_surgery_helps --data DIR [--axes share,course] [--seeds 1,2,3] ...
+"""When gradient surgery helps: python -m bench.when_surgery_helps --data DIR [--axes opposed,course] [--seeds 1,2] ...
 
-Trains a small model on SST (plain) beside a second task made of it, whose labels are others for a share of the
-sentences: mirrored (very negative is very positive), or rotated by two (very negative is neutral), so that the classes'
-shares differ, too. Some axes take tasks of the data as they are instead. Each point of an
-axis is run with each rule and seed. A finished run is an entry of results.json, and is not run again; table.md and
-conflicts.png are made from it.
+Trains a small model on SST (plain) beside a second task made of it, whose labels are others (`bench.relabelled`), or on
+tasks of the data as they are. Each point of an axis is run with each rule and seed. A finished run is an entry of
+results.json, and is not run again; table.md and conflicts.png are made from it.
 """
 
-import csv
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.relabelled import Relabelled
 from bench.surgery_points import draw_points, points_table
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.files import make_folder, read_json_object, replacing
 from concord.train import run
 from concord.train.command import run_command
-from concord.train.data.course import read_split
-from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.flags import OneLineParser
 from concord.train.papers.budgets import flags_of
 
 RULES = ("none", "pcgrad", "gradvac", "mgda", "cagrad")
 _OF_MANY = (*RULES, "upgrad")  # of two tasks UPGrad's update has the direction of PCGrad's
-_CLASSES = 5
-# What the second task is called -> its label in the place of another; each of its sentences begins with its name.
-RELABELLED: dict[str, Callable[[int], int]] = {
-    "mirrored": lambda label: _CLASSES - 1 - label,
-    "rotated": lambda label: (label + 2) % _CLASSES,
-}
 _KEPT = ("dev", "mean", "best_step", "steps", "seconds", "examples_per_second", "device", "precision", "versions")
-_KEPT += ("commit", "finished")
-_SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "head_learning_rate": ("1e-2",), "batch_size": 16}
-_SETTINGS |= {"max_steps": 800, "epochs": 3, "evaluate_every": 400, "skip_test": True, "log_every": 100}
+_KEPT += ("advice", "commit", "finished")
+_SETTINGS: dict[str, Any] = {"model": "tiny", "learning_rate": 1e-3, "head_learning_rate": ("1e-2",), "epochs": 30}
+_SETTINGS |= {"skip_test": True, "log_every": 5}
 
 
 @dataclass(frozen=True)
@@ -47,74 +37,50 @@ class Point:
 
     Attributes:
         value: where it lies on the axis.
-        mirrored: share of the second task's sentences whose labels are others, in [0, 1]; None where the runs have
-            tasks of the data as they are, which their settings name.
+        tasks: that are made of SST; None where the runs have tasks of the data as they are.
         settings: of the runs there, over those that all have.
         rules: that are tried there.
-        second: the second task, of `RELABELLED`.
     """
 
     value: float
-    mirrored: float | None
+    tasks: Relabelled | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     rules: Sequence[str] = RULES
-    second: str = "mirrored"
 
 
-_WEIGHTS = (0.1, 10.0)
 _ONE_HEAD = {"heads": ("bench.fixed_head:fixed_head",)}
-_AS_THEY_ARE = {"dev_examples": 1000, "max_length": 128}
+_SAME = {"batching": "bench.relabelled:same_sentences"}
+_LARGE = {"batch_size": 64, "max_steps": 400, "evaluate_every": 100}
+_SMALL = {"batch_size": 16, "max_steps": 800, "evaluate_every": 400}
+_OPPOSED = Relabelled(sides=True)
+_AS_THEY_ARE = {**_SMALL, "dev_examples": 1000, "max_length": 128}
 
 
-def _weighted(weight: float, second: str = "mirrored") -> dict[str, Any]:
-    return {"loss_weights": ("1", f"{second}={weight:g}")}
-
-
-def _rotated(weight: float) -> Point:
-    settings = _ONE_HEAD | _weighted(weight, "rotated") | {"max_steps": 500, "evaluate_every": 250}
-    return Point(weight, 1.0, settings, second="rotated")
+def _weighted(weight: float, tasks: Relabelled, *settings: Mapping[str, Any]) -> Point:
+    """A point whose value is the weight of the second task's loss, beside a weight of 1."""
+    found: dict[str, Any] = {"loss_weights": ("1", f"{tasks.second}={weight:g}")}
+    for part in settings:
+        found |= part
+    return Point(weight, tasks, found)
 
 
 # What is varied -> its points.
 AXES = {
-    "share": [Point(1.0, 1.0)],
-    "share-one-head": [Point(share, share, _ONE_HEAD) for share in (0.0, 0.5, 1.0)],
-    "weight": [Point(weight, 1.0, _weighted(weight)) for weight in _WEIGHTS],
-    "weight-one-head": [Point(weight, 1.0, _ONE_HEAD | _weighted(weight)) for weight in _WEIGHTS],
-    "rotated-one-head": [_rotated(weight) for weight in (1.0, 0.1)],
-    "rate-one-head": [Point(rate, 1.0, _ONE_HEAD | {"learning_rate": rate}) for rate in (3e-3, 1e-2)],
+    "opposed": [_weighted(weight, _OPPOSED, _ONE_HEAD, _SAME, _LARGE) for weight in (1.0, 0.3, 0.1, 0.03)],
+    "other-sentences": [_weighted(0.1, _OPPOSED, _ONE_HEAD, _LARGE)],
+    "small-batches": [_weighted(0.1, _OPPOSED, _ONE_HEAD, _SAME, _SMALL)],
+    "own-heads": [_weighted(0.1, _OPPOSED, _SAME, _LARGE)],
+    "unmarked": [_weighted(0.1, Relabelled(sides=True, marked=False), _ONE_HEAD, _SAME, _LARGE)],
+    "half-opposed": [_weighted(0.1, Relabelled(sides=True, share=0.5), _ONE_HEAD, _SAME, _LARGE)],
+    "large-rate": [_weighted(0.1, _OPPOSED, _ONE_HEAD, _SAME, _LARGE, {"learning_rate": 3e-3})],
+    "five-classes": [_weighted(weight, Relabelled(), _ONE_HEAD, _SMALL) for weight in (1.0, 0.1)],
+    "rotated": [_weighted(weight, Relabelled("rotated"), _ONE_HEAD, _SMALL) for weight in (1.0, 0.1)],
     "course": [Point(rate, None, _AS_THEY_ARE | {"learning_rate": rate}, _OF_MANY) for rate in (1e-3, 3e-3)],
     "sst-cfimdb": [Point(1e-3, None, _AS_THEY_ARE | {"tasks": ("sst", "cfimdb")})],
-    "pretrained-one-head": [Point(1.0, 1.0, _ONE_HEAD | {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200})],
+    "pretrained": [
+        _weighted(0.1, _OPPOSED, _ONE_HEAD, _SAME, _LARGE, {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200})
+    ],
 }
-
-
-def write_data(directory: Path, mirrored: float, out: Path, second: str = "mirrored") -> Path:
-    """Write the two tasks' tables and their tasks.toml into `out`, and return its path.
-
-    directory: in the course layout; mirrored: the share of sentences whose label is another in the second task, evenly
-    spread over training and dev set; second: that task, of `RELABELLED`. Its sentences begin with a word that tells it
-    from the first, so that an encoder can answer both however their labels differ.
-    """
-    make_folder(out)
-    sst = next(task for task in BUILT_IN_TASKS if task.name == "sst")
-    lines = []
-    for task, share, prefix in (("plain", 0.0, ""), (second, mirrored, f"{second} : ")):
-        lines += [f"[{task}]", 'text_columns = ["text"]', 'label_column = "label"', 'kind = "classification"']
-        for key, split in (("train", "train"), ("validation", "dev")):
-            found = read_split(sst, directory, split, skip_bad_rows=True)
-            path = out / f"{task}-{split}.csv"
-            with path.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(["id", "text", "label"])
-                for place, example in enumerate(found.examples if found else []):
-                    flipped = int((place + 1) * share) > int(place * share)
-                    label = RELABELLED[second](int(example.label)) if flipped else int(example.label)
-                    writer.writerow([example.id, prefix + example.first, label])
-            lines.append(f'{key} = "{path.name}"')
-    tasks = out / "tasks.toml"
-    tasks.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return tasks
 
 
 Chosen = Sequence[tuple[str, Point]]  # axes, each with one of its points
@@ -153,11 +119,12 @@ def experiment(data: Path, chosen: Chosen, seeds: Sequence[int], out: Path, runs
     found = _kept_runs(path) if path.exists() else []
     for axis, point, settings in _planned(chosen, seeds):
         plain = json.loads(json.dumps(settings))
-        key = {"axis": axis, "value": point.value, "mirrored": point.mirrored, "settings": plain}
+        made = asdict(point.tasks) if point.tasks else None
+        key = {"axis": axis, "value": point.value, "tasks": made, "settings": plain}
         if any(all(one[name] == value for name, value in key.items()) for one in found):
             continue
         shutil.rmtree(runs / "run", ignore_errors=True)  # what a run that was broken off has left
-        tasks = data if point.mirrored is None else write_data(data, point.mirrored, runs / "data", point.second)
+        tasks = point.tasks.write(data, runs / "data") if point.tasks else data
         arguments = ["--data", str(tasks), "--skip-bad-rows", *flags_of(settings), "--out", str(runs / "run")]
         began = time.process_time()
         summary = run.main(arguments)
@@ -165,12 +132,12 @@ def experiment(data: Path, chosen: Chosen, seeds: Sequence[int], out: Path, runs
         whole = summary["surgery"]["model"]
         name, pair = min(whole["pairs"].items(), key=lambda item: item[1]["mean_cosine"])
         result = {"pair": name, "cosine": pair["mean_cosine"], "conflicts": pair["share"]}
-        result |= {"change": whole["change"], "norms": whole["gradient_norms"]}
+        result |= {"turn": max(summary["turns"].values()), "change": whole["change"], "norms": whole["gradient_norms"]}
         result |= {"processor_seconds": round(processor, 3)}
         result |= {name: summary[name] for name in _KEPT}
         found.append({**key, **result})
         shutil.rmtree(runs / "run")
-        if point.mirrored is not None:
+        if point.tasks:
             shutil.rmtree(runs / "data")
         _write(path, json.dumps({"command": command, "runs": found}, indent=1) + "\n")
     _write(out / "table.md", points_table(command, found))

@@ -5,15 +5,18 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bench import when_surgery_helps
 from bench.fixed_head import FixedHead
+from bench.relabelled import Relabelled, same_sentences
 from bench.surgery_points import conflict_map, gains, points_table, times
-from bench.when_surgery_helps import Point, write_data
+from bench.when_surgery_helps import Point
 from concord.bert.errors import InputError
-from concord.train.outputs.advice import CONFLICT, TURN, pcgrad_turn
+from concord.train.outputs.advice import CONFLICT, TURN
+from concord.train.settings.parts import BatchConfig
 from tests.train.small_runs import write_course_data
 
 FIGURE = re.compile(r"(?<![\w.])[+-]?\d*\.\d+°?|(?<![\w.])\d+%|(?<![\w.])\d+°")
@@ -34,7 +37,7 @@ def texts(path):
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_the_second_task_has_mirrored_labels_for_the_share_and_the_same_for_the_others(tmp_path, share, split):
-    tasks = write_data(write_course_data(tmp_path / "data"), share, tmp_path / "out")
+    tasks = Relabelled(share=share).write(write_course_data(tmp_path / "data"), tmp_path / "out")
     plain, other = (labels(tasks.parent / f"{task}-{split}.csv") for task in ("plain", "mirrored"))
     flipped = [int((place + 1) * share) > int(place * share) for place in range(len(plain))]
     assert sum(flipped) == int(len(plain) * share)
@@ -42,16 +45,39 @@ def test_the_second_task_has_mirrored_labels_for_the_share_and_the_same_for_the_
     assert len(set(plain)) > 1
 
 
-def test_the_second_tasks_sentences_tell_it_from_the_first(tmp_path):
-    tasks = write_data(write_course_data(tmp_path / "data"), 1.0, tmp_path / "out")
+@pytest.mark.parametrize(("marked", "mark"), [(True, "mirrored : "), (False, "")])
+def test_the_second_tasks_sentences_tell_it_from_the_first_where_they_are_marked(tmp_path, marked, mark):
+    tasks = Relabelled(marked=marked).write(write_course_data(tmp_path / "data"), tmp_path / "out")
     plain, other = (texts(tasks.parent / f"{task}-train.csv") for task in ("plain", "mirrored"))
-    assert other == [f"mirrored : {text}" for text in plain]
+    assert other == [mark + text for text in plain]
 
 
 def test_rotated_labels_are_two_further_round(tmp_path):
-    tasks = write_data(write_course_data(tmp_path / "data"), 1.0, tmp_path / "out", "rotated")
+    tasks = Relabelled("rotated").write(write_course_data(tmp_path / "data"), tmp_path / "out")
     plain, other = (labels(tasks.parent / f"{task}-dev.csv") for task in ("plain", "rotated"))
     assert other == [(label + 2) % 5 for label in plain]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_sides_are_as_many_negative_as_positive_sentences_without_the_neutral_ones(tmp_path, split):
+    data = write_course_data(tmp_path / "data")
+    five = Relabelled().write(data, tmp_path / "five").parent / f"plain-{split}.csv"
+    tasks = Relabelled(sides=True).write(data, tmp_path / "two")
+    plain, other = (labels(tasks.parent / f"{task}-{split}.csv") for task in ("plain", "mirrored"))
+    assert sum(plain) * 2 == len(plain) > 0
+    assert other == [1 - label for label in plain]
+    by_text = dict(zip(texts(five), labels(five), strict=True))
+    found = dict(zip(texts(tasks.parent / f"plain-{split}.csv"), plain, strict=True))
+    assert all(by_text[text] != 2 and (by_text[text] > 2) == label for text, label in found.items())
+
+
+def test_batches_of_the_same_sentences_have_the_same_rows_of_each_task():
+    steps = {"batch_size": 4, "accumulate": 2, "epochs": 2, "max_steps": 0, "seed": 3, "steps_per_epoch": 0}
+    plan = BatchConfig(**steps, batching="joint", until="largest", stages=(), micro_batch=0, fitted=False)
+    sampler = same_sentences({"plain": 20, "mirrored": 20}, plan)
+    rows = [batch for epoch in range(2) for step in sampler.epoch(epoch) for batch in step]
+    assert all(np.array_equal(batch["plain"], batch["mirrored"]) for batch in rows)
+    assert sorted(np.concatenate([batch["plain"] for batch in rows]).tolist()) == sorted([*range(20)] * 2)
 
 
 def test_a_fixed_head_is_one_for_all_tasks_and_has_nothing_to_learn():
@@ -63,7 +89,9 @@ def test_a_fixed_head_is_one_for_all_tasks_and_has_nothing_to_learn():
 
 def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr("concord.train.runs.fine_tuning.FineTuning._draw", lambda self, entries: None)
-    monkeypatch.setattr(when_surgery_helps, "AXES", {"share": [Point(1.0, 1.0, {"max_steps": 2, "batch_size": 4})]})
+    monkeypatch.setattr(
+        when_surgery_helps, "AXES", {"share": [Point(1.0, Relabelled(), {"max_steps": 2, "batch_size": 4})]}
+    )
     data = write_course_data(tmp_path / "data")
     arguments = ["--data", str(data), "--axes", "share", "--out", str(tmp_path / "out"), "--runs", str(tmp_path / "r")]
     when_surgery_helps.main([*arguments, "--seeds", "1"])
@@ -75,7 +103,9 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
     assert both[:5] == first
     assert [run["settings"]["seed"] for run in both] == [1] * 5 + [2] * 5
     with monkeypatch.context() as changed:
-        changed.setattr(when_surgery_helps, "AXES", {"share": [Point(1.0, 1.0, {"max_steps": 3, "batch_size": 4})]})
+        changed.setattr(
+            when_surgery_helps, "AXES", {"share": [Point(1.0, Relabelled(), {"max_steps": 3, "batch_size": 4})]}
+        )
         with pytest.raises(InputError, match="share 1 had other settings; give another --out"):
             when_surgery_helps.main([*arguments, "--seeds", "1"])
     assert (tmp_path / "out" / "conflicts.png").stat().st_size > 5000
@@ -94,6 +124,7 @@ def entry(rule, seed, score, seconds=2.0):
         "processor_seconds": seconds,
         "steps": 100,
         "cosine": -0.1,
+        "turn": 5.6,
         "conflicts": 0.6,
         "device": "CPU",
         "precision": "fp32",
@@ -112,10 +143,8 @@ def test_a_gain_is_the_mean_difference_of_the_seeds_that_both_rules_have():
 
 
 def test_the_map_is_that_of_the_runs_without_surgery():
-    runs = [entry("none", 1, 0.4), {**entry("pcgrad", 1, 0.5), "cosine": 0.9}]
-    found = conflict_map(runs)
-    assert (found["cosine"], found["conflicts"], found["ratio"]) == (-0.1, 0.6, 8.0)
-    assert found["turn"] == pytest.approx(pcgrad_turn(-0.1, 8.0))
+    runs = [entry("none", 1, 0.4), {**entry("pcgrad", 1, 0.5), "cosine": 0.9, "turn": 0.0}]
+    assert conflict_map(runs) == {"cosine": -0.1, "conflicts": 0.6, "ratio": 8.0, "turn": 5.6}
     assert conflict_map(runs[1:]) is None
 
 
@@ -128,11 +157,12 @@ def test_a_rules_time_is_what_a_step_takes_more_than_the_same_seeds_without_surg
 
 
 def test_a_point_of_an_axis_is_chosen_by_its_value():
-    chosen = when_surgery_helps.chosen_points("share-one-head:1,weight")
-    assert [(axis, point.value) for axis, point in chosen] == [("share-one-head", 1), ("weight", 0.1), ("weight", 10)]
+    chosen = when_surgery_helps.chosen_points("opposed:0.3,five-classes")
+    found = [(axis, point.value) for axis, point in chosen]
+    assert found == [("opposed", 0.3), ("five-classes", 1.0), ("five-classes", 0.1)]
 
 
-@pytest.mark.parametrize("flags", [["--axes", "shares"], ["--axes", "share:0.3"], ["--seeds", "one"]])
+@pytest.mark.parametrize("flags", [["--axes", "oposed"], ["--axes", "opposed:0.2"], ["--seeds", "one"]])
 def test_what_cannot_be_varied_is_refused(tmp_path, flags):
     with pytest.raises(InputError, match=flags[0]):
         when_surgery_helps.main(["--data", str(tmp_path), *flags])

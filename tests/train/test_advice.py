@@ -10,7 +10,8 @@ import torch
 from concord.kernels.surgery.rules import random_orders, surgery_coefficients
 from concord.train import run
 from concord.train.command import run_command
-from concord.train.outputs.advice import CONFLICT, TURN, pcgrad_turn, surgery_advice
+from concord.train.outputs.advice import CONFLICT, TURN, pcgrad_turn, pcgrad_turns, surgery_advice
+from concord.train.outputs.log import read_lines
 from concord.train.reports.page import page_of
 from concord.train.reports.stored_run import read_run
 from tests.train.made_up_runs import step, summary, write_run
@@ -51,60 +52,90 @@ def test_the_turn_to_be_advised_is_that_of_a_loss_weight():
     assert math.degrees(math.atan(1.43)) - 45 == pytest.approx(TURN, abs=0.1)
 
 
+def test_a_pairs_turn_is_the_mean_over_the_logged_steps_in_which_both_had_a_gradient():
+    def logged(norms, cosines):
+        return {"event": "step", "step": 1, "gradient_norms": norms, "cosines": cosines}
+
+    entries = [
+        logged({"a": 8.0, "b": 1.0, "c": 1.0}, {"a-b": -0.8, "a-c": 0.5}),
+        logged({"a": 8.0, "b": 1.0}, {"a-b": 0.8}),
+        logged({"a": 1.0, "b": 4.0}, {"a-b": -0.5}),
+        logged({"a": 1.0, "c": 4.0}, {"a-c": None}),  # a step whose gradients were not finite
+        {"event": "evaluation", "step": 1, "dev": {}},
+    ]
+    expected = (pcgrad_turn(-0.8, 8.0) + pcgrad_turn(-0.5, 0.25)) / 3
+    found = pcgrad_turns(entries, ["a", "b", "c"])
+    assert found == {"a-b": pytest.approx(expected), "a-c": 0.0, "b-c": None}
+    assert expected > TURN
+
+
+def advice(surgery, rule, **turns):
+    pairs = surgery["model"]["pairs"]
+    return surgery_advice(surgery, {name: turns.get(name.replace("-", "_"), 0.0) for name in pairs}, rule)
+
+
 def test_tasks_that_hardly_conflict_leave_surgery_nothing_to_mend():
     text = "the tasks hardly conflict, sst and sts most, in 60% of their steps (mean cosine +0.00): --surgery "
-    assert surgery_advice(found(0.001, 50.0), "none") == f"{text}has nothing to mend"
-    assert surgery_advice(found(0.001, 50.0), "pcgrad") == (
-        f"{text}pcgrad had next to nothing to mend, and none takes less time"
-    )
+    assert advice(found(0.001, 50.0), "none") == f"{text}has nothing to mend"
+    assert advice(found(0.001, 50.0), "pcgrad") == f"{text}pcgrad had next to nothing to mend, and none takes less time"
 
 
 def test_conflict_begins_at_the_threshold():
-    assert "hardly conflict" in surgery_advice(found(CONFLICT + 0.001, 50.0), "none")
-    assert "pull apart" in surgery_advice(found(CONFLICT, 50.0), "none")
+    assert "hardly conflict" in advice(found(CONFLICT + 0.001, 50.0), "none")
+    assert "pull apart" in advice(found(CONFLICT, 50.0), "none")
 
 
 def test_gradients_of_like_length_are_said_to_keep_their_sums_direction():
     text = "sst and sts pull apart in 60% of their steps (mean cosine -0.40), but with gradients of like length "
-    assert surgery_advice(found(-0.4, 1.2), "none") == f"{text}(1.2 to 1): --surgery would hardly turn their sum"
-    assert surgery_advice(found(-0.4, 1 / 1.2), "mgda") == f"{text}(1.2 to 1): --surgery mgda hardly turns their sum"
+    assert advice(found(-0.4, 1.2), "none") == f"{text}(1.2 to 1): --surgery would hardly turn their sum"
+    assert advice(found(-0.4, 1 / 1.2), "mgda") == f"{text}(1.2 to 1): --surgery mgda hardly turns their sum"
 
 
 @pytest.mark.parametrize(("ratio", "long", "short"), [(8.0, "sst", "sts"), (0.125, "sts", "sst")])
-def test_the_task_that_is_outvoted_is_named(ratio, long, short):
+@pytest.mark.parametrize("cosine", [-0.4, 0.0])
+def test_the_task_that_is_outvoted_is_named_whatever_the_mean_cosine_is(ratio, long, short, cosine):
     text = (
-        f"sst and sts pull apart in 60% of their steps (mean cosine -0.40), and {long}'s gradient is 8.0 times as long "
-        f"as {short}'s: "
+        f"sst and sts conflict in 60% of their steps, and {long}'s gradient is 8.0 times as long as {short}'s: PCGrad "
+        "turns their sum by 18 degrees a step"
     )
-    assert surgery_advice(found(-0.4, ratio), "none") == (
-        f"{text}try --surgery pcgrad, or a larger --loss-weights of {short}"
+    assert advice(found(cosine, ratio), "none", sst_sts=17.8) == (
+        f"{text}; try --surgery pcgrad, or a larger --loss-weights of {short}"
     )
-    assert surgery_advice(found(-0.4, ratio), "my_rules:halve") == (
-        f"{text}that is what --surgery my_rules:halve is for; compare it with none"
+    assert advice(found(cosine, ratio), "my_rules:halve", sst_sts=17.8) == (
+        f"{text}, which is what --surgery my_rules:halve is for; compare it with none"
     )
 
 
-def test_the_pair_with_the_lowest_cosine_that_has_met_is_told_of():
+def test_surgery_is_advised_from_the_threshold_on():
+    assert "try --surgery pcgrad" in advice(found(0.0, 8.0), "none", sst_sts=TURN)
+    assert "try --surgery" not in advice(found(0.0, 8.0), "none", sst_sts=TURN - 0.1)
+
+
+def test_the_pair_that_is_told_of_is_turned_most_or_else_has_the_lowest_cosine():
     never = {"meeting_steps": 0, "conflicting_steps": 0, "share": None, "mean_cosine": None}
     lower = {"meeting_steps": 3, "conflicting_steps": 3, "share": 1.0, "mean_cosine": -0.5}
-    others = {"sst-paraphrase": never, "sts-paraphrase": lower}
-    text = surgery_advice(found(-0.3, others=others), "none")
+    met = found(-0.3, others={"sst-paraphrase": never, "sts-paraphrase": lower})
+    turns = {"sst-sts": 9.0, "sst-paraphrase": None, "sts-paraphrase": 1.0}
+    text = surgery_advice(met, turns, "none")
     assert text.startswith("sts and paraphrase pull apart in 100% of their steps (mean cosine -0.50)")
+    text = surgery_advice(met, turns | {"sst-sts": 11.0}, "none")
+    assert text.startswith("sst and sts conflict in 60% of their steps")
 
 
 def test_a_run_without_two_gradients_in_a_step_says_so():
     never = found(None, share=None, met=0)
-    assert surgery_advice(never, "pcgrad") == (
+    assert surgery_advice(never, {"sst-sts": None}, "pcgrad") == (
         "no step had gradients of two tasks in the encoder, and nothing that --surgery could mend"
     )
     alone = {"model": {"pairs": {}, "gradient_norms": {"sst": 1.0}, "change": 0.0}}
-    assert surgery_advice(alone, "none") == "there is one task, and nothing that --surgery could mend"
+    assert surgery_advice(alone, {}, "none") == "there is one task, and nothing that --surgery could mend"
 
 
 @pytest.mark.parametrize("rule", ["none", "pcgrad"])
-@pytest.mark.parametrize(("cosine", "ratio"), [(0.1, 1.0), (-0.4, 1.0), (-0.4, 9.0)])
-def test_the_sentence_is_one_line_whatever_tasks_are_called(rule, cosine, ratio):
-    text = surgery_advice(found(cosine, ratio, tasks=("a\n" * 500, "b" * 900)), rule)
+@pytest.mark.parametrize(("cosine", "ratio", "turn"), [(0.1, 1.0, 0.0), (-0.4, 1.0, 0.0), (-0.4, 9.0, 30.0)])
+def test_the_sentence_is_one_line_whatever_tasks_are_called(rule, cosine, ratio, turn):
+    met = found(cosine, ratio, tasks=("a\n" * 500, "b" * 900))
+    text = surgery_advice(met, dict.fromkeys(met["model"]["pairs"], turn), rule)
     assert len(text) <= 400
     assert "\n" not in text
     assert text.isprintable()
@@ -115,7 +146,9 @@ def test_a_runs_last_line_is_the_sentence_of_its_summary_and_its_page_has_it(dat
     out = tmp_path / "run"
     assert run_command(run.main, command(data, out, "--max-steps", "3", "--surgery", "none")) == 0
     summed = json.loads((out / "summary.json").read_text())
-    assert summed["advice"] == surgery_advice(summed["surgery"], "none")
+    assert summed["advice"] == surgery_advice(summed["surgery"], summed["turns"], "none")
+    entries, _ = read_lines((out / "metrics.jsonl").read_bytes())
+    assert summed["turns"] == pcgrad_turns(entries, list(summed["dev"]))
     assert summed["surgery"]["model"]["pairs"]["sst-sts"]["mean_cosine"] != 0  # --surgery none has cosines, too
     assert capsys.readouterr().out.splitlines()[-1] == f"conflicts  {summed['advice']}"
     assert summed["advice"] in (out / "report.html").read_text().replace("&#39;", "'")
@@ -135,6 +168,8 @@ def test_a_quiet_run_does_not_say_it_and_json_has_it_in_its_summary_too(data, tm
 
 def test_the_page_of_a_run_of_before_has_no_sentence(tmp_path):
     before, after = write_run(tmp_path / "before", [step(1)]), write_run(tmp_path / "after", [step(1)])
-    (after / "summary.json").write_text(json.dumps(summary([step(1)], advice="surgery's <b> sentence")))
+    (after / "summary.json").write_text(
+        json.dumps(summary([step(1)], advice="surgery's <b> sentence", turns={"a-b": 0.5}))
+    )
     assert "In short" not in page_of(read_run(before))
     assert "In short: surgery&#39;s &lt;b&gt; sentence." in page_of(read_run(after))

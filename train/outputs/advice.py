@@ -1,13 +1,13 @@
 """What a run's own conflict map says of `--surgery`, in one sentence; docs/surgery.md has the experiment behind it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from concord.bert.errors import one_line
-from concord.train.outputs.log import WHOLE_MODEL
+from concord.train.outputs.log import WHOLE_MODEL, task_pairs
 
-# Every point that was measured lies above this mean cosine, and surgery gained next to nothing there.
+# The mean cosine below which gradients pull apart, step for step, more than their noise does.
 CONFLICT = -0.05
 # Degrees by which PCGrad has to turn the sum of two gradients to be advised: as much as a loss weight of 1.43 turns it
 # where they have the same length and are at a right angle.
@@ -32,11 +32,32 @@ def pcgrad_turn(cosine: float, ratio: float) -> float:
     return math.degrees(abs(math.atan2(mended[1], mended[0]) - math.atan2(plain[1], plain[0])))
 
 
-def surgery_advice(surgery: Mapping[str, Mapping[str, Any]], rule: str) -> str:
+def pcgrad_turns(entries: Iterable[Mapping[str, Any]], tasks: list[str]) -> dict[str, float | None]:
+    """Pair of tasks -> PCGrad's turn of the plain sum of both gradients in degrees, 0 where they do not conflict, as
+    the mean over the logged steps in which both had one; None where there is no such step.
+
+    The mean of the turns is no turn of the means: cosines whose signs change from step to step have a mean near 0 while
+    PCGrad acts in every other step.
+
+    entries: of metrics.jsonl.
+    """
+    steps = [entry for entry in entries if entry["event"] == "step"]
+    found: dict[str, float | None] = {}
+    for name, i, j in task_pairs(tasks):
+        turns = [
+            pcgrad_turn(cosine, entry["gradient_norms"][tasks[i]] / entry["gradient_norms"][tasks[j]])
+            for entry in steps
+            if (cosine := entry["cosines"].get(name)) is not None
+        ]
+        found[name] = sum(turns) / len(turns) if turns else None
+    return found
+
+
+def surgery_advice(surgery: Mapping[str, Mapping[str, Any]], turns: Mapping[str, float | None], rule: str) -> str:
     """One sentence on whether surgery has something to mend in a run, or had; at most 400 characters.
 
     surgery: as `train.outputs.summary.surgery_summary` gives it, of a run with whatever rule: its cosines and norms are
-    those of the tasks' own gradients; rule: the run's `--surgery`.
+    those of the tasks' own gradients; turns: as `pcgrad_turns` gives them; rule: the run's `--surgery`.
     """
     whole = surgery[WHOLE_MODEL]
     if not whole["pairs"]:
@@ -48,15 +69,35 @@ def surgery_advice(surgery: Mapping[str, Mapping[str, Any]], rule: str) -> str:
     tasks = list(whole["gradient_norms"])
     pairs = {f"{a}-{b}": (a, b) for place, a in enumerate(tasks) for b in tasks[place + 1 :]}
     name = min(met, key=lambda name: met[name]["mean_cosine"])
-    return one_line(_of_pair(pairs[name], met[name], whole["gradient_norms"], rule), _LONGEST)
+    turned = max(met, key=lambda name: turns[name] or 0.0)
+    if (turns[turned] or 0.0) >= TURN:
+        text = _outvoted(pairs[turned], met[turned], turns[turned] or 0.0, whole["gradient_norms"], rule)
+    else:
+        text = _not_outvoted(pairs[name], met[name], whole["gradient_norms"], rule)
+    return one_line(text, _LONGEST)
 
 
-def _of_pair(tasks: tuple[str, str], pair: Mapping[str, Any], norms: Mapping[str, float], rule: str) -> str:
-    """The sentence on the pair of tasks with the lowest mean cosine."""
-    cosine, share = pair["mean_cosine"], pair["share"]
+def _outvoted(
+    tasks: tuple[str, str], pair: Mapping[str, Any], turn: float, norms: Mapping[str, float], rule: str
+) -> str:
+    """The sentence on the pair of tasks whose sum PCGrad turns farthest."""
     long, short = sorted(tasks, key=lambda task: -norms[task])
     ratio = norms[long] / norms[short]
     first, second, long, short = (one_line(task, _LONGEST_NAME) for task in (*tasks, long, short))
+    met = f"{first} and {second} conflict in {pair['share']:.0%} of their steps"
+    outvoted = f"{met}, and {long}'s gradient is {ratio:.1f} times as long as {short}'s: PCGrad turns their sum by "
+    outvoted += f"{turn:.0f} degrees a step"
+    if rule == "none":
+        return f"{outvoted}; try --surgery pcgrad, or a larger --loss-weights of {short}"
+    return f"{outvoted}, which is what --surgery {rule} is for; compare it with none"
+
+
+def _not_outvoted(tasks: tuple[str, str], pair: Mapping[str, Any], norms: Mapping[str, float], rule: str) -> str:
+    """The sentence on the pair of tasks with the lowest mean cosine, where PCGrad hardly turns any pair's sum."""
+    cosine, share = pair["mean_cosine"], pair["share"]
+    long, short = sorted(tasks, key=lambda task: -norms[task])
+    ratio = norms[long] / norms[short]
+    first, second = (one_line(task, _LONGEST_NAME) for task in tasks)
     met = f"{share:.0%} of their steps (mean cosine {cosine:+.2f})"
     if cosine > CONFLICT:
         end = (
@@ -64,10 +105,5 @@ def _of_pair(tasks: tuple[str, str], pair: Mapping[str, Any], norms: Mapping[str
         )
         return f"the tasks hardly conflict, {first} and {second} most, in {met}: --surgery {end}"
     apart = f"{first} and {second} pull apart in {met}"
-    if pcgrad_turn(cosine, ratio) < TURN:
-        hardly = "would hardly turn" if rule == "none" else f"{rule} hardly turns"
-        return f"{apart}, but with gradients of like length ({ratio:.1f} to 1): --surgery {hardly} their sum"
-    outvoted = f"{apart}, and {long}'s gradient is {ratio:.1f} times as long as {short}'s"
-    if rule == "none":
-        return f"{outvoted}: try --surgery pcgrad, or a larger --loss-weights of {short}"
-    return f"{outvoted}: that is what --surgery {rule} is for; compare it with none"
+    hardly = "would hardly turn" if rule == "none" else f"{rule} hardly turns"
+    return f"{apart}, but with gradients of like length ({ratio:.1f} to 1): --surgery {hardly} their sum"

@@ -135,7 +135,7 @@ def _check_summary(summary: Mapping[str, Any], tasks: list[Task], path: Path) ->
         "surgery": [{"pairs": [pair], "gradient_norms": [share], "change": number}],
     }
     if "advice" in summary:  # runs of before do not tell it
-        forms["advice"] = str
+        forms |= {"advice": str, "turns": [share]}
     if "examples" in summary:
         forms["examples"] = {task.name: {"train": int, "dev": int} for task in tasks}
     if problem := _unlike(summary, forms):

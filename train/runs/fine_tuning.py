@@ -17,7 +17,7 @@ from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.objectives.metrics import overall
 from concord.train.objectives.undefined import weak_answers
-from concord.train.outputs.advice import surgery_advice
+from concord.train.outputs.advice import pcgrad_turns, surgery_advice
 from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.logged_step import LoggedStep
 from concord.train.outputs.mistakes import write_mistakes
@@ -268,10 +268,11 @@ class FineTuning:
         before |= {"thresholds": dict(self.model.thresholds()), "best_step": progress.best_step}
         before |= {"examples": self.data.sizes()}
         before |= {"best_metric": best_metric_text(self.outputs.best_metric), "stopped_early": self._stopped_early()}
-        surgery = surgery_summary(self.optimizer, [task.name for task in self.tasks])
+        names = [task.name for task in self.tasks]
+        surgery, turns = surgery_summary(self.optimizer, names), pcgrad_turns(entries, names)
         epochs = epoch_summary(entries, self.trainer.sampler.steps_per_epoch, progress.steps)
-        advice = surgery_advice(surgery, self._rule)
-        after = {"epochs": epochs, "damaged_log_lines": damaged, "surgery": surgery, "advice": advice}
+        advice = surgery_advice(surgery, turns, self._rule)
+        after = {"epochs": epochs, "damaged_log_lines": damaged, "surgery": surgery, "turns": turns, "advice": advice}
         summary = session.write_summary(before, "examples", after)
         if self._stopped_early():
             self.reporter.say(
