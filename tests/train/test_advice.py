@@ -169,7 +169,9 @@ def test_a_quiet_run_does_not_say_it_and_json_has_it_in_its_summary_too(data, tm
 def test_the_page_of_a_run_of_before_has_no_sentence(tmp_path):
     before, after = write_run(tmp_path / "before", [step(1)]), write_run(tmp_path / "after", [step(1)])
     (after / "summary.json").write_text(
-        json.dumps(summary([step(1)], advice="surgery's <b> sentence", turns={"a-b": 0.5}))
+        json.dumps(summary([step(1)], advice="surgery's <b> sentence", turns={"sst-sts": 0.5}))
     )
     assert "In short" not in page_of(read_run(before))
     assert "In short: surgery&#39;s &lt;b&gt; sentence." in page_of(read_run(after))
+    assert ">0.5°</td>" in page_of(read_run(after))
+    assert ">0.5°</td>" not in page_of(read_run(before))

@@ -121,8 +121,9 @@ def surgery_of(run: StoredRun) -> list[Figure]:
     changes = {block: float(own["change"]) for block, own in surgery.items()}
     shown = dict(list(changes.items())[-_MOST_ROWS:])
     left_out = f" The last {len(shown)} of {len(changes)} blocks." if len(shown) < len(changes) else ""
+    turns = run.summary.get("turns", {})  # runs of before do not tell them
     rows = [
-        [pair, str(own["meeting_steps"]), _share(own["share"]), _decimals(own["mean_cosine"])]
+        [pair, str(own["meeting_steps"]), _share(own["share"]), _decimals(own["mean_cosine"]), _turn(turns.get(pair))]
         for pair, own in surgery[WHOLE_MODEL]["pairs"].items()
     ][:_MOST_ROWS]
     norms = [[task, _decimals(norm)] for task, norm in surgery[WHOLE_MODEL]["gradient_norms"].items()]
@@ -134,7 +135,7 @@ def surgery_of(run: StoredRun) -> list[Figure]:
         ),
         Figure(
             "pairs of tasks, whole model",
-            header=["pair", "steps with both", "in conflict", "mean cosine"],
+            header=["pair", "steps with both", "in conflict", "mean cosine", "PCGrad's turn a step"],
             rows=rows,
             note=f"In short: {run.summary['advice']}." if "advice" in run.summary else "",
         ),
@@ -169,6 +170,10 @@ def speed_of(run: StoredRun) -> list[Figure]:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
+
+
+def _turn(degrees: float | None) -> str:
+    return "-" if degrees is None else f"{degrees:.1f}°"
 
 
 def _decimals(value: float | None) -> str:

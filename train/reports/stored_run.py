@@ -134,8 +134,8 @@ def _check_summary(summary: Mapping[str, Any], tasks: list[Task], path: Path) ->
         "versions": [str],
         "surgery": [{"pairs": [pair], "gradient_norms": [share], "change": number}],
     }
-    if "advice" in summary:  # runs of before do not tell it
-        forms |= {"advice": str, "turns": [share]}
+    # Runs of before do not tell these.
+    forms |= {name: form for name, form in (("advice", str), ("turns", [share])) if name in summary}
     if "examples" in summary:
         forms["examples"] = {task.name: {"train": int, "dev": int} for task in tasks}
     if problem := _unlike(summary, forms):
