@@ -132,7 +132,11 @@ def experiment(data: Path, chosen: Chosen, seeds: Sequence[int], out: Path, runs
         whole = summary["surgery"]["model"]
         name, pair = min(whole["pairs"].items(), key=lambda item: item[1]["mean_cosine"])
         result = {"pair": name, "cosine": pair["mean_cosine"], "conflicts": pair["share"]}
-        result |= {"turn": max(summary["turns"].values()), "change": whole["change"], "norms": whole["gradient_norms"]}
+        result |= {
+            "turn": max(abs(turn or 0.0) for turn in summary["turns"].values()),
+            "change": whole["change"],
+            "norms": whole["gradient_norms"],
+        }
         result |= {"processor_seconds": round(processor, 3)}
         result |= {name: summary[name] for name in _KEPT}
         found.append({**key, **result})

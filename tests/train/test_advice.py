@@ -63,10 +63,18 @@ def test_a_pairs_turn_is_the_mean_over_the_logged_steps_in_which_both_had_a_grad
         logged({"a": 1.0, "c": 4.0}, {"a-c": None}),  # a step whose gradients were not finite
         {"event": "evaluation", "step": 1, "dev": {}},
     ]
-    expected = (pcgrad_turn(-0.8, 8.0) + pcgrad_turn(-0.5, 0.25)) / 3
+    expected = (pcgrad_turn(-0.8, 8.0) - pcgrad_turn(-0.5, 0.25)) / 3  # once towards b, once towards a
     found = pcgrad_turns(entries, ["a", "b", "c"])
     assert found == {"a-b": pytest.approx(expected), "a-c": 0.0, "b-c": None}
-    assert expected > TURN
+    assert expected > 5
+
+
+def test_turns_cancel_where_now_the_one_gradient_is_the_longer_now_the_other():
+    entries = [
+        {"event": "step", "step": 1, "gradient_norms": norms, "cosines": {"a-b": -0.5}}
+        for norms in ({"a": 3.0, "b": 1.0}, {"a": 1.0, "b": 3.0})
+    ]
+    assert pcgrad_turns(entries, ["a", "b"]) == {"a-b": pytest.approx(0)}
 
 
 def advice(surgery, rule, **turns):
@@ -98,10 +106,11 @@ def test_the_task_that_is_outvoted_is_named_whatever_the_mean_cosine_is(ratio, l
         f"sst and sts conflict in 60% of their steps, and {long}'s gradient is 8.0 times as long as {short}'s: PCGrad "
         "turns their sum by 18 degrees a step"
     )
-    assert advice(found(cosine, ratio), "none", sst_sts=17.8) == (
+    turn = 17.8 if long == "sst" else -17.8
+    assert advice(found(cosine, ratio), "none", sst_sts=turn) == (
         f"{text}; try --surgery pcgrad, or a larger --loss-weights of {short}"
     )
-    assert advice(found(cosine, ratio), "my_rules:halve", sst_sts=17.8) == (
+    assert advice(found(cosine, ratio), "my_rules:halve", sst_sts=turn) == (
         f"{text}, which is what --surgery my_rules:halve is for; compare it with none"
     )
 
@@ -119,7 +128,9 @@ def test_the_pair_that_is_told_of_is_turned_most_or_else_has_the_lowest_cosine()
     text = surgery_advice(met, turns, "none")
     assert text.startswith("sts and paraphrase pull apart in 100% of their steps (mean cosine -0.50)")
     text = surgery_advice(met, turns | {"sst-sts": 11.0}, "none")
-    assert text.startswith("sst and sts conflict in 60% of their steps")
+    assert text.startswith("sst and sts conflict in 60% of their steps, and sst's gradient is")
+    text = surgery_advice(met, turns | {"sts-paraphrase": -12.0}, "none")
+    assert text.startswith("sts and paraphrase conflict in 100% of their steps, and paraphrase's gradient is")
 
 
 def test_a_run_without_two_gradients_in_a_step_says_so():

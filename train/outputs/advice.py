@@ -33,22 +33,23 @@ def pcgrad_turn(cosine: float, ratio: float) -> float:
 
 
 def pcgrad_turns(entries: Iterable[Mapping[str, Any]], tasks: list[str]) -> dict[str, float | None]:
-    """Pair of tasks -> PCGrad's turn of the plain sum of both gradients in degrees, 0 where they do not conflict, as
-    the mean over the logged steps in which both had one; None where there is no such step.
+    """Pair of tasks -> how far PCGrad turns the plain sum of both gradients towards the second task in degrees, below 0
+    towards the first, and 0 where they do not conflict: the mean over the logged steps in which both had a gradient,
+    None where there is no such step.
 
     The mean of the turns is no turn of the means: cosines whose signs change from step to step have a mean near 0 while
-    PCGrad acts in every other step.
+    PCGrad acts in every other step; and where now the one gradient is the longer, now the other, turns cancel.
 
     entries: of metrics.jsonl.
     """
     steps = [entry for entry in entries if entry["event"] == "step"]
     found: dict[str, float | None] = {}
     for name, i, j in task_pairs(tasks):
-        turns = [
-            pcgrad_turn(cosine, entry["gradient_norms"][tasks[i]] / entry["gradient_norms"][tasks[j]])
-            for entry in steps
-            if (cosine := entry["cosines"].get(name)) is not None
-        ]
+        turns = []
+        for entry in steps:
+            if (cosine := entry["cosines"].get(name)) is not None:
+                first, second = (entry["gradient_norms"][tasks[place]] for place in (i, j))
+                turns.append(math.copysign(pcgrad_turn(cosine, first / second), first - second))
         found[name] = sum(turns) / len(turns) if turns else None
     return found
 
@@ -69,8 +70,8 @@ def surgery_advice(surgery: Mapping[str, Mapping[str, Any]], turns: Mapping[str,
     tasks = list(whole["gradient_norms"])
     pairs = {f"{a}-{b}": (a, b) for place, a in enumerate(tasks) for b in tasks[place + 1 :]}
     name = min(met, key=lambda name: met[name]["mean_cosine"])
-    turned = max(met, key=lambda name: turns[name] or 0.0)
-    if (turns[turned] or 0.0) >= TURN:
+    turned = max(met, key=lambda name: abs(turns[name] or 0.0))
+    if abs(turns[turned] or 0.0) >= TURN:
         text = _outvoted(pairs[turned], met[turned], turns[turned] or 0.0, whole["gradient_norms"], rule)
     else:
         text = _not_outvoted(pairs[name], met[name], whole["gradient_norms"], rule)
@@ -81,14 +82,14 @@ def _outvoted(
     tasks: tuple[str, str], pair: Mapping[str, Any], turn: float, norms: Mapping[str, float], rule: str
 ) -> str:
     """The sentence on the pair of tasks whose sum PCGrad turns farthest."""
-    long, short = sorted(tasks, key=lambda task: -norms[task])
-    ratio = norms[long] / norms[short]
-    first, second, long, short = (one_line(task, _LONGEST_NAME) for task in (*tasks, long, short))
+    loud, quiet = tasks if turn > 0 else tasks[::-1]
+    ratio = norms[loud] / norms[quiet]
+    first, second, loud, quiet = (one_line(task, _LONGEST_NAME) for task in (*tasks, loud, quiet))
     met = f"{first} and {second} conflict in {pair['share']:.0%} of their steps"
-    outvoted = f"{met}, and {long}'s gradient is {ratio:.1f} times as long as {short}'s: PCGrad turns their sum by "
-    outvoted += f"{turn:.0f} degrees a step"
+    outvoted = f"{met}, and {loud}'s gradient is {ratio:.1f} times as long as {quiet}'s: PCGrad turns their sum by "
+    outvoted += f"{abs(turn):.0f} degrees a step"
     if rule == "none":
-        return f"{outvoted}; try --surgery pcgrad, or a larger --loss-weights of {short}"
+        return f"{outvoted}; try --surgery pcgrad, or a larger --loss-weights of {quiet}"
     return f"{outvoted}, which is what --surgery {rule} is for; compare it with none"
 
 

@@ -173,7 +173,7 @@ def _share(value: float | None) -> str:
 
 
 def _turn(degrees: float | None) -> str:
-    return "-" if degrees is None else f"{degrees:.1f}°"
+    return "-" if degrees is None else f"{abs(degrees):.1f}°"
 
 
 def _decimals(value: float | None) -> str:
