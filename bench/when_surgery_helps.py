@@ -67,6 +67,7 @@ def _weighted(weight: float, tasks: Relabelled, *settings: Mapping[str, Any]) ->
 # What is varied -> its points.
 AXES = {
     "opposed": [_weighted(weight, _OPPOSED, _ONE_HEAD, _SAME, _LARGE) for weight in (1.0, 0.3, 0.1, 0.03)],
+    "longer": [_weighted(weight, _OPPOSED, _ONE_HEAD, _SAME, _LARGE, {"max_steps": 1500}) for weight in (1.0, 0.1)],
     "other-sentences": [_weighted(0.1, _OPPOSED, _ONE_HEAD, _LARGE)],
     "small-batches": [_weighted(0.1, _OPPOSED, _ONE_HEAD, _SAME, _SMALL)],
     "own-heads": [_weighted(0.1, _OPPOSED, _SAME, _LARGE)],
