@@ -52,6 +52,7 @@ _ONE_HEAD = {"heads": ("bench.fixed_head:fixed_head",)}
 _SAME = {"batching": "bench.relabelled:same_sentences"}
 _LARGE = {"batch_size": 64, "max_steps": 400, "evaluate_every": 100}
 _SMALL = {"batch_size": 16, "max_steps": 800, "evaluate_every": 400}
+_PRETRAINED = {"model": "minilm", "learning_rate": 1e-4}
 _OPPOSED = Relabelled(sides=True)
 _AS_THEY_ARE = {**_SMALL, "dev_examples": 1000, "max_length": 128}
 
@@ -77,10 +78,9 @@ AXES = {
     "five-classes": [_weighted(weight, Relabelled(), _ONE_HEAD, _SMALL) for weight in (1.0, 0.1)],
     "rotated": [_weighted(weight, Relabelled("rotated"), _ONE_HEAD, _SMALL) for weight in (1.0, 0.1)],
     "course": [Point(rate, None, _AS_THEY_ARE | {"learning_rate": rate}, _OF_MANY) for rate in (1e-3, 3e-3)],
+    "course-pretrained": [Point(1e-4, None, _AS_THEY_ARE | _PRETRAINED | {"max_steps": 400})],
     "sst-cfimdb": [Point(1e-3, None, _AS_THEY_ARE | {"tasks": ("sst", "cfimdb")})],
-    "pretrained": [
-        _weighted(0.1, _OPPOSED, _ONE_HEAD, _SAME, _LARGE, {"model": "minilm", "learning_rate": 1e-4, "max_steps": 200})
-    ],
+    "pretrained": [_weighted(0.1, _OPPOSED, _ONE_HEAD, _SAME, _LARGE, _PRETRAINED, {"max_steps": 200})],
 }
 
 
