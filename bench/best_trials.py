@@ -74,6 +74,11 @@ TRIALS = {
         },
         implied=True,
     ),
+    "smart-pairs-32": Trial(
+        "paraphrase: SMART on it as well, in which two passes with dropouts of their own have to agree, as in R-Drop, "
+        "under noise; STS: four times the loss weight",
+        {"smart": ("sst=1", "paraphrase=1"), "loss_weights": ("1", "sts=32")},
+    ),
     "pals": Trial(
         "all tasks: projected attention layers of 96, a task's own part of each layer; no stage of the heads alone, "
         "which such layers take no part in",
