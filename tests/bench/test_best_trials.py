@@ -83,6 +83,9 @@ def test_a_finished_trial_is_not_run_again_and_one_of_other_settings_is_refused(
     assert set(found["all_dev"]) == {"sst", "paraphrase", "sts"}
     best_trials.main(arguments)
     assert (tmp_path / "out" / "small.json").read_bytes() == first
+    (tmp_path / "out" / "trials.md").unlink()
+    best_trials.main([*arguments, "--trials", ""])
+    assert "| small | 2 | " in (tmp_path / "out" / "trials.md").read_text()
     monkeypatch.setattr(best_trials, "TRIALS", {"small": Trial("two steps", {"batch_size": 2}, implied=True)})
     with pytest.raises(InputError, match="the trial had other settings; give another --out"):
         best_trials.main(arguments)
@@ -111,3 +114,33 @@ def test_what_cannot_be_tried_is_refused(tmp_path, flags):
 def test_the_committed_page_is_that_of_the_committed_results():
     found = best_trials.kept_results(RESULTS)
     assert (RESULTS / "trials.md").read_text(encoding="utf-8") == trials_page(found)
+
+
+def result(seed, sst, paraphrase, sts):
+    dev = {"sst": {"accuracy": sst}, "paraphrase": {"accuracy": paraphrase, "f1": 0.1}, "sts": {"pearson": sts}}
+    return {
+        "trial": "small",
+        "what": "two steps",
+        "settings": {"seed": seed, "dev_examples": 8},
+        "all_dev": dev,
+        "evaluations": [{"step": step, "dev": dev} for step in (1, 2)],
+        "best_step": 2,
+        "steps": 2,
+        "seconds": 120.0,
+        "device": "CPU",
+        "precision": "fp32",
+        "versions": {"torch": "2"},
+        "commit": None,
+    }
+
+
+def test_the_page_has_a_row_a_run_and_one_of_all_seeds():
+    page = trials_page([result(1, 0.5, 0.8, 0.9), result(2, 0.4, 0.8, 0.8)]).splitlines()
+    assert "| small | 1 | .500 (.500) | .800 (.800) | .900 (.900) | .733 | 2 of 2 | 2 |" in page
+    assert "| small | 2 | .450 ± .071 | .800 ± .000 | .850 ± .071 | .700 ± .047 |" in page
+    assert not any("±" in line for line in trials_page([result(1, 0.5, 0.8, 0.9)]).splitlines())
+
+
+def test_without_a_result_there_is_no_page(tmp_path):
+    with pytest.raises(InputError, match="no result of a trial"):
+        best_trials.main(["--data", str(tmp_path), "--trials", "", "--out", str(tmp_path)])
