@@ -79,6 +79,14 @@ TRIALS = {
         "under noise; STS: four times the loss weight",
         {"smart": ("sst=1", "paraphrase=1"), "loss_weights": ("1", "sts=32")},
     ),
+    "hidden-product-metric": Trial(
+        "SST: a head with two hidden layers; paraphrase: the product of the two outputs as a further feature; STS: the "
+        "cosine of a linear map that begins as the identity, which the stages of the heads train, too",
+        {
+            "heads": ("sst=hidden", "paraphrase=hidden", f"sts={_PARTS}:metric_head"),
+            "pair_features": "product",
+        },
+    ),
     "pals": Trial(
         "all tasks: projected attention layers of 96, a task's own part of each layer; no stage of the heads alone, "
         "which such layers take no part in",

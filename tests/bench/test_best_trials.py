@@ -11,9 +11,9 @@ from torch.nn import functional
 from bench import best_trials
 from bench.best_trials import Trial, write_data
 from bench.trial_pages import trials_page
-from bench.trial_parts import correlation, neighbours, unordered_head
+from bench.trial_parts import correlation, metric_head, neighbours, unordered_head
 from concord.bert.errors import InputError
-from concord.bert.heads import HeadSpec
+from concord.bert.heads import HeadSpec, cosine_head
 from concord.kernels.dropout import DropoutStream
 from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.objectives.pairs import Pairs
@@ -47,17 +47,22 @@ def test_labels_that_are_all_one_have_no_gradient():
     assert torch.equal(first.grad, torch.zeros(4, 8))
 
 
+def spec_of(build):
+    form = {"hidden_size": 16, "outputs": 1, "pair": True, "pair_features": "difference", "dropout": 0.1}
+    return HeadSpec(build=build, link="sigmoid", **form)
+
+
+def test_a_metric_head_begins_as_the_cosine():
+    head, cosine = metric_head(spec_of(metric_head)), cosine_head(spec_of(cosine_head))
+    head.initialise(torch.Generator().manual_seed(1))
+    pooled = torch.randn(8, 16)
+    torch.testing.assert_close(head(pooled, None), cosine(pooled, None))
+    head.map.weight.data[0] += 1
+    assert not torch.allclose(head(pooled, None), cosine(pooled, None))
+
+
 def test_an_unordered_head_answers_a_pair_the_same_either_way_round():
-    spec = HeadSpec(
-        build=unordered_head,
-        hidden_size=16,
-        outputs=1,
-        pair=True,
-        pair_features="difference",
-        dropout=0.1,
-        link="sigmoid",
-    )
-    head = unordered_head(spec)
+    head = unordered_head(spec_of(unordered_head))
     head.initialise(torch.Generator().manual_seed(1))
     pooled = torch.randn(8, 16)
     turned = pooled.view(4, 2, 16).flip(1).reshape(8, 16)
