@@ -74,6 +74,19 @@ TRIALS = {
         },
         implied=True,
     ),
+    "smart-pairs-32": Trial(
+        "paraphrase: SMART on it as well, in which two passes with dropouts of their own have to agree, as in R-Drop, "
+        "under noise; STS: four times the loss weight",
+        {"smart": ("sst=1", "paraphrase=1"), "loss_weights": ("1", "sts=32")},
+    ),
+    "hidden-product-metric": Trial(
+        "SST: a head with two hidden layers; paraphrase: the product of the two outputs as a further feature; STS: the "
+        "cosine of a linear map that begins as the identity, which the stages of the heads train, too",
+        {
+            "heads": ("sst=hidden", "paraphrase=hidden", f"sts={_PARTS}:metric_head"),
+            "pair_features": "product",
+        },
+    ),
     "pals": Trial(
         "all tasks: projected attention layers of 96, a task's own part of each layer; no stage of the heads alone, "
         "which such layers take no part in",
@@ -155,26 +168,38 @@ def kept_results(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (order.get(one["trial"], len(order)), one["settings"]["seed"]))
 
 
+def write_page(folder: Path) -> None:
+    """Write trials.md from the results in a folder; InputError where there are none."""
+    found = kept_results(folder)
+    if not found:
+        raise InputError(f"{folder}: no result of a trial")
+    _write(folder / "trials.md", trials_page(found))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; raises InputError for bad input."""
     parser = OneLineParser(prog="python -m bench.best_trials", description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a directory in the course layout")
-    parser.add_argument("--trials", default=",".join(TRIALS), help=f"which (default {','.join(TRIALS)})")
+    parser.add_argument(
+        "--trials", default=",".join(TRIALS), help=f"which, or '' for the page alone (default {','.join(TRIALS)})"
+    )
     parser.add_argument("--seeds", default="1", help="of each (default 1)")
     parser.add_argument("--out", default="docs/best/trials", help="folder of the results (default docs/best/trials)")
     parser.add_argument("--runs", default="runs/trials", help="folder for the runs (default runs/trials)")
     given = parser.parse(arguments)
-    names, seeds = given.trials.split(","), given.seeds.split(",")
+    names, seeds = [name for name in given.trials.split(",") if name], given.seeds.split(",")
     for name in names:
         if name not in TRIALS:
             raise InputError(f"--trials {name}: {did_you_mean(name, list(TRIALS))}")
     if not all(seed.isdecimal() for seed in seeds):
         raise InputError(f"--seeds {given.seeds}: expected whole numbers with commas")
     os.environ["CONCORD_OWN"] = _PARTS  # what a trial's own folder names, its evaluation may import
+    out = Path(given.out)
     for name in names:
         for seed in map(int, seeds):
-            try_one(name, seed, Path(given.data), Path(given.out), Path(given.runs))
-            _write(Path(given.out) / "trials.md", trials_page(kept_results(Path(given.out))))
+            try_one(name, seed, Path(given.data), out, Path(given.runs))
+            write_page(out)
+    write_page(out)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ def trials_page(found: Sequence[Result]) -> str:
     lines += [_row(header), "|---" * len(header) + "|"]
     for one in found:
         cells = [one["trial"], str(one["settings"]["seed"])]
-        cells += [f"{main_score(one['all_dev'][task]):.3f} ({_last(one, task):.3f})" for task in _TASKS]
-        cells += [f"{_mean(one):.3f}", f"{one['best_step']} of {one['steps']}", f"{one['seconds'] / 60:.0f}"]
+        cells += [f"{_score(main_score(one['all_dev'][task]))} ({_score(_last(one, task))})" for task in _TASKS]
+        cells += [_score(_mean(one)), f"{one['best_step']} of {one['steps']}", f"{one['seconds'] / 60:.0f}"]
         lines.append(_row(cells))
     if several := _of_several_seeds(found):
         lines += ["", "Mean and standard deviation over the seeds:", ""]
@@ -46,7 +46,9 @@ def _of_several_seeds(found: Sequence[Result]) -> list[str]:
         if len(own) < 2:
             continue
         values = [[main_score(one["all_dev"][task]) for one in own] for task in _TASKS] + [[_mean(one) for one in own]]
-        rows.append(_row([name, str(len(own)), *(f"{mean(value):.3f} ± {stdev(value):.3f}" for value in values)]))
+        rows.append(
+            _row([name, str(len(own)), *(f"{_score(mean(value))} ± {_score(stdev(value))}" for value in values)])
+        )
     return rows
 
 
@@ -56,6 +58,10 @@ def _mean(one: Result) -> float:
 
 def _last(one: Result, task: str) -> float:
     return mean(main_score(evaluation["dev"][task]) for evaluation in one["evaluations"][-_LAST:])
+
+
+def _score(value: float) -> str:
+    return f"{value:.3f}".lstrip("0")
 
 
 def _row(cells: Sequence[str]) -> str:

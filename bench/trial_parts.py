@@ -1,4 +1,4 @@
-"""Losses and a head that trials of concord/best try: labels among neighbours, correlation, pairs in no order."""
+"""Losses and heads that trials of concord/best try: near labels, correlation, pairs in no order, a learned metric."""
 
 import torch
 from torch import Tensor, nn
@@ -73,3 +73,31 @@ class UnorderedHead(TaskHead):
 def unordered_head(spec: HeadSpec) -> UnorderedHead:
     """For `--heads paraphrase=bench.trial_parts:unordered_head`."""
     return UnorderedHead(spec)
+
+
+class MetricHead(TaskHead):
+    """The cosine of a linear map of a pair's two outputs, cut off at 0, as the share of the range, in fp32: the map
+    begins as the identity, with which it is the cosine of the outputs themselves.
+
+    Args:
+        spec: of the head.
+    """
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__("identity", spec.learns_variance, spec.has_threshold)
+        self.map = nn.Linear(spec.hidden_size, spec.hidden_size, bias=False)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """The identity; `generator` is not used."""
+        nn.init.eye_(self.map.weight)
+
+    def forward(self, pooled: Tensor, dropouts: DropoutStream | None) -> Tensor:
+        """Cosines fp32 [examples, 1] of pooled outputs [2 * examples, hidden] in any dtype."""
+        mapped = self.map(pooled.to(self.map.weight.dtype))
+        return functional.cosine_similarity(mapped[0::2], mapped[1::2])[:, None].relu()
+
+
+def metric_head(spec: HeadSpec) -> MetricHead:
+    """For `--heads sts=bench.trial_parts:metric_head`."""
+    return MetricHead(spec)

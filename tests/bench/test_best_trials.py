@@ -11,9 +11,9 @@ from torch.nn import functional
 from bench import best_trials
 from bench.best_trials import Trial, write_data
 from bench.trial_pages import trials_page
-from bench.trial_parts import correlation, neighbours, unordered_head
+from bench.trial_parts import correlation, metric_head, neighbours, unordered_head
 from concord.bert.errors import InputError
-from concord.bert.heads import HeadSpec
+from concord.bert.heads import HeadSpec, cosine_head
 from concord.kernels.dropout import DropoutStream
 from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.objectives.pairs import Pairs
@@ -47,17 +47,22 @@ def test_labels_that_are_all_one_have_no_gradient():
     assert torch.equal(first.grad, torch.zeros(4, 8))
 
 
+def spec_of(build):
+    form = {"hidden_size": 16, "outputs": 1, "pair": True, "pair_features": "difference", "dropout": 0.1}
+    return HeadSpec(build=build, link="sigmoid", **form)
+
+
+def test_a_metric_head_begins_as_the_cosine():
+    head, cosine = metric_head(spec_of(metric_head)), cosine_head(spec_of(cosine_head))
+    head.initialise(torch.Generator().manual_seed(1))
+    pooled = torch.randn(8, 16)
+    torch.testing.assert_close(head(pooled, None), cosine(pooled, None))
+    head.map.weight.data[0] += 1
+    assert not torch.allclose(head(pooled, None), cosine(pooled, None))
+
+
 def test_an_unordered_head_answers_a_pair_the_same_either_way_round():
-    spec = HeadSpec(
-        build=unordered_head,
-        hidden_size=16,
-        outputs=1,
-        pair=True,
-        pair_features="difference",
-        dropout=0.1,
-        link="sigmoid",
-    )
-    head = unordered_head(spec)
+    head = unordered_head(spec_of(unordered_head))
     head.initialise(torch.Generator().manual_seed(1))
     pooled = torch.randn(8, 16)
     turned = pooled.view(4, 2, 16).flip(1).reshape(8, 16)
@@ -83,6 +88,9 @@ def test_a_finished_trial_is_not_run_again_and_one_of_other_settings_is_refused(
     assert set(found["all_dev"]) == {"sst", "paraphrase", "sts"}
     best_trials.main(arguments)
     assert (tmp_path / "out" / "small.json").read_bytes() == first
+    (tmp_path / "out" / "trials.md").unlink()
+    best_trials.main([*arguments, "--trials", ""])
+    assert "| small | 2 | " in (tmp_path / "out" / "trials.md").read_text()
     monkeypatch.setattr(best_trials, "TRIALS", {"small": Trial("two steps", {"batch_size": 2}, implied=True)})
     with pytest.raises(InputError, match="the trial had other settings; give another --out"):
         best_trials.main(arguments)
@@ -111,3 +119,33 @@ def test_what_cannot_be_tried_is_refused(tmp_path, flags):
 def test_the_committed_page_is_that_of_the_committed_results():
     found = best_trials.kept_results(RESULTS)
     assert (RESULTS / "trials.md").read_text(encoding="utf-8") == trials_page(found)
+
+
+def result(seed, sst, paraphrase, sts):
+    dev = {"sst": {"accuracy": sst}, "paraphrase": {"accuracy": paraphrase, "f1": 0.1}, "sts": {"pearson": sts}}
+    return {
+        "trial": "small",
+        "what": "two steps",
+        "settings": {"seed": seed, "dev_examples": 8},
+        "all_dev": dev,
+        "evaluations": [{"step": step, "dev": dev} for step in (1, 2)],
+        "best_step": 2,
+        "steps": 2,
+        "seconds": 120.0,
+        "device": "CPU",
+        "precision": "fp32",
+        "versions": {"torch": "2"},
+        "commit": None,
+    }
+
+
+def test_the_page_has_a_row_a_run_and_one_of_all_seeds():
+    page = trials_page([result(1, 0.5, 0.8, 0.9), result(2, 0.4, 0.8, 0.8)]).splitlines()
+    assert "| small | 1 | .500 (.500) | .800 (.800) | .900 (.900) | .733 | 2 of 2 | 2 |" in page
+    assert "| small | 2 | .450 ± .071 | .800 ± .000 | .850 ± .071 | .700 ± .047 |" in page
+    assert not any("±" in line for line in trials_page([result(1, 0.5, 0.8, 0.9)]).splitlines())
+
+
+def test_without_a_result_there_is_no_page(tmp_path):
+    with pytest.raises(InputError, match="no result of a trial"):
+        best_trials.main(["--data", str(tmp_path), "--trials", "", "--out", str(tmp_path)])

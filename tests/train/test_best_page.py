@@ -1,4 +1,5 @@
-"""docs/best.md: its tables are those of docs/best/runs.json, and every score in its sentences is in one of them."""
+"""docs/best.md: its tables are those of docs/best/runs.json, and every score in its sentences is in one of them, or in
+the page of the trials, which is made of their results."""
 
 import json
 import re
@@ -19,6 +20,10 @@ def kept():
     return runs()["tables"]
 
 
+def trials():
+    return (DOCS / "best" / "trials" / "trials.md").read_text(encoding="utf-8")
+
+
 def lines():
     return (DOCS / "best.md").read_text(encoding="utf-8").splitlines()
 
@@ -35,6 +40,7 @@ def test_the_tables_are_those_of_the_kept_runs():
 
 def test_every_score_in_a_sentence_is_one_of_the_kept_runs():
     known = {score for table in kept() for row in table["rows"] for cell in row for score in SCORE.findall(cell)}
+    known |= set(SCORE.findall(trials()))
     told = [score for line in lines() if not line.startswith("|") for score in SCORE.findall(line)]
     assert len(told) > 20
     assert [score for score in told if score not in known] == []
@@ -42,7 +48,7 @@ def test_every_score_in_a_sentence_is_one_of_the_kept_runs():
 
 def test_every_other_figure_in_a_sentence_is_kept_with_what_it_is():
     cells = " ".join(cell for table in kept() for row in table["rows"] for cell in row)
-    known = set(FIGURE.findall(cells)).union(*(row["values"] for row in runs()["sentences"]))
+    known = set(FIGURE.findall(cells + trials())).union(*(row["values"] for row in runs()["sentences"]))
     sentences = SETTINGS.sub("", "\n".join(line for line in lines() if not line.startswith(("|", "    "))))
     told = FIGURE.findall(sentences)
     assert len(told) > 60
