@@ -16,6 +16,7 @@ from matplotlib import pyplot
 
 Run = Mapping[str, Any]
 _PLAIN = "none"
+EVERY_RULE = "every-rule"  # the axis of the one point that all rules are tried at, which has a table of its own
 
 
 def gains(runs: Sequence[Run], rule: str) -> tuple[float, float] | None:
@@ -75,10 +76,11 @@ def conflict_map(runs: Sequence[Run]) -> dict[str, float] | None:
 
 
 def points_table(command: str, runs: Sequence[Run]) -> str:
-    """The tables as Markdown, with what made them: gains, scores by task, and time."""
+    """The tables as Markdown, with what made them: gains, scores by task, time, and every rule at one point."""
     places = sorted({f"{run['device']}, {run['precision']}, torch {run['versions']['torch']}" for run in runs})
     commits = sorted({run["commit"][:7] + run["commit"][40:] for run in runs if run["commit"]})
-    rules = [name for name in dict.fromkeys(run["settings"]["surgery"] for run in runs) if name != _PLAIN]
+    runs, of_every_rule = _apart(runs)
+    rules = _rules(runs)
     lines = [f"`{command}`, {', '.join(places)}, at commit {' and '.join(commits)}.", ""]
     lines += _gains_table(rules, runs)
     lines += ["", "Each task's main dev metric, the mean over the seeds:", "", *_scores_table(rules, runs)]
@@ -87,7 +89,34 @@ def points_table(command: str, runs: Sequence[Run]) -> str:
     lines[-1] += "more than the same seed's without surgery (median over so many runs):"
     lines += ["", "| rule | ms a step more | runs |", "|---|---|---|"]
     lines += [f"| {rule} | {found[0]:+.1f} | {found[1]} |" for rule in rules if (found := times(runs, rule))]
+    if of_every_rule:
+        lines += ["", *_every_rule_table(of_every_rule)]
     return "\n".join(lines) + "\n"
+
+
+def _apart(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """The runs without those of `EVERY_RULE`, and these."""
+    return [run for run in runs if run["axis"] != EVERY_RULE], [run for run in runs if run["axis"] == EVERY_RULE]
+
+
+def _rules(runs: Sequence[Run]) -> list[str]:
+    """The rules of some runs but none, in the order in which they were run."""
+    return [name for name in dict.fromkeys(run["settings"]["surgery"] for run in runs) if name != _PLAIN]
+
+
+def _every_rule_table(runs: Sequence[Run]) -> list[str]:
+    """Each rule at the one point: each task's score, the gain, and the time of a step."""
+    plain = of(runs, _PLAIN)
+    tasks, value = list(runs[0]["dev"]), runs[0]["value"]
+    lines = [f"Every rule at {EVERY_RULE} {value:g}, the mean over {len(plain)} seeds:", ""]
+    header = ["rule", *tasks, "gain (deviation)", "ms a step more"]
+    lines += [_row(header), "|---" * len(header) + "|"]
+    for rule in (_PLAIN, *_rules(runs)):
+        scores = [mean(main_score(run["dev"][task]) for run in of(runs, rule)) for task in tasks]
+        gain, time = (None, None) if rule == _PLAIN else (gains(runs, rule), times(runs, rule))
+        cells = [f"{gain[0]:+.3f} ({gain[1]:.3f})" if gain else "-", f"{time[0]:+.1f}" if time else "-"]
+        lines.append(_row([rule, *(f"{score:.3f}" for score in scores), *cells]))
+    return lines
 
 
 def _gains_table(rules: Sequence[str], runs: Sequence[Run]) -> list[str]:
@@ -128,8 +157,8 @@ def draw_points(runs: Sequence[Run], path: Path) -> None:
     over PCGrad's turn. Dashes are where a run's last line begins to speak
     of conflicts, and to advise surgery."""
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    rules = [name for name in dict.fromkeys(run["settings"]["surgery"] for run in runs) if name != _PLAIN]
-    for rule in rules:
+    runs, _ = _apart(runs)
+    for rule in _rules(runs):
         found = [
             (found, *gain)
             for own in points(runs).values()

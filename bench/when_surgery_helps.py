@@ -10,18 +10,19 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.relabelled import Relabelled
-from bench.surgery_points import draw_points, points_table
+from bench.surgery_points import EVERY_RULE, draw_points, points_table
 from concord.bert.errors import InputError, did_you_mean
 from concord.bert.files import make_folder, read_json_object, replacing
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.papers.budgets import flags_of
+from concord.train.settings.tables import RULES as ALL_RULES
 
 RULES = ("none", "pcgrad", "gradvac", "mgda", "cagrad")
 _OF_MANY = (*RULES, "upgrad")  # of two tasks UPGrad's update has the direction of PCGrad's
@@ -68,6 +69,7 @@ def _weighted(weight: float, tasks: Relabelled, *settings: Mapping[str, Any]) ->
 # What is varied -> its points.
 AXES = {
     "opposed": [_weighted(weight, _OPPOSED, _ONE_HEAD, _SAME, _LARGE) for weight in (1.0, 0.3, 0.1, 0.03)],
+    EVERY_RULE: [replace(_weighted(0.1, _OPPOSED, _ONE_HEAD, _SAME, _LARGE), rules=ALL_RULES.names)],
     "longer": [_weighted(weight, _OPPOSED, _ONE_HEAD, _SAME, _LARGE, {"max_steps": 1500}) for weight in (1.0, 0.1)],
     "other-sentences": [_weighted(0.1, _OPPOSED, _ONE_HEAD, _LARGE)],
     "small-batches": [_weighted(0.1, _OPPOSED, _ONE_HEAD, _SAME, _SMALL)],

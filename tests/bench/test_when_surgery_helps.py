@@ -12,11 +12,12 @@ import torch
 from bench import when_surgery_helps
 from bench.fixed_head import FixedHead
 from bench.relabelled import Relabelled, same_sentences
-from bench.surgery_points import conflict_map, gains, points_table, times
-from bench.when_surgery_helps import Point
+from bench.surgery_points import EVERY_RULE, conflict_map, gains, points_table, times
+from bench.when_surgery_helps import AXES, Point
 from concord.bert.errors import InputError
 from concord.train.outputs.advice import CONFLICT, TURN
 from concord.train.settings.parts import BatchConfig
+from concord.train.settings.tables import RULES as ALL_RULES
 from tests.train.small_runs import write_course_data
 
 FIGURE = re.compile(r"(?<![\w.])[+-]?\d*\.\d+°?|(?<![\w.])\d+%|(?<![\w.])\d+°")
@@ -154,6 +155,17 @@ def test_a_rules_time_is_what_a_step_takes_more_than_the_same_seeds_without_surg
     assert times(runs, "mgda") == (pytest.approx(3.0), 2)
     assert times(runs, "pcgrad") is None
     assert "| mgda | +3.0 | 2 |" in points_table("python", runs).splitlines()
+
+
+def test_every_rule_has_a_row_in_a_table_of_its_own():
+    runs = [entry("none", 1, 0.4), entry("pcgrad", 1, 0.5)]
+    every = [{**run, "axis": EVERY_RULE} for run in (entry("none", 1, 0.4), entry("nashmtl", 1, 0.7, 2.4))]
+    table = points_table("python", [*runs, *every]).splitlines()
+    assert "| none | 0.500 | 0.300 | - | - |" in table
+    assert "| nashmtl | 0.800 | 0.600 | +0.300 (0.000) | +4.0 |" in table
+    before = points_table("python", runs).splitlines()
+    assert table[: len(before)] == before
+    assert set(ALL_RULES.names) == set(AXES[EVERY_RULE][0].rules)
 
 
 def test_a_point_of_an_axis_is_chosen_by_its_value():
