@@ -92,6 +92,8 @@ TRIALS = {
         "which such layers take no part in",
         {"pals": 96, "stages": ("all:2",), "epochs": 2},
     ),
+    "weight-16": Trial("STS: twice the loss weight", {"loss_weights": ("1", "sts=16")}),
+    "weight-16-none": Trial("the same without surgery", {"loss_weights": ("1", "sts=16"), "surgery": "none"}),
 }
 
 
