@@ -108,7 +108,7 @@ def _every_rule_table(runs: Sequence[Run]) -> list[str]:
     """Each rule at the one point: each task's score, the gain, and the time of a step."""
     plain = of(runs, _PLAIN)
     tasks, value = list(runs[0]["dev"]), runs[0]["value"]
-    lines = [f"Every rule at {EVERY_RULE} {value:g}, the mean over {len(plain)} seeds:", ""]
+    lines = [f"Every rule at {EVERY_RULE} {value:g}, the mean over {len(plain)} seed{'s' * (len(plain) > 1)}:", ""]
     header = ["rule", *tasks, "gain (deviation)", "ms a step more"]
     lines += [_row(header), "|---" * len(header) + "|"]
     for rule in (_PLAIN, *_rules(runs)):
