@@ -80,18 +80,24 @@ def points_table(command: str, runs: Sequence[Run]) -> str:
     places = sorted({f"{run['device']}, {run['precision']}, torch {run['versions']['torch']}" for run in runs})
     commits = sorted({run["commit"][:7] + run["commit"][40:] for run in runs if run["commit"]})
     runs, of_every_rule = _apart(runs)
+    lines = [f"`{command}`, {', '.join(places)}, at commit {' and '.join(commits)}."]
+    if runs:
+        lines += ["", *_points_tables(runs)]
+    if of_every_rule:
+        lines += ["", *_every_rule_table(of_every_rule)]
+    return "\n".join(lines) + "\n"
+
+
+def _points_tables(runs: Sequence[Run]) -> list[str]:
+    """Gains, scores by task, and time, of runs of which the first at each point is without surgery."""
     rules = _rules(runs)
-    lines = [f"`{command}`, {', '.join(places)}, at commit {' and '.join(commits)}.", ""]
-    lines += _gains_table(rules, runs)
+    lines = _gains_table(rules, runs)
     lines += ["", "Each task's main dev metric, the mean over the seeds:", "", *_scores_table(rules, runs)]
     plain = median(run["processor_seconds"] / run["steps"] * 1000 for run in of(runs, _PLAIN))
     lines += ["", f"Processor time of a whole run over its steps: {plain:.1f} ms a step without surgery (median), and "]
     lines[-1] += "more than the same seed's without surgery (median over so many runs):"
     lines += ["", "| rule | ms a step more | runs |", "|---|---|---|"]
-    lines += [f"| {rule} | {found[0]:+.1f} | {found[1]} |" for rule in rules if (found := times(runs, rule))]
-    if of_every_rule:
-        lines += ["", *_every_rule_table(of_every_rule)]
-    return "\n".join(lines) + "\n"
+    return lines + [f"| {rule} | {found[0]:+.1f} | {found[1]} |" for rule in rules if (found := times(runs, rule))]
 
 
 def _apart(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:

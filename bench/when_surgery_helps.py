@@ -113,7 +113,7 @@ def _planned(chosen: Chosen, seeds: Sequence[int]) -> Iterator[tuple[str, Point,
 
 
 def experiment(data: Path, chosen: Chosen, seeds: Sequence[int], out: Path, runs: Path, command: str) -> None:
-    """Run what results.json in `out` does not have yet, and write it, the table and the plot after each run.
+    """Run what results.json in `out` does not have yet, and write it and the table after each run, the plot at the end.
 
     data: in the course layout; runs: a folder for data and runs, whose parts are removed again; command: the command
     line that makes it.
@@ -147,6 +147,7 @@ def experiment(data: Path, chosen: Chosen, seeds: Sequence[int], out: Path, runs
         if point.tasks:
             shutil.rmtree(runs / "data")
         _write(path, json.dumps({"command": command, "runs": found}, indent=1) + "\n")
+        _write(out / "table.md", points_table(command, found))
     _write(out / "table.md", points_table(command, found))
     draw_points(found, out / "conflicts.png")
 

@@ -163,6 +163,7 @@ def test_every_rule_has_a_row_in_a_table_of_its_own():
     table = points_table("python", [*runs, *every]).splitlines()
     assert "| none | 0.500 | 0.300 | - | - |" in table
     assert "| nashmtl | 0.800 | 0.600 | +0.300 (0.000) | +4.0 |" in table
+    assert "| none | 0.500 | 0.300 | - | - |" in points_table("python", every).splitlines()
     before = points_table("python", runs).splitlines()
     assert table[: len(before)] == before
     assert set(ALL_RULES.names) == set(AXES[EVERY_RULE][0].rules)
