@@ -18,15 +18,17 @@ from typing import Any
 from bench.implied_pairs import implied_pairs
 from bench.trial_pages import trials_page
 from concord.bert.errors import InputError, did_you_mean
-from concord.bert.files import make_folder, read_json_object, replacing
+from concord.bert.files import make_folder, read_json_object, write_text
 from concord.train import evaluate, run
 from concord.train.command import run_command
 from concord.train.data.course import read_split
 from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.flags import OneLineParser
-from concord.train.outputs.log import WHOLE_MODEL
+from concord.train.outputs.log import WHOLE_MODEL, read_lines
+from concord.train.outputs.names import METRICS_FILE
 from concord.train.papers.budgets import flags_of
 from concord.train.papers.results import digest_of
+from concord.train.seeds import parse_seeds
 
 RECIPE = "concord/best"
 _TASKS = tuple(task for task in BUILT_IN_TASKS if task.name in ("sst", "paraphrase", "sts"))
@@ -125,9 +127,9 @@ def result_path(folder: Path, name: str, seed: int) -> Path:
 def try_one(name: str, seed: int, data: Path, folder: Path, runs: Path) -> None:
     """Run a trial with a seed and keep its result, unless it is there; InputError where one of other settings is."""
     trial, path = TRIALS[name], result_path(folder, name, seed)
-    settings = json.loads(json.dumps({**_JUDGED, **trial.settings, "seed": seed}))
+    settings = {**_JUDGED, **trial.settings, "seed": seed}
     files = [data / f"{task.stem}-{split}.csv" for task in _TASKS for split in ("train", "dev")]
-    asked = {"implied": trial.implied, "settings": settings, "data": digest_of(files)}
+    asked = {"implied": trial.implied, "settings": json.loads(json.dumps(settings)), "data": digest_of(files)}
     if path.exists():
         kept = read_json_object(path, "the result of a trial")
         for part, value in asked.items():
@@ -140,27 +142,19 @@ def try_one(name: str, seed: int, data: Path, folder: Path, runs: Path) -> None:
     if trial.implied:
         write_data(data, runs / "implied")
     given = ["--data", str(runs / "implied" if trial.implied else data), "--skip-bad-rows"]
-    summary = run.main(
-        ["--recipe", RECIPE, *flags_of(trial.settings | _JUDGED | {"seed": seed}), *given, "--out", str(out)]
-    )
+    summary = run.main(["--recipe", RECIPE, *flags_of(settings), *given, "--out", str(out)])
     found = {"trial": name, "what": trial.what, **asked}
     found |= {key: summary[key] for key in _KEPT}
     found |= {"all_dev": evaluate.main([str(out), "--skip-bad-rows"]), "surgery": summary["surgery"][WHOLE_MODEL]}
-    found["evaluations"] = _evaluations(out / "metrics.jsonl")
-    _write(path, json.dumps(found, indent=1) + "\n")
+    found["evaluations"] = _evaluations(out / METRICS_FILE)
+    write_text(path, json.dumps(found, indent=1) + "\n")
     shutil.rmtree(out)
 
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:
     """Step and dev metrics of each evaluation of a run."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{"step": line["step"], "dev": line["dev"]} for line in lines if "dev" in line]
-
-
-def _write(path: Path, text: str) -> None:
-    make_folder(path.parent)
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    entries, _ = read_lines(path.read_bytes())
+    return [{"step": entry["step"], "dev": entry["dev"]} for entry in entries if entry["event"] == "evaluation"]
 
 
 def kept_results(folder: Path) -> list[dict[str, Any]]:
@@ -175,7 +169,7 @@ def write_page(folder: Path) -> None:
     found = kept_results(folder)
     if not found:
         raise InputError(f"{folder}: no result of a trial")
-    _write(folder / "trials.md", trials_page(found))
+    write_text(folder / "trials.md", trials_page(found))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -189,16 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", default="docs/best/trials", help="folder of the results (default docs/best/trials)")
     parser.add_argument("--runs", default="runs/trials", help="folder for the runs (default runs/trials)")
     given = parser.parse(arguments)
-    names, seeds = [name for name in given.trials.split(",") if name], given.seeds.split(",")
+    names, seeds = [name for name in given.trials.split(",") if name], parse_seeds(given.seeds, fewest=1)
     for name in names:
         if name not in TRIALS:
             raise InputError(f"--trials {name}: {did_you_mean(name, list(TRIALS))}")
-    if not all(seed.isdecimal() for seed in seeds):
-        raise InputError(f"--seeds {given.seeds}: expected whole numbers with commas")
     os.environ["CONCORD_OWN"] = _PARTS  # what a trial's own folder names, its evaluation may import
     out = Path(given.out)
     for name in names:
-        for seed in map(int, seeds):
+        for seed in seeds:
             try_one(name, seed, Path(given.data), out, Path(given.runs))
             write_page(out)
     write_page(out)

@@ -35,8 +35,8 @@ def implied_pairs(train: Sequence[Pair], dev: Iterable[tuple[str, str]], *, most
     """New pairs with the labels that follow from `train`: up to `most` of either label, drawn at random.
 
     A group gives as many pairs of either label as it has questions at most, so that large groups are not most of what
-    is added. Questions are the same where they are, but for case and spaces. Groups whose
-    labels contradict one another give nothing.
+    is added. Questions are the same where they are, but for case and spaces. Groups whose labels contradict one another
+    give nothing.
 
     dev: the dev set's questions; seed: of the draw.
     """

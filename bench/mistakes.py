@@ -18,7 +18,7 @@ import numpy as np
 from bench.mistake_kinds import Case, kinds_of
 from bench.mistake_pages import page_of
 from concord.bert.errors import InputError, shown
-from concord.bert.files import make_folder, read_json_object, replacing
+from concord.bert.files import read_json_object, write_text
 from concord.train.command import run_command
 from concord.train.data.course import read_split
 from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task
@@ -91,13 +91,8 @@ def write_pages(out: Path, results: Mapping[str, Any]) -> list[Path]:
     paths = []
     for task in results["tasks"]:
         paths.append(out / f"{task}.md")
-        _write(paths[-1], page_of(task, results))
+        write_text(paths[-1], page_of(task, results))
     return paths
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -118,8 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise InputError("expected a run and --data, or --pages")
         found = mistakes(read_run(Path(given["run"])), Path(given["data"]))
         results = {"command": shlex.join(["python", "-m", "bench.mistakes", "RUN", "--data", "DIR"]), **found}
-        make_folder(out)
-        _write(out / RESULTS, json.dumps(results, indent=1) + "\n")
+        write_text(out / RESULTS, json.dumps(results, indent=1) + "\n")
     for path in write_pages(out, results):
         print(f"written    {path}")
 

@@ -17,11 +17,12 @@ from typing import Any
 from bench.relabelled import Relabelled
 from bench.surgery_points import EVERY_RULE, draw_points, points_table
 from concord.bert.errors import InputError, did_you_mean
-from concord.bert.files import make_folder, read_json_object, replacing
+from concord.bert.files import read_json_object, write_text
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.papers.budgets import flags_of
+from concord.train.seeds import parse_seeds
 from concord.train.settings.tables import RULES as ALL_RULES
 
 RULES = ("none", "pcgrad", "gradvac", "mgda", "cagrad")
@@ -146,9 +147,9 @@ def experiment(data: Path, chosen: Chosen, seeds: Sequence[int], out: Path, runs
         shutil.rmtree(runs / "run")
         if point.tasks:
             shutil.rmtree(runs / "data")
-        _write(path, json.dumps({"command": command, "runs": found}, indent=1) + "\n")
-        _write(out / "table.md", points_table(command, found))
-    _write(out / "table.md", points_table(command, found))
+        write_text(path, json.dumps({"command": command, "runs": found}, indent=1) + "\n")
+        write_text(out / "table.md", points_table(command, found))
+    write_text(out / "table.md", points_table(command, found))
     draw_points(found, out / "conflicts.png")
 
 
@@ -161,12 +162,6 @@ def _kept_runs(path: Path) -> list[dict[str, Any]]:
         if own not in [json.loads(json.dumps({**_SETTINGS, **point.settings})) for point in points]:
             raise InputError(f"{path}: {one['axis']} {one['value']:g} had other settings; give another --out")
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    make_folder(path.parent)
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -184,9 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", default="runs/surgery", help="folder for the runs (default runs/surgery)")
     given = vars(parser.parse(arguments))
     chosen = chosen_points(given["axes"])
-    if not all(seed.isdecimal() for seed in given["seeds"].split(",")):
-        raise InputError(f"--seeds {given['seeds']}: expected whole numbers with commas")
-    seeds = [int(seed) for seed in given["seeds"].split(",")]
+    seeds = parse_seeds(given["seeds"], fewest=1)
     command = "python -m bench.when_surgery_helps --data DIR"
     experiment(Path(given["data"]), chosen, seeds, Path(given["out"]), Path(given["runs"]), command)
 

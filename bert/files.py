@@ -105,6 +105,13 @@ def make_folder(path: Path) -> None:
         sync(folder.parent)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, synced and renamed into place, in a folder that is made where it is missing."""
+    make_folder(path.parent)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
 def sweep(folder: Path, *, alone: bool) -> None:
     """Remove what killed processes were writing in a folder with `replacing`, or `building`.
 

@@ -33,12 +33,12 @@ from concord.train.settings.own import VARIABLE, check_trusted, own_names
 _FEWEST = 2
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """The seeds that --seeds names; InputError where they are not several different whole numbers."""
+def parse_seeds(text: str, fewest: int = _FEWEST) -> tuple[int, ...]:
+    """The seeds that --seeds names; InputError where they are not different whole numbers, `fewest` at least."""
     items = [item.strip() for item in text.split(",") if item.strip()]
     seeds = tuple(int(item) for item in items if item.isdecimal())
-    if len(seeds) < max(_FEWEST, len(items)) or len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {text}: expected different whole numbers, {_FEWEST} at least, such as 1,2,3")
+    if len(seeds) < max(fewest, len(items)) or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text}: expected different whole numbers, {fewest} at least, such as 1,2,3")
     return seeds
 
 

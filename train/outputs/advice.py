@@ -70,9 +70,9 @@ def surgery_advice(surgery: Mapping[str, Mapping[str, Any]], turns: Mapping[str,
     tasks = list(whole["gradient_norms"])
     pairs = {f"{a}-{b}": (a, b) for place, a in enumerate(tasks) for b in tasks[place + 1 :]}
     name = min(met, key=lambda name: met[name]["mean_cosine"])
-    turned = max(met, key=lambda name: abs(turns[name] or 0.0))
-    if abs(turns[turned] or 0.0) >= TURN:
-        text = _outvoted(pairs[turned], met[turned], turns[turned] or 0.0, whole["gradient_norms"], rule)
+    turned, turn = max(((name, turns[name] or 0.0) for name in met), key=lambda item: abs(item[1]))
+    if abs(turn) >= TURN:
+        text = _outvoted(pairs[turned], met[turned], turn, whole["gradient_norms"], rule)
     else:
         text = _not_outvoted(pairs[name], met[name], whole["gradient_norms"], rule)
     return one_line(text, _LONGEST)
