@@ -50,7 +50,8 @@ def run_command(
     except InputError as error:
         return _refuse(str(error))
     if launch is not None and launch.size > 1:
-        return _refuse(f"{launch.size} processes: {_NOT_MANY}") if launch.rank == 0 else BAD_INPUT
+        # Each says so: the launcher ends the others with the first that leaves, and they may not have come this far.
+        return _refuse(f"{launch.size} processes: {_NOT_MANY}")
     return _run_command(command, arguments)
 
 

@@ -238,4 +238,5 @@ def only_run(launched, folder, limit=60):
 def test_other_commands_are_refused_in_many_processes(tmp_path):
     code, text = Torchrun(tmp_path, ["--help"], module="train.pretrain").end()
     assert code == 1
-    assert text.count("error: 2 processes: only a fine-tuning run") == 1
+    assert "error: 2 processes: only a fine-tuning run" in text  # by the first to leave, whichever it is
+    assert set(exit_codes(text)) & {2}
