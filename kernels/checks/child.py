@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from concord.kernels.checks.cases import cases_of
 from concord.kernels.checks.judging import Case, Verdict, judge, raised, time_case
-from concord.kernels.checks.shapes import Shapes, cases_of
+from concord.kernels.checks.shapes import Shapes
 from concord.kernels.native.build import native_library
 
 DEVICE_LOST = 3  # the exit code where the device takes no more work from this process

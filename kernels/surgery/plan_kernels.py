@@ -13,68 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from concord.kernels.dispatch import architecture
+from concord.kernels.surgery.coefficients_kernels import random_ranks, rows_of_blocks, rows_of_model
 from concord.kernels.surgery.rules import MOST_TASKS, ORDERS_SITE
+from concord.kernels.surgery.state_kernels import add, add_statistics, count_step, step_sizes_of
 
 _ELEMENTS = 512  # elements of the largest tensor of a program, which takes as many blocks at once as they allow
-
-
-@triton.jit
-def _ranks(seed, SITE: tl.constexpr, MOST: tl.constexpr, TASKS: tl.constexpr, WIDTH: tl.constexpr):
-    """`random_orders`, as the place of task j in row i's order: int32 [WIDTH, WIDTH]."""
-    i, j = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
-    counter = (i * MOST + j).to(tl.uint32)
-    zero = counter * 0
-    drawn, _, _, _ = tl.philox(seed, counter, zero, zero + SITE, zero, n_rounds=7)
-    other = tl.arange(0, WIDTH)[None, None, :]
-    place = tl.arange(0, WIDTH)[None, :, None]
-    before = (drawn[:, None, :] < drawn[:, :, None]) | ((drawn[:, None, :] == drawn[:, :, None]) & (other < place))
-    return tl.sum((before & (other < TASKS)).to(tl.int32), 2)
-
-
-@triton.jit
-def _coefficients(
-    gram,
-    squares,
-    targets,
-    beta,
-    ranks,
-    GRADVAC: tl.constexpr,
-    TASKS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    GROUPS: tl.constexpr,
-):
-    """`surgery_coefficients` of a tile of groups: fp64 [GROUPS, WIDTH], and the new targets [GROUPS, WIDTH, WIDTH].
-
-    gram: fp64 [GROUPS, WIDTH, WIDTH]; squares: its diagonal [GROUPS, WIDTH]; targets: like gram.
-    """
-    i, j = tl.arange(0, WIDTH)[:, None], tl.arange(0, WIDTH)[None, :]
-    start = ((i == j) & (i < TASKS)).to(tl.float64)
-    running = tl.zeros([GROUPS, WIDTH, WIDTH], tl.float64) + start[None, :, :]
-    length = squares
-    for place in range(TASKS):
-        # Each row meets one task, whose column of the matrix is selected by a product with a one-hot vector.
-        meets = (ranks == place) & (i < TASKS) & (j < TASKS)
-        chosen = meets.to(tl.float64)
-        other = tl.sum((meets & (i != j)).to(tl.int32), 1)[None, :] > 0
-        column = tl.sum(gram[:, None, :, :] * chosen[None, :, None, :], 3)
-        dot = tl.sum(running * column, 2)
-        square = tl.sum(squares[:, None, :] * chosen[None, :, :], 2)
-        if GRADVAC:
-            product = tl.sqrt(length * square)
-            pair = (product > 0) & other
-            phi = tl.where(pair, dot / tl.where(pair, product, 1.0), 0.0)
-            phi = tl.minimum(tl.maximum(phi, -1.0), 1.0)
-            target = tl.sum(targets * chosen[None, :, :], 2)
-            root = tl.sqrt(tl.maximum(1 - target * target, 1e-12))
-            grown = tl.sqrt(length / tl.where(pair, square, 1.0)) * (target * tl.sqrt(1 - phi * phi) / root - phi)
-            change = tl.where(pair & (phi < target), grown, 0.0)
-            length = tl.maximum(length + 2 * change * dot + change * change * square, 0.0)
-            targets += tl.where(pair, beta * (phi - target), 0.0)[:, :, None] * chosen[None, :, :]
-        else:
-            conflict = (dot < 0) & (square > 0) & other
-            change = tl.where(conflict, -dot / tl.where(conflict, square, 1.0), 0.0)
-        running += change[:, :, None] * chosen[None, :, :]
-    return tl.sum(running, 1), targets
 
 
 @triton.jit
@@ -82,23 +25,6 @@ def _squared_norms(gram, weights):
     """|weights @ gradients|^2 of a tile of blocks: fp64 [BLOCKS]; rounding can leave a tiny negative number."""
     rows = tl.sum(gram * weights[:, None, :], 2)
     return tl.maximum(tl.sum(rows * weights, 1), 0.0)
-
-
-@triton.jit
-def _add(sums, values, mask):
-    tl.store(sums, tl.load(sums, mask=mask, other=0.0) + values, mask=mask)
-
-
-@triton.jit
-def _add_statistics(meetings, conflicts, cosines, norms, gram, squares, pair_at, task_at, pair_mask, task_mask):
-    """Take a tile of Gram matrices into the sums that begin at the four pointers."""
-    roots = tl.sqrt(squares)
-    products = roots[:, :, None] * roots[:, None, :]
-    _add(meetings + pair_at, (products > 0).to(tl.float64), pair_mask)
-    _add(conflicts + pair_at, (gram < 0).to(tl.float64), pair_mask)
-    cosine = tl.where(products > 0, gram / tl.where(products > 0, products, 1.0), 0.0)
-    _add(cosines + pair_at, cosine, pair_mask)
-    _add(norms + task_at, roots, task_mask)
 
 
 @triton.jit
@@ -111,141 +37,6 @@ def _whole_gram(gram, blocks, pair_at, pair_mask, TASKS: tl.constexpr, WIDTH: tl
         values = tl.load(gram + (block * TASKS * TASKS)[:, None, None] + pair_at[None, :, :], mask=mask, other=0.0)
         total += tl.sum(values, 0)
     return total
-
-
-@triton.jit
-def _rows_of_model(
-    given,
-    targets,
-    total,
-    total_squares,
-    private,
-    owns,
-    target_rate,
-    ranks,
-    pair_at,
-    pair_mask,
-    live_pairs,
-    METHOD: tl.constexpr,
-    PRIVATE_NORMS: tl.constexpr,
-    TASKS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    """The coefficients of all blocks where surgery is the whole model's: fp64 [BLOCKS, WIDTH]; advances `targets`.
-
-    METHOD: given, pcgrad or gradvac.
-    total, total_squares: fp64 [WIDTH, WIDTH] and its diagonal; private, owns: fp64 [HEADS], the squared norms of the
-    private parameters, and bool [HEADS, WIDTH], whose they are; live_pairs: of a step that is applied.
-    """
-    task = tl.arange(0, WIDTH)
-    if METHOD == "given":
-        own = tl.load(given + task, mask=task < TASKS, other=0.0)
-        rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own[None, :]
-    elif METHOD == "pcgrad" or METHOD == "gradvac":
-        solved, lengths = total, total_squares
-        if PRIVATE_NORMS:
-            lengths += tl.sum(tl.where(owns, private[:, None], 0.0), 0)
-            diagonal = tl.arange(0, WIDTH)[:, None] == tl.arange(0, WIDTH)[None, :]
-            solved = tl.where(diagonal, lengths[None, :], total)
-        old = tl.load(targets + pair_at, mask=pair_mask, other=0.0)
-        tl.debug_barrier()
-        own, new = _coefficients(
-            solved[None, :, :],
-            lengths[None, :],
-            old[None, :, :],
-            target_rate,
-            ranks,
-            METHOD == "gradvac",
-            TASKS,
-            WIDTH,
-            1,
-        )
-        if METHOD == "gradvac":
-            tl.store(targets + pair_at[None, :, :], new, mask=live_pairs[None, :, :])
-        rows = tl.zeros([BLOCKS, WIDTH], tl.float64) + own
-    return rows
-
-
-@triton.jit
-def _rows_of_blocks(
-    given,
-    targets,
-    values,
-    squares,
-    target_rate,
-    ranks,
-    at,
-    mask,
-    task_at,
-    task_mask,
-    live_pairs,
-    METHOD: tl.constexpr,
-    TASKS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    """The coefficients of a tile of blocks that each have their own surgery: fp64 [BLOCKS, WIDTH]; advances `targets`.
-
-    METHOD: given, pcgrad or gradvac; values, squares: fp64 [BLOCKS, WIDTH, WIDTH], their Gram matrices, and the
-    diagonals, fp64 [BLOCKS, WIDTH].
-    """
-    if METHOD == "given":
-        rows = tl.load(given + task_at, mask=task_mask, other=0.0)
-    elif METHOD == "pcgrad" or METHOD == "gradvac":
-        old = tl.load(targets + at, mask=mask, other=0.0)
-        tl.debug_barrier()
-        rows, new = _coefficients(values, squares, old, target_rate, ranks, METHOD == "gradvac", TASKS, WIDTH, BLOCKS)
-        if METHOD == "gradvac":
-            tl.store(targets + at, new, mask=mask & live_pairs[None, :, :])
-    return rows
-
-
-@triton.jit
-def _step_sizes(beta_powers, at, inside, rate, squares, finite, decay, beta1, beta2):
-    """`adamw_steps` of a tile of blocks, the rows `at` of the powers: step sizes and shrinks, fp64 like `rate`."""
-    power1 = tl.load(beta_powers + 2 * at, mask=inside, other=1.0)
-    power2 = tl.load(beta_powers + 2 * at + 1, mask=inside, other=1.0)
-    tl.debug_barrier()
-    live = (rate != 0) & (squares > 0)
-    power1 *= tl.where(live, tl.where(finite, beta1, 1.0), 1.0)
-    power2 *= tl.where(live, tl.where(finite, beta2, 1.0), 1.0)
-    tl.store(beta_powers + 2 * at, power1, mask=inside)
-    tl.store(beta_powers + 2 * at + 1, power2, mask=inside)
-    correction = tl.sqrt(1 - power2) / tl.maximum(1 - power1, 1e-12)
-    return tl.where(live, rate * correction, 0.0), tl.where(live, 1 - rate * decay, 1.0)
-
-
-@triton.jit
-def _count_step(
-    applied_steps,
-    skipped_steps,
-    skipped_in_row,
-    loss_scale,
-    steps_since_overflow,
-    finite,
-    culprit,
-    growth_interval,
-    SCALING: tl.constexpr,
-):
-    """Count the step as applied or skipped, and let the loss scale grow or shrink."""
-    counted = finite.to(tl.int64)
-    applied = tl.load(applied_steps) + counted
-    skipped = tl.load(skipped_steps) + (1 - counted)
-    tl.store(applied_steps, applied)
-    tl.store(skipped_steps, skipped)
-    in_row = tl.load(skipped_in_row)
-    first = tl.where(in_row == 0, applied + skipped, tl.load(skipped_in_row + 1))
-    task = tl.where(in_row == 0, culprit.to(tl.int64), tl.load(skipped_in_row + 2))
-    tl.debug_barrier()
-    tl.store(skipped_in_row, (in_row + 1) * (1 - counted))
-    tl.store(skipped_in_row + 1, first * (1 - counted))
-    tl.store(skipped_in_row + 2, task * (1 - counted))
-    if SCALING:
-        since = tl.where(finite, tl.load(steps_since_overflow) + 1, 0)
-        grows = since >= growth_interval
-        tl.store(loss_scale, tl.load(loss_scale) * tl.where(finite, tl.where(grows, 2.0, 1.0), 0.5))
-        tl.store(steps_since_overflow, tl.where(grows, 0, since))
 
 
 @triton.jit
@@ -356,11 +147,11 @@ def _surgery_plan_kernel(
     live_tasks, live_blocks = tl.where(finite, TASKS, 0), tl.where(finite, blocks, 0)
     live_pairs = (row < live_tasks) & (column < live_tasks)
 
-    ranks = _ranks(tl.load(seed), SITE, MOST, TASKS, WIDTH)
+    ranks = random_ranks(tl.load(seed), SITE, MOST, TASKS, WIDTH)
     rows = tl.full([BLOCKS, WIDTH], 1.0, tl.float64)
     private_rows = tl.full([HEADS], 1.0, tl.float64)
     if METHOD != "none" and not BY_BLOCK:
-        rows = _rows_of_model(
+        rows = rows_of_model(
             given,
             targets,
             total,
@@ -395,7 +186,7 @@ def _surgery_plan_kernel(
         task_at = (block * TASKS)[:, None] + task[None, :]
         task_mask = inside[:, None] & (task < TASKS)[None, :]
         if METHOD != "none" and BY_BLOCK:
-            rows = _rows_of_blocks(
+            rows = rows_of_blocks(
                 given,
                 targets,
                 values,
@@ -420,8 +211,8 @@ def _surgery_plan_kernel(
         changed += tl.sum(difference, 0)
         unchanged += tl.sum(whole, 0)
         share = tl.where(whole > 0, tl.sqrt(difference / tl.where(whole > 0, whole, 1.0)), 0.0)
-        _add(changes + block, share, block < live_blocks)
-        _add_statistics(
+        add(changes + block, share, block < live_blocks)
+        add_statistics(
             meetings,
             conflicts,
             cosines,
@@ -435,7 +226,7 @@ def _surgery_plan_kernel(
         )
         rate = tl.load(rates + block, mask=inside, other=0.0).to(tl.float64) * schedule
         of_block = tl.sum(squares, 1)
-        size, shrink = _step_sizes(beta_powers, block, inside, rate, of_block, finite, decay, beta1, beta2)
+        size, shrink = step_sizes_of(beta_powers, block, inside, rate, of_block, finite, decay, beta1, beta2)
         tl.store(step_sizes + block, size, mask=inside)
         tl.store(shrinks + block, shrink, mask=inside)
 
@@ -443,7 +234,7 @@ def _surgery_plan_kernel(
         share = tl.where(unchanged > 0, tl.sqrt(changed / tl.where(unchanged > 0, unchanged, 1.0)), 0.0)
         tl.store(changes + blocks, tl.load(changes + blocks) + share)
     last = blocks * TASKS
-    _add_statistics(
+    add_statistics(
         meetings,
         conflicts,
         cosines,
@@ -464,13 +255,13 @@ def _surgery_plan_kernel(
 
     inside = head < heads
     rate = tl.load(private_rates + head, mask=inside, other=0.0).to(tl.float64) * schedule
-    size, shrink = _step_sizes(beta_powers, blocks + head, inside, rate, private, finite, decay, beta1, beta2)
+    size, shrink = step_sizes_of(beta_powers, blocks + head, inside, rate, private, finite, decay, beta1, beta2)
     tl.store(private_coefficients + head, private_rows, mask=inside)
     tl.store(private_step_sizes + head, size, mask=inside)
     tl.store(private_shrinks + head, shrink, mask=inside)
     of_tasks = total_squares + tl.sum(tl.where(owns, private[:, None], 0.0), 0)
     wrong = (task < TASKS) & ~(of_tasks < float("inf"))
-    _count_step(
+    count_step(
         applied_steps,
         skipped_steps,
         skipped_in_row,

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from concord.kernels.checks.cases import cases_of, lengths_up_to
 from concord.kernels.checks.judging import Case, judge, time_case
-from concord.kernels.checks.shapes import Shapes, cases_of, lengths_up_to, ops_of
+from concord.kernels.checks.shapes import Shapes, ops_of
 from concord.kernels.dispatch import uses_triton
 from concord.kernels.ops import OPS
 from concord.kernels.tolerances import TOLERANCES

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from concord.kernels.checks.shapes import cases_of, ops_of
+from concord.kernels.checks.cases import cases_of
+from concord.kernels.checks.shapes import ops_of
 from concord.kernels.dispatch import using_kernels
 from concord.train import pretrain, run
 from concord.train.command import run_command

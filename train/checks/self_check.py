@@ -19,8 +19,9 @@ import torch
 from concord import kernels
 from concord.bert.errors import InputError
 from concord.kernels.caches import user_cache
+from concord.kernels.checks.cases import cases_of
 from concord.kernels.checks.judging import judge_all
-from concord.kernels.checks.shapes import Shapes, cases_of, ops_of
+from concord.kernels.checks.shapes import Shapes, ops_of
 from concord.kernels.dispatch import (
     chosen_kernels,
     interpreted,
