@@ -95,6 +95,10 @@ TRIALS = {
         {"pals": 96, "stages": ("all:2",), "epochs": 2},
     ),
     "weight-16": Trial("STS: twice the loss weight", {"loss_weights": ("1", "sts=16")}),
+    "sts-twice-16": Trial(
+        "STS: twice the loss weight, and twice as many of its pairs in each batch",
+        {"batching": f"{_PARTS}:sts_twice", "loss_weights": ("1", "sts=16")},
+    ),
     "weight-16-none": Trial("the same without surgery", {"loss_weights": ("1", "sts=16"), "surgery": "none"}),
 }
 

@@ -1,4 +1,6 @@
-"""Losses and heads that trials of concord/best try: near labels, correlation, pairs in no order, a learned metric."""
+"""What trials of concord/best try beside settings: losses, heads, and a batching that reads STS twice."""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -6,8 +8,11 @@ from torch.nn import functional
 
 from concord.bert.heads import HeadSpec, TaskHead
 from concord.kernels.dropout import DropoutStream, dropped
+from concord.train.data.batching import divide_in_proportion
+from concord.train.data.sampler import JointSampler
 from concord.train.data.tasks import Task
 from concord.train.objectives.pairs import Pairs
+from concord.train.settings.parts import BatchConfig
 
 _NEIGHBOUR = 0.1  # of a label's probability that each class beside it gets
 _LEAST = 1e-6  # under a product of deviations, so that equal labels have no gradient instead of none that is finite
@@ -101,3 +106,15 @@ class MetricHead(TaskHead):
 def metric_head(spec: HeadSpec) -> MetricHead:
     """For `--heads sts=bench.trial_parts:metric_head`."""
     return MetricHead(spec)
+
+
+def sts_twice(sizes: Mapping[str, int], plan: BatchConfig) -> JointSampler:
+    """For `--batching bench.trial_parts:sts_twice`: batches in proportion to the sets, with twice as many pairs of STS,
+    whose set so is read twice while the largest is read once."""
+    batch = divide_in_proportion(len(sizes) * plan.batch_size, sizes)
+    return JointSampler(
+        sizes,
+        batch_size={**batch, "sts": 2 * batch["sts"]},
+        accumulate=plan.accumulate,
+        seed=plan.seed,
+    )

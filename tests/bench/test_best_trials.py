@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import pearsonr
@@ -11,12 +12,15 @@ from torch.nn import functional
 from bench import best_trials
 from bench.best_trials import Trial, write_data
 from bench.trial_pages import trials_page
-from bench.trial_parts import correlation, metric_head, neighbours, unordered_head
+from bench.trial_parts import correlation, metric_head, neighbours, sts_twice, unordered_head
 from concord.bert.errors import InputError
 from concord.bert.heads import HeadSpec, cosine_head
 from concord.kernels.dropout import DropoutStream
+from concord.train.data.batching import proportional
 from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.objectives.pairs import Pairs
+from concord.train.settings.config import RunConfig
+from concord.train.settings.typed import fine_tuning_config
 from tests.train.small_runs import write_course_data
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "best" / "trials"
@@ -68,6 +72,17 @@ def test_an_unordered_head_answers_a_pair_the_same_either_way_round():
     turned = pooled.view(4, 2, 16).flip(1).reshape(8, 16)
     torch.testing.assert_close(head(pooled, None), head(turned, None))
     assert head(pooled, None).std() > 0
+
+
+def test_a_batch_has_sts_twice_and_the_others_as_in_proportion():
+    sizes = {"sst": 80, "paraphrase": 400, "sts": 60}
+    plan = fine_tuning_config(RunConfig(batch_size=9)).batches
+    twice, plain = sts_twice(sizes, plan), proportional(sizes, plan)
+    assert twice.steps_per_epoch == 20
+    read = [batch for (batch,) in twice.epoch(0)]
+    (plain,) = next(plain.epoch(0))
+    assert {task: len(read[0][task]) for task in sizes} == {task: len(plain[task]) for task in sizes} | {"sts": 6}
+    assert sorted(np.concatenate([batch["sts"] for batch in read])) == sorted([*range(60), *range(60)])
 
 
 SMALL = {"model": "tiny", "max_steps": 2, "stages": ("all:1",), "epochs": 1, "evaluate_every": 1, "dev_examples": 8}
