@@ -158,6 +158,7 @@ def test_the_page_has_a_row_a_run_and_one_of_all_seeds():
     page = trials_page([result(1, 0.5, 0.8, 0.9), result(2, 0.4, 0.8, 0.8)]).splitlines()
     assert "| small | 1 | .500 (.500) | .800 (.800) | .900 (.900) | .733 | 2 of 2 | 2 |" in page
     assert "| small | 2 | .450 ± .071 | .800 ± .000 | .850 ± .071 | .700 ± .047 |" in page
+    assert "| goal | - | .515 | .875 | .885 | .758 |" in page
     assert not any("±" in line for line in trials_page([result(1, 0.5, 0.8, 0.9)]).splitlines())
 
 
