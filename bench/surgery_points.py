@@ -160,8 +160,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def draw_points(runs: Sequence[Run], path: Path) -> None:
     """Draw what each rule gains, a dot a point: over the mean cosine of the two tasks' gradients without surgery, and
-    over PCGrad's turn. Dashes are where a run's last line begins to speak
-    of conflicts, and to advise surgery."""
+    over PCGrad's turn. Dashes are where a run's last line begins to speak of conflicts, and to advise surgery."""
     figure, panels = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
     runs, _ = _apart(runs)
     for rule in _rules(runs):
