@@ -99,7 +99,10 @@ TRIALS = {
         "STS: twice the loss weight, and twice as many of its pairs in each batch",
         {"batching": f"{_PARTS}:sts_twice", "loss_weights": ("1", "sts=16")},
     ),
-    "weight-16-none": Trial("the same without surgery", {"loss_weights": ("1", "sts=16"), "surgery": "none"}),
+    "sts-twice-16-none": Trial(
+        "the same without surgery",
+        {"batching": f"{_PARTS}:sts_twice", "loss_weights": ("1", "sts=16"), "surgery": "none"},
+    ),
 }
 
 
