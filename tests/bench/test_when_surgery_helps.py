@@ -16,8 +16,8 @@ from bench.surgery_points import EVERY_RULE, conflict_map, gains, points_table, 
 from bench.when_surgery_helps import AXES, Point
 from concord.bert.errors import InputError
 from concord.train.outputs.advice import CONFLICT, TURN
-from concord.train.settings.parts import BatchConfig
 from concord.train.settings.tables import RULES as ALL_RULES
+from tests.settings import fine_tuning
 from tests.train.small_runs import write_course_data
 
 FIGURE = re.compile(r"(?<![\w.])[+-]?\d*\.\d+°?|(?<![\w.])\d+%|(?<![\w.])\d+°")
@@ -73,8 +73,7 @@ def test_sides_are_as_many_negative_as_positive_sentences_without_the_neutral_on
 
 
 def test_batches_of_the_same_sentences_have_the_same_rows_of_each_task():
-    steps = {"batch_size": 4, "accumulate": 2, "epochs": 2, "max_steps": 0, "seed": 3, "steps_per_epoch": 0}
-    plan = BatchConfig(**steps, batching="joint", until="largest", stages=(), micro_batch=0, fitted=False)
+    plan = fine_tuning(batch_size=4, accumulate=2, epochs=2, seed=3).batches
     sampler = same_sentences({"plain": 20, "mirrored": 20}, plan)
     rows = [batch for epoch in range(2) for step in sampler.epoch(epoch) for batch in step]
     assert all(np.array_equal(batch["plain"], batch["mirrored"]) for batch in rows)

@@ -49,6 +49,7 @@ _REACHING = {
     "hidden_dropout": ["0.99998", "0"],
     "margin": ["1e300", "-1"],
     "loss_weights": ["0", "1e300", "sst=1e-300"],
+    "sampling_weights": ["0", "1000", "sst=1e-300"],
     "smart": ["1e300", "sst=1"],
     "milestones": ["0", "9" * 20, "٣"],
     "decay": ["1e300", "0"],

@@ -167,6 +167,23 @@ def test_a_proportional_epoch_ends_when_the_last_set_is_through_and_no_step_lack
     assert make("proportional", batch_size=2, until="smallest").steps_per_epoch == 5
 
 
+@pytest.mark.parametrize("batching", ["joint", "alternate", "proportional"])
+def test_a_sampling_weight_multiplies_a_tasks_examples_in_each_batch(batching):
+    plain, sampler = make(batching), make(batching, sampling_weights=("small=3", "middle=0.5"))
+    step = {task: max(len(batch[task]) for (batch,) in plain.epoch(0)) for task in SIZES}
+    found = {task: max(len(batch[task]) for (batch,) in sampler.epoch(0)) for task in SIZES}
+    assert found == {"middle": round(step["middle"] / 2), "large": step["large"], "small": 3 * step["small"]}
+    passes = len(examples(sampler.epoch(0), "small")) / len(examples(sampler.epoch(0), "large"))
+    assert passes == pytest.approx(
+        3 * len(examples(plain.epoch(0), "small")) / len(examples(plain.epoch(0), "large")), rel=0.2
+    )
+
+
+def test_a_batch_has_an_example_of_each_task_however_little_one_weighs():
+    (batch,) = next(make("joint", sampling_weights=("small=0.01",)).epoch(0))
+    assert [len(indices) for indices in batch.values()] == [4, 4, 1]
+
+
 def test_annealed_frequencies_are_those_of_size_to_the_power_of_alpha():
     sizes, steps, epochs = {"small": 100, "large": 3000, "middle": 700}, 4000, 5
     sampler = make("annealed", sizes, batch_size=1, epochs=epochs, steps_per_epoch=steps)

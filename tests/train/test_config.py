@@ -76,6 +76,7 @@ FLAGS = [
     "--reduction",
     "--report-to",
     "--resume",
+    "--sampling-weights",
     "--save-every",
     "--schedule",
     "--seed",
@@ -224,6 +225,13 @@ def test_the_rate_suits_the_models_width_unless_it_is_given(hidden, expected):
 def test_a_setting_of_each_task_has_one_value_for_all_and_one_for_each_task_at_most(arguments, expected):
     with pytest.raises(InputError, match=expected):
         config_from(parse(*arguments))
+
+
+@pytest.mark.parametrize("weight", ["0", "1001", "sts=-1", "sts=nan", "sts=two"])
+def test_a_sampling_weight_is_a_number_above_0(weight):
+    value = weight.rpartition("=")[2]
+    with pytest.raises(InputError, match=f"^--sampling-weights {value}: expected "):
+        config_from(parse("--sampling-weights", weight))
 
 
 def test_a_task_has_its_own_value_else_the_one_for_all_else_the_default():

@@ -19,6 +19,10 @@ def kinds(config):
         ({"surgery": "upgrad", "reduction": "mean"}, "--reduction mean has no effect: --surgery upgrad has a scale"),
         ({"gradvac_beta": 0.5, "surgery": "pcgrad"}, "--gradvac-beta 0.5 has no effect: it is of --surgery gradvac"),
         ({"until": "smallest", "batching": "annealed"}, "--until smallest has no effect: an epoch of --batching ann"),
+        (
+            {"sampling_weights": ("sts=2",), "batching": "annealed"},
+            "--sampling-weights sts=2 has no effect: --batching annealed reads sets by their sizes alone",
+        ),
         ({"until": "smallest", "batching": "sequential"}, "--until smallest has no effect: an epoch of --batching seq"),
         ({"until": "smallest", "steps_per_epoch": 5}, "--until smallest has no effect: --steps-per-epoch 5 ends an"),
         ({"decay": 0.5}, "--decay 0.5 has no effect: it is of --schedule milestones"),
@@ -57,6 +61,7 @@ def test_a_setting_that_the_others_leave_without_effect_is_told(settings, expect
         {"until": "smallest"},
         {"until": "smallest", "batching": "proportional"},
         {"until": "smallest", "batching": "alternate"},
+        {"sampling_weights": ("sts=2",), "batching": "alternate"},
         {"decay": 0.5, "schedule": "milestones", "milestones": ("1", "9")},
         {"batching": "annealed", "steps_per_epoch": 5},
         {"surgery": "upgrad", "batching": "proportional"},

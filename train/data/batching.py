@@ -39,7 +39,7 @@ def build_sampler(config: BatchConfig, sizes: Mapping[str, int]) -> Sampler:
 
 def joint(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     """A batch of every task in each step, all of one size."""
-    return _joint(sizes, config, config.batch_size)
+    return _joint(sizes, config, dict.fromkeys(sizes, config.batch_size))
 
 
 def proportional(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
@@ -51,7 +51,7 @@ def alternate(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     """One task a step, in turn."""
     return AlternateSampler(
         sizes,
-        batch_size=config.batch_size,
+        batch_size=_weighted(dict.fromkeys(sizes, config.batch_size), config),
         accumulate=config.accumulate,
         seed=config.seed,
         until=config.until,
@@ -82,15 +82,20 @@ def annealed(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     )
 
 
-def _joint(sizes: Mapping[str, int], config: BatchConfig, batch_size: int | dict[str, int]) -> Sampler:
+def _joint(sizes: Mapping[str, int], config: BatchConfig, batch_size: Mapping[str, int]) -> Sampler:
     return JointSampler(
         sizes,
-        batch_size=batch_size,
+        batch_size=_weighted(batch_size, config),
         accumulate=config.accumulate,
         seed=config.seed,
         until=config.until,
         steps_per_epoch=config.steps_per_epoch,
     )
+
+
+def _weighted(batch_size: Mapping[str, int], config: BatchConfig) -> dict[str, int]:
+    """Examples of each task in a batch, as often as its sampling weight says, at least one."""
+    return {task: max(1, round(size * config.sampling_weights[task])) for task, size in batch_size.items()}
 
 
 class AlternateSampler(Sampler):
@@ -104,7 +109,7 @@ class AlternateSampler(Sampler):
         self,
         sizes: Mapping[str, int],
         *,
-        batch_size: int,
+        batch_size: int | Mapping[str, int],
         accumulate: int,
         seed: int,
         until: str = "largest",

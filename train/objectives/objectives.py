@@ -24,9 +24,9 @@ from concord.train.objectives.losses import (
 )
 from concord.train.objectives.own import own_head, try_loss, try_pair_loss
 from concord.train.ranks.gathering import Whole
-from concord.train.settings.parts import INVERSE_SHARE, UNCERTAINTY, ObjectiveConfig
+from concord.train.settings.parts import ObjectiveConfig
 from concord.train.settings.tables import HEADS
-from concord.train.settings.values import PerTask
+from concord.train.settings.values import INVERSE_SHARE, UNCERTAINTY, PerTask
 
 _OF_COSINES = ("identity",)  # the links that fit heads whose logit is a cosine
 

@@ -28,8 +28,9 @@ from concord.train.settings.config import RunConfig
 from concord.train.settings.files import write_config
 from concord.train.settings.idle import without_effect
 from concord.train.settings.options import setting_text
-from concord.train.settings.parts import NONE, OF_TASK, DataConfig, FineTuningConfig, ObjectiveConfig, OptimizerConfig
+from concord.train.settings.parts import DataConfig, FineTuningConfig, ObjectiveConfig, OptimizerConfig
 from concord.train.settings.typed import fine_tuning_config
+from concord.train.settings.values import NONE, OF_TASK
 from concord.train.steps.build import build_model, build_optimizer, build_trainer, fit_model, load_pretrained
 from concord.train.steps.graphs import choose_graphs
 from concord.train.steps.precision import Precision, choose_kernels, choose_precision

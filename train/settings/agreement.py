@@ -8,6 +8,17 @@ from typing import Any
 from concord.bert.errors import InputError
 from concord.train.settings.options import flag_of, setting_text
 
+_HIGHEST_SAMPLING_WEIGHT = 1000
+
+
+def check_scope(flat: Any) -> None:
+    """InputError where the dot products of surgery's scope are not those of its granularity."""
+    if flat.surgery_scope == "all" and flat.granularity != "model":
+        raise InputError(
+            "--surgery-scope all: its dot products are the whole model's, not those of --granularity "
+            f"{flat.granularity}"
+        )
+
 
 def check_table(flat: Any) -> None:
     """InputError where flags of `--train-file` stand without it, or it is given more than one task or two columns."""
@@ -30,6 +41,15 @@ def check_micro_batch(flat: Any) -> None:
         raise InputError(f"--micro-batch {flat.micro_batch}: expected no --accumulate {flat.accumulate} beside it")
     if flat.micro_batch > flat.batch_size:
         raise InputError(f"--micro-batch {flat.micro_batch}: expected {flat.batch_size} at most, the --batch-size")
+
+
+def check_sampling_weights(flat: Any) -> None:
+    """InputError where a batch would hold nothing of a task by its sampling weight, or would be huge."""
+    for weight in flat.numbers_per_task("sampling_weights").values():
+        if not 0 < weight <= _HIGHEST_SAMPLING_WEIGHT:
+            raise InputError(
+                f"--sampling-weights {weight:g}: expected a number above 0, {_HIGHEST_SAMPLING_WEIGHT} at most"
+            )
 
 
 def check_decay(flat: Any) -> None:

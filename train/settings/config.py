@@ -16,10 +16,12 @@ from concord.train.settings.options import (
     of_tables,
     setting,
 )
-from concord.train.settings.parts import INVERSE_SHARE, OF_TASK, UNCERTAINTY
 from concord.train.settings.tables import BATCHINGS, HEADS, LOSSES, METRICS, PAIR_LOSSES, RULES, SCHEDULES, SOURCES
 from concord.train.settings.values import (
+    INVERSE_SHARE,
     MEAN,
+    OF_TASK,
+    UNCERTAINTY,
     PerTask,
     Stage,
     parse_best_metric,
@@ -34,6 +36,7 @@ NEW_HEAD_RATE = "1e-3"  # of heads that no model came with
 _HIGHEST_SEED = 2**64 - 1  # the highest that torch's generators take
 _PER_TASK = (
     *("heads", "losses", "loss_weights", "smart", "pair_encoding", "head_learning_rate", "metric", "class_weights"),
+    "sampling_weights",
 )
 
 
@@ -168,6 +171,9 @@ class RunConfig:
     )
     micro_batch: int = setting(0, "examples a task that a process computes at once of a batch; 0 for all", low=0)
     batching: str = of_tables("joint", "which tasks a step holds", BATCHINGS)
+    sampling_weights: tuple[str, ...] = setting(
+        ("1",), "how many times as many examples of a task a batch holds as --batching gives it, such as sts=2"
+    )
     until: str = setting(
         "largest", "the set whose end ends an epoch; smaller ones begin anew", choices=("largest", "smallest")
     )
@@ -244,13 +250,10 @@ class RunConfig:
                 raise InputError(f"{flag_of(name)} {getattr(self, name)}: expected less than 1")
             if name.endswith("dropout") and getattr(self, name) > HIGHEST_RATE:
                 raise InputError(f"{flag_of(name)} {getattr(self, name)}: expected less than 1, by 2^-16 at least")
-        if self.surgery_scope == "all" and self.granularity != "model":
-            raise InputError(
-                f"--surgery-scope all: its dot products are the whole model's, not those of --granularity "
-                f"{self.granularity}"
-            )
+        agreement.check_scope(self)
         agreement.check_table(self)
         agreement.check_micro_batch(self)
+        agreement.check_sampling_weights(self)
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
         for name in _PER_TASK:

@@ -34,6 +34,7 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
         ("granularity", config.surgery == "none" and config.granularity == "layer", "--surgery is none"),
         ("reduction", rule.library, f"--surgery {config.surgery} has a scale of its own"),
         ("gradvac_beta", config.surgery != "gradvac", "it is of --surgery gradvac"),
+        ("sampling_weights", batching.all_sets, f"--batching {config.batching} reads sets by their sizes alone"),
         ("until", batching.all_sets, f"an epoch of --batching {config.batching} is as long as all sets together"),
         ("until", len(kinds) == 1, "there is one task"),
         ("until", config.steps_per_epoch > 0, f"--steps-per-epoch {config.steps_per_epoch} ends an epoch"),

@@ -10,9 +10,6 @@ from typing import Literal
 from concord.train.settings.definitions import TableSpec
 from concord.train.settings.values import PerTask, Stage
 
-INVERSE_SHARE, UNCERTAINTY = "inverse-share", "uncertainty"
-OF_TASK, NONE = "auto", "none"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
@@ -171,6 +168,7 @@ class BatchConfig(StepConfig):
 
     Attributes:
         batching: a name in the table of batchings.
+        sampling_weights: how many times as many examples of a task a batch holds as the batching gives it.
         until: the set, largest or smallest, whose end ends an epoch.
         steps_per_epoch: 0 for as many as the sets' sizes make.
         stages: of the run, which add up to its epochs.
@@ -179,6 +177,7 @@ class BatchConfig(StepConfig):
     """
 
     batching: str
+    sampling_weights: PerTask[float]
     until: Literal["largest", "smallest"]
     steps_per_epoch: int
     stages: tuple[Stage, ...]

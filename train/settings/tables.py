@@ -193,7 +193,7 @@ class BatchingEntry(Entry):
 
     Attributes:
         one_task: whether a step holds one task.
-        all_sets: whether an epoch is as long as all sets together.
+        all_sets: whether an epoch is as long as all sets together, which are read by their sizes alone.
     """
 
     one_task: bool = False

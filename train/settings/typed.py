@@ -57,6 +57,7 @@ def fine_tuning_config(flat: RunConfig) -> FineTuningConfig:
         batches=BatchConfig(
             **vars(_steps(flat)),
             batching=flat.batching,
+            sampling_weights=flat.numbers_per_task("sampling_weights"),
             until=flat.until,
             steps_per_epoch=flat.steps_per_epoch,
             stages=flat.parsed_stages(),

@@ -8,6 +8,8 @@ from concord.bert.errors import InputError, did_you_mean
 
 STAGES = ("all", "heads")
 MEAN = "mean"  # what the best model is chosen by, where that is no single metric
+INVERSE_SHARE, UNCERTAINTY = "inverse-share", "uncertainty"  # loss weights that are no numbers
+OF_TASK, NONE = "auto", "none"  # a metric, or class weights, as a task's own table says, and no such weights
 Value = TypeVar("Value")
 Other = TypeVar("Other")
 
