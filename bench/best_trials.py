@@ -1,8 +1,9 @@
 """What would make concord/best better: python -m bench.best_trials --data DIR [--trials A,B] [--seeds 1] ...
 
-Each trial is the recipe with some changes, one for each task at most, so that each task's score tells of its own: the
-tasks' gradients are nearly orthogonal. A finished run is a file NAME.json in the folder of results, with -seed-N of
-another seed than 1, and is not run again; trials.md is made from these files.
+Each trial is the recipe that concord/best was before them (docs/best/trials/recipe.toml) with some changes, one for
+each task at most, so that each task's score tells of its own: the tasks' gradients are nearly orthogonal. A finished
+run is a file NAME.json in the folder of results, with -seed-N of another seed than 1, and is not run again; trials.md
+is made from these files.
 """
 
 import csv
@@ -30,7 +31,7 @@ from concord.train.papers.budgets import flags_of
 from concord.train.papers.results import digest_of
 from concord.train.seeds import parse_seeds
 
-RECIPE = "concord/best"
+RECIPE = Path(__file__).resolve().parents[1] / "docs" / "best" / "trials" / "recipe.toml"
 _TASKS = tuple(task for task in BUILT_IN_TASKS if task.name in ("sst", "paraphrase", "sts"))
 _JUDGED = {"amp": "auto", "evaluate_every": 100, "dev_examples": 3000, "skip_test": True}
 _MOST_IMPLIED = 5000  # pairs of either label
@@ -149,7 +150,7 @@ def try_one(name: str, seed: int, data: Path, folder: Path, runs: Path) -> None:
     if trial.implied:
         write_data(data, runs / "implied")
     given = ["--data", str(runs / "implied" if trial.implied else data), "--skip-bad-rows"]
-    summary = run.main(["--recipe", RECIPE, *flags_of(settings), *given, "--out", str(out)])
+    summary = run.main(["--recipe", str(RECIPE), *flags_of(settings), *given, "--out", str(out)])
     found = {"trial": name, "what": trial.what, **asked}
     found |= {key: summary[key] for key in _KEPT}
     found |= {"all_dev": evaluate.main([str(out), "--skip-bad-rows"]), "surgery": summary["surgery"][WHOLE_MODEL]}

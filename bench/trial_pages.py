@@ -18,7 +18,8 @@ def trials_page(found: Sequence[Result]) -> str:
     commits = list(dict.fromkeys(one["commit"][:7] + one["commit"][40:] for one in found if one["commit"]))
     lines = ["# Trials of concord/best", ""]
     lines += [
-        f"`python -m bench.best_trials --data DIR`, {', '.join(places)}, at commit {' and '.join(commits)}. Scores are "
+        f"`python -m bench.best_trials --data DIR`, {', '.join(places)}, at commit {' and '.join(commits)}. Each is "
+        "the recipe in [recipe.toml](recipe.toml), with the changes that are said below. Scores are "
         "those of the best model of a run, paraphrase on all dev pairs, beside them the mean of the run's last "
         f"{_LAST} evaluations (paraphrase on {found[0]['settings']['dev_examples']} pairs).",
         "",

@@ -1,6 +1,7 @@
 """Trials of concord/best: their parts compute what they say, finished ones stay, the page is that of the results."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,15 @@ from scipy.stats import pearsonr
 from torch.nn import functional
 
 from bench import best_trials
-from bench.best_trials import Trial, write_data
+from bench.best_trials import TRIALS, Trial, write_data
 from bench.trial_pages import trials_page
 from bench.trial_parts import correlation, metric_head, neighbours, sts_twice, unordered_head
 from concord.bert.errors import InputError
 from concord.bert.heads import HeadSpec, cosine_head
 from concord.kernels.dropout import DropoutStream
-from concord.train.data.batching import proportional
+from concord.train.data.batching import build_sampler, proportional
 from concord.train.data.tasks import BUILT_IN_TASKS
+from concord.train.flags import build_parser, config_from
 from concord.train.objectives.pairs import Pairs
 from concord.train.settings.config import RunConfig
 from concord.train.settings.typed import fine_tuning_config
@@ -83,6 +85,22 @@ def test_a_batch_has_sts_twice_and_the_others_as_in_proportion():
     (plain,) = next(plain.epoch(0))
     assert {task: len(read[0][task]) for task in sizes} == {task: len(plain[task]) for task in sizes} | {"sts": 6}
     assert sorted(np.concatenate([batch["sts"] for batch in read])) == sorted([*range(60), *range(60)])
+
+
+def test_the_recipe_is_that_of_before_with_the_changes_of_the_best_trial():
+    def recipe(path):
+        return config_from(build_parser().parse(["--recipe", path]))
+
+    trial = TRIALS["sts-twice-16"].settings
+    before, best = recipe(str(best_trials.RECIPE)), recipe("concord/best")
+    assert best.loss_weights == trial["loss_weights"]
+    asked = {"recipe": "", "loss_weights": ("1",), "sampling_weights": ("1",)}
+    assert replace(before, **asked) == replace(best, **asked)
+    sizes = {"sst": 8544, "paraphrase": 42356, "sts": 6040}
+    plan = fine_tuning_config(best).batches
+    tried = sts_twice(sizes, plan).epoch(1)
+    for (batch,), (expected,) in zip(build_sampler(plan, sizes).epoch(1), tried, strict=True):
+        assert all(np.array_equal(batch[task], expected[task]) for task in sizes)
 
 
 SMALL = {"model": "tiny", "max_steps": 2, "stages": ("all:1",), "epochs": 1, "evaluate_every": 1, "dev_examples": 8}
