@@ -234,6 +234,12 @@ def test_a_sampling_weight_is_a_number_above_0(weight):
         config_from(parse("--sampling-weights", weight))
 
 
+def test_without_tasks_a_setting_of_each_task_is_not_what_is_refused():
+    for name in ("sampling_weights", "loss_weights"):
+        with pytest.raises(InputError, match=r"^--tasks: expected at least one task$"):
+            RunConfig(tasks=(), **{name: ("1", "2")})
+
+
 def test_a_task_has_its_own_value_else_the_one_for_all_else_the_default():
     config = fine_tuning(heads=("sts=cosine", "hidden"), loss_weights=("sst=2",))
     assert [config.objectives.heads[task] for task in config.data.tasks] == ["hidden", "hidden", "cosine"]

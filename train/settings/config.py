@@ -253,7 +253,6 @@ class RunConfig:
         agreement.check_scope(self)
         agreement.check_table(self)
         agreement.check_micro_batch(self)
-        agreement.check_sampling_weights(self)
         if not self.tasks:
             raise InputError("--tasks: expected at least one task")
         for name in _PER_TASK:
@@ -261,6 +260,7 @@ class RunConfig:
         for name in self.shared_layer:
             if name not in self.tasks:
                 raise InputError(f"--shared-layer {name}: {did_you_mean(name, self.tasks)}")
+        agreement.check_sampling_weights(self)
         self.loss_weights_per_task()
         self.class_weights_per_task()
         parse_best_metric(self.best_metric, self.tasks)
