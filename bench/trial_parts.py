@@ -1,6 +1,7 @@
 """What trials of concord/best try beside settings: losses, heads, and a batching that reads STS twice."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +9,12 @@ from torch.nn import functional
 
 from concord.bert.heads import HeadSpec, TaskHead
 from concord.kernels.dropout import DropoutStream, dropped
-from concord.train.data.batching import divide_in_proportion
-from concord.train.data.sampler import JointSampler
+from concord.train.data.batching import proportional
+from concord.train.data.sampler import Sampler
 from concord.train.data.tasks import Task
 from concord.train.objectives.pairs import Pairs
 from concord.train.settings.parts import BatchConfig
+from concord.train.settings.values import PerTask
 
 _NEIGHBOUR = 0.1  # of a label's probability that each class beside it gets
 _LEAST = 1e-6  # under a product of deviations, so that equal labels have no gradient instead of none that is finite
@@ -108,13 +110,7 @@ def metric_head(spec: HeadSpec) -> MetricHead:
     return MetricHead(spec)
 
 
-def sts_twice(sizes: Mapping[str, int], plan: BatchConfig) -> JointSampler:
-    """For `--batching bench.trial_parts:sts_twice`: batches in proportion to the sets, with twice as many pairs of STS,
-    whose set so is read twice while the largest is read once."""
-    batch = divide_in_proportion(len(sizes) * plan.batch_size, sizes)
-    return JointSampler(
-        sizes,
-        batch_size={**batch, "sts": 2 * batch["sts"]},
-        accumulate=plan.accumulate,
-        seed=plan.seed,
-    )
+def sts_twice(sizes: Mapping[str, int], plan: BatchConfig) -> Sampler:
+    """For `--batching bench.trial_parts:sts_twice`, as the trials name it: `--batching proportional --sampling-weights
+    sts=2`, so that the set of STS is read twice while the largest is read once."""
+    return proportional(sizes, replace(plan, sampling_weights=PerTask(1.0, {"sts": 2.0})))

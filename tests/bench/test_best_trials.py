@@ -21,8 +21,8 @@ from concord.train.data.batching import build_sampler, proportional
 from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.flags import build_parser, config_from
 from concord.train.objectives.pairs import Pairs
-from concord.train.settings.config import RunConfig
 from concord.train.settings.typed import fine_tuning_config
+from tests.settings import fine_tuning
 from tests.train.small_runs import write_course_data
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "best" / "trials"
@@ -78,7 +78,7 @@ def test_an_unordered_head_answers_a_pair_the_same_either_way_round():
 
 def test_a_batch_has_sts_twice_and_the_others_as_in_proportion():
     sizes = {"sst": 80, "paraphrase": 400, "sts": 60}
-    plan = fine_tuning_config(RunConfig(batch_size=9)).batches
+    plan = fine_tuning(batch_size=9).batches
     twice, plain = sts_twice(sizes, plan), proportional(sizes, plan)
     assert twice.steps_per_epoch == 20
     read = [batch for (batch,) in twice.epoch(0)]
