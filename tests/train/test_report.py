@@ -1,14 +1,12 @@
 """The metrics log of a run that goes on."""
 
 import json
-import subprocess
 import zlib
 
 import pytest
 
 from concord.train.outputs.log import MetricsLog, read_lines
 from concord.train.outputs.names import METRICS_FILE
-from concord.train.outputs.provenance import commit
 from tests.full_disk import full_disk
 from tests.train.told import Told
 
@@ -92,15 +90,3 @@ def test_a_log_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
     with pytest.raises(OSError, match="File too large") as raised, full_disk(10):
         log.write({"losses": [1.0] * 10})
     assert raised.value.filename == str(tmp_path / METRICS_FILE)
-
-
-def test_a_source_without_its_history_is_of_the_commit_that_it_was_copied_from(monkeypatch):
-    def no_checkout(*arguments, **options):
-        raise subprocess.CalledProcessError(128, "git")
-
-    assert commit() is None or len(commit().removesuffix("+changes")) == 40
-    monkeypatch.setattr(subprocess, "run", no_checkout)
-    monkeypatch.delenv("CONCORD_COMMIT", raising=False)
-    assert commit() is None
-    monkeypatch.setenv("CONCORD_COMMIT", "0123456789")
-    assert commit() == "0123456789"

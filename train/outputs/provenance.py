@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+import concord
 from concord.kernels.products import PRODUCT_VARIABLES
 from concord.train.steps.precision import Precision, processor
 
@@ -16,6 +17,8 @@ _PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors")
 
 # Variables by which torch and its libraries choose among products whose bits differ.
 _VARIABLES = (*PRODUCT_VARIABLES, "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "TRITON_INTERPRET")
+_ROOT = Path(concord.__file__).resolve().parents[1]  # of the checkout, if this is one
+_SOURCE = ("concord", "kernels", "bert", "train", "bench", "setup.py")
 _WITHOUT_BITS = ("tokenizers", "safetensors")  # what they give is compared by itself
 
 
@@ -59,19 +62,20 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source, with "+changes" where files but those of docs/, where results are kept, differ from it.
+    """The commit of the source, with "+changes" where what computes or measures differs from it, or is not in it.
 
-    Outside a checkout, what CONCORD_COMMIT says: who copies the source without its history may tell. Otherwise None.
+    Outside a checkout of its own, what CONCORD_COMMIT says: who copies the source without its history may tell.
+    Otherwise None, also where the package is installed somewhere in another project's repository.
     """
-    root = Path(__file__).resolve().parent.parent
 
     def git(*arguments: str) -> str:
-        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        result = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
         return result.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "+changes" if git("status", "--porcelain", "--", ".", ":(exclude)docs") else ""
-        )
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == _ROOT:
+            changed = git("status", "--porcelain", "--untracked-files=all", "--", *_SOURCE)
+            return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("CONCORD_COMMIT")
+        pass  # no git, no repository, or one without a commit
+    return os.environ.get("CONCORD_COMMIT")
