@@ -56,6 +56,7 @@ class Trial:
 
 _PARTS = "bench.trial_parts"
 _UNORDERED = f"paraphrase={_PARTS}:unordered_head"
+_BEST = {"batching": f"{_PARTS}:sts_twice", "loss_weights": ("1", "sts=16")}  # what became of the trials
 TRIALS = {
     "recipe": Trial("the recipe as it is"),
     "neighbours-unordered-16": Trial(
@@ -96,14 +97,17 @@ TRIALS = {
         {"pals": 96, "stages": ("all:2",), "epochs": 2},
     ),
     "weight-16": Trial("STS: twice the loss weight", {"loss_weights": ("1", "sts=16")}),
-    "sts-twice-16": Trial(
-        "STS: twice the loss weight, and twice as many of its pairs in each batch",
-        {"batching": f"{_PARTS}:sts_twice", "loss_weights": ("1", "sts=16")},
+    "sts-twice-16": Trial("STS: twice the loss weight, and twice as many of its pairs in each batch", _BEST),
+    "sts-twice-16-none": Trial("the same without surgery", _BEST | {"surgery": "none"}),
+    # What the parts of the recipe are worth that were in it before the trials.
+    "without-smart": Trial("sts-twice-16 without SMART", _BEST | {"smart": ("0",)}),
+    "without-heads-first": Trial(
+        "sts-twice-16 without the stage of the heads alone", _BEST | {"stages": ("all:2",), "epochs": 2}
     ),
-    "sts-twice-16-none": Trial(
-        "the same without surgery",
-        {"batching": f"{_PARTS}:sts_twice", "loss_weights": ("1", "sts=16"), "surgery": "none"},
+    "without-single-sentences": Trial(
+        "sts-twice-16 with paraphrases as one sequence", _BEST | {"pair_encoding": ("separate", "paraphrase=joint")}
     ),
+    "without-layer-decay": Trial("sts-twice-16 with one rate for all layers", _BEST | {"layer_decay": 1.0}),
 }
 
 

@@ -34,7 +34,7 @@ from concord.train.settings.files import read_config
 from concord.train.steps.evaluation import ScoredAnswers, answer_tasks
 
 ANSWERS, WEIGHTS = "mean of the answers", "mean of the weights"
-_OF_A_PLACE = ("seed", "data", "self_check")  # settings that say nothing about what was trained
+_OF_A_PLACE = ("seed", "data")  # settings that the runs may differ in, and that the results do not tell
 Splits = Mapping[str, TokenizedSplit]
 Answers = Mapping[str, ScoredAnswers]
 

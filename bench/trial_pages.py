@@ -31,19 +31,45 @@ def trials_page(found: Sequence[Result]) -> str:
         cells += [f"{_score(main_score(one['all_dev'][task]))} ({_score(_last(one, task))})" for task in _TASKS]
         cells += [_score(_mean(one)), f"{one['best_step']} of {one['steps']}", f"{one['seconds'] / 60:.0f}"]
         lines.append(_row(cells))
-    if several := _of_several_seeds(found):
+    by_trial = _by_trial(found)
+    if several := _of_several_seeds(by_trial):
         lines += ["", "Mean and standard deviation over the seeds:", ""]
         header = ["trial", "seeds", *_TASKS, "mean"]
         goals = [*_GOALS.values(), mean(_GOALS.values())]
         lines += [_row(header), "|---" * len(header) + "|", *several, _row(["goal", "-", *map(_score, goals)])]
+    lines += [
+        "",
+        "The tasks' own gradients in the steps that were logged: their mean norms; the mean cosine and the share of "
+        "steps in conflict, each from the least of the pairs to the most; and how far surgery moved the sum, over its "
+        "norm:",
+    ]
+    header = ["trial", *(f"norm of {task}" for task in _TASKS), "mean cosines", "in conflict", "change"]
+    lines += ["", _row(header), "|---" * len(header) + "|", *map(_gradients, by_trial.values())]
     lines += ["", *(f"- **{name}**: {what}." for name, what in {one["trial"]: one["what"] for one in found}.items())]
     return "\n".join(lines) + "\n"
 
 
-def _of_several_seeds(found: Sequence[Result]) -> list[str]:
+def _by_trial(found: Sequence[Result]) -> dict[str, list[Result]]:
     by_trial: dict[str, list[Result]] = {}
     for one in found:
         by_trial.setdefault(one["trial"], []).append(one)
+    return by_trial
+
+
+def _gradients(own: Sequence[Result]) -> str:
+    """A trial's row of gradients, the means over its seeds."""
+    maps = [one["surgery"] for one in own]
+    norms = [f"{mean(one['gradient_norms'][task] for one in maps):.1f}" for task in _TASKS]
+    cosines, shares = (
+        sorted(mean(one["pairs"][pair][name] for one in maps) for pair in maps[0]["pairs"])
+        for name in ("mean_cosine", "share")
+    )
+    change = f"{mean(one['change'] for one in maps):.1%}"
+    row = [own[0]["trial"], *norms, f"{cosines[0]:+.3f} to {cosines[-1]:+.3f}", f"{shares[0]:.0%} to {shares[-1]:.0%}"]
+    return _row([*row, change])
+
+
+def _of_several_seeds(by_trial: Mapping[str, Sequence[Result]]) -> list[str]:
     rows = []
     for name, own in by_trial.items():
         if len(own) < 2:

@@ -21,6 +21,7 @@ from concord.train.data.batching import build_sampler, proportional
 from concord.train.data.tasks import BUILT_IN_TASKS
 from concord.train.flags import build_parser, config_from
 from concord.train.objectives.pairs import Pairs
+from concord.train.papers.budgets import flags_of
 from concord.train.settings.typed import fine_tuning_config
 from tests.settings import fine_tuning
 from tests.train.small_runs import write_course_data
@@ -103,6 +104,14 @@ def test_the_recipe_is_that_of_before_with_the_changes_of_the_best_trial():
         assert all(np.array_equal(batch[task], expected[task]) for task in sizes)
 
 
+@pytest.mark.parametrize("name", TRIALS)
+def test_a_trials_settings_are_those_of_a_run(name):
+    settings = {**best_trials._JUDGED, **TRIALS[name].settings}
+    config = config_from(build_parser().parse(["--recipe", str(best_trials.RECIPE), *flags_of(settings)]))
+    assert {key: getattr(config, key) for key in settings} == settings
+    assert fine_tuning_config(config)
+
+
 SMALL = {"model": "tiny", "max_steps": 2, "stages": ("all:1",), "epochs": 1, "evaluate_every": 1, "dev_examples": 8}
 
 
@@ -169,6 +178,14 @@ def result(seed, sst, paraphrase, sts):
         "precision": "fp32",
         "versions": {"torch": "2"},
         "commit": None,
+        "surgery": {
+            "pairs": {
+                "sst-sts": {"mean_cosine": 0.25 * seed, "share": 0.5},
+                "sst-paraphrase": {"mean_cosine": -0.5, "share": 0.75},
+            },
+            "gradient_norms": {"sst": seed + 1, "paraphrase": 1.0, "sts": 8.0},
+            "change": 0.015 * seed,
+        },
     }
 
 
@@ -176,6 +193,7 @@ def test_the_page_has_a_row_a_run_and_one_of_all_seeds():
     page = trials_page([result(1, 0.5, 0.8, 0.9), result(2, 0.4, 0.8, 0.8)]).splitlines()
     assert "| small | 1 | .500 (.500) | .800 (.800) | .900 (.900) | .733 | 2 of 2 | 2 |" in page
     assert "| small | 2 | .450 ± .071 | .800 ± .000 | .850 ± .071 | .700 ± .047 |" in page
+    assert "| small | 2.5 | 1.0 | 8.0 | -0.500 to +0.375 | 50% to 75% | 2.2% |" in page
     assert "| goal | - | .515 | .875 | .885 | .758 |" in page
     assert not any("±" in line for line in trials_page([result(1, 0.5, 0.8, 0.9)]).splitlines())
 
