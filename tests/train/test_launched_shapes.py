@@ -87,6 +87,16 @@ def test_a_run_launches_nothing_that_was_not_judged(data, tmp_path, monkeypatch,
     assert not missing, "\n".join(map(str, sorted(missing)))
 
 
+def test_a_task_that_is_read_more_often_has_more_sequences_in_what_is_judged(data, tmp_path, monkeypatch):
+    given = shapes_given(monkeypatch)
+    flags = ("--max-steps", "1", "--skip-test", "--kernels", "torch")
+    for out, more in (("plain", ()), ("weighted", ("--sampling-weights", "sts=2"))):
+        assert run_command(run.main, [*command(data, tmp_path / out, *flags), *more]) == 0
+    plain, weighted = given
+    assert (plain.sequences, weighted.sequences) == (3 * 4, 4 * 4)
+    assert weighted.tokens >= plain.tokens
+
+
 @pytest.mark.slow
 def test_a_pre_training_launches_nothing_that_was_not_judged(tmp_path, monkeypatch):
     given = shapes_given(monkeypatch)

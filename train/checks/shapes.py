@@ -39,11 +39,15 @@ def shapes_of_run(
     if config.model.pals:
         heads = heads_of(config.model.pals)
         attention.append((heads, config.model.pals // heads))
-    examples = config.batches.micro_batch or config.batches.batch_size
+    batches = config.batches
+    examples = {
+        task: batches.micro_batch or max(1, round(batches.batch_size * batches.sampling_weights[task]))
+        for task in training
+    }
     return Shapes(
         **_of_model(encoder.config, attention, _longest([*training.values(), *others]), precision),
-        tokens=round_tokens(round(examples * sum(means.values()))),
-        sequences=examples * sum(split.sequences_per_example for split in training.values()),
+        tokens=round_tokens(round(sum(examples[task] * mean for task, mean in means.items()))),
+        sequences=sum(examples[task] * split.sequences_per_example for task, split in training.items()),
         tasks=len(training),
         blocks=blocks,
         heads=len(training),
