@@ -23,7 +23,7 @@ from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config, toml_lines, write_config
 from concord.train.settings.layers import OF_TABLES, layered
 from concord.train.settings.named_data import DATA_SETTINGS, from_anywhere
-from concord.train.settings.options import flag_of, setting_text
+from concord.train.settings.options import flag_of
 from concord.train.settings.own import check_trusted, own_names
 from concord.train.settings.recipes import read_recipe
 from concord.train.settings.settings_file import checked_setting
@@ -134,17 +134,14 @@ class Sweep:
             clear_folder(folder, names.files_before_state(self._config.tasks))
         given = _settings(self._trials[name].params)
         try:
-            layered(self._shared | given, None)
+            config = layered(self._shared | given, None)
         except InputError as error:
             self._tell_failure(name, str(error))
             return None
-        flags = [flag_of(setting) for setting, value in given.items() if value is True]
-        flags += [
-            f"{flag_of(setting)}={setting_text(value)}"
-            for setting, value in given.items()
-            if value not in (True, False)
-        ]
-        return ["--config", str(self.directory / names.CONFIG_FILE), *flags, "--out", str(folder)]
+        path = self.directory / f"{name}.json"
+        with replacing(path) as beside:
+            write_config(config, beside)
+        return ["--config", str(path), "--out", str(folder)]
 
     def _event(self, name: str, event: Mapping[str, Any]) -> None:
         """Tell of an event; an evaluation is reported to the study, which may end the trial."""

@@ -10,6 +10,7 @@ from concord.train.data.tokenized import TokenizedSplit
 from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.log import read_lines
 from concord.train.outputs.mistakes import write_mistakes
+from concord.train.outputs.strict_json import json_text
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import write_config
 from concord.train.steps.evaluation import Answers
@@ -50,7 +51,7 @@ def evaluation(number, accuracy=0.5):
 
 
 def log_line(entry):
-    text = json.dumps(entry)
+    text = json_text(entry)
     return f'{text[:-1]}, "crc": "{zlib.crc32(text.encode()):08x}"}}\n'
 
 
@@ -114,7 +115,7 @@ def write_run(directory, entries=(), answers=None, examples=None, *, text=None, 
     (directory / "metrics.jsonl").write_text(text)
     if summed_up:
         last = entries or read_lines(text.splitlines()[-1].encode())[0]
-        (directory / "summary.json").write_text(json.dumps(summary(last)))
+        (directory / "summary.json").write_text(json_text(summary(last)))
     for task in TASKS:
         if task.name in (answers or {}):
             write_answers(directory / f"{task.name}-dev-answers.csv", *answers[task.name])

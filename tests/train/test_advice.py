@@ -61,6 +61,8 @@ def test_a_pairs_turn_is_the_mean_over_the_logged_steps_in_which_both_had_a_grad
         logged({"a": 8.0, "b": 1.0}, {"a-b": 0.8}),
         logged({"a": 1.0, "b": 4.0}, {"a-b": -0.5}),
         logged({"a": 1.0, "c": 4.0}, {"a-c": None}),  # a step whose gradients were not finite
+        logged({"a": None, "c": 4.0}, {"a-c": 0.0}),
+        logged({"a": 4.0, "c": None}, {"a-c": -0.5}),
         {"event": "evaluation", "step": 1, "dev": {}},
     ]
     expected = (pcgrad_turn(-0.8, 8.0) - pcgrad_turn(-0.5, 0.25)) / 3  # once towards b, once towards a

@@ -45,7 +45,6 @@ pals = {{ low = 0, high = 8, step = 4 }}
 STAND_IN = """
 import json, os, pathlib, shutil, signal, sys, time
 
-values = dict(word.split("=", 1) for word in sys.argv if word.startswith("--") and "=" in word)
 resumed = "--resume" in sys.argv
 folder = pathlib.Path(sys.argv[sys.argv.index("--resume" if resumed else "--out") + 1])
 orders = json.loads(os.environ["ORDERS"])
@@ -60,9 +59,7 @@ if not resumed:
     shutil.copy(os.environ["TASKS"], folder / "tasks.json")
     shutil.copy(sys.argv[sys.argv.index("--config") + 1], folder / "config.json")
     (folder / "metrics.jsonl").touch()
-    (folder / "values.json").write_text(json.dumps(values))
-values = json.loads((folder / "values.json").read_text())
-rate = float(values["--learning-rate"])
+rate = json.loads((folder / "config.json").read_text())["learning_rate"]
 event("plan", steps_per_epoch=2, total_steps=4, done=0)
 if folder.name in orders.get("diverging", ()):
     sys.exit("error: no model is the best")
@@ -154,7 +151,7 @@ def test_the_trials_are_run_and_the_best_is_a_recipe(tmp_path, capsys, orders):
     assert [row[1] for row in found] == ["done"] * 6
     scores = [float(row[2]) for row in found]
     assert scores == sorted(scores, reverse=True)
-    rates = [json.loads((out / row[0] / "values.json").read_text())["--learning-rate"] for row in found]
+    rates = [json.loads((out / row[0] / "config.json").read_text())["learning_rate"] for row in found]
     assert len(set(rates)) == 6
     assert scores == pytest.approx([2 / 3 * float(rate) * 1000 for rate in rates], abs=1e-4)
     best = tomllib.loads((out / "best.toml").read_text())
@@ -173,7 +170,7 @@ def test_the_trials_are_run_and_the_best_is_a_recipe(tmp_path, capsys, orders):
     assert run_command(sweep.main, ["--resume", str(out), "--trials", "7", "--jobs", "1"]) == 0
     more = rows(capsys.readouterr().out)
     assert len(more) == 7
-    assert len({json.loads((out / row[0] / "values.json").read_text())["--learning-rate"] for row in more}) == 7
+    assert len({json.loads((out / row[0] / "config.json").read_text())["learning_rate"] for row in more}) == 7
 
 
 @pytest.mark.parametrize(
@@ -184,14 +181,26 @@ def test_what_becomes_high_is_the_mean_or_a_tasks_metric(tmp_path, capsys, order
     path = written(tmp_path, 1, f'metric = "{metric}"')
     assert run_command(sweep.main, [path, "--out", str(out), "--jobs", "1"]) == 0
     (row,) = rows(capsys.readouterr().out)
-    values = json.loads((out / row[0] / "values.json").read_text())
-    scale = 1 if metric == "sts.spearman" else float(values["--learning-rate"]) * 1000
+    tried = json.loads((out / row[0] / "config.json").read_text())
+    scale = 1 if metric == "sts.spearman" else tried["learning_rate"] * 1000
     assert float(row[2]) == pytest.approx(expected * scale, abs=1e-4)
     kept = json.loads((out / "config.json").read_text())["best_metric"]
     assert kept == (metric if "." in metric else "mean")
     said = refused(capsys, sweep.main, [written(tmp_path, 1, 'metric = "stt"'), "--out", tmp_path / "no"])
     assert "search.toml: metric stt: expected mean, a task, or TASK.METRIC, of sst, paraphrase, sts" in said
     assert not (tmp_path / "no").exists()
+
+
+def test_every_value_that_is_tried_reaches_the_run(tmp_path, orders):
+    tried = {"head_dropout": 0.0, "epochs": 1, "early_stopping": 1, "skip_test": True, "average": 0.0}
+    space = "".join(f"{name} = {{{{ choices = [{json.dumps(value)}] }}}}\n" for name, value in tried.items())
+    settings = '[settings]\nmodel = "tiny"\n'
+    path = written(tmp_path, 1, text=f"[sweep]\ntrials = 1\n{settings}[space]\n{space}")
+    assert run_command(sweep.main, [path, "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    config = json.loads((tmp_path / "out" / "trial-0" / "config.json").read_text())
+    assert {name: config[name] for name in tried} == tried
+    best = tomllib.loads((tmp_path / "out" / "best.toml").read_text())
+    assert {name: best[name] for name in tried} == tried
 
 
 def test_trials_below_the_median_of_the_others_end_early(tmp_path, capsys, orders):
@@ -202,7 +211,7 @@ def test_trials_below_the_median_of_the_others_end_early(tmp_path, capsys, order
     found = {row[0]: row[1] for row in rows(printed)}
     assert set(found.values()) == {"done", "pruned"}
     assert [found[f"trial-{number}"] for number in range(2)] == ["done", "done"], "those of the startup are whole"
-    rate = {name: float(json.loads((out / name / "values.json").read_text())["--learning-rate"]) for name in found}
+    rate = {name: json.loads((out / name / "config.json").read_text())["learning_rate"] for name in found}
     pruned = [name for name, state in found.items() if state == "pruned"]
     for name in pruned:
         before = [rate[f"trial-{n}"] for n in range(int(name.split("-")[1])) if found[f"trial-{n}"] == "done"]
@@ -233,13 +242,13 @@ def test_a_stopped_sweep_goes_on_in_the_same_folders(tmp_path, capsys, orders, m
     printed = capsys.readouterr().out
     assert f"stopped    go on with: python -m train.sweep --resume {out}" in printed
     assert [row[:2] for row in rows(printed)] == [["trial-0", "done"], ["trial-1", "stopped"]]
-    tried = (out / "trial-1" / "values.json").read_text()
+    tried = (out / "trial-1" / "config.json").read_text()
     monkeypatch.setattr(sweep, "reporter_of", original)
     assert run_command(sweep.main, ["--resume", str(out), "--jobs", "1"]) == 0
     printed = capsys.readouterr().out
     assert "1 of 4 trials are done, 1 go on" in printed
     assert sorted(row[:2] for row in rows(printed)) == [[f"trial-{number}", "done"] for number in range(4)]
-    assert (out / "trial-1" / "values.json").read_text() == tried
+    assert (out / "trial-1" / "config.json").read_text() == tried
 
 
 def test_bad_input_ends_the_sweep_and_a_trial_that_diverges_does_not(tmp_path, capsys, orders):

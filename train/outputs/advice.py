@@ -34,8 +34,8 @@ def pcgrad_turn(cosine: float, ratio: float) -> float:
 
 def pcgrad_turns(entries: Iterable[Mapping[str, Any]], tasks: list[str]) -> dict[str, float | None]:
     """Pair of tasks -> how far PCGrad turns the plain sum of both gradients towards the second task in degrees, below 0
-    towards the first, and 0 where they do not conflict: the mean over the logged steps in which both had a gradient,
-    None where there is no such step.
+    towards the first, and 0 where they do not conflict: the mean over the logged steps in which both had a gradient
+    that is finite, None where there is no such step.
 
     The mean of the turns is no turn of the means: cosines whose signs change from step to step have a mean near 0 while
     PCGrad acts in every other step; and where now the one gradient is the longer, now the other, turns cancel.
@@ -47,8 +47,9 @@ def pcgrad_turns(entries: Iterable[Mapping[str, Any]], tasks: list[str]) -> dict
     for name, i, j in task_pairs(tasks):
         turns = []
         for entry in steps:
-            if (cosine := entry["cosines"].get(name)) is not None:
-                first, second = (entry["gradient_norms"][tasks[place]] for place in (i, j))
+            first, second = (entry["gradient_norms"].get(tasks[place]) for place in (i, j))
+            cosine = entry["cosines"].get(name)
+            if cosine is not None and first is not None and second is not None:
                 turns.append(math.copysign(pcgrad_turn(cosine, first / second), first - second))
         found[name] = sum(turns) / len(turns) if turns else None
     return found

@@ -67,17 +67,18 @@ def read_answers(path: Path, task: Task) -> DevAnswers:
 
 
 def _numbers(path: Path, number: int, row: list[str], task: Task) -> list[float]:
-    """The numbers of a row; InputError where one is missing, not finite, or no label of the task."""
+    """The numbers of a row; InputError where one is missing or not finite, or is no label or no answer of the task.
+    Gold scores of a regression may lie beyond those of its training set, which its answers do not."""
     try:
         values = [float(cell) for cell in row[1:]]
     except ValueError:
         values = []
     if len(values) != len(_HEADER) - 1 or not all(map(math.isfinite, values)):
         raise InputError(f"{path}: row {number} is {shown(row)}, expected an id and five numbers")
-    labels = values[:2]
-    whole = task.kind == "regression" or all(value == int(value) for value in labels)
+    of_scores = task.kind == "regression"
+    whole = of_scores or all(value == int(value) for value in values[:2])
     beyond = 1e-5 * (task.high - task.low)  # fp32 rounds what the bounds are given in
-    within = all(task.low - beyond <= value <= task.high + beyond for value in labels)
+    within = all(task.low - beyond <= value <= task.high + beyond for value in values[of_scores:2])
     if not whole or not within or not 0 <= values[4] < 2**31:
         raise InputError(f"{path}: row {number} is {shown(row)}, expected labels of task {task.name}, and a length")
     return values

@@ -47,7 +47,8 @@ class LoggedStep:
 
     def entry(self) -> dict[str, Any]:
         """The step as it stands in metrics.jsonl; waits for the numbers. Tasks that the step did not hold have none,
-        and two tasks have a cosine where both have a gradient: none where the heads alone are trained.
+        and two tasks have a cosine where both have a gradient: none where the heads alone are trained. It is NaN where
+        a norm is not finite.
 
         conflicts: sums over the steps applied so far, of each block of parameters and pair of tasks: how often the
         gradients conflicted, their cosines, and how often there were both; two entries' difference is what happened
@@ -70,7 +71,11 @@ class LoggedStep:
             "losses": {task: found[f"loss {task}"] for task in tasks if task in present},
             "gradient_norms": {task: norm for task, norm in norms.items() if task in present},
             "merged_norm": found["merged_norm"],
-            "cosines": {name: found["cosines"][i][j] for name, i, j in pairs if norms[tasks[i]] and norms[tasks[j]]},
+            "cosines": {
+                name: found["cosines"][i][j] if math.isfinite(norms[tasks[i]] + norms[tasks[j]]) else math.nan
+                for name, i, j in pairs
+                if norms[tasks[i]] and norms[tasks[j]]
+            },
             "applied": bool(found["applied"]),
             "applied_steps": int(found["applied_steps"]),
             "skipped_in_row": [int(number) for number in found["skipped_in_row"]],

@@ -9,7 +9,7 @@ import numpy as np
 
 from concord.bert.files import replacing
 from concord.train.data.tasks import Example, Task
-from concord.train.outputs.predictions import answer_text
+from concord.train.outputs.predictions import answer_text, label_text
 from concord.train.steps.evaluation import Answers
 
 
@@ -27,7 +27,7 @@ def write_mistakes(path: Path, task: Task, examples: Sequence[Example], answers:
     for index in order:
         example = examples[index]
         texts = [example.first, example.second] if pair else [example.first]
-        gold, predicted = (answer_text(task, value) for value in (example.label, answers.predictions[index]))
+        gold, predicted = label_text(task, example.label), answer_text(task, answers.predictions[index])
         writer.writerow([example.id, f"{answers.errors[index]:.3f}", gold, predicted, *texts])
     with replacing(path) as beside:
         beside.write_text(text.getvalue(), encoding="utf-8")

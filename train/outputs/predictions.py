@@ -85,14 +85,19 @@ def _json_line(row: int, name: str, answers: Sequence[TaskAnswers], scores: bool
 
 
 def answer_text(task: Task, value: float) -> str:
-    """A class as the data call it, or else its index as a whole number; a score clipped to the task's range, with
-    decimals to tell 10,000 parts of it from one another, four at least."""
+    """An answer as `label_text` writes labels, a score clipped to the task's range."""
+    return label_text(task, float(np.clip(value, task.low, task.high)) if task.kind == "regression" else value)
+
+
+def label_text(task: Task, value: float) -> str:
+    """A class as the data call it, or else its index as a whole number; a score with decimals to tell 10,000 parts of
+    the task's range from one another, four at least."""
     if task.labels:
         return task.labels[int(value)]
     if task.kind != "regression":
         return f"{int(value)}"
     decimals = max(4, 4 - math.floor(math.log10(task.high - task.low)))
-    return f"{np.clip(value, task.low, task.high):.{decimals}f}"
+    return f"{value:.{decimals}f}"
 
 
 def _field(text: str) -> str:

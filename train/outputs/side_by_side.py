@@ -1,6 +1,7 @@
 """What several runs say that go on side by side: a live line each on a terminal, plain lines with their names where the
 output is piped."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,7 +77,8 @@ class SideBySide:
     def _step(self, name: str, event: Mapping[str, Any]) -> None:
         now, spread = self._standings[name], self._spread[name]
         now.epoch, now.step = event["epoch"] + 1, event["step"] - event["epoch"] * spread
-        now.losses, now.speed, now.conflicts = event["losses"], event["examples_per_second"], event["conflicts"]
+        now.speed, now.conflicts = event["examples_per_second"], event["conflicts"]
+        now.losses = {task: math.nan if loss is None else loss for task, loss in event["losses"].items()}
         if self._live is None:
             losses = " ".join(f"{task} {_number(loss)}" for task, loss in event["losses"].items())
             self._say(name, f"step {event['step']}  loss {losses}  {event['examples_per_second']:.0f} examples/s")

@@ -82,6 +82,12 @@ def best_metric_text(best_metric: tuple[str, str] | None) -> str:
     return ".".join(best_metric) if best_metric else MEAN
 
 
+def is_void(metrics: Mapping[str, Mapping[str, float | None]]) -> bool:
+    """Whether some task of an evaluation in a log has no metric at all: its answers were not finite. One metric alone
+    may be undefined on a set."""
+    return any(all(value is None for value in row.values()) for row in metrics.values())
+
+
 def score_line(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
     """The metrics of every task on one line."""
     return "  ".join(

@@ -25,7 +25,7 @@ class Comparison:
         members: letter -> what is compared.
         sections: title -> rows of a name and a cell for each member.
         differences: task, letter of the member that is compared with the first, and the difference, None where they
-            have no dev example in common.
+            have no dev example in common, or none by which the metric is defined.
         missing: letters of members with a run whose dev answers are not kept for every task.
     """
 
@@ -153,7 +153,7 @@ def difference_rows(comparison: Comparison) -> list[list[str]]:
 
 def _shown(found: Difference | None) -> list[str]:
     if found is None:
-        return ["no dev example in common"]
+        return ["no dev example in common, or none by which the metric is defined"]
     zero = "outside" if found.low > 0 or found.high < 0 else "within"
     interval = f"[{found.low:+.3f}, {found.high:+.3f}]"
     return [found.metric, f"{found.value:+.3f}", interval, f"{found.examples} examples", f"0 lies {zero}"]

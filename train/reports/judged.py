@@ -72,7 +72,7 @@ def _reliability(task: Task, answers: DevAnswers) -> Figure | None:
 
 def _scores(task: Task, answers: DevAnswers) -> Figure:
     if task.kind == "regression":
-        edges = np.linspace(task.low, task.high, _BINS + 1)
+        edges = np.linspace(*_range(task, answers), _BINS + 1)
         groups, legend = [answers.predicted, answers.gold], ["predicted", "gold"]
     else:
         low, high = min(0.0, float(answers.scores.min())), max(1.0, float(answers.scores.max()))
@@ -85,10 +85,15 @@ def _scores(task: Task, answers: DevAnswers) -> Figure:
     return Figure(title, histogram(title, edges, counted), legend)
 
 
+def _range(task: Task, answers: DevAnswers) -> tuple[float, float]:
+    """That of a regression's training set, made wider where dev scores lie beyond it."""
+    return min(task.low, float(answers.gold.min())), max(task.high, float(answers.gold.max()))
+
+
 def _scatter(task: Task, answers: DevAnswers) -> Figure:
     kept = np.arange(0, len(answers.gold), -(-len(answers.gold) // _MOST_DOTS))
     title = f"{task.name}: predicted over gold"
-    drawing = scatter(title, answers.gold[kept], answers.predicted[kept], task.low, task.high)
+    drawing = scatter(title, answers.gold[kept], answers.predicted[kept], *_range(task, answers))
     note = f"{len(kept)} of {len(answers.gold)} dev examples." if len(kept) < len(answers.gold) else ""
     return Figure(title, drawing, note=note)
 

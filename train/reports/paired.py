@@ -22,7 +22,8 @@ class Difference:
         metric: its name.
         value: of the second minus that of the first, on the examples that all answered.
         low, high: the percentile interval of `COVERAGE` over `RESAMPLES` draws of those examples with replacement
-            (Efron, "Bootstrap methods: another look at the jackknife", 1979).
+            (Efron, "Bootstrap methods: another look at the jackknife", 1979), but for draws of which the metric is
+            undefined.
         examples: how many all answered.
     """
 
@@ -34,7 +35,8 @@ class Difference:
 
 
 def difference(task: Task, first: Sequence[DevAnswers], second: Sequence[DevAnswers]) -> Difference | None:
-    """The difference in a task's main metric, `second` minus `first`; None where they have no example in common.
+    """The difference in a task's main metric, `second` minus `first`; None where they have no example in common, or
+    none by which the metric is defined.
 
     Each of the two is the answers of one run, or of runs that differ in their seed alone, whose metrics are averaged.
     Examples are the same where id and gold label are, and the draws take the same examples for all runs: what all get
@@ -46,20 +48,27 @@ def difference(task: Task, first: Sequence[DevAnswers], second: Sequence[DevAnsw
     if not count:
         return None
     metric, gold = main_metric(task), first[0].gold[rows[0]]
-    measure = METRICS.resolve(metric)
-    predicted = [own.predicted[places] for own, places in zip([*first, *second], rows, strict=True)]
-    ours, theirs = predicted[: len(first)], predicted[len(first) :]
+    measure, of_scores = METRICS.resolve(metric), METRICS.entry(metric).of_scores
+    judged = [
+        (own.scores if of_scores else own.predicted)[places]
+        for own, places in zip([*first, *second], rows, strict=True)
+    ]
+    ours, theirs = judged[: len(first)], judged[len(first) :]
 
-    def mean(runs: Sequence[np.ndarray], chosen: np.ndarray) -> float:
-        return float(np.mean([measure(own[chosen], gold[chosen]) for own in runs]))
+    def gain(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], chosen: np.ndarray) -> float | None:
+        # Whether a metric is defined depends on the gold labels alone, which are the same for all runs.
+        found = [[measure(own[chosen], gold[chosen]) for own in runs] for runs in (ours, theirs)]
+        return None if None in found[0] else float(np.mean(found[1]) - np.mean(found[0]))
 
+    value = gain(ours, theirs, np.arange(count))
+    if value is None:
+        return None
     draws, gains = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         chosen = draws.integers(count, size=count)
-        gains.append(mean(_drawn(theirs, draws), chosen) - mean(_drawn(ours, draws), chosen))
-    low, high = np.quantile(gains, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    everything = np.arange(count)
-    value = mean(theirs, everything) - mean(ours, everything)
+        theirs_drawn, ours_drawn = _drawn(theirs, draws), _drawn(ours, draws)
+        gains.append(gain(ours_drawn, theirs_drawn, chosen))
+    low, high = np.quantile([own for own in gains if own is not None], [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Difference(metric, value, float(low), float(high), count)
 
 

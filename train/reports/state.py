@@ -1,6 +1,5 @@
 """How a run stands, from what lies in its folder: done, running, stopped or failed."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from concord.train.outputs.folders import has_state, lost_its_states
 from concord.train.outputs.locks import held
 from concord.train.outputs.log import MOST_SKIPPED
 from concord.train.outputs.names import CONFIG_FILE, METRICS_FILE, PRETRAINING_FILE, SUMMARY_FILE
+from concord.train.outputs.summary import is_void
 from concord.train.reports.stored_log import last_entries
 from concord.train.settings.files import read_config
 
@@ -64,8 +64,7 @@ def _why_not_learned(step: Mapping[str, Any], last: Mapping[str, Any]) -> str:
     try:
         if step and step["skipped_in_row"][0] >= MOST_SKIPPED and step["loss_scale"] <= 1:
             return f"nothing was learned in the last {step['skipped_in_row'][0]} steps: gradients were not finite"
-        scores = [value for row in last.get("dev", {}).values() for value in row.values()]
-        if scores and not all(map(math.isfinite, scores)):
+        if is_void(last.get("dev", {})):
             return "its last evaluation gave scores that are not finite"
     except (KeyError, TypeError, IndexError, AttributeError):
         return "its log is not one of this version"

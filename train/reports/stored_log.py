@@ -1,5 +1,6 @@
 """A run's metrics.jsonl read in pieces and kept as columns of numbers, so that a log of any length fits in memory."""
 
+import math
 from array import array
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,10 +26,10 @@ class Column:
     def __init__(self) -> None:
         self._steps, self._values = array("d"), array("d")
 
-    def append(self, step: int, value: float) -> None:
-        """One step more."""
+    def append(self, step: int, value: float | None) -> None:
+        """One step more; None, which stands in files for what is undefined or not finite, is NaN here."""
         self._steps.append(step)
-        self._values.append(value)
+        self._values.append(math.nan if value is None else value)
 
     @property
     def steps(self) -> np.ndarray:
@@ -52,7 +53,8 @@ class StoredLog:
     Attributes:
         columns: "losses", "gradient_norms" and "cosines" -> name of a task or pair -> its column; and "step" ->
             merged_norm, learning_rate, loss_scale, seconds, tokens, examples -> its column.
-        evaluations: each step that was evaluated, and task -> metric -> value.
+        evaluations: each step that was evaluated, and task -> metric -> value, None where that was undefined or not
+            finite.
         sums: steps, and float64 [steps, blocks, pairs, 3], the running sums of conflicts, cosines and meetings after
             them; at most 4096 entries are kept, the last one among them.
         blocks, pairs: their names.
@@ -61,7 +63,7 @@ class StoredLog:
 
     def __init__(self, pieces: Iterable[tuple[list[dict[str, Any]], int]], path: Path) -> None:
         self.columns: dict[str, dict[str, Column]] = {}
-        self.evaluations: list[tuple[int, dict[str, dict[str, float]]]] = []
+        self.evaluations: list[tuple[int, dict[str, dict[str, float | None]]]] = []
         self.blocks: list[str] = []
         self.pairs: list[str] = []
         self.last: Mapping[str, Any] | None = None
@@ -89,7 +91,10 @@ class StoredLog:
 
     def _add(self, entry: Mapping[str, Any]) -> None:
         if entry["event"] == "evaluation":
-            dev = {task: {name: float(v) for name, v in row.items()} for task, row in entry["dev"].items()}
+            dev = {
+                task: {name: None if value is None else float(value) for name, value in row.items()}
+                for task, row in entry["dev"].items()
+            }
             self.evaluations.append((int(entry["step"]), dev))
         if entry["event"] != "step":
             return
@@ -112,7 +117,7 @@ class StoredLog:
             # The sums run on: what is dropped between two entries is still in their difference.
             self._sums, self._stride = self._sums[::2], 2 * self._stride
 
-    def _put(self, group: str, name: str, step: int, value: float) -> None:
+    def _put(self, group: str, name: str, step: int, value: float | None) -> None:
         columns = self.columns.setdefault(group, {})
         if name not in columns:
             columns[name] = Column()

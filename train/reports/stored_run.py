@@ -1,6 +1,5 @@
 """A fine-tuning run read from its folder by checked readers, for whoever tells of it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,7 +19,7 @@ from concord.train.outputs.names import (
     TASKS_FILE,
     answers_file,
 )
-from concord.train.outputs.summary import dev_sum
+from concord.train.outputs.summary import dev_sum, is_void
 from concord.train.reports.state import RunState, state_of
 from concord.train.reports.stored_log import StoredLog, read_log
 from concord.train.settings.files import read_config
@@ -56,12 +55,13 @@ class StoredRun:
     answers: dict[str, DevAnswers]
 
     @property
-    def best(self) -> tuple[int, dict[str, dict[str, float]]]:
-        """The step of the best evaluation so far, and task -> metric -> its value; (0, {}) where there is none yet."""
+    def best(self) -> tuple[int, dict[str, dict[str, float | None]]]:
+        """The step of the best evaluation so far, and task -> metric -> its value, None where that is undefined;
+        (0, {}) where there is none yet."""
         if self.summary:
             return self.summary["best_step"], self.summary["dev"]
-        rated = [(dev_sum(dev, self.tasks), step, dev) for step, dev in self.log.evaluations if step]
-        rated = [row for row in rated if math.isfinite(row[0])]
+        evaluations = [(step, dev) for step, dev in self.log.evaluations if step and not is_void(dev)]
+        rated = [(dev_sum(dev, self.tasks), step, dev) for step, dev in evaluations]
         return max(rated, key=lambda row: (row[0], -row[1]))[1:] if rated else (0, {})
 
     @property
@@ -130,7 +130,7 @@ def _check_summary(summary: Mapping[str, Any], tasks: list[Task], path: Path) ->
         "best_step": int,
         "skipped_steps": int,
         "damaged_log_lines": int,
-        "dev": {task.name: [number] for task in tasks},
+        "dev": {task.name: [share] for task in tasks},
         "versions": [str],
         "surgery": [{"pairs": [pair], "gradient_norms": [share], "change": number}],
     }
