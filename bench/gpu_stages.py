@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import gpu_digests as digests
+from bench.parity import MODULES
 from bench.stages import SECONDS, Lane, Phase, Stage
 
 # A small test of each op; of those whose programs share memory, the second list.
@@ -28,6 +29,9 @@ SHARED = (
     "tests/kernels/test_surgery.py::test_clipping_brings_the_norm_of_the_whole_update_to_its_limit",
     "tests/kernels/test_task_products.py::test_many_rows_of_small_matrices_are_divided",
 )
+# sentence-transformers, which one module of parity wants, is no part of what a GPU machine needs; what rests on that
+# module is not measured there.
+PARITY = tuple(module for module in MODULES if module != "tests/bench/test_encoders.py")
 # Attention of heads of 32 in bf16, the third of the dtypes on a GPU: short and long, forward and backward, dropout.
 HEADS_OF_32 = ("tests/kernels/test_attention_kernels.py", "-k", "32 and 0.2 and dtype2")
 
@@ -88,10 +92,10 @@ def whole_call(place: Place) -> list[Phase]:
 
     While parity is tested the benchmarks are rehearsed: what they compile, they find in the caches then.
     """
-    jobs = place.cores * 5 // 8 + 1
+    limits = ("--jobs", place.cores * 5 // 8 + 1, "--seconds", SECONDS)
     parity = Stage(
         name="parity",
-        command=place.module("bench.parity", "--out", place.work / "parity", "--jobs", jobs, "--seconds", SECONDS),
+        command=place.module("bench.parity", *PARITY, "--out", place.work / "parity", *limits),
         seconds=140,
         digest=digests.parity,
     )

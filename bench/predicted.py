@@ -15,9 +15,9 @@ from pathlib import Path
 
 from bench.counted_steps import CountedStep, Operation
 from bench.lengths import read_lengths
-from bench.report import ROOT, update_page
+from bench.page_sections import ROOT, update_page
 from bench.step_cases import MODELS
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, one_line
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.profiles.kernel_classes import PRODUCTS, class_of
@@ -25,6 +25,7 @@ from concord.train.profiles.kernel_classes import PRODUCTS, class_of
 BEGIN, END = "<!-- predicted: begin -->", "<!-- predicted: end -->"
 TASKS = (3, 8, 16)
 GAPS = "gaps"
+_PROFILED = {"lengths": "course", "tasks": TASKS[0], "batch": 32, "dtype": "bf16"}  # what a profile may stand beside
 # Seen on an H200: bytes a second that are copied, counting both directions, and bf16 operations a second.
 _COPIED, _MULTIPLIED = 4.3e12, 790e12
 _LEAST, _GAP = 2e-6, 0.42e-6  # seconds of any kernel, and from one to the next within a graph
@@ -122,18 +123,27 @@ def _mean_square(number: int) -> float:
     return sum(length**2 * count for length, count in histogram.items()) / sum(histogram.values())
 
 
-def table(step: CountedStep, classes: Iterable[Prediction], measured: Mapping[str, float] | None = None) -> str:
-    """A step's classes in Markdown, and their sum; measured: class -> seconds, None where nothing was."""
+@dataclass(frozen=True)
+class Measured:
+    """A step as `bench.profile_steps` has profiled it: on which device, and class -> seconds."""
+
+    device: str
+    seconds: Mapping[str, float]
+
+
+def table(step: CountedStep, classes: Iterable[Prediction], measured: Measured | None = None) -> str:
+    """A step's classes in Markdown, and their sum; measured: None where nothing was."""
     rows = [(own.name, own.launches, own.bytes, own.operations, own.floor, own.predicted) for own in classes]
     rows.append(("all", *(sum(row[column] for row in rows) for column in range(1, 6))))
+    of_device = f" on {measured.device}" if measured else ""
     lines = [
         f"#### {step.model}, {step.tasks} tasks of {step.batch}, {step.tokens:,} rows, bf16",
         "",
-        "| class | launches | MB | GFLOP | floor, ms | predicted, ms | measured, ms |",
+        f"| class | launches | MB | GFLOP | floor, ms | predicted, ms | measured{of_device}, ms |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, launches, moved, computed, floor, predicted in rows:
-        seconds = "not yet measured" if measured is None else f"{measured.get(name, 0.0) * 1e3:.3f}"
+        seconds = "not yet measured" if measured is None else f"{measured.seconds.get(name, 0.0) * 1e3:.3f}"
         lines.append(
             f"| {name} | {launches} | {moved / 1e6:,.1f} | {computed / 1e9:,.1f} | {floor * 1e3:.3f} "
             f"| {predicted * 1e3:.3f} | {seconds} |"
@@ -141,16 +151,23 @@ def table(step: CountedStep, classes: Iterable[Prediction], measured: Mapping[st
     return "\n".join(lines)
 
 
-def read_measured(path: Path) -> tuple[str, dict[str, float]]:
-    """The model that `bench.profile_steps` has profiled, and the seconds of each class; InputError for another file."""
+def read_measured(path: Path) -> tuple[str, Measured]:
+    """The model that `bench.profile_steps` has profiled on a GPU, and what it measured; InputError for another file,
+    and for a profile of other steps than are predicted."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         seconds = {own["name"]: float(own["seconds"]) for own in found["classes"]}
-        return str(found["case"]["model"]), seconds | {"all": sum(seconds.values())}
+        model, case, device = str(found["case"].pop("model")), dict(found["case"]), str(found["device"])
+        on_gpu = found["host_launches"] is not None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: expected what python -m bench.profile_steps --out has written") from None
+    if case != _PROFILED or not on_gpu:
+        what = ", ".join(f"{name} {value}" for name, value in case.items())
+        expected = ", ".join(f"{name} {value}" for name, value in _PROFILED.items())
+        raise InputError(f"{path}: a profile of {one_line(what)} on {one_line(device)}, expected {expected} on a GPU")
+    return model, Measured(device, seconds | {"all": sum(seconds.values())})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.lengths import read_lengths, splits_of_lengths
 from bench.step_cases import MODELS, Case, build_trainer, step_precision
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, one_line
 from concord.bert.files import replacing
 from concord.kernels.dispatch import describe_kernels
 from concord.train.command import run_command
@@ -130,13 +130,17 @@ def table(report: dict[str, Any]) -> list[str]:
 
 
 def predicted_seconds(model: str, tasks: int) -> dict[str, float]:
-    """Class -> seconds of a step on an H200 as `bench.predicted` has them, nothing where that fails.
+    """Class -> seconds of a step on an H200 as `bench.predicted` has them; nothing where that fails, which is said.
 
     In a process of its own: counting puts a stand-in where the driver of the GPU is.
     """
     command = [sys.executable, "-m", "bench.predicted", "--json", "--model", model, "--tasks", str(tasks)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return {} if done.returncode else {own["name"]: own["predicted"] for own in json.loads(done.stdout)}
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        print(f"warning: no prediction beside the profile, bench.predicted failed: {one_line(reason)}")
+        return {}
+    return {own["name"]: own["predicted"] for own in json.loads(done.stdout)}
 
 
 def _run(trainer: Trainer, steps: int) -> tuple[float, int]:

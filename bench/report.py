@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.headline import headline
+from bench.page_sections import ROOT, update_page
 from bench.report_plots import draw_plots
 from bench.result_files import (
     CHANGED,
@@ -25,13 +26,9 @@ from bench.result_files import (
     read_committed,
     read_results,
 )
-from concord.bert.errors import InputError
-from concord.bert.files import replacing
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 
-ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 _LEGEND = (
     "Times are medians (20th to 80th percentile). Of the limit: the least time that the device's measured copy "
     "bandwidth and product rate allow, over the median. Ratios: the peer's median over Concord's, and of peak memory "
@@ -56,17 +53,6 @@ def markdown(devices: dict[str, list[Comparison]]) -> str:
             if members:
                 parts.append(_table(group, members, marks))
     return "\n\n".join(parts)
-
-
-def update_page(page: Path, section: str, first: str = BEGIN, last: str = END) -> None:
-    """Put `section` between the page's markers; InputError where they are missing. Twice is the same as once."""
-    text = page.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not begin or not end:
-        raise InputError(f"{page}: no place for the results, expected a line {first} and after it a line {last}")
-    with replacing(page) as beside:
-        beside.write_text(f"{before}{first}\n\n{section}\n\n{last}{after}", encoding="utf-8")
 
 
 def print_changes(before: dict[str, list[Comparison]], after: dict[str, list[Comparison]], revision: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from concord.bert.errors import InputError
 from concord.train.command import run_command
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -72,12 +73,39 @@ def test_a_prediction_is_no_shorter_than_its_floor_and_launches_add_up():
     assert sum(own["launches"] for own in classes) == OPERATIONS["MiniLM"][3]
 
 
+PROFILE = {
+    "case": {"model": "MiniLM", "lengths": "course", "tasks": 3, "batch": 32, "dtype": "bf16"},
+    "device": "NVIDIA A100",
+    "host_launches": 1.0,
+    "classes": [],
+}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"case": PROFILE["case"] | {"batch": 2}},
+        {"case": PROFILE["case"] | {"dtype": "fp32"}},
+        {"case": PROFILE["case"] | {"lengths": "of my data"}},
+        {"host_launches": None},
+    ],
+)
+def test_a_profile_of_other_steps_does_not_stand_beside_the_prediction(tmp_path, other):
+    from bench import predicted
+
+    path = tmp_path / "profile.json"
+    path.write_text(json.dumps(PROFILE | other))
+    with pytest.raises(InputError, match="expected lengths course, tasks 3, batch 32, dtype bf16 on a GPU"):
+        predicted.read_measured(path)
+
+
 def test_what_was_measured_stands_beside_the_prediction(tmp_path):
     profile = tmp_path / "profile.json"
     classes = [{"name": "GELU", "seconds": 1.5e-3}, {"name": "gaps", "seconds": 0.5e-3}]
-    profile.write_text(json.dumps({"case": {"model": "MiniLM"}, "classes": classes}))
+    profile.write_text(json.dumps(PROFILE | {"classes": classes}))
     flags = ("--model", "MiniLM", "--tasks", "3", "--measured", str(profile))
     lines = python("-m", "bench.predicted", *flags).splitlines()
+    assert "| measured on NVIDIA A100, ms |" in lines[2]
     assert next(line for line in lines if line.startswith("| GELU")).endswith("| 1.500 |")
     assert lines[-1].startswith("| all")
     assert lines[-1].endswith("| 2.000 |")

@@ -18,7 +18,7 @@ import torch
 
 from bench import gpu_calls
 from bench import profile_steps as profile
-from bench.gpu_stages import CALLS, HEADS_OF_32, Place
+from bench.gpu_stages import CALLS, HEADS_OF_32, PARITY, Place
 from bench.result_files import parse_results
 from concord.train import doctor
 from concord.train.flags import build_parser
@@ -39,6 +39,22 @@ def executable(path, text):
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+@pytest.mark.slow
+def test_what_a_gpu_machine_need_not_have_is_not_imported():
+    """The parity of `all` is collected, and the prediction of `first` made, without it."""
+    without = ("sentence_transformers", "matplotlib", "sklearn", "datasets", "onnx", "optuna", "mlflow", "peft")
+    calls = {
+        "pytest": ["--collect-only", "-q", "-p", "no:cacheprovider", *PARITY],
+        "bench.predicted": ["--json", "--model", "MiniLM", "--tasks", "3"],
+    }
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    for module, arguments in calls.items():
+        code = f"import sys, runpy; sys.modules.update(dict.fromkeys({without})); sys.argv[1:] = {arguments};"
+        code += f"runpy.run_module({module!r}, run_name='__main__')"
+        done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 class Machine:

@@ -8,7 +8,8 @@ import pytest
 
 from bench import report
 from bench.headline import headline
-from bench.report import BEGIN, END, main
+from bench.page_sections import BEGIN, END
+from bench.report import main
 from bench.result_files import newest_comparisons, read_results
 from concord.bert.errors import InputError
 from concord.train.command import run_command

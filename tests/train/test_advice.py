@@ -95,10 +95,13 @@ def test_conflict_begins_at_the_threshold():
     assert "pull apart" in advice(found(CONFLICT, 50.0), "none")
 
 
-def test_gradients_of_like_length_are_said_to_keep_their_sums_direction():
-    text = "sst and sts pull apart in 60% of their steps (mean cosine -0.40), but with gradients of like length "
-    assert advice(found(-0.4, 1.2), "none") == f"{text}(1.2 to 1): --surgery would hardly turn their sum"
-    assert advice(found(-0.4, 1 / 1.2), "mgda") == f"{text}(1.2 to 1): --surgery mgda hardly turns their sum"
+def test_how_little_pcgrad_turns_the_sum_of_tasks_that_pull_apart_is_said_whatever_their_lengths():
+    text = "sst and sts pull apart in 60% of their steps (mean cosine {}), but PCGrad turns the sum of their gradients "
+    like, unlike = text.format("-0.40") + "(1.2 to 1) by only 4", text.format("-0.11") + "(8.3 to 1) by only 6"
+    would, had = (f"degrees a step: --surgery {end} little to mend" for end in ("would have", "mgda had"))
+    assert advice(found(-0.4, 1.2), "none", sst_sts=3.9) == f"{like} {would}"
+    assert advice(found(-0.4, 1 / 1.2), "mgda", sst_sts=-3.9) == f"{like} {had}"
+    assert advice(found(-0.11, 8.3), "none", sst_sts=pcgrad_turn(-0.11, 8.3)) == f"{unlike} {would}"
 
 
 @pytest.mark.parametrize(("ratio", "long", "short"), [(8.0, "sst", "sts"), (0.125, "sts", "sst")])

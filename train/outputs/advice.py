@@ -75,7 +75,7 @@ def surgery_advice(surgery: Mapping[str, Mapping[str, Any]], turns: Mapping[str,
     if abs(turn) >= TURN:
         text = _outvoted(pairs[turned], met[turned], turn, whole["gradient_norms"], rule)
     else:
-        text = _not_outvoted(pairs[name], met[name], whole["gradient_norms"], rule)
+        text = _not_outvoted(pairs[name], met[name], turns[name] or 0.0, whole["gradient_norms"], rule)
     return one_line(text, _LONGEST)
 
 
@@ -94,7 +94,9 @@ def _outvoted(
     return f"{outvoted}, which is what --surgery {rule} is for; compare it with none"
 
 
-def _not_outvoted(tasks: tuple[str, str], pair: Mapping[str, Any], norms: Mapping[str, float], rule: str) -> str:
+def _not_outvoted(
+    tasks: tuple[str, str], pair: Mapping[str, Any], turn: float, norms: Mapping[str, float], rule: str
+) -> str:
     """The sentence on the pair of tasks with the lowest mean cosine, where PCGrad hardly turns any pair's sum."""
     cosine, share = pair["mean_cosine"], pair["share"]
     long, short = sorted(tasks, key=lambda task: -norms[task])
@@ -107,5 +109,6 @@ def _not_outvoted(tasks: tuple[str, str], pair: Mapping[str, Any], norms: Mappin
         )
         return f"the tasks hardly conflict, {first} and {second} most, in {met}: --surgery {end}"
     apart = f"{first} and {second} pull apart in {met}"
-    hardly = "would hardly turn" if rule == "none" else f"{rule} hardly turns"
-    return f"{apart}, but with gradients of like length ({ratio:.1f} to 1): --surgery {hardly} their sum"
+    mended = "would have little to mend" if rule == "none" else f"{rule} had little to mend"
+    turned = f"PCGrad turns the sum of their gradients ({ratio:.1f} to 1) by only {abs(turn):.0f} degrees a step"
+    return f"{apart}, but {turned}: --surgery {mended}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from concord.bert.files import replacing
+from concord.bert.files import make_folder, replacing
 from concord.train.objectives.metrics import course_score
 from concord.train.papers.budgets import BUDGETS
 from concord.train.papers.results import Results
@@ -97,6 +97,7 @@ def write_tables(
     results: of the systems that have run; the others' rows say that they have not.
     """
     written = []
+    make_folder(out)
     for table in tables:
         stem = out / f"table-{paper.tables.index(table) + 1}"
         lines = [_line(paper, row, results) for row in table.rows]
