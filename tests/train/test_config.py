@@ -205,6 +205,8 @@ def test_the_rate_suits_the_models_width_unless_it_is_given(hidden, expected):
     model = replace(SMALL, hidden_size=hidden)
     assert fit_model(fine_tuning(), model).optimizer.learning_rate == pytest.approx(expected, rel=0.01)
     assert fit_model(fine_tuning(learning_rate=3e-5), model).optimizer.learning_rate == 3e-5
+    with pytest.raises(InputError, match=r"--weight-decay 1000000\.0: expected less than"):
+        fit_model(fine_tuning(weight_decay=1e6, head_learning_rate=("1e-9",)), model)
     assert fit_model(fine_tuning(), model).data.max_length == SMALL.max_position_embeddings
 
 

@@ -38,6 +38,12 @@ def kinds(config):
         ({"stages": ("heads",), "layer_decay": 0.9}, "--layer-decay 0.9 has no effect: the encoder is never trained"),
         ({"stages": ("heads",), "hidden_dropout": 0.2}, "--hidden-dropout 0.2 has no effect: the encoder is never"),
         (
+            {"stages": ("heads",), "surgery": "pcgrad"},
+            "--surgery pcgrad has no effect: the encoder is never trained",
+        ),
+        ({"surgery_scope": "all"}, "--surgery-scope all has no effect: there is no surgery"),
+        ({"reduction": "mean", "tasks": ("sst",)}, "--reduction mean has no effect: there is one task"),
+        (
             {"schedule": "milestones", "milestones": ("3", "5")},
             "--milestones 3,5 has no effect: the run ends after 3 epochs",
         ),
@@ -67,6 +73,8 @@ def test_a_setting_that_the_others_leave_without_effect_is_told(settings, expect
         {"surgery": "upgrad", "batching": "proportional"},
         {"stages": ("heads:1", "all:2"), "learning_rate": 1e-3, "layer_decay": 0.9, "hidden_dropout": 0.2},
         {"surgery": "pcgrad", "granularity": "layer"},
+        {"stages": ("heads",), "surgery": "pcgrad", "surgery_scope": "all"},
+        {"stages": ("heads",), "surgery": "pcgrad", "shared_layer": ("sst", "sts")},
         {"granularity": "matrix"},  # the log has a row for each
         {"threshold": "dev", "tasks": ("sst", "paraphrase")},
     ],

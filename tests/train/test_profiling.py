@@ -108,6 +108,19 @@ def test_a_profiled_run_is_the_same_run_with_a_table_and_a_trace(data, tmp_path,
     assert "not the profile of a run of this version" in refused(capsys, report.main, [watched])
 
 
+@pytest.mark.slow
+def test_a_profile_that_an_evaluation_cuts_off_begins_again(data, tmp_path, capsys, monkeypatch, without_pictures):
+    monkeypatch.setattr("concord.train.profiles.profiling.measure_limits", lambda device: LIMITS)
+    more = ("--epochs", "1", "--skip-test", "--kernels", "torch", "--products", "torch", "--self-check", "off")
+    more = (*more, "--batch-size", "2", "--profile", "2", "--max-steps", "8")
+    assert run_command(run.main, [*command(data, tmp_path / "again", *more), "--evaluate-every", "5"]) == 0
+    assert json.loads((tmp_path / "again" / "profile.json").read_text())["steps"] == 2
+    capsys.readouterr()
+    assert run_command(run.main, [*command(data, tmp_path / "none", *more), "--evaluate-every", "1"]) == 0
+    assert "--profile 2: no step was profiled" in capsys.readouterr().out
+    assert not (tmp_path / "none" / "profile.json").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -176,6 +176,53 @@ def test_a_recipe_of_ones_own_is_named_by_its_path(tmp_path, monkeypatch):
         config("--recipe", tmp_path / "none.toml")
 
 
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """The current folder, with a table, a tasks.toml whose task has a weight, and a model."""
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "text,label\na,b\n", "rows.csv")
+    written(tmp_path, '[rev]\ntrain = "rows.csv"\nweight = 0.5\n[more]\ntrain = "rows.csv"\n', "tasks.toml")
+    (tmp_path / "pm").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("layer", ["--config", "--recipe"])
+def test_what_follows_from_the_data_of_a_file_does_so_whether_it_is_a_recipe_or_not(rows, layer):
+    own = written(rows, 'data = "tasks.toml"\nmodel = "pm"\n', "mine.toml")
+    found = config(layer, own)
+    assert (found.tasks, found.loss_weights) == (("rev", "more"), ("rev=0.5",))
+    assert (found.data, found.model) == (str(rows / "tasks.toml"), str(rows / "pm"))
+    own.write_text('data = "tasks.toml"\ntasks = "rev"\nloss_weights = 2\n')
+    assert (config(layer, own).tasks, config(layer, own).loss_weights) == (("rev",), ("2",))
+    own.write_text('train_file = "rows.csv"\n')
+    assert (config(layer, own).tasks, config(layer, own).train_file) == (("rows",), str(rows / "rows.csv"))
+
+
+@pytest.mark.parametrize("layer", ["--config", "--recipe"])
+def test_data_that_is_typed_takes_the_place_of_a_files_rows_and_of_what_belongs_to_them(rows, layer):
+    text = 'train_file = "rows.csv"\nvalidation_file = "rows.csv"\nlabel_column = "label"\ntasks = "rows"\n'
+    own = written(rows, text, "mine.toml")
+    found = config(layer, own, "--data", "demo", "--tasks", "sst")
+    assert (found.data, found.train_file, found.validation_file, found.label_column) == ("demo", "", "", "")
+    found = config(layer, own, "--train-file", "other.csv")
+    assert (found.train_file, found.label_column) == (str(rows / "other.csv"), "label")
+    own.write_text('data = "tasks.toml"\ntasks = "rev"\n')
+    found = config(layer, own, "--train-file", "rows.csv", "--tasks", "rows")
+    assert (found.data, found.train_file) == ("demo", str(rows / "rows.csv"))
+    assert found.loss_weights == ("1",)
+
+
+def test_a_files_data_takes_the_place_of_its_recipes_rows(rows):
+    written(rows, 'train_file = "rows.csv"\ntasks = "rows"\n', "mine.toml")
+    found = config("--config", written(rows, 'recipe = "mine.toml"\ndata = "demo"\ntasks = "sst"\n'))
+    assert (found.data, found.train_file) == ("demo", "")
+
+
+def test_settings_of_a_program_have_one_place_of_data():
+    with pytest.raises(InputError, match=r"--data 'd' and --train-file: expected one of them"):
+        RunConfig(data="d", train_file="rows.csv", tasks=("rows",))
+
+
 def test_a_file_alone_has_no_code_imported(tmp_path, monkeypatch, write):
     write("my_code", "def halve(gram, state):\n    return gram\n")
     monkeypatch.delenv(VARIABLE, raising=False)

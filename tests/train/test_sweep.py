@@ -132,6 +132,8 @@ def test_a_file_says_what_is_searched_for(tmp_path):
         ("[space]\nseed = {low=1, high=2.5}\n", "line 2: seed is 2.5, expected a whole number"),
         ("[space]\nclip = {low=2, high=1}\n", "line 2: clip is .*, expected low < high"),
         ("[space]\nclip = {low=0, high=1, log=true}\n", "expected low < high, log above 0"),
+        ("[space]\nclip = {low=0, high=1, step=nan}\n", "expected low < high, log above 0"),
+        ("[space]\nclip = {low=0, high=1, step=inf}\n", "expected low < high, log above 0"),
         ("[space]\nsurgery = {low=1, high=2}\n", "line 2: surgery is 1, expected a text"),
     ],
 )

@@ -62,8 +62,13 @@ class ProfilingReporter(ForwardingReporter):
             yield
 
     def close(self) -> None:
-        """End the profile with the run."""
+        """End the profile with the run, and warn where there is none."""
         self._end()
+        if self._count and not self._over:
+            self.warn(
+                f"--profile {self._steps}: no step was profiled, since one begins after {SKIPPED} steps of a process "
+                "and ends with the next evaluation"
+            )
         super().close()
 
     def _begin(self) -> None:
@@ -79,7 +84,8 @@ class ProfilingReporter(ForwardingReporter):
         profiler, self._profiler = self._profiler, None
         if profiler is None:
             return
-        self._over, steps = True, self._count - self._first
+        steps = self._count - self._first
+        self._over = steps > 0  # else it begins again with the next step
         self._synchronise()
         seconds = time.perf_counter() - self._began
         profiler.stop()

@@ -5,8 +5,9 @@
 
 from typing import Any
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, shown
 from concord.train.settings.options import flag_of, setting_text
+from concord.train.settings.tables import DEMO
 
 _HIGHEST_SAMPLING_WEIGHT = 1000
 
@@ -27,6 +28,8 @@ def check_table(flat: Any) -> None:
             if getattr(flat, name):
                 raise InputError(f"{flag_of(name)} {setting_text(getattr(flat, name))}: it is of --train-file FILE")
         return
+    if flat.data != DEMO:
+        raise InputError(f"--data {shown(flat.data)} and --train-file: expected one of them")
     if len(flat.tasks) != 1:
         raise InputError(f"--tasks {','.join(flat.tasks)}: --train-file is of one task; several are a tasks.toml's")
     if len(flat.text_column) > 2 or len(set(flat.text_column)) != len(flat.text_column):
@@ -53,13 +56,15 @@ def check_sampling_weights(flat: Any) -> None:
 
 
 def check_decay(flat: Any) -> None:
-    """InputError where a step, which shrinks a weight by its rate times the decay, would take more than there is."""
+    """InputError where a step would take more of a weight than there is, by the rates that the flags give."""
     head_rates = flat.numbers_per_task("head_learning_rate")
-    rate = max(flat.learning_rate, *(head_rates[task] for task in flat.tasks))
-    if rate * flat.weight_decay >= 1:
-        raise InputError(
-            f"--weight-decay {flat.weight_decay}: expected less than {1 / rate:g} with the rate of {rate:g}"
-        )
+    check_shrinkage(max(flat.learning_rate, *(head_rates[task] for task in flat.tasks)), flat.weight_decay)
+
+
+def check_shrinkage(rate: float, decay: float) -> None:
+    """InputError where a step, which shrinks a weight by its rate times the decay, would take more than there is."""
+    if rate * decay >= 1:
+        raise InputError(f"--weight-decay {decay}: expected less than {1 / rate:g} with the rate of {rate:g}")
 
 
 def check_milestones(flat: Any) -> None:

@@ -25,11 +25,17 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
     batching, rule = BATCHINGS.entry(config.batching), RULES.entry(config.surgery)
     frozen = "the encoder is never trained"
     first, trains_encoder = min(config.milestone_epochs(), default=0), config.trains_encoder()
+    never_shared = not trains_encoder and not config.shared_layer and config.surgery_scope == "shared"
+    # All recipes of a paper share some settings, such as the encoder's rate, even those that freeze the encoder.
+    unasked = not config.recipe
     idle = (
         ("pair_features", joint, "no task has --pair-encoding separate"),
         ("threshold", no_binary, "no task's answers are 0 or 1"),
         ("margin", no_margin, "no task has the loss cosine-embedding"),
         ("surgery", len(kinds) == 1, "there is one task"),
+        ("surgery", never_shared, frozen),
+        ("surgery_scope", unasked and (config.surgery == "none" or len(kinds) == 1), "there is no surgery"),
+        ("reduction", unasked and len(kinds) == 1, "there is one task"),
         ("surgery", batching.one_task, f"a step of --batching {config.batching} holds one task"),
         ("granularity", config.surgery == "none" and config.granularity == "layer", "--surgery is none"),
         ("reduction", rule.library, f"--surgery {config.surgery} has a scale of its own"),
@@ -40,8 +46,7 @@ def without_effect(config: RunConfig, kinds: Sequence[str]) -> list[str]:
         ("until", config.steps_per_epoch > 0, f"--steps-per-epoch {config.steps_per_epoch} ends an epoch"),
         ("decay", config.schedule in ("linear", "constant"), "it is of --schedule milestones"),
         ("milestones", first >= config.epochs, f"the run ends after {config.epochs} epochs"),
-        # All recipes of a paper share the encoder's rate, even those that freeze the encoder.
-        ("learning_rate", not (trains_encoder or config.recipe), f"{frozen}, see --head-learning-rate"),
+        ("learning_rate", unasked and not trains_encoder, f"{frozen}, see --head-learning-rate"),
         *((name, not trains_encoder, frozen) for name in _ENCODER_ONLY),
     )
     found = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from concord.bert.errors import InputError
 from concord.train.settings.config import RunConfig
-from concord.train.settings.named_data import from_anywhere, with_data
+from concord.train.settings.named_data import DATA_SETTINGS, from_anywhere, with_data
 from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe
 from concord.train.settings.settings_file import SettingsFile, read_settings_file
@@ -26,35 +26,35 @@ def layered(flags: Mapping[str, Any], path: Path | None) -> RunConfig:
     own is not to be had, or a file names some that no flag does, nor CONCORD_OWN.
     """
     file = read_settings_file(path) if path else SettingsFile(Path(), {})
-    of_file = {name: from_anywhere(name, value) for name, value in file.settings.items()}
-    try:
-        given = with_data(_one_place_of_data(flags, of_file))
-    except InputError as error:
-        raise _located(error, flags, [file]) from None
-    recipe = read_recipe(given["recipe"]) if given.get("recipe") else None
-    files = [file, *([recipe.file] if recipe else [])]
+    name = flags.get("recipe", file.settings.get("recipe"))
+    files = [file, *([read_recipe(name).file] if name else [])]
     typed = own_names(flags, OF_TABLES)
     for own in files:
         check_trusted(own_names(own.settings, OF_TABLES), typed, own.path)
-    settings = (recipe.file.settings if recipe else {}) | given
-    import_own(own_names(settings, OF_TABLES))
+    settings = dict(flags)
     try:
+        # What follows from the data that a layer names is of that layer, and wins over those below.
+        for own in files:
+            lower = {name: from_anywhere(name, value) for name, value in own.settings.items()}
+            settings = with_data(_one_place_of_data(settings, lower))
+        import_own(own_names(settings, OF_TABLES))
         return RunConfig(**settings)
     except InputError as error:
         raise _located(error, flags, files) from None
 
 
-def _one_place_of_data(flags: Mapping[str, Any], of_file: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags over a file's settings. --data and --train-file are two names of one choice: the file's yields to that of
-    the flags, and in the config.json of a run --data has its default where --train-file is the choice."""
-    kept = dict(of_file)
+def _one_place_of_data(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings over those of a file. --data and --train-file are two names of one choice: the file's yields to the
+    upper one, with its other files and its columns where that is --data; and in the config.json of a run --data has its
+    default where --train-file is the choice."""
+    kept = dict(lower)
     if kept.get("train_file") and kept.get("data") == DEMO:
         del kept["data"]
-    if "data" in flags:
-        kept.pop("train_file", None)
-    if "train_file" in flags:
+    if "data" in upper:
+        kept = {name: value for name, value in kept.items() if name not in DATA_SETTINGS}
+    if "train_file" in upper:
         kept.pop("data", None)
-    return kept | dict(flags)
+    return kept | dict(upper)
 
 
 def _located(error: InputError, flags: Mapping[str, Any], files: Sequence[SettingsFile]) -> InputError:

@@ -1,6 +1,7 @@
 """The file of a sweep: what is searched for, in which settings, over which others. TOML with the tables [sweep],
 [settings] and [space]."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -127,7 +128,8 @@ def _range(name: str, value: Any, file: SettingsFile) -> Range:
     whole = options[name].type in (int, WHOLE_OR_AUTO)
     if whole and not isinstance(step, int | None):
         raise wrong
-    if not low < high or (value.get("log") and (low <= 0 or step is not None)) or (step is not None and step <= 0):
+    logarithmic = value.get("log") and (low <= 0 or step is not None)
+    if not low < high or logarithmic or not 0 < (1 if step is None else step) < math.inf:
         raise InputError(f"{where}: {name} is {shown(value)}, expected low < high, log above 0 and without a step")
     return Range((), low, high, value.get("log", False), step, whole)
 

@@ -21,6 +21,7 @@ from concord.train.objectives.objectives import Objective, build_objectives, hea
 from concord.train.ranks.exchange import RankExchange
 from concord.train.ranks.group import Ranks
 from concord.train.reporter import SILENT, Reporter
+from concord.train.settings.agreement import check_shrinkage
 from concord.train.settings.parts import (
     BatchConfig,
     EncoderConfig,
@@ -54,10 +55,12 @@ def fit_model(config: Settings, model: BertConfig) -> Settings:
     """The settings with what depends on the model: its learning rate, unless given, and no longer sequences.
 
     Wider encoders take smaller rates: 2e-4 at a hidden size of 384, and in inverse proportion to the size's square.
+    InputError where the weight decay is too large for that rate.
     """
     rate = config.optimizer.learning_rate
     if rate < 0:
         rate = min(_HIGHEST_RATE, _RATE * (_WIDTH / model.hidden_size) ** 2)
+        check_shrinkage(rate, config.optimizer.weight_decay)
     longest = min(config.data.max_length, model.max_length)
     return replace(
         config,
