@@ -129,12 +129,15 @@ def misfit(found: Tensor | None, expected: Sequence[int]) -> str:
         return f"is {'nothing' if found is None else list(found.shape)}, expected {list(expected)}"
     if found.dtype not in _DTYPES:
         return f"is in {str(found.dtype).removeprefix('torch.')}, expected float32, float16, bfloat16 or float64"
-    return "" if all_finite(found) else "has values that are not finite"
+    return "" if all_finite(found, torch.float32) else "has values that are not finite in float32"
 
 
-def all_finite(tensor: Tensor) -> bool:
-    """Whether a floating-point tensor has neither NaN nor infinities: it is read once, and nothing of its size made."""
-    return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())
+def all_finite(tensor: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether a floating-point tensor has neither NaN nor infinities: it is read once, and nothing of its size made.
+
+    dtype: that it is to be converted to, where its values may be too large for that; None for its own.
+    """
+    return not tensor.numel() or bool(torch.stack(tensor.aminmax()).to(dtype or tensor.dtype).isfinite().all())
 
 
 def load_weights(encoder: Encoder, path: Path, seed: int, pooler: Mapping[str, Tensor] | None = None) -> list[str]:

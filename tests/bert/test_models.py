@@ -272,6 +272,10 @@ def test_weights_are_converted_from_half_precision_and_other_dtypes_are_refused(
     edit_weights(directory, lambda tensors: tensors.update({"pooler.dense.weight": torch.full((32, 32), torch.nan)}))
     with pytest.raises(InputError, match=r"pooler\.dense\.weight has values that are not finite"):
         load_model(str(directory), seed=0)
+    large = torch.full((32, 32), 1e300, dtype=torch.float64)
+    edit_weights(directory, lambda tensors: tensors.update({"pooler.dense.weight": large}))
+    with pytest.raises(InputError, match=r"pooler\.dense\.weight has values that are not finite in float32"):
+        load_model(str(directory), seed=0)
 
 
 def test_a_model_without_a_pooler_gets_a_random_one_and_says_so(directory):
