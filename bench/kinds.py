@@ -55,6 +55,16 @@ _FILES = (
         "a vocabulary with capitals, and no `do_lower_case`",
         "read in lower case with a warning; `--lower-case no` keeps capitals",
     ),
+    (
+        "a WordPiece `tokenizer.json` that no class reads anew, as in `best/`",
+        "read in its own case; `--lower-case` sets the other, if its normalizer is BertNormalizer",
+    ),
+    (
+        "`modules.json`, `1_Pooling/`, `2_Dense/` and `sentence_bert_config.json` of sentence-transformers",
+        "the pooling where it is the mean, or the first token through a dense layer that is as the kind's pooler: its "
+        "weights in `2_Dense/model.safetensors` then are the pooler's; the length at which texts are cut, or else the "
+        "tokenizer's `model_max_length`",
+    ),
 )
 _DIFFERENCE = """One thing differs: in a text that spells out RoBERTa's padding token, `<pad>`, transformers gives that
 token, and those after it, other positions than Concord, which counts every token.

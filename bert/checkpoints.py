@@ -15,7 +15,7 @@ from torch import Tensor
 
 from concord.bert import pickle_child
 from concord.bert.errors import InputError, shown
-from concord.bert.files import read_json_object
+from concord.bert.files import is_file, read_json_object
 from concord.bert.names import INDEX_ENDING, PICKLE_FILE, WEIGHTS_FILE
 from concord.bert.tensor_files import read_tensors
 
@@ -29,7 +29,7 @@ def find_weights(directory: Path) -> Path:
     InputError where there is none.
     """
     for name in _CANDIDATES:
-        if (directory / name).is_file():
+        if is_file(directory / name):
             return directory / name
     raise InputError(f"{directory / WEIGHTS_FILE}: no such file, expected weights as safetensors")
 
@@ -63,8 +63,8 @@ def _parts(path: Path) -> list[Path]:
     if not path.name.endswith(INDEX_ENDING):
         return [path]
     parts = [path.with_name(name) for name in sorted(set(_weight_map(path).values()))]
-    if missing := [part.name for part in parts if not part.is_file()]:
-        there = [part.name for part in parts if part.is_file()]
+    if missing := [part.name for part in parts if not is_file(part)]:
+        there = [part.name for part in parts if is_file(part)]
         raise InputError(
             f"{path}: {len(missing)} of its {len(parts)} files are missing, {missing[0]} being one; "
             f"there: {', '.join(there[:3]) or 'none'}"

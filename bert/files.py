@@ -9,7 +9,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -145,6 +145,29 @@ def _running(process: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at a path that a user has named; InputError where the system does not answer, as where
+    a name is too long for it, or lies in a folder that may not be looked into."""
+    return _answer(path, Path.exists)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path that a user has named is a plain file's; InputError as from `exists`."""
+    return _answer(path, Path.is_file)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path that a user has named is a folder's; InputError as from `exists`."""
+    return _answer(path, Path.is_dir)
+
+
+def _answer(path: Path, question: Callable[[Path], bool]) -> bool:
+    try:
+        return question(path)
+    except OSError as error:
+        raise InputError(f"{path}: not to be looked at ({error.strerror}), expected a path that is") from None
 
 
 def read_data(path: Path, expected: str, most: int | None = None) -> bytes:

@@ -61,10 +61,23 @@ def read_weights(directory: Path) -> tuple[TensorFile, dict[str, Tensor]]:
     raise DamagedFile(reason)
 
 
+def names_heads(directory: Path) -> bool:
+    """Whether the encoder's file in a folder names heads, as that of a run does; False where it cannot be read."""
+    return _HEADS in _metadata(directory / WEIGHTS_FILE)
+
+
+def has_heads(directory: Path) -> bool:
+    """Whether there are heads in a folder, those of the model before among them, for `read_weights` to choose from."""
+    return any((directory / name).is_file() for name in (HEADS_FILE, EARLIER_HEADS_FILE))
+
+
 def settle(directory: Path) -> None:
-    """Leave one file of heads in a folder, the one that the encoder's file names: a kill may have left two."""
+    """Leave one file of heads in a folder, the one that the encoder's file names: a kill may have left two. Where it
+    names none, as where it cannot be read, nothing is removed."""
     path, earlier = directory / HEADS_FILE, directory / EARLIER_HEADS_FILE
     named = _metadata(directory / WEIGHTS_FILE).get(_HEADS)
+    if named is None:
+        return
     if _metadata(path).get(DIGEST) == named:
         earlier.unlink(missing_ok=True)
     elif _metadata(earlier).get(DIGEST) == named:

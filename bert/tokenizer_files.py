@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 
 from concord.bert.errors import InputError, shown
-from concord.bert.files import MOST_JSON, read_data, read_json_object
+from concord.bert.files import MOST_JSON, exists, read_data, read_json_object
 from concord.bert.kinds import ENCODERS
 from concord.bert.names import (
     ADDED_TOKENS_FILE,
@@ -75,7 +75,10 @@ def find_tokenizer(directory: Path, lower_case: bool | None = None) -> Found:
     kind = CLASSES[settings.tokenizer_class] if settings.tokenizer_class else None
     if path.name == VOCABULARY_FILE:
         if kind not in (None, _WORDPIECE):
-            raise InputError(f"{path}: WordPiece's vocabulary, but the tokenizer is a {settings.tokenizer_class}")
+            raise InputError(
+                f"{path}: WordPiece's vocabulary, but the tokenizer is a {settings.tokenizer_class}, by "
+                f"{settings.class_file}"
+            )
         content, kind = _from_vocabulary(path), _WORDPIECE
     else:
         data = read_data(path, "a tokenizer", MOST_JSON)
@@ -87,7 +90,7 @@ def find_tokenizer(directory: Path, lower_case: bool | None = None) -> Found:
     if kind == _WORDPIECE:
         content, remark = _as_wordpiece(content, path, settings, lower_case)
     elif lower_case is not None:
-        raise InputError(f"{path}: not WordPiece, whose case alone can be chosen")
+        content = _in_case(content, path, kind, lower_case)
     elif kind == _BYTES:
         content = _as_bytes(content, path, settings)
     elif kind == _UNIGRAM:
@@ -98,9 +101,9 @@ def find_tokenizer(directory: Path, lower_case: bool | None = None) -> Found:
 
 def _vocabulary_file(directory: Path) -> Path:
     for name in (TOKENIZER_FILE, VOCABULARY_FILE):
-        if (directory / name).exists():
+        if exists(directory / name):
             return directory / name
-    others = [path.name for path in (directory / "vocab.json", *sorted(directory.glob("*.model"))) if path.exists()]
+    others = [path.name for path in (directory / "vocab.json", *sorted(directory.glob("*.model"))) if exists(path)]
     if not others:
         raise InputError(f"{directory}: no tokenizer, expected {TOKENIZER_FILE} or {VOCABULARY_FILE}")
     raise InputError(
@@ -110,20 +113,26 @@ def _vocabulary_file(directory: Path) -> Path:
 
 
 class _Settings:
-    """tokenizer_config.json, special_tokens_map.json, added_tokens.json, and the model's config.json."""
+    """tokenizer_config.json, special_tokens_map.json, added_tokens.json, and the model's config.json.
+
+    Attributes:
+        tokenizer_class: a name in `CLASSES`, None where no file says one; class_file: the one that does.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.path = directory / TOKENIZER_CONFIG_FILE
         self.content = _object(self.path)
         model = _object(directory / CONFIG_FILE)
-        name = self.content.get("tokenizer_class") or model.get("tokenizer_class")
+        name, self.class_file = self.content.get("tokenizer_class"), TOKENIZER_CONFIG_FILE
+        if not name:
+            name, self.class_file = model.get("tokenizer_class"), CONFIG_FILE
         kind = model.get("model_type")
         if name is None and kind in ENCODERS.names:
             name = ENCODERS.entry(kind).tokenizer
         if name is not None and (not isinstance(name, str) or name.removesuffix("Fast") not in CLASSES):
             raise InputError(
-                f"{self.path}: tokenizer_class is {shown(name)}, which is not read; "
+                f"{directory / self.class_file}: tokenizer_class is {shown(name)}, which is not read; "
                 f"expected one of {', '.join(CLASSES)}"
             )
         self.tokenizer_class = name.removesuffix("Fast") if name else None
@@ -194,7 +203,7 @@ class _Settings:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    return read_json_object(path, "an object") if path.exists() else {}
+    return read_json_object(path, "an object") if exists(path) else {}
 
 
 def _list(value: Any) -> list[Any]:
@@ -230,8 +239,8 @@ def _model(content: Mapping[str, Any], expected: str, path: Path, settings: _Set
     found = model.get("type") or (expected if isinstance(model.get("vocab"), dict | list) else None)
     if found != expected:
         raise InputError(
-            f"{path}: its model is {shown(found)}, but the class of the tokenizer, by {settings.path.name} or "
-            f"{CONFIG_FILE}, is {settings.tokenizer_class}, whose model is {expected}"
+            f"{path}: its model is {shown(found)}, but the class of the tokenizer, by "
+            f"{settings.class_file}, is {settings.tokenizer_class}, whose model is {expected}"
         )
     return model
 
@@ -242,8 +251,8 @@ def _type(part: Any) -> str:
 
 def _unlike(path: Path, settings: _Settings, part: str, found: Any, expected: str) -> InputError:
     return InputError(
-        f"{path}: its {part} is {shown(found)}, but {settings.tokenizer_class}, by {settings.path.name} or "
-        f'{CONFIG_FILE}, has {expected}; if the file is, write "tokenizer_class": "PreTrainedTokenizerFast" there'
+        f"{path}: its {part} is {shown(found)}, but {settings.tokenizer_class}, by {settings.class_file}, has "
+        f'{expected}; if it is meant, write "tokenizer_class": "PreTrainedTokenizerFast" into {settings.path.name}'
     )
 
 
@@ -277,6 +286,18 @@ def _as_wordpiece(
         remark = _out_of_reach(model.get("vocab"), path)
     parts = {"lowercase": lower, "strip_accents": strips, "handle_chinese_chars": chinese, "clean_text": True}
     return {**content, "normalizer": {"type": "BertNormalizer", **parts}}, remark
+
+
+def _in_case(content: dict[str, Any], path: Path, kind: str | None, lower_case: bool) -> dict[str, Any]:
+    """A tokenizer.json that is taken as it is, in the case that is chosen; InputError where it has no such choice."""
+    model, normalizer = content.get("model"), content.get("normalizer")
+    if kind or _type(model) != _WORDPIECE:
+        raise InputError(f"{path}: not WordPiece, whose case alone can be chosen")
+    if _type(normalizer) != "BertNormalizer":
+        raise InputError(
+            f"{path}: its normalizer is {shown(_type(normalizer))}, expected BertNormalizer, whose case can be chosen"
+        )
+    return {**content, "normalizer": {**normalizer, "lowercase": lower_case}}
 
 
 _CHINESE = "tokenize_chinese_chars"

@@ -129,30 +129,34 @@ def misfit(found: Tensor | None, expected: Sequence[int]) -> str:
         return f"is {'nothing' if found is None else list(found.shape)}, expected {list(expected)}"
     if found.dtype not in _DTYPES:
         return f"is in {str(found.dtype).removeprefix('torch.')}, expected float32, float16, bfloat16 or float64"
-    return "" if all_finite(found) else "has values that are not finite"
+    return "" if all_finite(found, torch.float32) else "has values that are not finite in float32"
 
 
-def all_finite(tensor: Tensor) -> bool:
-    """Whether a floating-point tensor has neither NaN nor infinities: it is read once, and nothing of its size made."""
-    return not tensor.numel() or bool(torch.stack(tensor.aminmax()).isfinite().all())
+def all_finite(tensor: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether a floating-point tensor has neither NaN nor infinities: it is read once, and nothing of its size made.
+
+    dtype: that it is to be converted to, where its values may be too large for that; None for its own.
+    """
+    return not tensor.numel() or bool(torch.stack(tensor.aminmax()).to(dtype or tensor.dtype).isfinite().all())
 
 
 def load_weights(encoder: Encoder, path: Path, seed: int, pooler: Mapping[str, Tensor] | None = None) -> list[str]:
     """Fill an encoder from the weights of a model directory, and return remarks on them, a phrase each.
 
-    path: as `checkpoints.find_weights` gives it; pooler: by the encoder's names, where it lies elsewhere. Weights may
+    path: as `checkpoints.find_weights` gives it; pooler: by the encoder's names, in place of the one there. Weights may
     lack a pooler, as those of a language model do: the encoder then gets random ones for it, from `seed`. Raises
     InputError where a file is unreadable or does not fit.
     """
     (tensors, remarks), values = read_checkpoint(path), dict(encoder.named_parameters())
     kind = encoder.config.kind
+    tensors, prefix = own_names(tensors, kind, str(path))
     tensors |= {kind.names(name)[0]: value for name, value in (pooler or {}).items()}
     of_pooler = {name for one in values if one.startswith(POOLER) for name in kind.names(one)}
-    has_pooler = not of_pooler.isdisjoint(own_names(tensors, kind, str(path))[0])
+    has_pooler = not of_pooler.isdisjoint(tensors)
     if not has_pooler:
         encoder.initialise(seed)
         values = {name: value for name, value in values.items() if not name.startswith(POOLER)}
-    prefix = copy_from_hugging_face(tensors, values, str(path), kind)
+    copy_from_hugging_face(tensors, values, str(path), kind)
     if prefix:
         remarks.append(f"the prefix {prefix} is taken off the names of its tensors")
     if not has_pooler:

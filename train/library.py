@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError
+from concord.bert.files import is_file, is_folder
 from concord.bert.models import sentence_settings
 from concord.train.data.tasks import select_tasks
 from concord.train.flags import config_from, from_anywhere
@@ -41,14 +42,14 @@ def load(name: str | Path, *, device: str = "auto", amp: str = "", pooling: str 
     environment variable CONCORD_OWN names what is.
     """
     path, reporter = Path(name), _LibraryReporter()
-    if path.name == BEST and (path.parent / TASKS_FILE).is_file():
+    if path.name == BEST and is_file(path.parent / TASKS_FILE):
         path = path.parent
-    if (path / TASKS_FILE).is_file():
+    if is_file(path / TASKS_FILE):
         if pooling or max_length:
             raise InputError(f"{path}: pooling and max_length are a run's own, expected none")
         saved = load_run(path, device, reporter, amp)
         return LoadedRun(saved, tuple(saved.tasks), reporter)
-    if path.is_dir() and not (path / CONFIG_FILE).is_file():
+    if is_folder(path) and not is_file(path / CONFIG_FILE):
         raise InputError(f"{path}: neither a run nor a model, expected {TASKS_FILE} or {CONFIG_FILE} in it")
     said = sentence_settings(str(name))
     if not (pooling or said.pooling):

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from concord.bert.errors import InputError
+from concord.bert.files import exists, is_folder
 from concord.bert.names import SENTENCE_FOLDERS
 from concord.train.outputs.folders import RunFolder, has_state, is_of_launch, lost_its_states
 from concord.train.outputs.names import BEST, METRICS_FILE
@@ -20,10 +21,10 @@ def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:
     if not out:
         return RunFolder(Path(RUNS) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}", numbered=True)
     directory = Path(out)
-    if directory.is_dir() and any(directory.iterdir()):
+    if is_folder(directory) and any(directory.iterdir()):
         resume = f", or --resume {directory}" if has_state(directory) else ""
         raise InputError(f"--out {directory}: the folder is not empty; give another{resume}")
-    if directory.exists() and not directory.is_dir():
+    if exists(directory) and not is_folder(directory):
         raise InputError(f"--out {directory}: a file is in the way, expected a folder")
     return RunFolder(directory)
 

@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from concord.bert.config import BertConfig
+from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
+from concord.bert.heads import Head
 from concord.bert.model_files import read_weights, settle, write_weights
+from concord.bert.models import load_model
+from concord.bert.multitask import MultitaskModel
 from concord.bert.tensor_files import DamagedFile, write_tensors
+from tests.samples import SMALL
 
 STEPS = ("replace", "unlink")  # what changes names in a folder
 
@@ -86,6 +92,32 @@ def test_missing_heads_and_weights_of_no_run_are_named(tmp_path):
     write_tensors(tmp_path / "model.safetensors", {"words": torch.zeros(2)}, {})
     with pytest.raises(InputError, match=r"names no heads.safetensors, expected the model of a run"):
         read_weights(tmp_path)
+
+
+def test_heads_stay_where_the_weights_beside_them_name_none(tmp_path):
+    for damage in (Path.unlink, lambda path: path.write_bytes(b"\0" * 64)):
+        write(tmp_path, 1)
+        (tmp_path / "heads.safetensors").rename(tmp_path / "heads-before.safetensors")
+        damage(tmp_path / "model.safetensors")
+        settle(tmp_path)
+        assert (tmp_path / "heads-before.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "electra"])
+@pytest.mark.parametrize("name", ["heads.safetensors", "heads-before.safetensors"])
+def test_a_model_read_anew_has_its_own_pooler_after_a_kill_between_two_renames(tmp_path, kind, name):
+    encoder = Encoder(BertConfig(**{**vars(SMALL), "model_type": kind, "vocab_size": 2048}))
+    encoder.initialise(3)
+    encoder.config.write(tmp_path / "config.json")
+    head = Head(32, 1, pair=False, dropout=0.0)
+    head.initialise(torch.Generator().manual_seed(0))
+    expected = encoder.pooler.weight.detach().clone()
+    MultitaskModel(encoder, {"a": head}).save(tmp_path)
+    load_model("tiny", seed=0).tokenizer.save(tmp_path)
+    (tmp_path / "heads.safetensors").rename(tmp_path / name)
+    found = load_model(str(tmp_path), seed=0)
+    assert found.origin == str(tmp_path)
+    assert torch.equal(found.encoder.pooler.weight, expected)
 
 
 def test_a_reader_between_two_models_reads_anew(tmp_path, monkeypatch):

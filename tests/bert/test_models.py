@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.errors import InputError
-from concord.bert.models import TINY_DIRECTORY, load_model, minilm_directory
+from concord.bert.models import TINY_DIRECTORY, load_model, minilm_directory, sentence_settings
 from concord.bert.tokenizer import Tokenizer
 from concord.bert.weights import copy_from_hugging_face, load_weights, to_hugging_face
 from concord.train.command import run_command
@@ -78,6 +78,7 @@ FILES = (
         "sentence_bert_config.json",
         "1_Pooling/config.json",
         "2_Dense/config.json",
+        "2_Dense/model.safetensors",
     ),
     *("model.safetensors", "model.safetensors.index.json", "model-*.safetensors"),
 )
@@ -272,6 +273,10 @@ def test_weights_are_converted_from_half_precision_and_other_dtypes_are_refused(
     edit_weights(directory, lambda tensors: tensors.update({"pooler.dense.weight": torch.full((32, 32), torch.nan)}))
     with pytest.raises(InputError, match=r"pooler\.dense\.weight has values that are not finite"):
         load_model(str(directory), seed=0)
+    large = torch.full((32, 32), 1e300, dtype=torch.float64)
+    edit_weights(directory, lambda tensors: tensors.update({"pooler.dense.weight": large}))
+    with pytest.raises(InputError, match=r"pooler\.dense\.weight has values that are not finite in float32"):
+        load_model(str(directory), seed=0)
 
 
 def test_a_model_without_a_pooler_gets_a_random_one_and_says_so(directory):
@@ -291,6 +296,21 @@ def test_a_model_without_a_pooler_gets_a_random_one_and_says_so(directory):
     assert 0.015 < weights[0].std() < 0.025
     found = to_hugging_face(dict(models[0].encoder.named_parameters()))
     assert all(torch.equal(found[name], value) for name, value in before.items() if not name.startswith("pooler."))
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "/tmp/" + "b" * 300, "c/" * 3000])
+def test_a_name_that_no_file_system_takes_is_bad_input(name):
+    for read in (lambda: load_model(name, seed=0), lambda: sentence_settings(name)):
+        with pytest.raises(InputError, match=r"not to be looked at \(File name too long\), expected"):
+            read()
+
+
+def test_an_index_whose_files_have_such_a_name_is_bad_input(directory):
+    (directory / "model.safetensors").unlink()
+    index = {"weight_map": {"embeddings.word_embeddings.weight": "x" * 300 + ".safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"not to be looked at \(File name too long\), expected"):
+        load_model(str(directory), seed=0)
 
 
 @pytest.mark.parametrize(

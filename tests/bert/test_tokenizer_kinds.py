@@ -203,19 +203,42 @@ JAPANESE = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "
     [
         ("bert", {"vocab.txt": "words"}, JAPANESE, r"tokenizer_class is 'BertJapaneseTokenizer', which is not read"),
         ("bert", {"vocab.txt": "words"}, {"tokenizer_class": ["x"]}, r"tokenizer_class is \['x'\]"),
+        (
+            "bert",
+            {"vocab.txt": "words", "config.json": {"tokenizer_class": "T5Tokenizer"}},
+            {},
+            r"model.config\.json: tokenizer_class is 'T5Tokenizer', which is not read",
+        ),
+        (
+            "bert",
+            {"vocab.txt": "words"},
+            {"tokenizer_class": "T5Tokenizer"},
+            r"model.tokenizer_config\.json: tokenizer_class is 'T5Tokenizer', which is not read",
+        ),
         ("roberta", {"vocab.json": {}, "merges.txt": ""}, {}, r"only vocab\.json.*; convert it, .*save_pretrained"),
         ("camembert", {"sentencepiece.bpe.model": "x"}, {}, r"only sentencepiece\.bpe\.model.*convert it"),
-        ("roberta", {"vocab.txt": "words"}, {}, r"WordPiece's vocabulary, but the tokenizer is a RobertaTokenizer"),
+        (
+            "roberta",
+            {"vocab.txt": "words"},
+            {},
+            r"WordPiece's vocabulary, but the tokenizer is a RobertaTokenizer, by config",
+        ),
         (
             "roberta",
             {"tokenizer.json": "lower"},
             {},
-            r"its model is 'WordPiece', but .* RobertaTokenizer, whose .* BPE",
+            r"its model is 'WordPiece', but .*, by config\.json, is RobertaTokenizer, whose .* BPE",
         ),
         ("bert", {"tokenizer.json": "bytes"}, {}, r"its model is 'BPE', but the class .* is BertTokenizer"),
         ("bert", {"tokenizer.json": "cased"}, {}, r"do_lower_case False, but .*config\.json does not say it.*write"),
         ("roberta", {"tokenizer.json": "bytes, a space"}, {}, r"add_prefix_space True, but .* does not say it"),
-        ("bert", {"tokenizer.json": "split"}, {}, r"its pre_tokenizer is 'Whitespace', but BertTokenizer"),
+        ("bert", {"tokenizer.json": "split"}, {}, r"its pre_tokenizer is 'Whitespace', but .*, by config"),
+        (
+            "roberta",
+            {"tokenizer.json": "split"},
+            {"tokenizer_class": "BertTokenizer"},
+            r"its pre_tokenizer is 'Whitespace', but BertTokenizer, by tokenizer_config\.json, has .* tokenizer_config",
+        ),
         ("bert", {"vocab.txt": "words", "added_tokens.json": {"[E1]": 7}}, {}, r"would get number \d+, but .* says 7"),
         (
             "bert",
@@ -294,6 +317,22 @@ def test_the_case_of_other_vocabularies_cannot_be_chosen(tmp_path):
     directory = write(tmp_path / "model", "roberta", {"tokenizer.json": byte_level_json(SAMPLE)})
     with pytest.raises(InputError, match="not WordPiece, whose case alone can be chosen"):
         Tokenizer.load(directory, lower_case=True)
+    content = wordpiece_json(lowercase=True) | {"normalizer": {"type": "Lowercase"}}
+    directory = write(tmp_path / "own", "bert", {"tokenizer.json": content}, tokenizer_class="PreTrainedTokenizerFast")
+    with pytest.raises(InputError, match="its normalizer is 'Lowercase', expected BertNormalizer, whose case"):
+        Tokenizer.load(directory, lower_case=True)
+
+
+@pytest.mark.parametrize("kind", ["bert", "none that is known"])
+def test_the_case_of_a_tokenizer_that_was_saved_here_can_be_chosen(tmp_path, kind):
+    first = write(tmp_path / "first", "bert", {"vocab.txt": from_vocabulary()}, do_lower_case=True)
+    directory = write(tmp_path / "model", kind)
+    Tokenizer.load(first).save(directory)
+    assert pieces_of(directory, "The Soup") == ["the", "soup"]
+    assert pieces_of(directory, "The Soup", lower_case=False) == ["The", "Soup"]
+    Tokenizer.load(directory, lower_case=False).save(directory)
+    assert pieces_of(directory, "The Soup") == ["The", "Soup"]
+    assert pieces_of(directory, "The Soup", lower_case=True) == ["the", "soup"]
 
 
 def test_without_segments_both_texts_of_a_pair_have_segment_0_and_another_digest(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from concord import RunConfig, fine_tune, load
+from concord.bert.errors import InputError
 from concord.train import evaluate, run
 from concord.train.command import run_command
 from concord.train.data.datasets import load_datasets
@@ -50,6 +52,18 @@ def test_bad_flags_are_refused_in_one_line(arguments, expected, capsys, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert expected in refused(capsys, run.main, arguments)
+
+
+@pytest.mark.parametrize("setting", ["model", "data", "train_file", "recipe", "out"])
+def test_a_program_that_gives_a_name_which_no_file_system_takes_gets_one_error(setting, tmp_path):
+    name = str(tmp_path / f"{'x' * 300}.csv")
+    given = {"tasks": ("sst",), "model": "tiny", "data": "demo"} | ({} if setting == "out" else {setting: name})
+    if setting == "train_file":
+        del given["data"]
+    with pytest.raises(InputError, match=r"not to be looked at \(File name too long\), expected"):
+        fine_tune(RunConfig(**given), name if setting == "out" else tmp_path / "run")
+    with pytest.raises(InputError, match=r"not to be looked at \(File name too long\), expected"):
+        load(name)
 
 
 @pytest.mark.parametrize("name", ["type", "values", "train", "update"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError, one_line
-from concord.bert.files import read_json_object
+from concord.bert.files import is_file, read_json_object
 from concord.train.data.table import Row
 
 EXTRA = "pip install 'concord-bert[data]'"
@@ -58,7 +58,7 @@ def _named(value: Any, names: tuple[str, ...] | None) -> Any:
 
 def open_parquet(path: Path) -> ArrowTable:
     """The table of a Parquet file; InputError where it is damaged, or the extra `data` is not installed."""
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path}: cannot be read, expected a Parquet file")
     datasets = _library(str(path))
     import pyarrow.parquet
@@ -113,7 +113,7 @@ def _declared(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def _check_names(folder: Path) -> None:
     """InputError where what a saved folder names lies elsewhere: its splits and files are plain names."""
     inner = [folder]
-    if (folder / "dataset_dict.json").is_file():
+    if is_file(folder / "dataset_dict.json"):
         splits = read_json_object(folder / "dataset_dict.json", "the splits of a data set").get("splits")
         if not (isinstance(splits, list) and all(isinstance(one, str) for one in splits)):
             raise InputError(f"{folder / 'dataset_dict.json'}: not the splits of a data set, expected a list of them")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from concord.bert.errors import InputError, one_line, shown
+from concord.bert.files import exists, is_folder
 from concord.train.data.decoded import read_text, split_lines
 from concord.train.data.delimited import LONGEST_TEXT, quoted_row
 from concord.train.data.labels import label_number, label_value
@@ -36,7 +37,7 @@ class Split:
 
 def check_folder(directory: Path) -> None:
     """Raise InputError where the folder that --data names does not exist."""
-    if not directory.is_dir():
+    if not is_folder(directory):
         raise InputError(f"--data {directory}: no such folder, expected one in the course layout, or demo")
 
 
@@ -52,7 +53,7 @@ def read_split(task: Task, directory: Path, split: str, *, skip_bad_rows: bool) 
     """
     check_folder(directory)
     test = directory / f"{task.stem}-test-student.csv"
-    if split == "test" and not test.exists():
+    if split == "test" and not exists(test):
         return None
     headers = [["", "id", *task.text_columns, task.label_column]]
     if split == "test":

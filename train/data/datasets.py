@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from concord.bert.errors import InputError
+from concord.bert.files import is_folder
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows
 from concord.train.data.sources import open_source
@@ -125,7 +126,7 @@ def with_data(config: DataConfig, data: str, tasks: Sequence[Task]) -> DataConfi
     """The settings with other data, that --data names; a file of rows is the dev set of the only task. InputError for
     such a file where there are several tasks, or a task is in the course's layout."""
     path = Path(data)
-    if not (is_saved_folder(path) or (is_table_name(path.name) and not path.is_dir())):
+    if not (is_saved_folder(path) or (is_table_name(path.name) and not is_folder(path))):
         return replace(config, source=data, table=None)
     names = [task.name for task in tasks]
     if len(tasks) != 1 or not tasks[0].table:

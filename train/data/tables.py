@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError, one_line, shown
+from concord.bert.files import exists, is_folder
 from concord.train.data.course import Split, check_within, name_bad_rows
 from concord.train.data.delimited import LONGEST_TEXT
 from concord.train.data.guesses import guess_label, guess_texts
@@ -172,9 +173,9 @@ class TableTask:
         """The tables that a name stands for: split -> table; a file's is one, called train."""
         spec = self._spec
         path = spec.folder / name
-        if spec.confined and (path.exists() or is_table_name(name)):
+        if spec.confined and (exists(path) or is_table_name(name)):
             check_within(spec.folder, path)
-        if not path.exists() and not is_table_name(name):
+        if not exists(path) and not is_table_name(name):
             if re.fullmatch(_HUB_NAME, name) is None:
                 raise InputError(f"{path}: no such file or folder, expected {FORMS} ({spec.named_by})")
             if spec.confined:
@@ -184,7 +185,7 @@ class TableTask:
             from concord.train.data.arrow import open_hub
 
             return dict(open_hub(name))
-        if path.is_dir():
+        if is_folder(path):
             if not is_saved_folder(path):
                 raise InputError(f"{path}: a folder that `datasets` has not saved, expected {FORMS} ({spec.named_by})")
             from concord.train.data.arrow import open_saved

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from concord.bert.errors import InputError
-from concord.bert.files import read_data
+from concord.bert.files import exists, is_file, is_folder, read_data
 from concord.bert.tables import is_own
 from concord.bert.tokenizer import Tokenizer
 from concord.train.data.course import name_bad_rows
@@ -27,9 +27,11 @@ def read_texts(config: TextConfig, reporter: Reporter) -> list[str]:
     bad rows are not to be skipped.
     """
     path = Path(config.source)
-    if path.is_file() and not is_tasks_file(path):
+    if is_file(path) and not is_tasks_file(path):
         texts = _lines(path)
-    elif is_tasks_file(path) or config.source == DEMO or path.is_dir() or (is_own(config.source) and not path.exists()):
+    elif (
+        is_tasks_file(path) or config.source == DEMO or is_folder(path) or (is_own(config.source) and not exists(path))
+    ):
         texts = _sentences(config, reporter)
     else:
         raise InputError(f"--data {config.source}: expected a text file, a folder in the course layout, or {DEMO}")

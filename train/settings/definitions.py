@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from concord.bert.errors import InputError, did_you_mean, one_line, shown
-from concord.bert.files import MOST_JSON, read_data
+from concord.bert.files import MOST_JSON, exists, is_file, is_folder, read_data
 from concord.train.settings.task_choices import CLASS_WEIGHTS, ClassWeights, class_weights_of
 
 Known = TypeVar("Known")
@@ -89,12 +89,12 @@ def is_table_name(name: str) -> bool:
 
 def is_saved_folder(path: Path) -> bool:
     """Whether `datasets` has saved a data set, or several splits of one, in a folder."""
-    return any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    return any(is_file(path / name) for name in ("dataset_dict.json", "state.json"))
 
 
 def is_tasks_file(path: Path) -> bool:
     """Whether a path is a file that defines tasks."""
-    return path.suffix.lower() == ".toml" and not path.is_dir()
+    return path.suffix.lower() == ".toml" and not is_folder(path)
 
 
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:
@@ -264,7 +264,7 @@ def choose_tasks(names: list[str], known: Mapping[str, Known], where: str = f"DI
 
 def task_name(train: str) -> str:
     """A task's name made of the name of its training set: one word, and no built-in task's."""
-    path = Path(train.rpartition(":")[0] or train) if not Path(train).exists() else Path(train)
+    path = Path(train.rpartition(":")[0] or train) if not exists(Path(train)) else Path(train)
     stem = _FILE.sub("", path.name)
     if stem.lower() in _GENERIC and path.absolute().parent.name:
         stem = path.absolute().parent.name

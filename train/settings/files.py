@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError
-from concord.bert.files import MOST_JSON, read_data
+from concord.bert.files import MOST_JSON, is_file, read_data
 from concord.train.settings.config import RunConfig
 from concord.train.settings.options import GROUPS
 
@@ -52,7 +52,7 @@ def read_config(
     content_is, of: what the file is for whom, in the InputError that is raised where it is missing or holds something
     else.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{path.parent}: not the folder of {of}, expected {path.name} in it")
     written = read_data(path, f"the {content_is} of {of}", MOST_JSON)
     try:

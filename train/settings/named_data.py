@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError
+from concord.bert.files import exists, is_file, is_folder
 from concord.train.settings.definitions import (
     COURSE_TASKS,
     FORMS,
@@ -36,9 +37,9 @@ def with_data(given: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(f"--data {settings['data']} and --train-file: expected one of them")
     data = settings.get("data", "")
     path = None if data in ("", DEMO) or own_names(settings, ("data",)) else Path(data)
-    if path is not None and (is_saved_folder(path) or (is_table_name(path.name) and not path.is_dir())):
+    if path is not None and (is_saved_folder(path) or (is_table_name(path.name) and not is_folder(path))):
         settings["train_file"] = settings.pop("data")
-    elif path is not None and path.is_file() and not is_tasks_file(path):
+    elif path is not None and is_file(path) and not is_tasks_file(path):
         raise InputError(f"--data {data}: a file, expected a tasks.toml, a folder, or one of {FORMS}")
     elif path is not None:
         _add_tasks(settings, path)
@@ -50,14 +51,14 @@ def with_data(given: Mapping[str, Any]) -> dict[str, Any]:
 def _add_tasks(settings: dict[str, Any], path: Path) -> None:
     """Add the tasks of a tasks.toml, or of the one in a folder, and their weights, where no flag says them."""
     file = path if is_tasks_file(path) else path / TASKS_FILE
-    if file == path and not file.exists():
+    if file == path and not exists(file):
         raise InputError(f"--data {path}: no such file, expected a tasks.toml or a folder")
-    if not file.exists():
+    if not exists(file):
         return
     content = read_toml(file)
     if file == path and not content:
         raise InputError(f"{file}: no task in it, expected a table such as [reviews] with train = FILE")
-    own = file == path or not any((path / f"{stem}-train.csv").exists() for stem in _COURSE_STEMS)
+    own = file == path or not any(exists(path / f"{stem}-train.csv") for stem in _COURSE_STEMS)
     if "tasks" not in settings and own and content:
         settings["tasks"] = tuple(content)
     weights = [f"{name}={content[name]['weight']}" for name in settings.get("tasks", ()) if _weighs(content, name)]
@@ -74,11 +75,11 @@ def from_anywhere(name: str, value: Any) -> Any:
     if value == "":
         return value
     if name == "recipe":
-        is_path = Path(value).is_file()
+        is_path = is_file(Path(value))
     elif name in PATHS:
-        is_path = Path(value).exists() or is_table_name(value)
+        is_path = exists(Path(value)) or is_table_name(value)
     elif name == "data":
         is_path = value not in ("", DEMO) and not own_names({name: value}, (name,))
     else:
-        is_path = name == "model" and value not in ("minilm", "tiny") and Path(value).is_dir()
+        is_path = name == "model" and value not in ("minilm", "tiny") and is_folder(Path(value))
     return str(Path(value).absolute()) if is_path else value

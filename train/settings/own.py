@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError, exhausted_memory
+from concord.bert.files import exists, is_file
 from concord.bert.tables import find_own, is_own, reason_of
 
 VARIABLE = "CONCORD_OWN"
@@ -26,7 +27,7 @@ def own_names(settings: Mapping[str, Any], names: Collection[str]) -> list[str]:
     for setting in names:
         value = settings.get(setting, ())
         if isinstance(value, str):
-            found += [value] if is_own(value) and not (setting == "data" and Path(value).exists()) else []
+            found += [value] if is_own(value) and not (setting == "data" and exists(Path(value))) else []
         else:
             found += [part for item in value for part in item.rpartition("=")[2].split("+") if is_own(part)]
     return list(dict.fromkeys(found))
@@ -42,7 +43,7 @@ def check_trusted(names: Collection[str], typed: Collection[str], place: Path) -
     """InputError where the run in the folder `place`, or the file of settings there, names code that neither `typed`
     nor CONCORD_OWN names."""
     modules = os.environ.get(VARIABLE, "").split(",")
-    what, kind, how = ("it", "file", "give its flag") if place.is_file() else ("the run", "folder", _AGAIN)
+    what, kind, how = ("it", "file", "give its flag") if is_file(place) else ("the run", "folder", _AGAIN)
     for name in names:
         module = name.partition(":")[0]
         if name not in typed and module not in modules:
