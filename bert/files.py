@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from concord.bert.errors import InputError
+from concord.kernels.files import sync
 
 # What `replacing` calls a file, and `building` a folder, while it is written: with its process.
 _PART, _FOLDER_PART = re.compile(r".+\.(\d+)\.part"), re.compile(r"(.+)\.[0-9a-f]{16}\.(\d+)\.part")
@@ -76,25 +77,6 @@ def building(path: Path) -> Iterator[Path]:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until the disk has what was written to a file, or the names in a folder.
-
-    On Windows, and on file systems that know no such thing, a folder's names are left to the system.
-    """
-    folder = path.is_dir()
-    if folder and os.name == "nt":
-        return
-    # Windows syncs what is open for writing alone; elsewhere a file may be one that nobody may write any more.
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not (folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:

@@ -5,11 +5,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from concord.bert.errors import InputError
+from concord.kernels.threads import runs_alone
 
 
 @contextmanager
 def errors_unseen() -> Iterator[None]:
-    """Within this context nothing reaches the error output, to which the library writes pages where it panics."""
+    """Within this context nothing reaches the error output, to which the library writes pages where it panics.
+
+    The error output is the process's: where other threads run, it is left as it is, and what they write is not lost.
+    """
+    if not runs_alone():
+        yield
+        return
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

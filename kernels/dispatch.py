@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from concord.kernels.ops import CHOICES, OPS
+from concord.kernels.threads import Choice
 
 _NATIVE_DTYPES = (torch.float32, torch.bfloat16)
 NO_TRITON = "Triton is not installed here"
@@ -35,47 +36,46 @@ _has_triton = _is_installed("triton")  # asked once: every op of every step want
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """What the process has chosen: one of `CHOICES`, and the ops that take their torch reference under any of these."""
+class _Chosen:
+    """What is chosen: one of `CHOICES`, and the ops that take their torch reference under any of these."""
 
     kernels: str = "auto"
     from_torch: frozenset[str] = frozenset()
 
 
-_choice = _Choice()
+_choice = Choice(_Chosen())
 
 
 def set_kernels(kernels: str, from_torch: Iterable[str] = ()) -> None:
-    """Choose for the whole process: auto (Triton for CUDA tensors, torch for others), triton, native, or torch.
+    """Choose auto (Triton for CUDA tensors, torch for others), triton, native, or torch, for the whole process, or
+    within `concord.kernels.threads.own_choices` for this thread.
 
     native: the CPU's native kernels, where an op has some; `concord.kernels.native.build` has loaded them.
     from_torch: ops that take their torch reference in any case, since their kernels have failed a check.
     ValueError where `kernels` or an op is not known.
     """
-    global _choice
     if kernels not in CHOICES:
         raise ValueError(f"kernels {kernels!r}: expected one of {', '.join(CHOICES)}")
     for op in from_torch:
         if op not in OPS:
             raise ValueError(f"op {op!r}: expected one of {', '.join(OPS)}")
-    _choice = _Choice(kernels=kernels, from_torch=frozenset(from_torch))
+    _choice.choose(_Chosen(kernels=kernels, from_torch=frozenset(from_torch)))
 
 
 @contextmanager
 def using_kernels(kernels: str, from_torch: Iterable[str] = ()) -> Iterator[None]:
     """`set_kernels` for a block."""
-    global _choice
-    before = _choice
+    before = _choice.value
     set_kernels(kernels, from_torch)
     try:
         yield
     finally:
-        _choice = before
+        _choice.choose(before)
 
 
 def chosen_kernels() -> str:
-    """What the process has chosen: one of `CHOICES`."""
-    return _choice.kernels
+    """What is chosen: one of `CHOICES`."""
+    return _choice.value.kernels
 
 
 def has_triton() -> bool:
@@ -94,9 +94,9 @@ def interpreted() -> bool:
 
 def launches_triton(device: torch.device) -> bool:
     """Whether ops on `device` take Triton kernels at all; `uses_triton` says of which it is true."""
-    if _choice.kernels == "auto":
+    if _choice.value.kernels == "auto":
         return device.type == "cuda" and has_triton()
-    return _choice.kernels == "triton"
+    return _choice.value.kernels == "triton"
 
 
 def uses_triton(op: str, tensor: Tensor) -> bool:
@@ -107,7 +107,7 @@ def uses_triton(op: str, tensor: Tensor) -> bool:
 def takes_triton(op: str, device: torch.device) -> bool:
     """Whether `op`, a name in `OPS`, takes its kernels on `device`; KeyError where the name is not known."""
     entry = OPS[op]
-    if op in _choice.from_torch or not launches_triton(device):
+    if op in _choice.value.from_torch or not launches_triton(device):
         return False
     old = entry.products and device.type == "cuda" and torch.cuda.get_device_capability(device) < _MATRIX_CAPABILITY
     return not old
@@ -115,12 +115,12 @@ def takes_triton(op: str, device: torch.device) -> bool:
 
 def launches_native(device: torch.device) -> bool:
     """Whether ops on `device` take native kernels at all; `takes_native` says of which it is true."""
-    return _choice.kernels == "native" and device.type == "cpu"
+    return _choice.value.kernels == "native" and device.type == "cpu"
 
 
 def takes_native(op: str, tensor: Tensor) -> bool:
     """Whether `op`, a name in `OPS`, takes its native kernels on `tensor`; KeyError where the name is not known."""
-    here = OPS[op].native and op not in _choice.from_torch and launches_native(tensor.device)
+    here = OPS[op].native and op not in _choice.value.from_torch and launches_native(tensor.device)
     return here and tensor.dtype in _NATIVE_DTYPES
 
 
@@ -167,12 +167,12 @@ def for_architecture(table: dict[str | int, Any], device: torch.device) -> Any:
 
 def describe_kernels(device: torch.device) -> str:
     """What ops on `device` take, in words, but for those that `set_kernels` was told to take from torch."""
-    if _choice.kernels == "auto" and not has_triton():
+    if _choice.value.kernels == "auto" and not has_triton():
         return f"torch: {NO_TRITON}"
-    if _choice.kernels == "native":
+    if _choice.value.kernels == "native":
         return f"native (C++ for {torch.backends.cpu.get_cpu_capability()}; torch for what has no native kernels)"
     if not launches_triton(device):
-        why = "; Triton needs a CUDA device" if _choice.kernels == "auto" else ", as asked"
+        why = "; Triton needs a CUDA device" if _choice.value.kernels == "auto" else ", as asked"
         return f"torch (reference expressions{why})"
     if device.type == "cpu":
         return "triton, interpreted (slow: for checks)"

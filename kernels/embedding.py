@@ -15,7 +15,7 @@ from concord.kernels.dispatch import launchers
 from concord.kernels.dropout import Dropout, kernel_arguments
 from concord.kernels.layer_norm import layer_norm_backward, layer_norm_forward
 from concord.kernels.layout.chunks import CHUNK
-from concord.kernels.layout.rows import TaskRows, require_rows, rows_to_sum, task_gradients_of
+from concord.kernels.layout.rows import TaskRows, require_rows, rows_to_sum, task_gradients_of, wide
 
 
 def _triton() -> Any:
@@ -37,11 +37,29 @@ def _deposit_table(
         _clear(gradients, touched)
     columns = gradients.shape[2]
     for task, span in rows.slices():
-        gradients[task].index_add_(0, indices[span], values[span].to(gradients.dtype))
+        _add_rows(gradients[task], indices[span], values[span])
         if touched is not None:
             first = indices[span].long() * columns
             for element in (*range(0, columns, CHUNK), columns - 1):
                 touched[task].index_fill_(0, (first + element) // CHUNK, 1)
+
+
+def _add_rows(table: Tensor, indices: Tensor, values: Tensor) -> Tensor:
+    """Add the rows of `values` [tokens, n] to those of `table` [size, n] at `indices` [tokens], and return the table.
+
+    Where the table is 16 bits wide the sums are fp32 and rounded once: added up in 16 bits, a row that many tokens
+    share soon grows no more. They take room for as many rows as there are tokens, and not for the table's.
+    """
+    wider = wide(table.dtype)
+    if table.dtype == wider:
+        return table.index_add_(0, indices, values.to(wider))
+    indices = indices.long()
+    tokens = torch.arange(len(indices), device=indices.device)
+    # Of the tokens with the same index one, whichever, stands for all of them.
+    standing = tokens.new_zeros(len(table)).index_copy_(0, indices, tokens).index_select(0, indices)
+    sums = torch.zeros(values.shape, dtype=wider, device=values.device).index_add_(0, standing, values.to(wider))
+    totals = sums.index_select(0, standing).add_(table.index_select(0, indices))
+    return table.index_copy_(0, indices, totals.to(table.dtype))
 
 
 def _clear(gradients: Tensor, touched: Tensor | None) -> None:
@@ -110,7 +128,7 @@ class _Embedding(torch.autograd.Function):
             indices, ctx.shapes, ctx.gradients[:3], ctx.touched, tied, strict=True
         ):
             if target is None:
-                d_tables.append(torch.zeros(shape, dtype=dz.dtype, device=dz.device).index_add_(0, index, dz))
+                d_tables.append(_add_rows(torch.zeros(shape, dtype=dz.dtype, device=dz.device), index, dz))
             else:
                 rows = require_rows(ctx.rows)
                 _deposit_table(target, touched, rows, index, dz, add=rows.accumulate or is_tied)

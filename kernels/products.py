@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from concord.kernels.threads import Choice
 from concord.kernels.tolerances import allowed_error, relative_error
 
 LIBRARIES = ("torch", "onednn")
@@ -29,25 +30,25 @@ PRODUCT_VARIABLES = (
 # The values of ONEDNN_MAX_CPU_ISA that keep oneDNN, and so torch, from multiplying bf16 in hardware.
 _WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
-_library = "torch"
+_library = Choice("torch")
 
 
 def set_products(library: str) -> None:
-    """Choose for the whole process: torch (its default) or onednn. ValueError for another, or where oneDNN is missing.
+    """Choose torch (its default) or onednn, for the whole process, or within `concord.kernels.threads.own_choices` for
+    this thread. ValueError for another, or where oneDNN is missing.
 
     Resumed runs go on with the library of their state: the two round differently.
     """
-    global _library
     if library not in LIBRARIES:
         raise ValueError(f"products {library!r}: expected one of {', '.join(LIBRARIES)}")
     if library == "onednn" and (missing := onednn_missing()):
         raise ValueError(f"products {library!r}: {missing}")
-    _library = library
+    _library.choose(library)
 
 
 def chosen_products() -> str:
-    """What the process has chosen: one of `LIBRARIES`."""
-    return _library
+    """What is chosen: one of `LIBRARIES`."""
+    return _library.value
 
 
 def onednn_missing() -> str:
@@ -82,7 +83,7 @@ def add_product(target: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 def takes_onednn(x: Tensor) -> bool:
     """Whether products that start with `x` are oneDNN's."""
-    return _library == "onednn" and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+    return _library.value == "onednn" and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
 
 
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

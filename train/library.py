@@ -13,6 +13,7 @@ from typing import Any
 from concord.bert.errors import InputError
 from concord.bert.files import is_file, is_folder
 from concord.bert.models import sentence_settings
+from concord.kernels.threads import own_choices
 from concord.train.data.tasks import select_tasks
 from concord.train.flags import config_from, from_anywhere
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
@@ -25,6 +26,7 @@ from concord.train.settings.config import RunConfig
 from concord.train.settings.typed import fine_tuning_config
 
 _LONG = 2000  # texts, of which a bar is shown
+_TRAINING = threading.RLock()  # held by the training that runs, whose reporter may begin another one
 _STANDS_IN = "sst"  # a task that a pretrained model is built with, since its settings name one at least
 
 
@@ -37,10 +39,16 @@ def load(name: str | Path, *, device: str = "auto", amp: str = "", pooling: str 
     what stands for a sequence (cls or mean), and the wordpieces at which texts are cut; by default what its directory
     says, or else the mean and 512.
 
-    The kernels are checked on the device where they have not been yet, and chosen for the process. Raises InputError
-    where there is nothing of the name, it is damaged, or it names code of somebody's own that is not trusted: the
-    environment variable CONCORD_OWN names what is.
+    The kernels are checked on the device where they have not been yet, and chosen for this model alone: any thread may
+    load models, and ask them, while others do so or train. Raises InputError where there is nothing of the name, it is
+    damaged, or it names code of somebody's own that is not trusted: the environment variable CONCORD_OWN names what is.
     """
+    with own_choices():
+        return _load(name, device, amp, pooling, max_length)
+
+
+def _load(name: str | Path, device: str, amp: str, pooling: str, max_length: int) -> LoadedRun:
+    """`load`, with the choices of the thread that calls it."""
     path, reporter = Path(name), _LibraryReporter()
     if path.name == BEST and is_file(path.parent / TASKS_FILE):
         path = path.parent
@@ -86,7 +94,8 @@ def fine_tune(config: RunConfig, out: str | Path = "", *, reporter: Reporter = S
 
     config: of which every field that is not its default counts as given: a recipe's settings and a tasks.toml stand
     for the others. out: the folder of the run, which has to be new or empty; "" for one below runs/. reporter: is told
-    what happens; by default nobody is. What computes is chosen for the process, so that one training runs at a time.
+    what happens; by default nobody is. What computes is chosen for the process, so that one training runs at a time: a
+    second one waits until the first has ended.
 
     Raises InputError for whatever is wrong with the settings or the data, and KeyboardInterrupt where, in the main
     thread, a signal stops the run, whose folder --resume then takes.
@@ -95,9 +104,10 @@ def fine_tune(config: RunConfig, out: str | Path = "", *, reporter: Reporter = S
     given = {option.name: given[option.name] for option in fields(RunConfig) if given[option.name] != option.default}
     named = argparse.Namespace(out=str(out), **given)
     settled = config_from(named)
-    folder = new_folder(named, f"{'-'.join(settled.tasks)}-{settled.surgery.replace(':', '.')}")
-    run = begin_fine_tuning(folder, settled, reporter)
-    summary = run.train()
+    with _TRAINING:
+        folder = new_folder(named, f"{'-'.join(settled.tasks)}-{settled.surgery.replace(':', '.')}")
+        run = begin_fine_tuning(folder, settled, reporter)
+        summary = run.train()
     return FineTuned(run.session.directory, summary)
 
 

@@ -1,11 +1,11 @@
-"""Judge the cases of some ops in a process of its own: python -m kernels.checks.child, with a request on its input.
+"""Judge the cases of some ops in a process of its own, `python -m concord.kernels.checks.child`.
 
-The request is a JSON object: `shapes`, as `Shapes.as_json` gives them; `device`; `seed`; `ops`; `kernels`, those that
-are judged, triton or native; and `timed`, whether cases that pass are timed. The output has a JSON object a line:
-{"begins": op} before an op's first case, then its verdicts, and {"ends": op}. A kernel that faults or hangs takes this
-process alone with it, and the line that is missing says which op that was. What is raised goes to the error output
-whole, beside what the compiler writes there; a verdict that does not pass says where its case's part of that begins and
-ends.
+The request, on its input, is a JSON object: `shapes`, as `Shapes.as_json` gives them; `device`; `seed`; `ops`;
+`kernels`, those that are judged, triton or native; and `timed`, whether cases that pass are timed. The output has a
+JSON object a line: {"begins": op} before an op's first case, then its verdicts, and {"ends": op}. A kernel that faults
+or hangs takes this process alone with it, and the line that is missing says which op that was. What is raised goes to
+the error output whole, beside what the compiler writes there; a verdict that does not pass says where its case's part
+of that begins and ends.
 """
 
 import json

@@ -74,7 +74,8 @@ class Verdict:
 def poisoned() -> Iterator[None]:
     """Within this context fresh memory holds NaN, so that what a kernel forgets to write is seen.
 
-    On a CPU that is so of what native code asks for too: torch fills it, as its deterministic mode does.
+    On a CPU that is so of what native code asks for too: torch fills it, as its deterministic mode does. All of it
+    is so for the whole process: no other thread may run meanwhile.
     """
     originals = {name: getattr(torch, name) for name in ("empty", "empty_like")}
 
@@ -99,7 +100,8 @@ def poisoned() -> Iterator[None]:
 
 
 def judge(case: Case, kernels: str = "triton") -> Verdict:
-    """Compute the case by the kernels, twice, and by its references. What the kernels raise is raised here too.
+    """Compute the case by the kernels, twice, and by its references, in a process that runs no other thread. What the
+    kernels raise is raised here too.
 
     kernels: which are judged, "triton" or "native".
     """
@@ -132,7 +134,8 @@ def judge(case: Case, kernels: str = "triton") -> Verdict:
 
 
 def judge_all(ops: Iterable[str], cases: Callable[[str], Iterator[Case]], kernels: str) -> list[Verdict]:
-    """The verdicts on all cases of `ops`, in this process; what a case raises is a verdict against its op.
+    """The verdicts on all cases of `ops`, in this process, which runs no other thread; what a case raises is a verdict
+    against its op.
 
     cases: gives those of an op. The global random numbers go on afterwards as if nothing had been judged.
     """

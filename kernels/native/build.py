@@ -1,7 +1,8 @@
 """Builds native.cpp, with the headers beside it, where it is first used, keeps the library, and loads it.
 
 The library is kept in the user's cache directory by the digest of all that it depends on: the source, torch, the
-instruction set, the compiler and its flags. One process builds it while others wait for its lock. Nothing here raises
+instruction set, the compiler and its flags. One process builds it while others wait for its lock. The sum of its bytes
+lies beside it: a library that a power cut has left a part of would end the process that loads it. Nothing here raises
 where something is missing: an op that cannot be taken from here is taken from torch, and a run says why.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 import torch
 
 from concord.kernels.caches import user_cache
+from concord.kernels.files import sync
 
 SOURCE = Path(__file__).with_name("native.cpp")
 _COMPILERS = ("c++", "g++", "clang++")
@@ -101,7 +103,7 @@ def _load(compiler: str, command: list[str]) -> Native:
     library = folder / f"{digest.hexdigest()[:32]}.so"
     built = None
     with _alone(library.with_suffix(".lock")):
-        if not library.exists():
+        if not _whole(library):
             started = time.monotonic()
             wrong = _build(command, library)
             if wrong:
@@ -121,6 +123,24 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
+def _sum_file(library: Path) -> Path:
+    """Where the sha256 of a library's bytes is kept, as `_sum` gives it."""
+    return library.with_suffix(".sha256")
+
+
+def _sum(library: Path) -> bytes:
+    """The sha256 of a library's bytes, in hex and a line; FileNotFoundError where there is none."""
+    return f"{hashlib.sha256(library.read_bytes()).hexdigest()}\n".encode()
+
+
+def _whole(library: Path) -> bool:
+    """Whether the library is there, as it was built."""
+    try:
+        return _sum_file(library).read_bytes() == _sum(library)
+    except FileNotFoundError:
+        return False
+
+
 def _build(command: list[str], library: Path) -> str:
     """Compile to `library`, at once whole or not at all; what is wrong in a line, or nothing."""
     handle, beside = tempfile.mkstemp(suffix=".so", dir=library.parent)
@@ -137,7 +157,12 @@ def _build(command: list[str], library: Path) -> str:
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
             return _first_line(errors[0] if errors else f"{command[0]} ended with {done.returncode}")
+        sync(Path(beside))  # before its name is: else a power cut may leave the name with nothing behind it
         os.replace(beside, library)
+        # Where a power cut comes before the whole sum is there, the library is built anew.
+        _sum_file(library).write_bytes(_sum(library))
+        sync(_sum_file(library))
+        sync(library.parent)
         return ""
     except subprocess.TimeoutExpired:
         return f"{command[0]} took more than {_LIMIT} seconds"

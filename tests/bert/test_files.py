@@ -6,7 +6,8 @@ import os
 import pytest
 
 from concord.bert.errors import InputError
-from concord.bert.files import building, make_folder, read_data, read_json, replacing, sweep, sync
+from concord.bert.files import building, make_folder, read_data, read_json, replacing, sweep
+from concord.kernels.files import sync
 from tests.full_disk import full_disk
 
 WRITERS = {

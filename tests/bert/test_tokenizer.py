@@ -2,14 +2,19 @@
 
 import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tokenizers
 
+from concord.bert import tokenizer_library
 from concord.bert.errors import InputError
 from concord.bert.tokenizer import Tokenizer
 
+ROOT = Path(__file__).resolve().parents[2]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["a", "fine", "##st", "film", "##s", "!", "e"]
 
@@ -270,7 +275,9 @@ def test_a_tokenizer_from_outside_that_would_panic_hang_or_fill_the_memory_is_on
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_text_that_makes_the_library_panic_is_one_line(tmp_path, capfd):
+def test_a_text_that_makes_the_library_panic_is_one_line(tmp_path, capfd, monkeypatch):
+    # As in a command: a worker of pytest's has other threads.
+    monkeypatch.setattr(tokenizer_library, "runs_alone", lambda: True)
     # No run of one sign, or of two by turns, shows what it does.
     pattern = split_at("(qwz|qwzqwz)+$")
     (tmp_path / "tokenizer.json").write_text(json.dumps(SMALL | {"pre_tokenizer": pattern}), encoding="utf-8")
@@ -278,6 +285,40 @@ def test_a_text_that_makes_the_library_panic_is_one_line(tmp_path, capfd):
     with pytest.raises(InputError, match="the tokenizer cannot take a text"):
         tokenizer.encode(["qwz" * 100 + "!"])
     assert capfd.readouterr().err == ""
+
+
+SEVERAL_THREADS = """
+import os
+import sys
+import threading
+from pathlib import Path
+from concord.bert.tokenizer import Tokenizer
+
+odd, before, ends = Tokenizer.load(Path(sys.argv[1])), os.fstat(2), threading.Event()
+
+def encode():
+    while not ends.is_set():
+        odd.encode(["a b"] * 1000)
+
+threads = [threading.Thread(target=encode) for _ in range(2)]
+for thread in threads:
+    thread.start()
+kept = sum(os.path.samestat(os.fstat(2), before) for _ in range(20000))
+ends.set()
+for thread in threads:
+    thread.join()
+print(kept, os.path.samestat(os.fstat(2), before))
+"""
+
+
+def test_while_several_threads_tokenise_what_others_write_to_the_error_output_is_not_lost(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(
+        json.dumps(SMALL | {"pre_tokenizer": split_at("(qwz)+$")}), encoding="utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL_THREADS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split() == ["20000", "True"], done.stderr
 
 
 def test_a_trial_has_limits_of_time_and_memory(tmp_path, monkeypatch):

@@ -161,6 +161,32 @@ def test_tables_may_keep_their_flags_apart(kernels):
         assert (memory[-100:] == 7).all()
 
 
+@pytest.mark.parametrize(("with_tasks", "accumulate"), [(True, False), (True, True), (False, False)])
+def test_the_reference_sums_16_bit_gradients_of_rows_that_thousands_of_tokens_share_in_fp32(with_tasks, accumulate):
+    tokens, columns = 8192, 24
+    rows = task_rows((tokens // 4, tokens - tokens // 4), accumulate=accumulate) if with_tasks else None
+    draw = torch.Generator().manual_seed(1)
+    indices = [torch.randint(0, size, (tokens,), generator=draw, dtype=torch.int32).to(DEVICE) for size in SIZES]
+    upstream = (torch.randn(tokens, columns, generator=draw) + 0.3).to(DEVICE)
+
+    def gradients(dtype):
+        tables, norms = tensors(columns)
+        tables = [table.to(DEVICE, dtype).requires_grad_() for table in tables]
+        norms = [norm.to(DEVICE, torch.promote_types(dtype, torch.float32)).requires_grad_() for norm in norms]
+        if with_tasks:
+            for parameter in (*tables, *norms):
+                start = 1.0 if accumulate else torch.nan
+                parameter.task_gradients = torch.full((2, *parameter.shape), start, device=DEVICE, dtype=dtype)
+        with using_kernels("torch"):
+            embedding(*indices, tuple(tables), *norms, 1e-12, None, rows).backward(upstream.to(dtype))
+        return [table.task_gradients if with_tasks else table.grad for table in tables]
+
+    for found, exact in zip(gradients(torch.bfloat16), gradients(torch.float64), strict=True):
+        assert found.dtype == torch.bfloat16
+        # Activations and the result are rounded to 8 bits, and nothing more is lost.
+        assert_close(found, exact, TOLERANCES[torch.bfloat16] / 5)
+
+
 @pytest.mark.slow
 def test_torch_compile_takes_the_op_whole():
     tables, norms = tensors(16)

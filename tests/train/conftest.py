@@ -46,6 +46,12 @@ def products_as_fast_by_either_library(monkeypatch):
     monkeypatch.setattr("concord.train.checks.products.compare_products", lambda: Comparison(gain=1.0))
 
 
+@pytest.fixture(autouse=True)
+def judged_here(monkeypatch):
+    """Native kernels are judged in the test's process, as in a command's: a worker of pytest's has other threads."""
+    monkeypatch.setattr("concord.train.checks.self_check.runs_alone", lambda: True)
+
+
 @pytest.fixture
 def children(tmp_path, monkeypatch):
     """Gives the children faults; the calls that they get are in a file, a line each."""

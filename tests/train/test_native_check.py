@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from concord.train.checks import self_check
 from concord.train.checks.self_check import resolve_kernels
 from concord.train.steps.precision import Precision
 from tests.kernels.test_checks import SHAPES
+from tests.train.checked_runs import PASSED
 from tests.train.told import Told
 
 FP32 = Precision(torch.device("cpu"), torch.float32, False, "")
@@ -107,6 +110,45 @@ def test_a_verdict_is_kept_until_shapes_library_or_processor_change(monkeypatch)
     assert "kept in" not in resolved()[1][-1]
     monkeypatch.setattr(self_check, "native_library", lambda: build.Native(digest="another one"))
     assert "kept in" not in resolved()[1][-1]
+
+
+def test_beside_other_threads_the_check_is_made_in_a_child_and_changes_nothing_of_the_process(monkeypatch):
+    calls = []
+
+    def judge_ops(ops, shapes, device, **options):
+        calls.append((ops, options))
+        return [dict(PASSED, op=op) for op in ops]
+
+    monkeypatch.setattr(self_check, "runs_alone", lambda: False)
+    monkeypatch.setattr(self_check, "judge_ops", judge_ops)
+    monkeypatch.delattr(self_check, "judge_all")
+    assert resolved()[0].startswith("native (C++ for ")
+    ((ops, options),) = calls
+    assert set(ops) == {op for op in OPS if OPS[op].native}
+    assert options["kernels"] == "native"
+
+
+def test_what_a_thread_finds_another_does_not_judge_again(monkeypatch):
+    begun, ends, calls = threading.Event(), threading.Event(), []
+
+    def judge_ops(ops, *arguments, **options):
+        calls.append(ops)
+        begun.set()
+        assert ends.wait(60)
+        return [dict(PASSED, op=op) for op in ops]
+
+    monkeypatch.setattr(self_check, "runs_alone", lambda: False)
+    monkeypatch.setattr(self_check, "judge_ops", judge_ops)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(resolved)
+        assert begun.wait(60)
+        told = Told()
+        second = pool.submit(resolve_kernels, "auto", "auto", FP32, lambda: NATIVE, told)
+        while not told.lines:  # it has found nothing kept, and says that it checks
+            time.sleep(0.01)
+        ends.set()
+        assert first.result()[0] == second.result()
+    assert len(calls) == 1
 
 
 CHILD = """

@@ -27,7 +27,8 @@ from concord.train.steps.precision import Precision
 
 
 def resolve_products(products: str, precision: Precision) -> str:
-    """Resolve the flag --products for the whole process; in words, what multiplies fp32 matrices from now on.
+    """Resolve the flag --products for the whole process, or within `own_choices` for this thread; in words, what
+    multiplies fp32 matrices from now on.
 
     products: auto, torch or onednn. Empty where the run has no such products to speak of, on a GPU or in another
     format, and torch's default is taken. Raises InputError where oneDNN is asked for and cannot be had.

@@ -1,12 +1,15 @@
 """The self-check before a first step: every op that a run launches, judged on its device before it is trusted.
 
-Triton's kernels are judged in child processes, and the native ones of a CPU here: it takes them a second at most.
+Triton's kernels are judged in child processes, and the native ones of a CPU here, which takes a second at most; where
+other threads run in this process they are judged in a child too, since judging changes what is the process's: fresh
+memory, torch's deterministic mode, its random numbers.
 The verdicts are kept in the user's cache directory, by device, driver, versions, the kernels' source and the shapes:
 each is paid once.
 """
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +35,7 @@ from concord.kernels.dispatch import (
 )
 from concord.kernels.native.build import instruction_set, native_library
 from concord.kernels.ops import OPS
+from concord.kernels.threads import runs_alone
 from concord.train.checks.children import CheckNotDone, Entry, judge_ops
 from concord.train.checks.kept import keep, read_kept
 from concord.train.reporter import SILENT, Reporter
@@ -39,6 +43,7 @@ from concord.train.steps.precision import Precision, choose_kernels, processor
 
 _SOURCE = Path(kernels.__file__).parent
 _MOST_REASON = 160  # characters of a reason in the banner
+_CHECKING = threading.Lock()  # held while kernels are judged, and nothing of a caller's is called
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +82,8 @@ class Checked:
 def resolve_kernels(
     kernels: str, self_check: str, precision: Precision, shapes: Callable[[], Shapes], reporter: Reporter
 ) -> str:
-    """Resolve the flags --kernels and --self-check for the whole process; in words, what ops take from now on.
+    """Resolve the flags --kernels and --self-check for the whole process, or within `own_choices` for this thread; in
+    words, what ops take from now on.
 
     self_check: auto checks native kernels, and Triton's on CUDA, on also interpreted ones, off none; shapes: gives what
     will be launched, where that is needed; reporter: is told what comes of the check.
@@ -129,18 +135,23 @@ def check(shapes: Shapes, device: torch.device, reporter: Reporter = SILENT) -> 
     if kept := _read(path, environment, shapes):
         return kept
     reporter.say("checking   the kernels on this device, once")
-    began = time.perf_counter()
-    if native:
-        verdicts = _judge_native(shapes, device)
-    else:
-        verdicts = judge_ops([op for op in ops_of(shapes) if takes_triton(op, device)], shapes, device)
-    checked = Checked(verdicts=verdicts, path=path, seconds=time.perf_counter() - began)
-    _keep(checked, environment, shapes)
+    with _CHECKING:
+        if kept := _read(path, environment, shapes):  # another thread has found them meanwhile
+            return kept
+        began = time.perf_counter()
+        if native:
+            verdicts = _judge_native(shapes, device)
+        else:
+            verdicts = judge_ops([op for op in ops_of(shapes) if takes_triton(op, device)], shapes, device)
+        checked = Checked(verdicts=verdicts, path=path, seconds=time.perf_counter() - began)
+        _keep(checked, environment, shapes)
     return checked
 
 
 def _judge_native(shapes: Shapes, device: torch.device) -> list[Entry]:
     ops = [op for op in ops_of(shapes) if OPS[op].native]
+    if not runs_alone():
+        return judge_ops(ops, shapes, device, kernels="native", jobs=1)
     return [asdict(verdict) for verdict in judge_all(ops, lambda op: cases_of(op, shapes, device), "native")]
 
 

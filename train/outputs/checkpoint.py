@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from concord.bert.errors import InputError, shown
-from concord.bert.files import sync
 from concord.bert.tensor_files import (
     DamagedFile,
     TensorFile,
@@ -21,6 +20,7 @@ from concord.bert.tensor_files import (
     write_tensors,
 )
 from concord.bert.weights import all_finite
+from concord.kernels.files import sync
 from concord.train.outputs.names import EARLIER_STATE_FILE, STATE_FILE
 from concord.train.steps.optimizer import SurgeryOptimizer
 

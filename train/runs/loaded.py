@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from concord.bert.errors import InputError, did_you_mean, shown
+from concord.kernels.threads import current_choices, own_choices
 from concord.train.data.datasets import tokenize
 from concord.train.data.delimited import LONGEST_TEXT
 from concord.train.data.tasks import Example, Task
@@ -23,7 +24,7 @@ from concord.train.steps.evaluation import ScoredAnswers, answer_tasks, encode
 
 # What is tokenised at a time, whichever comes first: some hundred MB at most.
 _EXAMPLES, _CHARACTERS = 1 << 16, 1 << 26
-# What computes is chosen for the process, so that one call computes at a time.
+# One call computes at a time: each takes all of the cores, and room for a whole batch.
 _COMPUTING = threading.Lock()
 
 Pair = tuple[str, str]
@@ -45,6 +46,8 @@ class Predictions(NamedTuple):
 class LoadedRun:
     """A trained model, as `concord.load` gives it. Any thread may call it; calls at the same time take turns.
 
+    It computes with the kernels and products that were chosen where it was made, whatever the process has chosen since.
+
     Texts may be a list or any iterable, of any length: they are read in packed batches of similar length, so many
     tokens at a time, and an iterable that has no length is never held whole. They are cut at the run's maximal length,
     of which a warning (`UserWarning`) tells. An empty text is answered as an empty text. On a terminal a bar shows how
@@ -60,6 +63,7 @@ class LoadedRun:
 
     def __init__(self, saved: SavedRun, tasks: tuple[Task, ...], reporter: Reporter) -> None:
         self._saved, self._reporter, self.tasks = saved, reporter, tasks
+        self._choices = current_choices()
 
     @property
     def device(self) -> torch.device:
@@ -162,7 +166,7 @@ class LoadedRun:
         truncated = 0
         with self._reporter.reading(task.name, len(texts)) if isinstance(texts, Sized) else nullcontext():
             for examples in _parts(_examples(task, texts)):
-                with _COMPUTING:
+                with _COMPUTING, own_choices(self._choices):
                     split = tokenize(self._saved.config.data, task, examples, self._saved.tokenizer, None)
                     truncated += split.truncated
                     use(split)

@@ -73,7 +73,8 @@ def choose_precision(device: str, amp: str) -> Precision:
 
 
 def choose_kernels(kernels: str, precision: Precision) -> str:
-    """Resolve the flag --kernels for the whole process; what ops on the run's device take from now on, in words.
+    """Resolve the flag --kernels for the whole process, or within `own_choices` for this thread; what ops on the run's
+    device take from now on, in words.
 
     On a CPU, `auto` takes the native kernels where they can be built, and says why where they cannot.
     Raises InputError where native kernels are asked for and cannot be had; where Triton is, and is not installed or can
