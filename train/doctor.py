@@ -10,13 +10,17 @@ from collections.abc import Sequence
 from concord.bert.config import SIZES
 from concord.kernels.ops import OPS
 from concord.train.command import run_command
-from concord.train.flags import OneLineParser
+from concord.train.flags import OneLineParser, check_numbers
 from concord.train.settings.config import AMP_CHOICES
+from concord.train.settings.options import MOST
+
+_BOUNDS = {"tasks": (1, 1024), "longest": (1, MOST), "seconds": (0.001, 1e6), "jobs": (1, 1024)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; 0, or 1 where an op has failed. InputError for bad flags, and where nothing can be judged."""
     given = _parser().parse(arguments)
+    check_numbers(given, **_BOUNDS)
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.runs.checkup import check_up
 

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from concord.train.command import run_command
-from concord.train.flags import OneLineParser
+from concord.train.flags import OneLineParser, check_numbers
+from concord.train.settings.options import MOST
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Print the dev metrics of every task, and return them; raises InputError for bad input."""
     given = _parser().parse(arguments)
+    check_numbers(given, dev_examples=(0, MOST))
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.outputs.progress import ConsoleReporter
     from concord.train.runs.answering import evaluate_run

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from concord.train.command import run_command
 from concord.train.exports.formats import FORMATS
-from concord.train.flags import OneLineParser
+from concord.train.flags import OneLineParser, check_numbers
+from concord.train.settings.options import MOST
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the folder that another library loads; raises InputError for bad input."""
     given = _parser().parse(arguments)
+    check_numbers(given, dev_examples=(0, MOST))
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.exports.exporting import export_run
     from concord.train.outputs.progress import ConsoleReporter

@@ -6,7 +6,7 @@ from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, shown
 from concord.train.elsewhere import meant
 from concord.train.settings.config import RunConfig
 from concord.train.settings.layers import OF_TABLES, layered
@@ -68,6 +68,15 @@ class OneLineParser(argparse.ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
             raise InputError(f"unknown argument {unknown[0]}{meant(unknown[0].split('=')[0], flags)}")
         return known
+
+
+def check_numbers(given: argparse.Namespace, **bounds: tuple[float, float]) -> None:
+    """InputError for a number that lies outside of its bounds, or is none; bounds: the least and the greatest of each
+    flag, by its name in `given`, where one that was not given is None."""
+    for name, (low, high) in bounds.items():
+        value = getattr(given, name)
+        if value is not None and not low <= value <= high:  # which is false for NaN too
+            raise InputError(f"{flag_of(name)} {shown(value)}: expected a number from {low} to {high}")
 
 
 class _Columns(argparse.Action):

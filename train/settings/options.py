@@ -19,7 +19,7 @@ GROUPS = {
     "learning_rate": "optimisation",
     "seed": "the run",
 }
-_MOST = 2**31 - 1  # of every whole number that has no bound of its own
+MOST = 2**31 - 1  # of every whole number that has no bound of its own
 AUTO = "auto"  # in place of a whole number that a run finds
 WHOLE_OR_AUTO = int | str
 WORDS = {
@@ -76,7 +76,7 @@ def check_bounds(flag: str, value: Any, option: Field) -> None:
         expected = f"at least {low}" if high is None else f"a number from {low} to {high}"
         auto = f"{auto:g}" if isinstance(auto, float) else auto
         raise InputError(f"{flag} {shown(value)}: expected {expected}{'' if auto is None else f', or {auto}'}")
-    most = option.metadata.get("most", _MOST)
+    most = option.metadata.get("most", MOST)
     if option.type in (int, WHOLE_OR_AUTO) and high is None and value > most:
         raise InputError(f"{flag} {shown(value)}: expected {most} at most")
 
