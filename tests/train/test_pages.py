@@ -1,5 +1,6 @@
 """A run's page, report.html: what it shows, how large it gets, and that it needs nothing from elsewhere."""
 
+import csv
 import json
 import re
 import shlex
@@ -259,6 +260,15 @@ def test_a_long_log_keeps_its_sums_exact_while_it_drops_entries(tmp_path):
     assert steps[-1] == 8999
     assert (sums[..., 2] == steps[:, None, None]).all()
     assert len(found.column("losses", "sst").values) == 8999
+
+
+def test_a_mistake_of_any_length_is_on_the_page(tmp_path, entries, answers):
+    examples = {"sst": [Example(str(number), "words " * 200_000, None, label) for number, label in enumerate([0] * 6)]}
+    out = write_run(tmp_path / "run", entries, answers, examples)
+    csv.field_size_limit(131_072)  # the library's own, as in a process that has read no long rows
+    assert run_command(report.main, [str(out)]) == 0
+    tree, _ = page(out / "report.html")
+    assert table(figures(tree)["sst: worst mistakes"])[1][4].startswith("words words")
 
 
 def test_a_damaged_list_of_mistakes_is_one_line_that_names_it(tmp_path, capsys, entries):

@@ -1,8 +1,9 @@
 """Rows of delimited text: cells in quotes that hold delimiters and line ends, or quotes that are plain characters."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 LONGEST_TEXT = 1 << 20  # characters of a row, far beyond what any model reads of one
 _MOST_LINES = 10_000  # of one row
@@ -22,13 +23,19 @@ class Record:
     cells: list[str]
 
 
+def csv_rows(lines: Iterable[str], delimiter: str = ",") -> Any:
+    """A `csv.reader` that raises csv.Error where quotes are stray; cells may have any length, which the library bounds
+    at 131,072 characters."""
+    csv.field_size_limit(2**31 - 1)
+    return csv.reader(lines, delimiter=delimiter, strict=True)
+
+
 def quoted_row(lines: Sequence[str], start: int, delimiter: str) -> tuple[list[str], int]:
     """The cells of the row that begins at `lines[start]`, and how many lines it takes; no cells and one line where its
     quotes are stray, so that the rows that follow are not lost with it."""
     if '"' not in lines[start]:
         return lines[start].split(delimiter), 1
-    csv.field_size_limit(2**31 - 1)  # long texts are allowed
-    reader = csv.reader(_until_too_long(lines, start), delimiter=delimiter, strict=True)
+    reader = csv_rows(_until_too_long(lines, start), delimiter)
     try:
         cells = next(reader)
     except csv.Error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from concord.bert.errors import InputError, shown
 from concord.bert.files import read_data, replacing
+from concord.train.data.delimited import csv_rows
 from concord.train.data.tasks import Task
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.steps.evaluation import Answers
@@ -56,7 +57,7 @@ def read_answers(path: Path, task: Task) -> DevAnswers:
     """What `write_answers` wrote of a task; InputError where the file is missing, damaged, or of another task."""
     try:
         text = read_data(path, "answers to a dev set", _MOST_BYTES).decode("utf-8")
-        rows = list(csv.reader(io.StringIO(text), strict=True))
+        rows = list(csv_rows(io.StringIO(text)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not answers to a dev set ({error})") from None
     if not rows or rows[0] != _HEADER or len(rows) == 1:

@@ -8,6 +8,7 @@ import numpy as np
 
 from concord.bert.errors import InputError, one_line
 from concord.bert.files import read_data
+from concord.train.data.delimited import csv_rows
 from concord.train.data.tasks import Task
 from concord.train.outputs.dev_answers import DevAnswers
 from concord.train.outputs.names import mistakes_file
@@ -139,7 +140,7 @@ def mistakes_of(run: StoredRun, task: Task) -> Figure | None:
         return None
     try:
         text = read_data(path, "mistakes on a dev set", _MOST_BYTES).decode("utf-8")
-        rows = list(csv.reader(io.StringIO(text), strict=True))
+        rows = list(csv_rows(io.StringIO(text)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not mistakes on a dev set ({error})") from None
     if not rows or rows[0][:4] != ["id", "error", "gold", "predicted"] or any(len(row) != len(rows[0]) for row in rows):
