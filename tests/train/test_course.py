@@ -330,6 +330,16 @@ def test_labels_of_a_task_of_ones_own_may_be_texts(tmp_path):
         read_split(task, tmp_path, "dev", skip_bad_rows=False)
 
 
+@pytest.mark.parametrize("cell", ["1e30", "9" * 400 + ".0"])
+def test_a_label_beyond_all_measure_is_a_bad_row_and_hides_no_other(tmp_path, cell):
+    write(tmp_path / "mail-train.csv", "\tid\ttext\tspam", "0\ta\tbuy\tspam", f"1\tb\thi\t{cell}", "2\tc\thello\tham")
+    task = with_labels(own_task(), tmp_path)
+    assert task.labels == ("ham", "spam")
+    found = read_split(task, tmp_path, "train", skip_bad_rows=True)
+    assert [one.label for one in found.examples] == [1, 0]
+    assert found.bad_rows[0].startswith(f"{tmp_path / 'mail-train.csv'}:3: spam is '{cell[:4]}")
+
+
 def test_texts_that_are_not_as_many_as_the_classes_are_no_labels_and_the_key_is_named(tmp_path):
     write(tmp_path / "mail-train.csv", "\tid\ttext\tspam", "0\ta\tbuy\tspam", "1\tb\thello\tham", "2\tc\thi\teggs")
     assert with_labels(own_task(), tmp_path) == own_task()

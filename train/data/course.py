@@ -93,10 +93,18 @@ def with_labels(task: Task, directory: Path) -> Task:
     if task.label_column not in header:
         return task
     place = header.index(task.label_column)
-    found = {label_value(cells[place]) for _, cells in rows if len(cells) == len(header)} - {None}
+    found = {_label_or_none(cells[place]) for _, cells in rows if len(cells) == len(header)} - {None}
     texts = sorted(label for label in found if isinstance(label, str))
     whole = len(texts) == len(found) == (2 if task.kind == "binary" else task.classes)
     return replace(task, labels=tuple(texts)) if whole else task
+
+
+def _label_or_none(text: str) -> int | float | str | None:
+    """A cell's label; None where it has none, or one that is none, which is named when its row is read."""
+    try:
+        return label_value(text)
+    except (ValueError, OverflowError):
+        return None
 
 
 def check_within(directory: Path, path: Path) -> None:
