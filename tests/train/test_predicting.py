@@ -1,5 +1,6 @@
 """`train.predict`: texts on the command line, in files of every form and from the standard input, each row answered."""
 
+import gzip
 import io
 import json
 import sys
@@ -66,7 +67,7 @@ def expected(folder):
     return labels
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "parquet", "standard input", "jsonl there"])
+@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "csv.gz", "parquet", "standard input", "jsonl there"])
 def test_a_file_of_any_form_is_answered_row_by_row(folder, tmp_path, capfd, monkeypatch, expected, form):
     ids, path = [f"n{number}" for number in range(len(TEXTS))], tmp_path / f"in.{form}"
     columns = {"id": ids, "sentence": TEXTS}
@@ -78,6 +79,8 @@ def test_a_file_of_any_form_is_answered_row_by_row(folder, tmp_path, capfd, monk
         path.write_text(
             "".join(f"{name}\t{text}\n" for name, text in zip(["id", *ids], ["sentence", *TEXTS], strict=True))
         )
+    elif form == "csv.gz":
+        path.write_bytes(gzip.compress(as_csv.encode("utf-16")))
     elif form in ("csv", "jsonl"):
         path.write_text(as_csv if form == "csv" else as_json)
     else:

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from concord.bert.errors import InputError, did_you_mean
-from concord.bert.files import read_data
 from concord.train.data.course import read_plain_input
+from concord.train.data.decoded import read_text, split_lines
 from concord.train.data.sources import data_files
 from concord.train.data.table import column_key, open_text
 from concord.train.data.tables import read_plain_table
@@ -135,7 +135,7 @@ def _read(task: Task, path: Path) -> list[Example]:
     """The rows of a file of any form, or in the course's layout where it has that task's columns between tabs."""
     if task.table or path.name.lower().endswith(_TABLES):
         return read_plain_table(task, path)
-    header = read_data(path, "rows with a header").partition(b"\n")[0].decode("utf-8", "replace")
+    header = split_lines(read_text(path, "rows with a header"))[0]
     wanted = set(map(column_key, task.text_columns))
     by_tabs = wanted <= set(map(column_key, header.split("\t")))
     if by_tabs or not any(sign in header for sign in _ALSO_DELIMITERS):
