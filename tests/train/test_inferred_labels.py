@@ -99,6 +99,24 @@ def test_a_dev_label_is_a_class_of_the_training_set_and_a_dev_score_any_number()
             label_value(cell)
 
 
+@pytest.mark.parametrize("names", [("-1", "+1"), ("-1.0", "1.00"), (" -1", "1")])
+@pytest.mark.parametrize("cells", [("+1", "-1"), ("1.0", "-1.0"), (1, -1), (1.0, -1.0), ("1e0", " -1 ")])
+def test_names_of_classes_are_spelled_as_one_likes_whatever_spelling_the_cells_have(names, cells):
+    assert infer("+1", "-1", labels=names) == ("binary", names)
+    assert [label_number(cell, "binary", names, "label", 0, 1) for cell in cells] == [1.0, 0.0]
+    with pytest.raises(ValueError, match=r"label is '\+2', which the training set has not"):
+        label_number("+2", "binary", names, "label", 0, 1)
+
+
+def test_names_that_a_data_set_declares_are_matched_alike_and_kept():
+    assert infer("0.5", "7", declared=("0.5", "7.0", "1e30", "")) == ("classification", ("0.5", "7.0", "1e30", ""))
+
+
+def test_half_of_a_surrogate_pair_is_no_label():
+    with pytest.raises(ValueError, match="label has half of a surrogate pair, expected whole characters"):
+        label_number("y\ud800", "binary", ("a", "b"), "label", 0, 1)
+
+
 def test_the_banner_counts_the_labels_of_the_training_set():
     assert describe_labels("binary", ("a", "b"), [0.0, 1.0, 1.0], 0, 1) == "binary, 2 labels: a 1, b 2"
     many = tuple(f"{'long ' * 20}{number}" for number in range(1000))

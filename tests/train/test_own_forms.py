@@ -153,6 +153,55 @@ def test_ids_are_the_column_id_or_the_one_that_is_named_or_else_numbers(tmp_path
         rows_of(path, id_column="nokey")
 
 
+def test_a_row_whose_id_nobody_asked_for_is_called_by_its_number_where_it_has_none(tmp_path):
+    ids = ["null", '" "', "[1]", "7", "1.5", "NaN", '"k"', "true"]
+    rows = [f'{{"id": {one}, "text": "a", "label": "{one in ids[:4]}"}}' for one in ids]
+    path = lines(tmp_path / "t.jsonl", *rows, '{"text": "b", "label": "True"}')
+    expected = ["1", "2", "3", "7", "1.5", "6", "k", "True", "9"]
+    assert [row[0] for row in rows_of(path)[0]] == expected
+    task = TableTask(replace(SPEC, train=str(path))).task()
+    assert [one.id for one in read_plain_table(task, path)] == expected
+    found, split = rows_of(path, id_column="id", skip_bad_rows=True)
+    assert [row[0] for row in found] == ["7", "1.5", "k", "True"]
+    assert split.bad_rows[0] == f"{path}:1: id is None, expected a name of the row"
+
+
+def test_half_of_a_surrogate_pair_is_bad_in_an_id_and_in_a_label_too(tmp_path):
+    rows = ['{"id": "a", "text": "a", "label": "x"}', '{"id": "b", "text": "b", "label": "y"}']
+    path = lines(tmp_path / "t.jsonl", *rows, rows[0].replace('"a",', r'"\ud800",', 1), rows[1].replace("y", r"\udfff"))
+    found, split = rows_of(path, skip_bad_rows=True)
+    assert [row[0] for row in found] == ["a", "b"]
+    assert split.bad_rows == [
+        f"{path}:3: id has half of a surrogate pair, expected whole characters",
+        f"{path}:4: label has half of a surrogate pair, expected whole characters",
+    ]
+    task = TableTask(replace(SPEC, train=str(lines(tmp_path / "u.jsonl", *rows)))).task()
+    with pytest.raises(InputError, match=r"t\.jsonl:3: id has half of a surrogate pair"):
+        read_plain_table(task, path)
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels", "expected"),
+    [
+        (["+1", "-1", "1"], (), ("-1", "+1")),
+        (["2.0", "1.0", "2"], (), ("1.0", "2.0")),
+        (["+1", "-1", "+1"], ("+1", "-1"), ("+1", "-1")),
+        (["+1", "-1", "+1"], ("1", "-1.0"), ("1", "-1.0")),
+    ],
+)
+def test_labels_are_spelled_as_the_user_or_the_first_row_does(tmp_path, cells, labels, expected):
+    path = lines(tmp_path / "t.csv", "text,label", *(f"{number},{cell}" for number, cell in enumerate(cells)))
+    assert TableTask(replace(SPEC, train=str(path), labels=labels)).task().labels == expected
+    names = [row[3] for row in rows_of(path, labels=labels)[0]]
+    assert names == [next(name for name in expected if float(name) == float(cell)) for cell in cells]
+
+
+def test_two_labels_that_are_one_number_are_refused(tmp_path):
+    path = lines(tmp_path / "t.csv", "text,label", "a,1", "b,2")
+    with pytest.raises(InputError, match=r"^tasks\.toml: task own: labels has '1, \+1', which are one label"):
+        TableTask(replace(SPEC, train=str(path), labels=("1", "+1", "2"), named_by="tasks.toml: task own")).task()
+
+
 def test_parquet_saved_folders_and_classes_that_a_data_set_declares(tmp_path):
     found, split = rows_of(stars(tmp_path), text_columns=("body",), label_column="points")
     assert found[:2] == [("1", "film number 0 was fine", None, 1.0), ("2", "film number 1 was fine", None, 1.5)]

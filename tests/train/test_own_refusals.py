@@ -138,6 +138,7 @@ EXAMPLE = "from concord.train.data.tasks import Example\ndef source(task, split)
         ("[Example('', 'text', None, 1)]", "its id is '', expected a text"),
         ("[Example('a', ' ', None, 1)]", "expected a sentence"),
         ("[Example('a', 'text', 'another', 1)]", "it has a second sentence, expected one"),
+        ("[Example('a\\ud800', 'text', None, 1)]", "its id or a sentence has half of a surrogate pair"),
         ("[Example('a', 'text', None, 5)]", "its label is 5, expected a whole number from 0 to 4"),
         ("[Example('a', 'text', None, 0.5)]", "its label is 0.5, expected a whole number from 0 to 4"),
         ("[Example('a', 'text', None, None)]", "its label is None, expected a whole number"),

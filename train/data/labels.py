@@ -3,8 +3,9 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from concord.bert.errors import InputError, did_you_mean, one_line, shown
@@ -37,7 +38,7 @@ def label_value(value: Any) -> int | float | str | None:
     """A cell as a label: a whole number, another number, or a text; None where there is none.
 
     Numbers may stand as texts, but for whole ones that begin with 0, which would lose it. ValueError for what is no
-    label.
+    label, and UnicodeEncodeError, which is one, for half of a surrogate pair.
     """
     if value is None or isinstance(value, bool):
         return None if value is None else str(value)
@@ -54,16 +55,40 @@ def label_value(value: Any) -> int | float | str | None:
         return int(text)
     if _NUMBER.fullmatch(text) and ("." in text or "e" in text.lower()):
         return label_value(float(text))
+    text.encode("utf-8")  # JSON may escape what no text holds
     return text or None
 
 
-def infer_labels(found: Counter, declared: Sequence[str], spec: TableSpec, place: str) -> Labels:
+def label_key(name: str) -> str:
+    """What a class's name has in common with every cell that means it, as +1, 1 and 1.0 do."""
+    try:
+        value = label_value(name)
+    except (ValueError, OverflowError):  # no cell means it
+        return name
+    return name if value is None else str(value)
+
+
+def spelled_label(value: Any) -> str:
+    """A label as the data spell it: a text without spaces around it, and of numbers the plainest one."""
+    return value.strip() if isinstance(value, str) else str(label_value(value))
+
+
+@lru_cache(maxsize=64)
+def _places(names: tuple[str, ...]) -> dict[str, int]:
+    """The `label_key` of each class -> its number."""
+    return {label_key(name): number for number, name in enumerate(names)}
+
+
+def infer_labels(
+    found: Counter, declared: Sequence[str], spec: TableSpec, place: str, spelled: Mapping[Any, str] | None = None
+) -> Labels:
     """The labels of a training set.
 
     found: each different `label_value` -> how many there are; declared: the classes that the data set declares; spec:
-    what the user says; place: file and column, for messages. Texts, booleans and up to `MOST_WHOLE_NUMBERS` different
-    whole numbers are classes in sorted order, two of them a binary task; other numbers are a score. InputError where
-    they are one alone, or of both kinds.
+    what the user says; place: file and column, for messages; spelled: `label_value` -> how the data spell it, where
+    they do otherwise. Texts, booleans and up to `MOST_WHOLE_NUMBERS` different whole numbers are classes in sorted
+    order, two of them a binary task; other numbers are a score. Names are spelled as the user, the data set or the data
+    do. InputError where they are one alone, or of both kinds.
     """
     numbers = [value for value in found if not isinstance(value, str)]
     fractions = [value for value in numbers if isinstance(value, float)]
@@ -77,8 +102,10 @@ def infer_labels(found: Counter, declared: Sequence[str], spec: TableSpec, place
     few = len(numbers) <= MOST_WHOLE_NUMBERS and not fractions
     if kind == "regression" or not (kind or spec.labels or declared or texts or few):
         return _score(numbers, spec, place)
-    names = tuple(map(str, spec.labels)) or tuple(str(label_value(name)) for name in declared)
-    names = names or tuple(map(str, sorted(found, key=str) if texts else sorted(found)))
+    names = spec.labels or tuple(name.strip() or name for name in declared)
+    if not names:
+        ordered = sorted(found, key=str) if texts else sorted(found)
+        names = tuple((spelled or {}).get(value, str(value)) for value in ordered)
     if len(names) < 2 or (kind == "binary" and len(names) != 2):
         there = one_line(", ".join(names[:5]), 100) or "none"
         expected = "two" if kind == "binary" else "two or more"
@@ -107,6 +134,8 @@ def label_number(value: Any, kind: str, names: Sequence[str], column: str, low: 
     """
     try:
         label = label_value(value)
+    except UnicodeEncodeError:
+        raise ValueError(f"{column} has half of a surrogate pair, expected whole characters") from None
     except ValueError:
         raise ValueError(f"{column} is {shown(value)}, expected a text or a number") from None
     if label is None:
@@ -117,10 +146,12 @@ def label_number(value: Any, kind: str, names: Sequence[str], column: str, low: 
         if not low <= label <= high:
             raise ValueError(f"{column} is {label:g}, expected a number from {low:g} to {high:g}")
         return float(label)
-    if str(label) not in names:
-        known = one_line(did_you_mean(str(label), names), 90)
-        raise ValueError(f"{column} is {shown(str(label), 40)}, which the training set has not, {known}")
-    return float(names.index(str(label)))
+    place = _places(tuple(names)).get(str(label))
+    if place is None:
+        spelled = spelled_label(value)
+        known = one_line(did_you_mean(spelled, names), 90)
+        raise ValueError(f"{column} is {shown(spelled, 40)}, which the training set has not, {known}")
+    return float(place)
 
 
 def describe_labels(kind: str, names: Sequence[str], labels: Sequence[float], low: float, high: float) -> str:

@@ -217,6 +217,10 @@ def _problem(task: Task, example: Any, *, labelled: bool) -> str:
         return f"expected {'two sentences' if task.pair else 'a sentence'}"
     if not task.pair and example.second is not None:
         return "it has a second sentence, expected one"
+    try:
+        "".join([example.id, *texts]).encode("utf-8")
+    except UnicodeEncodeError:
+        return "its id or a sentence has half of a surrogate pair, expected whole characters"
     if labelled:
         label = example.label
         number = isinstance(label, Real) and math.isfinite(label) and task.low <= label <= task.high

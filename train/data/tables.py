@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from concord.bert.errors import InputError, one_line, shown
+from concord.bert.errors import InputError, one_line
 from concord.bert.files import exists, is_folder
+from concord.train.data.cells import as_name, as_text, id_column_of
 from concord.train.data.course import Split, check_within, name_bad_rows
-from concord.train.data.delimited import LONGEST_TEXT
 from concord.train.data.guesses import guess_label, guess_texts
-from concord.train.data.labels import describe_labels, infer_labels, label_number, label_value
+from concord.train.data.labels import describe_labels, infer_labels, label_number, label_value, spelled_label
 from concord.train.data.splits import evenly_spaced, held_out
-from concord.train.data.table import Table, column_key, find_columns, open_text
+from concord.train.data.table import Table, find_columns, open_text
 from concord.train.data.tasks import Example, Task
 from concord.train.settings.definitions import FORMS, HELD_OUT, TableSpec, is_saved_folder, is_table_name, shown_columns
 
@@ -68,17 +68,21 @@ class TableTask:
         spec, table = self._spec, self._table("train")
         texts, label = self.columns(table)
         counts: Counter = Counter()
+        spelled: dict[Any, str] = {}  # as the first row that has it
         for row in table.rows([label]):
             if not row.problem:
                 try:
-                    counts[label_value(row.values[0])] += 1
+                    value = label_value(row.values[0])
                 except (ValueError, OverflowError):
                     continue  # named when its row is read
+                counts[value] += 1
+                if value not in spelled:
+                    spelled[value] = spelled_label(row.values[0])
         counts.pop(None, None)
         place = f"{table.name}: {label}"
         if not counts:
             raise InputError(f"{place}: no labels, expected one in each row")
-        found = infer_labels(counts, table.declared.get(label, ()), spec, place)
+        found = infer_labels(counts, table.declared.get(label, ()), spec, place, spelled)
         try:
             return Task(
                 name=spec.name,
@@ -203,7 +207,9 @@ class TableTask:
         table, labelled = self._table(split), split != "test"
         spec = replace(self._spec, text_columns=task.text_columns, label_column=task.label_column)
         texts, label = TableTask(spec).columns(table, labelled=labelled)
-        name = find_columns(table, {spec.id_column: "id column"}, spec.named_by)[0] if spec.id_column else _id(table)
+        name, asked = id_column_of(table.columns), bool(spec.id_column)
+        if asked:
+            (name,) = find_columns(table, {spec.id_column: "id column"}, spec.named_by)
         id_column = name if name not in (*texts, label) else ""
         wanted = [*texts, *([label] if labelled else []), *([id_column] if id_column else [])]
         bounds = (task.low, task.high) if split == "train" else (float("-inf"), float("inf"))
@@ -213,11 +219,11 @@ class TableTask:
                 if row.problem:
                     raise ValueError(row.problem)
                 values = row.values
-                sentences = [_sentence(column, value) for column, value in zip(texts, values, strict=False)]
+                sentences = [as_text(column, value) for column, value in zip(texts, values, strict=False)]
                 target = None
                 if labelled:
                     target = label_number(values[len(texts)], task.kind, task.labels, label, *bounds)
-                identity = _identity(id_column, values[-1]) if id_column else str(number)
+                identity = as_name(id_column, values[-1], number, asked=asked) if id_column else str(number)
             except (ValueError, OverflowError) as problem:
                 found.bad_rows.append(f"{table.name}:{row.line}: {one_line(str(problem), _LONGEST_PROBLEM)}")
                 continue
@@ -243,47 +249,17 @@ def read_plain_table(task: Task, path: Path) -> list[Example]:
         table = open_text(path, task.text_columns, answered=True)
     wanted = dict.fromkeys(task.text_columns, "text column")
     texts = find_columns(table, wanted, f"the columns of task {task.name}")
-    id_column = _id(table)
+    id_column = id_column_of(table.columns)
     examples = []
     for number, row in enumerate(table.rows([*texts, *([id_column] if id_column else [])]), 1):
         try:
             if row.problem:
                 raise ValueError(row.problem)
-            found = [_sentence(name, value, empty=True) for name, value in zip(texts, row.values, strict=False)]
+            found = [as_text(name, value, empty=True) for name, value in zip(texts, row.values, strict=False)]
+            identity = as_name(id_column, row.values[-1], number, asked=False) if id_column else str(number)
         except ValueError as problem:
             raise InputError(f"{path}:{row.line}: {problem}") from None
-        identity = str(row.values[-1]).strip() if id_column else str(number)
         examples.append(Example(identity, found[0], found[1] if task.pair else None, None, f"{path}:{row.line}"))
     if not examples:
         raise InputError(f"{path}: no rows, expected sentences to predict")
     return examples
-
-
-def _id(table: Table) -> str:
-    return next((column for column in table.columns if column_key(column) == "id"), "")
-
-
-def _identity(column: str, value: Any) -> str:
-    text = "" if value is None or not isinstance(value, (str, int)) else str(value).strip()
-    if not text:
-        raise ValueError(f"{column} is {shown(value)}, expected a name of the row")
-    return text
-
-
-def _sentence(column: str, value: Any, *, empty: bool = False) -> str:
-    """A cell as a text without spaces around it; ValueError for what is none, and for an empty one unless `empty`."""
-    if value is None and empty:
-        return ""
-    if not isinstance(value, str):
-        kind = "empty" if value is None else f"{shown(value)}, a {type(value).__name__}"
-        raise ValueError(f"{column} is {kind}, expected a sentence")
-    if len(value) > LONGEST_TEXT:
-        raise ValueError(f"{len(value)} characters, expected {LONGEST_TEXT} at most")
-    text = value.strip()
-    if not text and not empty:
-        raise ValueError(f"{column} is empty, expected a sentence")
-    try:
-        text.encode("utf-8")  # JSON may escape what no text holds
-    except UnicodeEncodeError:
-        raise ValueError(f"{column} has half of a surrogate pair, expected whole characters") from None
-    return text

@@ -3,6 +3,7 @@
 import json
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath, PureWindowsPath
@@ -14,6 +15,7 @@ from torch import nn
 from concord.bert.errors import InputError, did_you_mean, shown
 from concord.bert.files import read_json
 from concord.bert.pals import ProjectedAttention
+from concord.train.data.labels import label_key
 from concord.train.data.task_values import FARTHEST, Kind, typed
 from concord.train.settings import task_choices
 from concord.train.settings.definitions import TASKS_FILE, choose_tasks, is_table, read_toml
@@ -131,6 +133,13 @@ class Task:
             checks[f"labels has {len(self.labels)} names, expected {count} different ones for kind {self.kind}"] = (
                 len(set(self.labels)) == len(self.labels) == count
             )
+            same: dict[str, list[str]] = defaultdict(list)
+            for label in self.labels:
+                same[label_key(label)].append(label)
+            twice = [alike for alike in same.values() if len(alike) > 1]
+            checks[
+                f"labels has {shown(', '.join(twice[0]) if twice else '')}, which are one label, expected one"
+            ] = not twice
         if self.kind != "regression":
             high = max(1, self.classes - 1)
             checks[f"low and high are {self.low} and {self.high}, expected 0 and {high} for kind {self.kind}"] = (
