@@ -42,6 +42,7 @@ kind = "classification"
 labels = ["no", 1]
 delimiter = "tab"
 quoting = "none"
+header = false
 limit = 10
 weight = 2
 low = 1
@@ -60,6 +61,7 @@ high = 2.5
         labels=("no", "1"),
         delimiter="\t",
         quoting="none",
+        header=False,
         limit=10,
         weight=2.0,
         low=1.0,
@@ -90,6 +92,7 @@ def test_the_built_in_tasks_are_these():
         ("labels = ['a', 'a']", "expected a list of two labels or more, all different"),
         ("labels = ['a', 'b']\nkind = 'regression'", "labels are of classes, expected none for kind regression"),
         ("low = nan", "low is nan, expected a number"),
+        ("header = 1", "header is 1, expected true or false"),
         ("delimiter = ', '", r"delimiter is ', ', expected one character, such as \";\" or \"\\t\""),
         ("quoting = 'all'", "quoting is 'all', expected one of standard, none"),
         ("limit = 0", "limit is 0, expected a whole number of at least 1"),

@@ -8,8 +8,12 @@ import pytest
 
 from concord.bert.errors import InputError
 from concord.train.data import arrow
+from concord.train.data.datasets import with_data
+from concord.train.data.sources import open_source
 from concord.train.data.tables import TableTask, read_plain_table
+from concord.train.data.tasks import read_tasks, write_tasks
 from concord.train.settings.definitions import TableSpec, task_name
+from tests.settings import fine_tuning
 from tests.train.own_data import lines, pairs, stars
 
 SPEC = TableSpec(name="own", train="", named_by="tasks.toml: task own")
@@ -143,6 +147,93 @@ def test_columns_by_number_are_of_a_file_without_a_header(tmp_path):
     assert texts_of(headed, text_columns=("3",), label_column="2") == ["two", "one"]
     with pytest.raises(InputError, match=r"text column '9' is no column, expected some of \[1, 2, 3\]"):
         rows_of(path, text_columns=("9",), label_column="2")
+
+
+@pytest.mark.parametrize("first", ["3,a title,2", "2,1,of 2 & 3", '1,"3 or","2; 3; 4; and 5"', "2,3,a b"])
+def test_a_label_that_is_a_columns_number_makes_no_header(tmp_path, first):
+    rows = ["1,w x,a text", "2,y z,another; text"]
+    path = lines(tmp_path / "t.csv", first, *rows)
+    found, split = rows_of(path, text_columns=("2", "3"), label_column="1")
+    assert len(found) == 3
+    assert found[0][3] == first[0]
+    assert "train: no header, columns are numbers (guessed; key header)" in split.notes
+    found, _ = rows_of(path, text_columns=("3",), label_column="1")
+    assert len(found) == 3
+    found, _ = rows_of(lines(tmp_path / "u.csv", "1,a title", "2,a text", "1,b c"), label_column="1")
+    assert [row[1:] for row in found] == [("a title", None, "1"), ("a text", None, "2"), ("b c", None, "1")]
+
+
+def test_names_that_are_numbers_are_a_header_where_all_stand_in_it(tmp_path):
+    path = lines(tmp_path / "t.csv", ",0,1", "0,a b,x", "1,c d,y")
+    found, split = rows_of(path, text_columns=("0",), label_column="1")
+    assert [row[1:] for row in found] == [("a b", None, "x"), ("c d", None, "y")]
+    assert "train: the first row has the columns' names (guessed; key header)" in split.notes
+    assert texts_of(path, label_column="1") == ["a b", "c d"]
+
+
+def test_whether_there_is_a_header_may_be_said(tmp_path):
+    path = lines(tmp_path / "t.csv", "1,2", "2,a", "1,b")
+    said = {"text_columns": ("2",), "label_column": "1"}
+    assert texts_of(path, **said) == ["a", "b"]
+    found, split = rows_of(path, header=False, **said)
+    assert [row[1] for row in found] == ["2", "a", "b"]
+    assert not any("guessed" in note for note in split.notes)
+    with pytest.raises(InputError, match=r"text column 'text' is no column, expected some of \[1, 2\]"):
+        rows_of(path, header=False, text_columns=("text",), label_column="1")
+
+
+def test_other_files_of_a_task_have_a_header_where_its_training_set_has_one(tmp_path):
+    rows = [f"{number % 3 + 1},text {number}" for number in range(6)]
+    train, dev = lines(tmp_path / "t.csv", *rows), lines(tmp_path / "d.csv", "2,2", "1,b", "2,1")
+    spec = replace(SPEC, train=str(train), validation=str(dev), test=str(dev), text_columns=("2",), label_column="1")
+    table = TableTask(spec)
+    task = table.task()
+    assert task.header is False
+    for split in ("dev", "test"):
+        assert [one.first for one in table.read(task, split, skip_bad_rows=False).examples] == ["2", "b", "1"]
+    again = TableTask(replace(spec, train=""))  # as where other data are evaluated, with the task of the run's folder
+    assert len(again.read(task, "dev", skip_bad_rows=False).examples) == 3
+    assert [one.first for one in read_plain_table(task, dev)] == ["2", "b", "1"]
+    named = replace(task, text_columns=("body",), header=None)
+    assert [one.first for one in read_plain_table(named, lines(tmp_path / "p.csv", "x,body", "1,2"))] == ["2"]
+    (one,) = read_plain_table(task, lines(tmp_path / "p.jsonl", '{"1": "x", "2": "y"}'))
+    assert one.first == "y"
+
+
+@pytest.mark.parametrize(
+    ("said", "rows", "text"),
+    [
+        ({"delimiter": "~"}, ("text~label", "a, b; c~x", "d|e~y"), "a, b; c"),
+        ({"delimiter": ";", "quoting": "none"}, ("label;text", 'x;"a', 'y;b"'), '"a'),
+        ({"quoting": "none"}, ("text,label", '"a",x', '"b",y'), '"a"'),
+        ({"quoting": "standard"}, ("text,label", '"a",x', '"b",y'), "a"),
+        ({"delimiter": "~", "text_columns": ("1",), "label_column": "2"}, ("a, b, c~x", "d~y"), "a, b, c"),
+    ],
+)
+def test_other_files_are_read_as_the_training_set_was(tmp_path, said, rows, text):
+    path = lines(tmp_path / "t.csv", *rows)
+    task = TableTask(replace(SPEC, train=str(path), **said)).task()
+    assert read_plain_table(task, path)[0].first == text
+    write_tasks(tmp_path / "tasks.json", [task])
+    assert read_tasks(tmp_path / "tasks.json") == [task]
+    config = with_data(fine_tuning().data, str(path), [task])
+    found = open_source(config.source, config.table).read(task, "dev", skip_bad_rows=False)
+    assert found.examples[0].first == text
+    assert len(found.examples) == 2
+
+
+def test_a_file_in_another_form_than_the_training_set_is_read_as_what_it_is(tmp_path):
+    path = lines(tmp_path / "t.csv", "text~label", '"a"~x', "b~y")
+    task = TableTask(replace(SPEC, train=str(path), delimiter="~", quoting="none")).task()
+    for other in (
+        lines(tmp_path / "p.jsonl", '{"text": "a, b", "label": "x"}'),
+        lines(tmp_path / "p.csv", "text,label", '"a, b",x'),
+        lines(tmp_path / "p.tsv", "label\ttext", "x\ta, b"),
+    ):
+        assert [one.first for one in read_plain_table(task, other)] == ["a, b"]
+        config = with_data(fine_tuning().data, str(other), [task])
+        found = open_source(config.source, config.table).read(task, "dev", skip_bad_rows=False)
+        assert [one.first for one in found.examples] == ["a, b"]
 
 
 def test_ids_are_the_column_id_or_the_one_that_is_named_or_else_numbers(tmp_path):

@@ -135,6 +135,16 @@ def with_data(config: DataConfig, data: str, tasks: Sequence[Task]) -> DataConfi
             "expected a tasks.toml or a folder"
         )
     (task,) = tasks
-    columns = {"text_columns": task.text_columns, "label_column": task.label_column}
-    spec = TableSpec(name=task.name, train="", validation=data, named_by=f"--data {data}", **columns)
+    spec = TableSpec(
+        name=task.name,
+        train="",
+        validation=data,
+        text_columns=task.text_columns,
+        label_column=task.label_column,
+        delimiter=task.delimiter,
+        quoting=task.quoting,
+        header=task.header,
+        kept=True,
+        named_by=f"--data {data}",
+    )
     return replace(config, source=data, table=spec)

@@ -68,6 +68,13 @@ def label_key(name: str) -> str:
     return name if value is None else str(value)
 
 
+def alike_labels(names: Sequence[str]) -> list[str]:
+    """The first names that are one label, such as 1 and +1; none where all are different."""
+    keys = [label_key(name) for name in names]
+    twice = next((key for key, count in Counter(keys).items() if count > 1), None)
+    return [name for name, key in zip(names, keys, strict=True) if key == twice]
+
+
 def spelled_label(value: Any) -> str:
     """A label as the data spell it: a text without spaces around it, and of numbers the plainest one."""
     return value.strip() if isinstance(value, str) else str(label_value(value))

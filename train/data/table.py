@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,24 @@ from concord.train.settings.definitions import FORMS, is_table_name, shown_colum
 
 _HINT = 'a key quoting = "none" or "standard", or delimiter = ..., in a tasks.toml changes how it is read'
 _SAMPLE = 100  # rows by which columns are known
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a delimited text is read.
+
+    Attributes:
+        delimiter: between columns; "" to guess.
+        quoting: standard, or none where quotes are characters as others; "" to guess.
+        header: whether the first row names the columns, which else have their numbers; None to guess.
+        kept: whether another file was read so, so that this one's delimiter and quotes are guessed where its columns
+            are not found by them.
+    """
+
+    delimiter: str = ""
+    quoting: str = ""
+    header: bool | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,15 +143,14 @@ def column_key(name: str) -> str:
     return seen.casefold()
 
 
-def open_text(
-    path: Path, wanted: Sequence[str], *, delimiter: str = "", quoting: str = "", answered: bool = False
-) -> Table:
+def open_text(path: Path, wanted: Sequence[str], reading: Reading | None = None, *, answered: bool = False) -> Table:
     """The table in a .csv, .tsv or .jsonl, or one of these with .gz.
 
-    wanted: columns that it should have, by which its delimiter is guessed. delimiter, quoting: "" to guess. answered:
-    whether every row has to have its place, blank ones too, and a name may end otherwise than `FORMS`. InputError where
-    it cannot be read or has no header.
+    wanted: columns that it should have, by which what `reading` leaves open is guessed. answered: whether every row has
+    to have its place, blank ones too, and a name may end otherwise than `FORMS`. InputError where it cannot be read or
+    has no first row.
     """
+    reading = reading or Reading()
     if not answered and not is_table_name(path.name):
         raise InputError(f"{path}: a file of unknown form, expected {FORMS}")
     lines = split_lines(read_text(path, f"{FORMS}"))
@@ -143,8 +161,11 @@ def open_text(
         raise InputError(f"{path}: starts with no header, expected the columns' names in its first line")
     notes = []
     usual = "\t" if suffix == ".tsv" else ","
+    delimiter, quoting, has_header = reading.delimiter, reading.quoting, reading.header
+    if reading.kept and delimiter and not _holds(lines, delimiter, wanted, has_header):
+        delimiter = quoting = ""
     if not delimiter:
-        delimiter = _guessed_delimiter(lines, wanted, usual)
+        delimiter = _guessed_delimiter(lines, wanted, usual, has_header)
         if delimiter != usual:
             notes.append(f"delimiter {delimiter!r} (guessed; key delimiter)")
     plain = quoting == "none"
@@ -155,20 +176,59 @@ def open_text(
     header = next(read(lines, delimiter)).cells
     if not header:
         raise InputError(f"{path}:1: a stray quote in the header ({_HINT})")
-    has_header = not all(column.isdecimal() for column in wanted) or bool(set(wanted) & set(header)) or not wanted
+    if has_header is None:
+        has_header = _is_header(header, wanted)
+        if _are_numbers(wanted):
+            first = "the first row has the columns' names" if has_header else "no header, columns are numbers"
+            notes.append(f"{first} (guessed; key header)")
     columns = [name.strip() for name in header] if has_header else [str(place + 1) for place in range(len(header))]
     return Delimited(str(path), columns, lines, delimiter, plain, has_header, answered, notes)
 
 
-def _guessed_delimiter(lines: Sequence[str], wanted: Sequence[str], usual: str) -> str:
-    """Of the usual delimiters the one by which most of the `wanted` columns are in the header, or else most columns."""
+def _are_numbers(wanted: Sequence[str]) -> bool:
+    return bool(wanted) and all(column.isdecimal() for column in wanted)
+
+
+def _is_header(cells: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a first row, whose columns are `wanted` by numbers, names them all the same.
+
+    It does where all of the numbers stand in it: one of them alone may be a label or an id by chance, and is a name
+    where no other cell is of several words, as texts are.
+    """
+    if not _are_numbers(wanted):
+        return True
+    if not set(wanted) <= {cell.strip() for cell in cells}:
+        return False
+    return len(set(wanted)) > 1 or not any(len(cell.split()) > 1 for cell in cells)
+
+
+def _holds(lines: Sequence[str], delimiter: str, wanted: Sequence[str], has_header: bool | None) -> bool:
+    """Whether the first row has the `wanted` columns if it is read with this delimiter."""
+    cells = next(quoted_records(lines, delimiter)).cells
+    if _is_header(cells, wanted) if has_header is None else has_header:
+        return {column_key(column) for column in wanted} <= set(map(column_key, cells))
+    return _are_numbers(wanted) and len(cells) >= max(map(int, wanted))
+
+
+def _guessed_delimiter(lines: Sequence[str], wanted: Sequence[str], usual: str, has_header: bool | None) -> str:
+    """Of the usual delimiters the one by which most of the `wanted` columns are in the header, or else most columns;
+    where there is no header, the one by which most rows have as many columns as the first."""
     keys = {column_key(column) for column in wanted}
 
     def fits(delimiter: str) -> tuple[int, int, bool]:
         header = next(quoted_records(lines, delimiter)).cells
         return len(keys & set(map(column_key, header))), len(header), delimiter == usual
 
-    return max(DELIMITERS, key=fits)
+    def divides(delimiter: str) -> tuple[bool, int, int, bool]:
+        sizes = [len(record.cells) for record in islice(quoted_records(lines, delimiter), _SAMPLE)]
+        enough = sizes[0] >= max(2, *map(int, wanted))
+        return enough, sizes.count(sizes[0]), sizes[0], delimiter == usual
+
+    if not _are_numbers(wanted) or has_header:
+        return max(DELIMITERS, key=fits)
+    if has_header is None and (named := [sign for sign in DELIMITERS if _holds(lines, sign, wanted, True)]):
+        return max(named, key=fits)
+    return max(DELIMITERS, key=divides)
 
 
 def _keys(path: Path, lines: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from concord.train.data.course import Split, check_within, name_bad_rows
 from concord.train.data.guesses import guess_label, guess_texts
 from concord.train.data.labels import describe_labels, infer_labels, label_number, label_value, spelled_label
 from concord.train.data.splits import evenly_spaced, held_out
-from concord.train.data.table import Table, find_columns, open_text
+from concord.train.data.table import Delimited, Reading, Table, find_columns, open_text
 from concord.train.data.tasks import Example, Task
 from concord.train.settings.definitions import FORMS, HELD_OUT, TableSpec, is_saved_folder, is_table_name, shown_columns
 
@@ -36,7 +36,7 @@ class TableTask:
         self._tables: dict[str, dict[str, Table]] = {}
         self._columns: tuple[list[str], str] | None = None
         self._train: Split | None = None
-        self._notes: list[str] = []
+        self._header = spec.header  # of the training set, once it has been read
 
     def columns(self, table: Table, *, labelled: bool = True) -> tuple[list[str], str]:
         """The text columns and the label column of a table, in its own spelling; InputError where they are missing, or
@@ -66,6 +66,8 @@ class TableTask:
     def task(self) -> Task:
         """The task, whose labels are inferred from the training set; InputError where it cannot be read."""
         spec, table = self._spec, self._table("train")
+        reading = self._reading_of(table)
+        self._header = reading.header
         texts, label = self.columns(table)
         counts: Counter = Counter()
         spelled: dict[Any, str] = {}  # as the first row that has it
@@ -99,12 +101,17 @@ class TableTask:
                 table=True,
                 metric=spec.metric,
                 class_weights=spec.class_weights,
+                delimiter=reading.delimiter,
+                quoting=reading.quoting,
+                header=reading.header,
             )
         except InputError as error:  # what a tasks.toml says does not fit the labels, say
             raise InputError(f"{spec.named_by.removesuffix(f': task {spec.name}')}: {error}") from None
 
     def read(self, task: Task, split: str, *, skip_bad_rows: bool) -> Split | None:
         """See `train.data.sources.Source`; a dev set that nobody names is held out of the training set."""
+        if self._header is None:
+            self._header = task.header
         separate = self._has("dev")
         if split == "test":
             return self._rows(task, "test", skip_bad_rows) if self._has("test") else None
@@ -136,6 +143,14 @@ class TableTask:
     def table(self, split: str) -> Table | None:
         """The table of a split, train, dev or test; None where there is none. InputError where it cannot be read."""
         return self._table(split) if self._has(split) else None
+
+    def _reading_of(self, table: Table) -> Reading:
+        """How other files of the task are to be read, so that they are as the training set is: with the delimiter and
+        the quoting that the user names, or without a header."""
+        if not isinstance(table, Delimited):
+            return Reading(header=self._spec.header)
+        named = self._spec.delimiter or self._spec.quoting or not table.has_header
+        return Reading(table.delimiter if named else "", self._spec.quoting, table.has_header)
 
     def _held_out(self, task: Task, whole: Split) -> list[bool]:
         place = f"{self._spec.named_by}: validation"
@@ -199,8 +214,9 @@ class TableTask:
             from concord.train.data.arrow import open_parquet
 
             return {"train": open_parquet(path)}
-        wanted = [*spec.text_columns, *([spec.label_column] if labelled and spec.label_column else [])]
-        return {"train": open_text(path, wanted, delimiter=spec.delimiter, quoting=spec.quoting)}
+        wanted = [*spec.text_columns, *([spec.label_column] if labelled else []), spec.id_column]
+        reading = Reading(spec.delimiter, spec.quoting, self._header, spec.kept)
+        return {"train": open_text(path, [column for column in wanted if column], reading)}
 
     def _rows(self, task: Task, split: str, skip_bad_rows: bool) -> Split:
         """The examples of a split's table; InputError for bad rows unless they are to be skipped, and for none."""
@@ -237,7 +253,8 @@ class TableTask:
 
 
 def read_plain_table(task: Task, path: Path) -> list[Example]:
-    """Texts to predict for a task of a table, from a file of any form; each row has its answer, blank ones too.
+    """Texts to predict for a task of a table, from a file of any form; each row has its answer, blank ones too. A
+    delimited text is read as the training set was, as far as its columns are found so.
 
     InputError for a file or a row that cannot be used, or without the task's text columns.
     """
@@ -246,7 +263,8 @@ def read_plain_table(task: Task, path: Path) -> list[Example]:
 
         table: Table = open_parquet(path)
     else:
-        table = open_text(path, task.text_columns, answered=True)
+        reading = Reading(task.delimiter, task.quoting, task.header, kept=True)
+        table = open_text(path, task.text_columns, reading, answered=True)
     wanted = dict.fromkeys(task.text_columns, "text column")
     texts = find_columns(table, wanted, f"the columns of task {task.name}")
     id_column = id_column_of(table.columns)

@@ -1,5 +1,6 @@
 """The values of a task's definition, each as its type."""
 
+from pathlib import PurePath, PureWindowsPath
 from typing import Literal, get_args
 
 from concord.bert.errors import InputError, shown
@@ -8,6 +9,11 @@ from concord.train.settings.task_choices import ClassWeights
 
 Kind = Literal["classification", "binary", "regression"]
 FARTHEST = 1e18  # from 0, of a label: its square is still finite in fp32
+
+
+def lies_within(stem: str) -> bool:
+    """Whether a path stays in the folder that it is relative to, on whichever system."""
+    return all(not kind(stem).anchor and ".." not in kind(stem).parts for kind in (PurePath, PureWindowsPath))
 
 
 def typed(name: str, key: str, value: object, expected: object) -> object:
@@ -22,6 +28,8 @@ def typed(name: str, key: str, value: object, expected: object) -> object:
         return value
     if value is None and expected in (str | None, ClassWeights | None):  # as a run's folder keeps them
         return None
+    if expected == bool | None and isinstance(value, bool):
+        return value
     if expected == ClassWeights | None and (weights := task_choices.class_weights_of(value)) is not None:
         return weights
     if expected is Kind and isinstance(value, str) and value in get_args(Kind):
@@ -34,6 +42,7 @@ def typed(name: str, key: str, value: object, expected: object) -> object:
         return tuple(value)
     words = {
         bool: "true or false",
+        bool | None: "true or false",
         int: "a whole number",
         float: "a number",
         str: "a text",

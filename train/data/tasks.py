@@ -3,10 +3,9 @@
 import json
 import re
 import unicodedata
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path, PurePath, PureWindowsPath
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ from torch import nn
 from concord.bert.errors import InputError, did_you_mean, shown
 from concord.bert.files import read_json
 from concord.bert.pals import ProjectedAttention
-from concord.train.data.labels import label_key
-from concord.train.data.task_values import FARTHEST, Kind, typed
+from concord.train.data.labels import alike_labels
+from concord.train.data.task_values import FARTHEST, Kind, lies_within, typed
 from concord.train.settings import task_choices
-from concord.train.settings.definitions import TASKS_FILE, choose_tasks, is_table, read_toml
+from concord.train.settings.definitions import QUOTINGS, TASKS_FILE, choose_tasks, is_delimiter, is_table, read_toml
 from concord.train.settings.task_choices import ClassWeights
 
 _MOST_CLASSES = 1 << 16
@@ -66,6 +65,9 @@ class Task:
         metric: the name of what it is judged by, None for what its kind is.
         class_weights: what its examples' losses are multiplied by: `task_choices.BALANCED`, or label -> weight, 1 for
             the others; None for 1.
+        delimiter: what other files of the table are read with too, see `train.data.table.Reading`; "" to guess.
+        quoting: the same.
+        header: the same; None to guess.
     """
 
     name: str
@@ -82,6 +84,9 @@ class Task:
     table: bool = False
     metric: str | None = None
     class_weights: ClassWeights | None = field(default=None, hash=False)
+    delimiter: str = ""
+    quoting: str = ""
+    header: bool | None = None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -121,9 +126,16 @@ class Task:
                 -FARTHEST <= self.low < self.high <= FARTHEST and np.float32(self.low) < np.float32(self.high)
             ),
             f"stem is {shown(self.stem)}, expected the beginning of a file's name in the folder of the data": (
-                _lies_within(self.stem)
+                lies_within(self.stem)
             ),
         }
+        checks[f"delimiter is {shown(self.delimiter)}, expected one character"] = not self.delimiter or is_delimiter(
+            self.delimiter
+        )
+        checks[f"quoting is {shown(self.quoting)}, expected one of {', '.join(QUOTINGS)}"] = self.quoting in (
+            "",
+            *QUOTINGS,
+        )
         for column in (self.stem, *self.text_columns, self.label_column, self.prediction_column):
             checks[f"{shown(column)} has control characters or half of a surrogate pair, expected a name without"] = (
                 not {"Cc", "Cs"} & set(map(unicodedata.category, column))
@@ -133,13 +145,8 @@ class Task:
             checks[f"labels has {len(self.labels)} names, expected {count} different ones for kind {self.kind}"] = (
                 len(set(self.labels)) == len(self.labels) == count
             )
-            same: dict[str, list[str]] = defaultdict(list)
-            for label in self.labels:
-                same[label_key(label)].append(label)
-            twice = [alike for alike in same.values() if len(alike) > 1]
-            checks[
-                f"labels has {shown(', '.join(twice[0]) if twice else '')}, which are one label, expected one"
-            ] = not twice
+            alike = alike_labels(self.labels)
+            checks[f"labels has {shown(', '.join(alike))}, which are one label, expected one of them"] = not alike
         if self.kind != "regression":
             high = max(1, self.classes - 1)
             checks[f"low and high are {self.low} and {self.high}, expected 0 and {high} for kind {self.kind}"] = (
@@ -148,11 +155,6 @@ class Task:
         problems = [problem for problem, holds in checks.items() if not holds]
         # The classes are named once it is known that they are not too many.
         return problems or task_choices.problems(self.kind, self.metric, self.class_weights, self.label_names)
-
-
-def _lies_within(stem: str) -> bool:
-    """Whether a path stays in the folder that it is relative to, on whichever system."""
-    return all(not kind(stem).anchor and ".." not in kind(stem).parts for kind in (PurePath, PureWindowsPath))
 
 
 _SENTENCE = ("sentence",)
@@ -232,7 +234,7 @@ def write_tasks(path: Path, tasks: Sequence[Task]) -> None:
 
 def _written(task: Task) -> dict[str, Any]:
     """A task's values, but for those that only some tasks have."""
-    return {name: value for name, value in asdict(task).items() if value or name not in _OPTIONAL}
+    return {name: value for name, value in asdict(task).items() if name not in _OPTIONAL or value != _OPTIONAL[name]}
 
 
 def read_tasks(path: Path) -> list[Task]:
@@ -253,14 +255,15 @@ def _read_tasks(path: Path, only: str | None) -> dict[str, Task]:
         if is_table(table) or only not in (None, name):
             continue
         try:
-            tasks[name] = _task(name, table, [key for key in _TYPES if key != "table"])
+            tasks[name] = _task(name, table, [key for key in _TYPES if key not in _OF_TABLES])
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     return tasks
 
 
 _TYPES = {field.name: field.type for field in fields(Task) if field.name != "name"}
-_OPTIONAL = ("labels", "table", "metric", "class_weights")
+_OF_TABLES = ("table", "delimiter", "quoting", "header")
+_OPTIONAL = {field.name: field.default for field in fields(Task) if field.default is not MISSING}
 
 
 def _task(name: str, table: Mapping[str, Any], keys: Sequence[str] = tuple(_TYPES)) -> Task:

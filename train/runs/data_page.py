@@ -199,6 +199,8 @@ def _as_toml(task: Task, spec: TableSpec) -> Iterator[str]:
             yield f"{key} = {_quoted(getattr(spec, key))}"
     yield f"text_columns = [{', '.join(map(_quoted, task.text_columns))}]"
     yield f"label_column = {_quoted(task.label_column)}"
+    if task.header is False:
+        yield "header = false"
     yield f"kind = {_quoted(task.kind)}"
     if task.labels and len(task.labels) <= 50:
         yield f"labels = [{', '.join(map(_quoted, task.labels))}]"

@@ -93,7 +93,7 @@ def _placed(task: Task, columns: tuple[str, ...]) -> Task:
     if columns and len(columns) != 1 + task.pair:
         expected = "two columns" if task.pair else "one column"
         raise InputError(f"--text-column {','.join(columns)}: task {task.name} reads {expected}")
-    return replace(task, text_columns=columns) if columns else task
+    return replace(task, text_columns=columns, header=None) if columns else task
 
 
 def _groups(tasks: Sequence[Task], *, apart: bool) -> Iterator[list[Task]]:

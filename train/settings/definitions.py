@@ -42,11 +42,14 @@ class TableSpec:
         high: the greatest score; None to infer.
         delimiter: between columns; "" to guess.
         quoting: standard, or none where quotes are characters as others; "" to guess.
+        header: whether the first row of a delimited file has the columns' names; None to guess.
         limit: how many training rows are used, evenly spaced; 0 for all.
         weight: of the task's loss; None for what --loss-weights says.
         metric: what the task is judged by; None for what its kind is.
         class_weights: `balanced`, or label -> weight; None for 1.
         folder: that paths are relative to.
+        kept: whether delimiter and quoting are those of another file, the training set, and guessed where they do not
+            fit.
         confined: whether nothing outside of the folder may be named.
         named_by: what a message begins with: the file that says so, or a flag.
     """
@@ -65,21 +68,22 @@ class TableSpec:
     high: float | None = None
     delimiter: str = ""
     quoting: str = ""
+    header: bool | None = None
     limit: int = 0
     weight: float | None = None
     metric: str | None = None
     class_weights: ClassWeights | None = field(default=None, hash=False)
     folder: Path = field(default_factory=Path)
+    kept: bool = False
     confined: bool = False
     named_by: str = ""
 
 
-_KEYS = tuple(one.name for one in fields(TableSpec) if one.name not in ("name", "folder", "confined", "named_by"))
+_NO_KEYS = ("name", "folder", "kept", "confined", "named_by")
+_KEYS = tuple(one.name for one in fields(TableSpec) if one.name not in _NO_KEYS)
 # A table with one of these is no task in the course's layout.
-_OF_TABLES_ALONE = {"train", "validation", "validation_split", "test", "id_column", "delimiter", "quoting"} | {
-    "limit",
-    "weight",
-}
+_OF_TABLES_ALONE = {"train", "validation", "validation_split", "test", "id_column", "delimiter", "quoting", "header"}
+_OF_TABLES_ALONE |= {"limit", "weight"}
 
 
 def is_table_name(name: str) -> bool:
@@ -222,9 +226,20 @@ def _class_weights(value: object) -> ClassWeights:
     return weights
 
 
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError("true or false")
+
+
+def is_delimiter(sign: str) -> bool:
+    """Whether a text may stand between columns."""
+    return len(sign) == 1 and sign not in '"\r\n'
+
+
 def _delimiter(value: object) -> str:
     found = _DELIMITERS.get(value, value) if isinstance(value, str) else ""
-    if isinstance(found, str) and len(found) == 1 and found not in '"\r\n':
+    if isinstance(found, str) and is_delimiter(found):
         return found
     raise ValueError('one character, such as ";" or "\\t"')
 
@@ -239,6 +254,7 @@ _CHECKS = {
     **dict.fromkeys(("low", "high"), _number),
     "delimiter": _delimiter,
     "quoting": _one_of(QUOTINGS),
+    "header": _truth,
     "limit": _count,
     "weight": _weight,
     "metric": _text,
