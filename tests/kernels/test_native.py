@@ -272,11 +272,12 @@ def test_the_step_leaves_a_resting_block_as_it_is():
 
 
 @needs_native
-def test_an_id_beyond_its_table_is_an_error():
-    tables = tuple(torch.randn(4, 8) for _ in range(3))
-    ids = torch.tensor([1, 4], dtype=torch.int32)
-    with using_kernels("native"), pytest.raises(IndexError, match=r"token 1: id 4.* outside of its table"):
-        embedding(ids, ids * 0, ids * 0, tables, torch.ones(8), torch.zeros(8), 1e-12)
+@pytest.mark.parametrize("ids", [(4, 0, 0), (-1, 0, 0), (0, 4, 0), (0, -1, 0), (0, 0, 2), (0, 0, -1)])
+def test_an_id_outside_of_its_table_is_an_error(ids):
+    tables = (torch.randn(4, 8), torch.randn(4, 8), torch.randn(2, 8))
+    word, position, segment = (torch.tensor([1, one], dtype=torch.int32) for one in ids)
+    with using_kernels("native"), pytest.raises(IndexError, match=r"token 1: .* outside of its table"):
+        embedding(word, position, segment, tables, torch.ones(8), torch.zeros(8), 1e-12)
 
 
 def test_ops_without_native_kernels_and_other_dtypes_are_torchs():

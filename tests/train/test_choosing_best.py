@@ -12,7 +12,7 @@ from concord.train.runs.fine_tuning import FineTuning
 from tests.train.small_runs import command, refused
 from tests.train.test_run import contents, entries, same_state, stop_at
 
-pytestmark = [pytest.mark.usefixtures("without_pictures"), pytest.mark.long]
+pytestmark = [pytest.mark.usefixtures("without_pictures"), pytest.mark.slow]
 
 # Step of an evaluation -> what the best model is chosen by: after step 4 none is better, and the second such one ends
 # the run.
@@ -22,7 +22,14 @@ EARLY = ("--evaluate-every", "2", "--early-stopping", "2", "--log-every", "5")
 
 @pytest.fixture
 def scores(monkeypatch):
-    monkeypatch.setattr(FineTuning, "_score", lambda self, metrics: SCORES[self.session.progress.steps])
+    judge = FineTuning._judge
+
+    def by_step(self, *arguments):
+        score = SCORES[self.session.progress.steps]
+        monkeypatch.setattr("concord.train.runs.fine_tuning.score_of", lambda *_: score)
+        return judge(self, *arguments)
+
+    monkeypatch.setattr(FineTuning, "_judge", by_step)
 
 
 def strict(path):

@@ -31,7 +31,7 @@ def rows_of(printed):
     return {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in cells}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_real_runs_are_compared_by_what_they_left(data, tmp_path, capsys, without_pictures):
     for name, surgery in (("a", "pcgrad"), ("b", "none")):
         assert run_command(run.main, command(data, tmp_path / name, "--surgery", surgery, "--skip-test")) == 0
@@ -77,6 +77,7 @@ def test_an_interval_is_that_of_draws_that_take_the_same_examples_for_both(tmp_p
     deviation = np.sqrt(399 / 400 * np.sum((parts - np.mean(parts)) ** 2))
     assert found.high - found.low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
     assert RESAMPLES == 1000
+    assert difference(STS, [one], [other]) == found
 
 
 def test_only_examples_of_the_same_id_and_label_are_compared(tmp_path):

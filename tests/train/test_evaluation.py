@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from concord.bert.batch import TaskTokens, pack
+from concord.bert.errors import InputError
 from concord.bert.heads import Head
 from concord.bert.multitask import MultitaskModel
 from concord.train.data.batches import gather
 from concord.train.data.tasks import select_tasks
 from concord.train.objectives.answers import binary_scores, task_predictions
 from concord.train.objectives.losses import link_of
-from concord.train.steps.evaluation import evaluate, predict
+from concord.train.steps.evaluation import answer_tasks, evaluate, predict
 from concord.train.steps.frozen import KeptOutputs
 from tests.samples import random_split, small_encoder
 
@@ -175,3 +176,10 @@ def test_a_task_whose_scores_are_not_finite_has_no_metrics():
     metrics, _ = evaluate(model, splits, CPU)
     assert np.isnan(metrics["sst"]["accuracy"])
     assert np.isfinite(metrics["sts"]["pearson"])
+
+
+def test_an_answer_that_is_not_finite_is_refused():
+    model = make_model(pair=False)
+    model.heads["sst"].weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="task sst: an answer is not finite"):
+        answer_tasks(model, TASKS[:1], random_split(TASKS[0], 3, 1), CPU)

@@ -19,7 +19,7 @@ from concord.train.outputs.predictions import answer_text
 from concord.train.runs import loaded
 from tests.train.small_runs import SMALL, trained, write_course_data
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -122,6 +122,9 @@ def test_projected_attention_encodes_for_the_task_that_is_named(tmp_path):
     first, second = (found.encode(["The film was good."], task=task) for task in ("sst", "sts"))
     assert np.abs(first - second).max() > 1e-6
     assert list(found.predict_all(["a"])) == ["sst"]
+    for texts in (5, "a text", ["a", None]):
+        with pytest.raises(InputError, match=r"expected a (list of texts|text)"):
+            found.predict_all(texts)
 
 
 def test_embeddings_are_fp32_in_the_texts_order_and_of_length_one(run, dev):

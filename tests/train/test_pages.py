@@ -56,7 +56,7 @@ def answers():
     }
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_run_ends_with_a_page_and_does_not_fail_without_it(data, tmp_path, capsys, monkeypatch, pictures):
     arguments = [*command(data, tmp_path / "run"), "--skip-test", "--max-steps", "4"]
     assert run_command(run.main, arguments) == 0
@@ -108,6 +108,9 @@ def test_everything_that_the_folder_tells_is_on_the_page(tmp_path, capsys, entri
     # Bins of a tenth: .3 and .35 wrong, .55 right, .9, .9 and .95 right.
     error = (2 * 0.325 + 0.45 + 3 * (1 - 2.75 / 3)) / 6
     assert f"{error:.3f}" in "".join(found["sst: reliability"].itertext())
+    # Of a yes or no the score is that of 1: .1 for a 0, .72 for another 0, .82 and .9 for 1s.
+    error = (0.1 + 0.72 + 0.18 + 0.1) / 4
+    assert f"{error:.3f}" in "".join(found["paraphrase: reliability"].itertext())
     bins = [bar.find("title").text for bar in found["paraphrase: score of the answer 1"].iter("rect")]
     assert bins == ["0.8 to 0.85: 1", "0.9 to 0.95: 1", "0.1 to 0.15: 1", "0.7 to 0.75: 1"]
     assert len(re.findall("M", found["sts: predicted over gold"].find("svg/svg/path").get("d"))) == 3
@@ -205,6 +208,15 @@ def test_a_run_that_is_not_done_has_a_page_of_what_there_is(tmp_path, entries):
     assert "what surgery changed" not in figures(tree)
     _, text = page(write(write_run(tmp_path / "begun", [], summed_up=False)))
     assert "stopped after step 0, before the first evaluation" in text
+
+
+def test_the_best_evaluation_of_a_run_that_is_not_done_is_by_its_own_best_metric(tmp_path):
+    first, second = evaluation(4, 0.9), evaluation(8, 0.1)
+    second["dev"]["sts"] = {"pearson": 0.3, "spearman": 0.9}
+    entries = [step(4), first, step(8), second]
+    for metric, best in (("mean", 4), ("sts.spearman", 8)):
+        run = read_run(write_run(tmp_path / metric, entries, summed_up=False, best_metric=metric))
+        assert run.best[0] == best
 
 
 def test_losses_that_are_not_finite_are_gaps(tmp_path):

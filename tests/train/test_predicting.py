@@ -17,7 +17,7 @@ from concord.train.outputs.predictions import form_of
 from concord.train.runs import predicting
 from tests.train.small_runs import refused, trained, write_course_data
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 TEXTS = ["The film was superb .", "", "The lamp was awful .", "The song was good , and more"]
 TASKS = """

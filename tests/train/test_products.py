@@ -67,7 +67,7 @@ def test_other_formats_and_devices_are_no_question(monkeypatch):
         resolve_products("onednn", on_cpu())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("before, after", [("onednn", "torch"), ("torch", "onednn")])
 def test_a_resumed_run_goes_on_with_the_library_of_its_state(data, tmp_path, monkeypatch, capsys, before, after):

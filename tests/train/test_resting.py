@@ -100,3 +100,25 @@ def test_the_average_is_that_of_the_weights_themselves_until_its_first_sample():
         if number <= 5:
             assert torch.equal(average, seen[-1])
     assert_close(average, (seen[4] + seen[9]) / 2, 1e-6)
+
+
+def test_the_average_forgets_what_lies_before_its_span():
+    model = make_model()
+    optimizer = make_optimizer(model)
+    optimizer.keep_average(10)
+    expected = 0.0
+    for number in range(1, 41):
+        model.shared.master.fill_(float(number))
+        optimizer.average(number)
+        expected += (number - expected) / min(number, 10)
+    with optimizer.averaged():
+        assert_close(model.shared.master, torch.full_like(model.shared.master, expected), 1e-5)
+
+
+def test_freezing_clears_the_gradients_that_no_step_will_write_any_more():
+    model = make_model()
+    optimizer = make_optimizer(model)
+    backward(model, optimizer, [1])
+    assert model.shared.gradients.any()
+    optimizer.freeze(model.shared.block_names)
+    assert not model.shared.gradients.any()

@@ -259,7 +259,7 @@ def until(process, seed, steps):
     raise AssertionError("".join(lines))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_seeds_stopped_and_killed_in_the_middle_go_on_to_the_same_bits(data, tmp_path):
     given = ("--epochs", "40", "--save-every", "7", "--kernels", "torch", "--products", "torch", "--self-check", "off")
     given = (*given, "--skip-test", "--mistakes", "0", "--evaluate-every", "0")

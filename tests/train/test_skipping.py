@@ -70,7 +70,7 @@ def spoil(monkeypatch):
     return spoil_from
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("interval", "flags"), [(1, ()), (20, ("--amp", "fp16"))])
 def test_a_run_whose_every_step_is_skipped_ends_within_a_log_interval_and_names_the_task(
     data, tmp_path, capsys, spoil, interval, flags
@@ -85,7 +85,7 @@ def test_a_run_whose_every_step_is_skipped_ends_within_a_log_interval_and_names_
     assert not (out / "best").exists()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_model_that_no_step_has_changed_is_not_the_best_one(data, tmp_path, capsys, spoil):
     spoil("sts", 1)
     out = tmp_path / "run"
@@ -97,7 +97,7 @@ def test_a_model_that_no_step_has_changed_is_not_the_best_one(data, tmp_path, ca
     assert not list(out.glob("*predictions.csv"))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_best_step_is_one_that_was_applied(data, tmp_path, spoil):
     spoil("sst", 3)
     out = tmp_path / "run"
@@ -106,7 +106,7 @@ def test_the_best_step_is_one_that_was_applied(data, tmp_path, spoil):
     assert (summary["best_step"], summary["skipped_steps"], summary["steps"]) == (2, 2, 4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_pre_training_that_cannot_learn_ends_too(tmp_path, capsys):
     model = write_small_model(tmp_path / "model", ["a", "film", "good"])
     (tmp_path / "texts").write_text("".join(f"a good film {'a ' * number}\n" for number in range(40)))
@@ -145,7 +145,17 @@ def test_answers_without_a_score_are_said():
     assert "sst: the model's answers to the dev set are not finite" in weak_answers(SST, sound, np.array([0, np.nan]))
 
 
-@pytest.mark.long
+@pytest.mark.slow
+def test_a_run_warns_of_answers_that_are_all_one(data, tmp_path, capsys):
+    header, *rows = (data / "sts-dev.csv").read_text().splitlines()
+    cells = [row.split("\t") for row in rows]
+    same = ["\t".join([index, name, "I saw it .", "It was seen .", label]) for index, name, _, _, label in cells]
+    (data / "sts-dev.csv").write_text("\n".join([header, *same]) + "\n")
+    assert run_command(run.main, command(data, tmp_path / "run", "--max-steps", "1")) == 0
+    assert "to every dev example, so that correlations are undefined and count as 0" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_a_run_warns_of_a_dev_set_of_one_class(data, tmp_path, capsys):
     for name, label in (("ids-sst-dev.csv", "3"), ("sts-dev.csv", "1.5")):
         header, *rows = (data / name).read_text().splitlines()

@@ -1,5 +1,6 @@
 """What summary.json and the terminal tell of a run's scores, epochs and surgery."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -75,6 +76,18 @@ def dev_sum(metrics: Mapping[str, Mapping[str, float | None]], tasks: list[Task]
     """What the best checkpoint is chosen by where that is no single metric: the sum of the tasks' main metrics, where
     an undefined one counts as 0."""
     return sum(main_scores(metrics, tasks).values())
+
+
+def score_of(
+    metrics: Mapping[str, Mapping[str, float | None]], tasks: list[Task], best_metric: tuple[str, str] | None
+) -> float:
+    """What the best model is chosen by; NaN where any task's answers are not finite: such a model is broken."""
+    if any(value is not None and math.isnan(value) for own in metrics.values() for value in own.values()):
+        return math.nan
+    if best_metric is None:
+        return dev_sum(metrics, tasks)
+    task, name = best_metric
+    return metrics[task][name] or 0.0  # None counts as 0, too
 
 
 def best_metric_text(best_metric: tuple[str, str] | None) -> str:

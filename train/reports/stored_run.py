@@ -19,11 +19,12 @@ from concord.train.outputs.names import (
     TASKS_FILE,
     answers_file,
 )
-from concord.train.outputs.summary import dev_sum, is_void
+from concord.train.outputs.summary import is_void, score_of
 from concord.train.reports.state import RunState, state_of
 from concord.train.reports.stored_log import StoredLog, read_log
 from concord.train.settings.files import read_config
 from concord.train.settings.options import flag_of, setting_text
+from concord.train.settings.values import parse_best_metric
 
 _TEXTS = ("device", "precision", "kernels", "products")
 _NUMBERS = ("steps", "seconds", "training_seconds", "examples_per_second", "tokens_per_second", "mean")
@@ -61,7 +62,8 @@ class StoredRun:
         if self.summary:
             return self.summary["best_step"], self.summary["dev"]
         evaluations = [(step, dev) for step, dev in self.log.evaluations if step and not is_void(dev)]
-        rated = [(dev_sum(dev, self.tasks), step, dev) for step, dev in evaluations]
+        chosen_by = parse_best_metric(self.settings["--best-metric"], [task.name for task in self.tasks])
+        rated = [(score_of(dev, self.tasks, chosen_by), step, dev) for step, dev in evaluations]
         return max(rated, key=lambda row: (row[0], -row[1]))[1:] if rated else (0, {})
 
     @property

@@ -1,28 +1,11 @@
-"""What the best model so far is chosen by, and whether it still lies in the run's folder."""
-
-import math
-from collections.abc import Sequence
+"""Whether the best model so far still lies in the run's folder."""
 
 from concord.bert.errors import InputError
 from concord.bert.model_files import read_weights
 from concord.bert.names import WEIGHTS_FILE
 from concord.bert.tensor_files import DIGEST
-from concord.train.data.tasks import Task
 from concord.train.outputs.names import BEST
-from concord.train.outputs.summary import dev_sum
 from concord.train.runs.session import Session
-
-
-def score_of(
-    metrics: dict[str, dict[str, float | None]], tasks: Sequence[Task], best_metric: tuple[str, str] | None
-) -> float:
-    """What the best model is chosen by; NaN where any task's answers are not finite: such a model is broken."""
-    if any(value is not None and math.isnan(value) for own in metrics.values() for value in own.values()):
-        return math.nan
-    if best_metric is None:
-        return dev_sum(metrics, tasks)
-    task, name = best_metric
-    return metrics[task][name] or 0.0  # None counts as 0, too
 
 
 def check_best(session: Session) -> None:

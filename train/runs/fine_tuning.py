@@ -24,9 +24,9 @@ from concord.train.outputs.mistakes import write_mistakes
 from concord.train.outputs.names import BEST, SEALED, answers_file, mistakes_file, predictions_file
 from concord.train.outputs.predictions import write_predictions
 from concord.train.outputs.stopping import ReadingStopped
-from concord.train.outputs.summary import best_metric_text, epoch_summary, score_line, surgery_summary
+from concord.train.outputs.summary import best_metric_text, epoch_summary, score_line, score_of, surgery_summary
 from concord.train.reporter import SILENT
-from concord.train.runs.best_model import check_best, score_of
+from concord.train.runs.best_model import check_best
 from concord.train.runs.companions import best_card, classifier_weights, write_companions, write_own_pooler
 from concord.train.runs.drawing import draw, leave
 from concord.train.runs.planning import plan_of

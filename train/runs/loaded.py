@@ -108,7 +108,7 @@ class LoadedRun:
         if self._saved.model.pals is None:
             found = self._answers(tasks, texts)
         else:
-            texts = list(texts) if not isinstance(texts, str) else texts
+            texts = texts if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable) else list(texts)
             found = {name: one for task in tasks for name, one in self._answers([task], texts).items()}
         return {task.name: _told(task, found[task.name], return_scores) for task in tasks}
 
