@@ -396,6 +396,7 @@ def test_a_packed_file_that_is_damaged_or_grows_beyond_reason_is_refused(tmp_pat
         ("t.jsonl", b"[]\n", r"t\.jsonl:1: a JSON list, expected an object"),
         ("t.csv", b"text,label\n", "no labels, expected one in each row"),
         ("t.csv", b"words,kind\na b,x\n", "label_column is missing and not obvious, expected some of .words, kind."),
+        ("t.csv", b"text,score,rating\na b,1,2\n", "label_column is missing and not obvious"),
         ("t.csv", b"a,b\nx,y\n", "text_columns and label_column are missing and not obvious"),
         ("t.xlsx", b"PK", r"t\.xlsx: a file of unknown form, expected \.csv, \.tsv, \.jsonl"),
     ],

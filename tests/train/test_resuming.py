@@ -75,6 +75,16 @@ def test_a_damaged_state_gives_way_to_the_one_before_it(stopped, whole, capsys, 
     assert entries(stopped) == entries(whole)
 
 
+def test_a_resumed_runs_seconds_are_those_of_all_its_parts(stopped, capsys):
+    state = read_tensors(stopped / names.STATE_FILE)
+    before = json.loads(state.metadata["progress"])["seconds"]
+    began = time.perf_counter()
+    resumed(stopped, capsys)
+    took = time.perf_counter() - began
+    seconds = json.loads((stopped / names.SUMMARY_FILE).read_text())["seconds"]
+    assert before < seconds <= before + took
+
+
 def test_a_whole_state_is_not_pushed_out_by_a_damaged_one(stopped, capsys, monkeypatch):
     flip(stopped / names.STATE_FILE)
     stop_at(monkeypatch, 1)

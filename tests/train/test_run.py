@@ -71,6 +71,9 @@ def test_a_run_leaves_everything_that_it_promises(data, tmp_path, capsys, pictur
     assert all(epoch["seconds"] > 0 for epoch in summary["epochs"])
     for pair, found in whole["pairs"].items():
         assert sum(epoch["conflicts"][pair] for epoch in summary["epochs"]) == found["conflicting_steps"]
+    trained = {name: sum(entry[name] for entry in steps) for name in ("tokens", "examples")}
+    rates = (summary["tokens_per_second"], summary["examples_per_second"])
+    assert rates[0] / rates[1] == pytest.approx(trained["tokens"] / trained["examples"], rel=1e-3)
     predictions = (out / "sst-test-predictions.csv").read_text().splitlines()
     assert predictions[0] == "id, Predicted_Sentiment"
     assert [line.split(", ")[0] for line in predictions[1:]] == [f"test-student-{index}" for index in range(6)]
