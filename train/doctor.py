@@ -11,7 +11,7 @@ from concord.bert.config import SIZES
 from concord.kernels.ops import OPS
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, check_numbers
-from concord.train.settings.config import AMP_CHOICES
+from concord.train.settings.config import AMP_CHOICES, DEVICES
 from concord.train.settings.options import MOST
 
 _BOUNDS = {"tasks": (1, 1024), "longest": (1, MOST), "seconds": (0.001, 1e6), "jobs": (1, 1024)}
@@ -41,7 +41,7 @@ def _parser() -> OneLineParser:
         choices=AMP_CHOICES,
         help="number format (default: what --amp takes on a GPU, fp32 in the interpreter)",
     )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="default auto")
     parser.add_argument("--ops", nargs="+", choices=list(OPS), help="judge these alone (default all)")
     parser.add_argument("--cases", action="store_true", help="a line for each case too, as it is judged")
     parser.add_argument("--seconds", type=float, help="that a case may take, compiling included (default 240)")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser, check_numbers
+from concord.train.settings.config import DEVICES
 from concord.train.settings.options import MOST
 
 
@@ -42,7 +43,7 @@ def _parser() -> OneLineParser:
     parser.add_argument(
         "--dev-examples", type=int, default=0, help="so many of each task, evenly spaced (default all of them)"
     )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="default auto")
     return parser
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
-from concord.train.settings.config import AMP_CHOICES
+from concord.train.settings.config import AMP_CHOICES, DEVICES
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,7 +62,7 @@ def _parser() -> OneLineParser:
         "--output", default="-", help=".csv or .jsonl to write (default -, the standard output, as csv)"
     )
     parser.add_argument("--scores", action="store_true", help="write the score of each label too")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default auto")
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="default auto")
     parser.add_argument("--amp", default="", choices=AMP_CHOICES, help="number format (default the run's own)")
     return parser
 

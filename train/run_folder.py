@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, shown
 from concord.bert.files import exists, is_folder
 from concord.bert.names import SENTENCE_FOLDERS
 from concord.train.outputs.folders import RunFolder, has_state, is_of_launch, lost_its_states
@@ -21,6 +21,7 @@ def new_folder(arguments: argparse.Namespace, name: str) -> RunFolder:
     if not out:
         return RunFolder(Path(RUNS) / f"{datetime.now():%Y%m%d-%H%M%S}-{name}", numbered=True)
     directory = Path(out)
+    _check_name(directory, "out")
     if is_folder(directory) and any(directory.iterdir()):
         resume = f", or --resume {directory}" if has_state(directory) else ""
         raise InputError(f"--out {directory}: the folder is not empty; give another{resume}")
@@ -48,11 +49,20 @@ def restarted_folder(arguments: argparse.Namespace, launch: Launch | None) -> Ru
     return None
 
 
+def _check_name(directory: Path, flag: str) -> None:
+    """InputError where a folder's whole name is not UTF-8: the libraries that write and read tensors take no other."""
+    try:
+        str(directory.absolute()).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"--{flag} {shown(str(directory))}: its name is not UTF-8, expected another folder") from None
+
+
 def resumed_folder(arguments: argparse.Namespace) -> RunFolder | None:
     """The folder of the run that is to go on, None where a new one begins; InputError where --out names another."""
     if not hasattr(arguments, "resume"):
         return None
     directory = Path(arguments.resume)
+    _check_name(directory, "resume")
     if hasattr(arguments, "out") and Path(arguments.out).resolve() != directory.resolve():
         raise InputError(f"--out {arguments.out}: a resumed run stays in its folder {directory}")
     return RunFolder(directory, resumed=True, precision_given=getattr(arguments, "amp", "auto") != "auto")

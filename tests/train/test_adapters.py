@@ -3,7 +3,10 @@
 import json
 import math
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -105,6 +108,59 @@ def test_mlflows_own_client_finds_every_series_under_its_name(tmp_path):
         (3, 0.25),
         (3, 0.25),
     ]
+
+
+def test_an_experiment_that_another_run_makes_meanwhile_is_taken():
+    exceptions = pytest.importorskip("mlflow").exceptions
+    from concord.train.outputs.adapters.to_mlflow import MLflow
+
+    def refuse(name):
+        raise exceptions.MlflowException(f"{name} exists already")
+
+    adapter = object.__new__(MLflow)
+    for found, expected in (([None, SimpleNamespace(experiment_id="7")], "7"), ([None, None], None)):
+        answers = iter(found)
+        client = SimpleNamespace(get_experiment_by_name=lambda name, left=answers: next(left), create_experiment=refuse)
+        adapter._client = client
+        if expected:
+            assert adapter._experiment("concord") == expected
+        else:
+            with pytest.raises(exceptions.MlflowException, match="exists already"):
+                adapter._experiment("concord")
+
+
+class _TrackingServer(BaseHTTPRequestHandler):
+    """As much of MLflow's tracking server as a run asks for."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        info = {"run_id": "r", "run_name": "run", "experiment_id": "1", "status": "RUNNING", "start_time": 1}
+        run = {"run": {"info": info}}
+        answers = {"runs/create": run, "runs/get": run, "runs/update": {"run_info": info}}
+        answers |= {"get-by-name": {"experiment": {"experiment_id": "1", "name": "concord"}}}
+        answer = next((own for part, own in answers.items() if part in self.path), {})
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_PATCH = do_POST
+
+    def log_message(self, *arguments):
+        """Say nothing."""
+
+
+def test_mlflows_client_prints_nothing_of_a_server(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("mlflow")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _TrackingServer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        assert tell("mlflow", tmp_path / "run") == []
+        server.shutdown()
+    assert capsys.readouterr().out == ""
 
 
 def test_wandb_has_every_series_under_its_name(tmp_path):

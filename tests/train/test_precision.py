@@ -102,3 +102,9 @@ def test_triton_where_it_is_not_installed_is_bad_input_and_auto_says_why_torch_i
     assert choose_kernels("auto", choose_precision("cuda", "auto")) == "torch: Triton is not installed here"
     assert not interpreted()
     assert not any(takes_triton(op, torch.device("cuda")) for op in OPS)
+
+
+@pytest.mark.parametrize("device", ["tpu", "CPU", "cuda:0", "meta", None])
+def test_a_device_that_there_is_not_is_refused_in_a_line(device):
+    with pytest.raises(InputError, match=r"^--device .*expected one of auto, cpu, cuda"):
+        choose_precision(device, "off")

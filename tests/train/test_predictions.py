@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from concord.train.data.tasks import select_tasks
-from concord.train.outputs.predictions import write_predictions
+from concord.train.outputs.predictions import answers_text, prediction_text, write_predictions
 
 SST, PARAPHRASE, STS = select_tasks(["sst", "paraphrase", "sts"], None)
 
@@ -39,9 +39,20 @@ def test_scores_of_a_small_range_are_told_from_one_another(tmp_path):
 def test_an_id_that_a_reader_would_take_apart_stands_in_quotes(tmp_path):
     path, ids = tmp_path / "out.csv", ["7, left", 'the "first"', "two\nlines", "plain"]
     write_predictions(path, SST, ids, np.zeros(4))
-    assert path.read_text().endswith("\nplain, 0\n")
+    assert path.read_text().endswith("\nplain,0\n")
     with path.open(newline="") as file:
         assert [row[0] for row in csv.reader(file)] == ["id", *ids]
+
+
+def test_a_table_of_ones_own_is_answered_as_any_reader_takes_csv():
+    task = replace(SST, table=True, labels=("a, b", "c", "d", "e", "f"))
+    assert prediction_text(SST, ["1"], np.zeros(1)) == "id, Predicted_Sentiment\n1, 0\n"
+    assert prediction_text(task, ["1", "2"], np.array([0.0, 1.0])) == 'id,Predicted_Sentiment\n1,"a, b"\n2,c\n'
+    text = answers_text(["1"], [(task, np.zeros(1), np.full((1, 5), 0.2))], form="csv", scores=True)
+    assert list(csv.reader(text.splitlines())) == [
+        ["id", "sst", "sst.a, b", "sst.c", "sst.d", "sst.e", "sst.f"],
+        ["1", "a, b", *["0.200000"] * 5],
+    ]
 
 
 def test_no_examples_leave_the_header_alone(tmp_path):

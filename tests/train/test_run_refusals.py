@@ -272,3 +272,9 @@ def test_a_run_does_not_go_on_through_a_link(data, tmp_path, capsys, name):
     capsys.readouterr()
     assert f"{out / name}: a link, which a run does not write through" in refused(capsys, run.main, ["--resume", out])
     assert before == (contents(outside) if outside.is_dir() else outside.read_bytes())
+
+
+@pytest.mark.parametrize("flag", ["--out", "--resume"])
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_anything_is_trained(tmp_path, capsys, flag):
+    said = refused(capsys, run.main, ["--model", "tiny", flag, f"{tmp_path}/a\udcff"])
+    assert said.endswith("its name is not UTF-8, expected another folder\n")

@@ -25,12 +25,11 @@ def write_predictions(path: Path, task: Task, ids: Sequence[str], values: np.nda
 
 
 def prediction_text(task: Task, ids: Sequence[str], values: np.ndarray) -> str:
-    """One row an example, `id, value`, under the header `id, <the task's prediction column>`.
+    """One row an example, `id, value`, under the header `id, <the task's prediction column>`, see `_csv`.
 
-    values: float64 [examples], see `answer_text`. An id or a label that a reader would take apart stands in quotes."""
-    lines = [f"id, {task.prediction_column}"]
-    lines += [f"{_field(name)}, {_field(answer_text(task, value))}" for name, value in zip(ids, values, strict=True)]
-    return "\n".join(lines) + "\n"
+    values: float64 [examples], see `answer_text`."""
+    rows = [[name, answer_text(task, value)] for name, value in zip(ids, values, strict=True)]
+    return _csv([["id", task.prediction_column], *rows], [task])
 
 
 def form_of(path: Path) -> str:
@@ -67,7 +66,7 @@ def answers_text(ids: Sequence[str], answers: Sequence[TaskAnswers], *, form: st
             header += [f"{task.name}.{label}" for label in label_names(task)]
             for line, row in zip(lines, own, strict=True):
                 line += [f"{score:.6f}" for score in row[: len(label_names(task))]]
-    return "".join(f"{', '.join(map(_field, line))}\n" for line in [header, *lines])
+    return _csv([header, *lines], [task for task, _, _ in answers])
 
 
 def _json_line(row: int, name: str, answers: Sequence[TaskAnswers], scores: bool) -> str:
@@ -98,6 +97,14 @@ def label_text(task: Task, value: float) -> str:
         return f"{int(value)}"
     decimals = max(4, 4 - math.floor(math.log10(task.high - task.low)))
     return f"{value:.{decimals}f}"
+
+
+def _csv(rows: Sequence[Sequence[str]], tasks: Sequence[Task]) -> str:
+    """Rows as CSV, cells that a reader would take apart in quotes. The course's layout has a space behind each comma;
+    others have none, nor has that layout where a cell is in quotes, which have to follow the comma."""
+    lines = [[_field(cell) for cell in row] for row in rows]
+    spaced = not any(task.table for task in tasks) and not any(cell.startswith('"') for line in lines for cell in line)
+    return "".join(f"{(', ' if spaced else ',').join(line)}\n" for line in lines)
 
 
 def _field(text: str) -> str:

@@ -31,7 +31,7 @@ from concord.train.settings.values import (
     parse_stages,
 )
 
-AMP_CHOICES = ("off", "auto", "bf16", "fp16")
+AMP_CHOICES, DEVICES = ("off", "auto", "bf16", "fp16"), ("auto", "cpu", "cuda")
 NEW_HEAD_RATE = "1e-3"  # of heads that no model came with
 _HIGHEST_SEED = 2**64 - 1  # the highest that torch's generators take
 _PER_TASK = (
@@ -161,7 +161,7 @@ class RunConfig:
         "replay each step as one CUDA graph: the same numbers, sooner; auto does so where it can",
         choices=("auto", "on", "off"),
     )
-    device: str = setting("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = setting("auto", "auto takes CUDA where there is one", choices=DEVICES)
 
     epochs: int = setting(3, "passes over the data, as batching and until define them", low=1, most=10**6)
     max_steps: int = setting(0, "stop after this many steps; 0 for no limit", low=0)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-from concord.bert.errors import InputError, did_you_mean
+from concord.bert.errors import InputError, did_you_mean, shown
 from concord.kernels.dispatch import NO_TRITON, describe_kernels, has_triton, interpreted, set_kernels
 from concord.kernels.native.build import native_library
 from concord.kernels.products import cpu_multiplies_bf16
-from concord.train.settings.config import AMP_CHOICES
+from concord.train.settings.config import AMP_CHOICES, DEVICES
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ def choose_precision(device: str, amp: str) -> Precision:
 
     device: auto, cpu or cuda; amp: off, auto, bf16 or fp16. `auto` means bf16 where the device multiplies it in
     hardware, else fp16; a CPU with neither stays in fp32, since emulated products are several times slower.
-    Raises InputError where CUDA is asked for and there is none, and for another format.
+    Raises InputError where CUDA is asked for and there is none, and for another device or format.
     """
+    if device not in DEVICES:
+        raise InputError(f"--device {shown(device)}: {did_you_mean(str(device), DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is available to this PyTorch; use --device cpu")
     if device == "auto":
