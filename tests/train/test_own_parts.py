@@ -1,11 +1,18 @@
-"""Batchings of the user's own are checked in every step."""
+"""Batchings and heads of the user's own are checked in every step, and a head keeps no state that is not saved."""
+
+import copy
 
 import numpy as np
 import pytest
+import torch
 
 from concord.bert.errors import InputError
+from concord.bert.heads import Head, HeadSpec, linear_head
+from concord.bert.model_files import read_weights
 from concord.train import run
+from concord.train.command import run_command
 from concord.train.data.batching import build_sampler
+from concord.train.objectives.own import own_head
 from tests.settings import fine_tuning
 from tests.train.small_runs import command, refused
 from tests.train.test_own_entries import steps_of
@@ -27,6 +34,22 @@ EPOCH = """
     def epoch(self, epoch, start=0):
         return iter({})
 """
+HEAD = """
+import torch
+from concord.bert.heads import Head
+class Mine(Head):
+    calls = 0
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        {made}
+    def forward(self, pooled, dropouts):
+        self.calls += 1
+        logits = super().forward(pooled, dropouts)
+        return {given}
+def head(spec):
+    options = dict(dropout=spec.dropout, link=spec.link, pair=spec.pair, has_threshold=spec.has_threshold)
+    return Mine(spec.hidden_size, spec.outputs, **options)
+"""
 SOUND = "{'sts': np.arange(3)}"
 
 
@@ -35,8 +58,17 @@ def batching(examples=SOUND, steps=4, epoch=None):
     return module.replace("def batching", EPOCH.format(epoch) + "def batching") if epoch else module
 
 
+def head(made="pass", given="logits"):
+    return HEAD.format(made=made, given=given)
+
+
 def sampler():
     return build_sampler(fine_tuning(tasks=tuple(SIZES), batching="mine:batching", batch_size=4).batches, SIZES)
+
+
+def spec(**more):
+    settings = {"pair": False, "pair_features": "difference", "dropout": 0.0, "link": None}
+    return HeadSpec(build=linear_head, hidden_size=8, outputs=3, **settings | more)
 
 
 @pytest.mark.parametrize(
@@ -124,3 +156,71 @@ def test_a_wrong_step_of_a_batching_and_a_late_one_end_a_run_in_one_line(data, t
     write("mine", batching("{'sts': np.arange(2) + 99 * (step == 2)}"))
     assert "at step 3 of epoch 1" in refused(capsys, run.main, command(data, tmp_path / "run", *words))
     assert [entry["step"] for entry in steps_of(tmp_path / "run")] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (
+            "self.bn = torch.nn.BatchNorm1d(64)",
+            "its buffer 'bn.running_mean' and 2 more would not be saved",
+        ),
+        (
+            "self.register_buffer('mean', torch.zeros(64))",
+            "its buffer 'mean' would not be saved",
+        ),
+    ],
+)
+def test_a_head_with_a_state_that_no_run_saves_is_refused_before_training(
+    data, tmp_path, capsys, write, made, expected
+):
+    write("mine", head(made))
+    message = refused(capsys, run.main, command(data, tmp_path / "run", "--heads", "sst=mine:head"))
+    assert f"mine:head: {expected}" in message
+    assert "persistent=False" in message
+    assert len(message) < 300
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_head_may_have_constants_and_the_threshold_and_a_run_keeps_the_threshold_alone(data, tmp_path, write):
+    write("mine", head("self.register_buffer('order', torch.arange(3), persistent=False)"))
+    flags = ("--heads", "paraphrase=mine:head", "--threshold", "dev", "--max-steps", "2")
+    assert run_command(run.main, command(data, tmp_path / "run", *flags, "--kernels", "torch")) == 0
+    names = {name for name in read_weights(tmp_path / "run" / "best")[1] if name.startswith("heads.paraphrase.")}
+    assert names == {f"heads.paraphrase.{name}" for name in ("weight", "bias", "threshold")}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("logits if self.calls < 2 else logits[:-1]", r"mine:head: its logits are \[3, 3\], expected \[4, 3\]"),
+        ("logits if self.calls < 2 else 1 / 0", r"its call raised ZeroDivisionError: division by zero \(mine.py:12\)"),
+        ("logits if self.calls < 2 else None", r"its logits are a NoneType, expected a floating-point tensor \[4, 3\]"),
+        (
+            "logits if self.calls < 2 else logits.long()",
+            r"its logits are torch.int64, expected a floating-point",
+        ),
+    ],
+)
+@pytest.mark.parametrize("pair", [False, True])
+def test_a_head_that_fails_in_a_later_step_says_so_in_one_line(write, given, expected, pair):
+    write("mine", head(given=given))
+    built = own_head("mine:head")(spec(pair=pair))
+    with pytest.raises(InputError, match=expected):
+        built(torch.zeros(8 if pair else 4, 8), None)
+
+
+def test_a_head_of_ones_own_stays_what_it_is_and_its_copy_has_its_own_weights(write):
+    write("mine", head())
+    built = own_head("mine:head")(spec())
+    assert isinstance(built, Head)
+    assert list(built.state_dict()) == ["weight", "bias"]
+    copied = copy.deepcopy(built)
+    with torch.no_grad():
+        built.weight.zero_()
+        built.bias.zero_()
+        copied.weight.fill_(1.0)
+        copied.bias.zero_()
+    pooled = torch.ones(2, 8)
+    assert built(pooled, None).tolist() == [[0.0] * 3] * 2
+    assert copied(pooled, None).tolist() == [[8.0] * 3] * 2
