@@ -21,7 +21,7 @@ class FixedHead(TaskHead):
     def __init__(self, hidden_size: int, outputs: int) -> None:
         super().__init__(None, False, False)
         weight = torch.randn(outputs, hidden_size, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("weight", weight * (_SCALE / hidden_size**0.5))
+        self.register_buffer("weight", weight * (_SCALE / hidden_size**0.5), persistent=False)
 
     def initialise(self, generator: torch.Generator) -> None:
         """There is nothing to fill."""

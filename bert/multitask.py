@@ -188,7 +188,8 @@ class MultitaskModel(nn.Module):
         values = {} if kind.pooler_is_the_encoders else self.encoder_values()
         pooler = {name: value for name, value in values.items() if name.startswith(POOLER)}
         shared = {name: value for name, value in self.shared.values().items() if _is_of_shared_layer(name)}
-        thresholds = {_HEADS + name: value for name, value in self.heads.named_buffers()}
+        found = {name: head.threshold for name, head in self.heads.items() if head.threshold is not None}
+        thresholds = {f"{_HEADS}{name}.threshold": value for name, value in found.items()}
         private = {_saved_name(name): value for name, value in self.private.values().items()}
         return pooler | shared | private | thresholds
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from concord.bert.errors import InputError
 from concord.bert.tables import is_own
+from concord.train.data.own_sampler import OwnSampler
 from concord.train.data.sampler import JointSampler, Sampler
 from concord.train.settings.own import calling
 from concord.train.settings.parts import BatchConfig
@@ -22,19 +23,15 @@ def build_sampler(config: BatchConfig, sizes: Mapping[str, int]) -> Sampler:
     """The sampler that `config` asks for.
 
     sizes: task -> number of training examples, in the order in which tasks take turns. InputError where a set is empty,
-    --steps-per-epoch does not suffice for a step of each task, or a batching of the user's own fails.
+    --steps-per-epoch does not suffice for a step of each task, or a batching of the user's own fails or gives steps
+    that cannot be trained, see `OwnSampler`.
     """
     name, make = config.batching, BATCHINGS.resolve(config.batching)
     if not is_own(name):
         return make(sizes, config)
     with calling(name):
         sampler = make(sizes, config)
-    if not isinstance(sampler, Sampler) or getattr(sampler, "steps_per_epoch", 0) < 1:
-        raise InputError(
-            f"{name}: it gave a {type(sampler).__name__}, expected a concord.train.data.sampler.Sampler whose "
-            "steps_per_epoch is at least 1"
-        )
-    return sampler
+    return OwnSampler(name, sampler, sizes)
 
 
 def joint(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, shown
 from concord.bert.heads import HeadSpec, Link, TaskHead
 from concord.bert.tables import find_own
 from concord.kernels.dropout import DropoutStream
@@ -100,8 +100,11 @@ def try_pair_loss(name: str) -> None:
 
 
 def own_head(name: str) -> Callable[[HeadSpec], TaskHead]:
-    """The head MODULE:FUNCTION, which is tried as it is built; InputError where it is not to be had, fails, or gives
-    anything else than logits of the shape that the losses take."""
+    """The head MODULE:FUNCTION, which is tried as it is built, and checked whenever it is called.
+
+    InputError where it is not to be had, fails, has a state that would not be saved, or gives anything else than logits
+    of the shape that the losses take.
+    """
     function = find_own(name)
 
     def build(spec: HeadSpec) -> TaskHead:
@@ -109,12 +112,50 @@ def own_head(name: str) -> Callable[[HeadSpec], TaskHead]:
             head = function(spec)
             if not isinstance(head, TaskHead):
                 raise InputError(f"{name}: it gave a {type(head).__name__}, expected a concord.bert.heads.TaskHead")
-            shape = list(head(torch.zeros(_TRIED * (2 if spec.pair else 1), spec.hidden_size), None).shape)
-        if shape != [_TRIED, spec.outputs]:
-            raise InputError(f"{name}: its logits are {shape}, expected [{_TRIED}, {spec.outputs}]")
+            _check_state(name, head)
+            head.forward = _OwnForward(name, head.forward, spec.outputs, spec.pair)
+            head(torch.zeros(_TRIED * (2 if spec.pair else 1), spec.hidden_size), None)
         return head
 
     return build
+
+
+@dataclass(frozen=True)
+class _OwnForward:
+    """The forward of a head of the user's own, with a check of what it gives.
+
+    name: MODULE:FUNCTION; function: the forward; outputs, pair: of the head's `HeadSpec`.
+    """
+
+    name: str
+    function: Callable[[Tensor, DropoutStream | None], Any]
+    outputs: int
+    pair: bool
+
+    def __call__(self, pooled: Tensor, dropouts: DropoutStream | None) -> Tensor:
+        """Logits, see `TaskHead.forward`; InputError where it fails or gives anything else."""
+        with calling(self.name):
+            logits = self.function(pooled, dropouts)
+        expected = [len(pooled) // (2 if self.pair else 1), self.outputs]
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            found = f"{logits.dtype}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise InputError(f"{self.name}: its logits are {found}, expected a floating-point tensor {expected}")
+        if list(logits.shape) != expected:
+            raise InputError(f"{self.name}: its logits are {list(logits.shape)}, expected {expected}")
+        return logits
+
+
+def _check_state(name: str, head: TaskHead) -> None:
+    """InputError where a head has a state besides its parameters and the threshold: a run saves none, and the ranks do
+    not exchange any."""
+    known = {"threshold", *(parameter for parameter, _ in head.named_parameters(remove_duplicate=False))}
+    others = [shown(tensor) for tensor in head.state_dict() if tensor not in known]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise InputError(
+            f"{name}: its buffer {others[0]}{more} would not be saved with a run's state; expected parameters, or "
+            "constants that __init__ makes anew: register_buffer(..., persistent=False)"
+        )
 
 
 def _check_gradient(name: str, value: Tensor, inputs: Tensor) -> None:
