@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from concord.bert.errors import InputError
+from concord.bert.files import exists
 from concord.train.command import run_command
 from concord.train.flags import build_parser, config_from, import_own_of, resumed_config
-from concord.train.outputs.folders import RunFolder
+from concord.train.outputs.folders import RunFolder, has_state
 from concord.train.outputs.names import CONFIG_FILE, SEEDS_FILE, files_before_state
 from concord.train.ranks.environment import Launch, launch_of
 from concord.train.reporter import SILENT, Reporter
@@ -87,13 +88,21 @@ def _begun_or_gone_on(given: argparse.Namespace, folder: RunFolder | None) -> tu
     if folder is None:
         config = config_from(given)
         return new_folder(given, f"{'-'.join(config.tasks)}-{config.surgery.replace(':', '.')}"), config
-    config = resumed_config(read_config(folder.path / CONFIG_FILE), given, folder.path)
+    config = _config_of(given, folder)
     return folder_to_go_on(folder, config.save_every, files_before_state(config.tasks)), config
 
 
 def _print_config(given: argparse.Namespace, folder: RunFolder | None) -> None:
-    kept = read_config(folder.path / CONFIG_FILE) if folder else None
-    print(toml_of(resumed_config(kept, given, folder.path) if folder else config_from(given)), end="")
+    print(toml_of(_config_of(given, folder) if folder else config_from(given)), end="")
+
+
+def _config_of(given: argparse.Namespace, folder: RunFolder) -> RunConfig:
+    """The settings of a run that goes on: its own, or those of the command line where its processes are restarted that
+    were killed before they had written any. InputError as `resumed_config` and `read_config` raise it."""
+    path = folder.path / CONFIG_FILE
+    if not hasattr(given, "resume") and not exists(path) and not has_state(folder.path):
+        return config_from(given)
+    return resumed_config(read_config(path), given, folder.path)
 
 
 def reporter_of(given: argparse.Namespace) -> Reporter:

@@ -31,7 +31,7 @@ from concord.train.outputs.checkpoint import (
 )
 from concord.train.outputs.folders import RunFolder, note_launch, remove, sweep_run
 from concord.train.outputs.log import MetricsLog
-from concord.train.outputs.names import METRICS_FILE, STATE_FILE, SUMMARY_FILE
+from concord.train.outputs.names import LAUNCH_FILE, METRICS_FILE, STATE_FILE, SUMMARY_FILE
 from concord.train.outputs.provenance import commit, differences, machine, versions
 from concord.train.outputs.stopping import AgreedStop, StopRequest, stop_on_signal
 from concord.train.outputs.strict_json import json_text
@@ -148,7 +148,9 @@ class Session:
     def _begin(self, settings: Mapping[str, Callable[[Path], None]]) -> None:
         if self.folder.anew:
             # The settings are replaced one by one: killed meanwhile, the run can be begun anew once more.
-            remove(self.directory, set(self.folder.anew) - {*settings, METRICS_FILE})
+            # What launched it stays, too: by that its processes find the folder again after another restart.
+            kept = {*settings, METRICS_FILE, *([LAUNCH_FILE] if self._launch else [])}
+            remove(self.directory, set(self.folder.anew) - kept)
             self.reporter.say("resumed    as a new run: it was killed before its first saved state")
         self.log.cut(0, self.reporter)
         for name, write in settings.items():
