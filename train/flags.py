@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 from concord.bert.errors import InputError, shown
 from concord.train.elsewhere import meant
 from concord.train.settings.config import RunConfig
-from concord.train.settings.layers import OF_TABLES, layered
+from concord.train.settings.layers import OF_TABLES, layered, over_file
 from concord.train.settings.named_data import PATHS, from_anywhere
 from concord.train.settings.options import AUTO, GROUPS, WHOLE_OR_AUTO, flag_of, setting_text
 from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe, recipes
+from concord.train.settings.settings_file import SettingsFile, read_settings_file
 
 # What --help shows of a run's settings; --help-all shows the others too.
 _COMMON = (
@@ -167,21 +168,29 @@ def resumed_config(config: RunConfig, arguments: argparse.Namespace, directory: 
     """The configuration of a run that is to go on: its own, with the place of its data, its number format and what else
     is told of it where the command line names another (data that are not the same are refused later, by their digests).
 
-    InputError where another flag contradicts it, or it names code that is not trusted, or not to be had.
+    A command that is restarted has no --resume, and may have the --config that the run began with, whose settings are
+    then as if they were flags.
+
+    InputError where another flag contradicts it, or a setting in the file, or --resume and --config are both given, or
+    it names code that is not trusted, or not to be had.
     """
+    flags, file = _given(arguments), SettingsFile(Path(), {})
     if hasattr(arguments, "config"):
-        raise InputError(f"--config {arguments.config}: the run in {directory} goes on with its own settings")
-    given = _given(arguments)
+        if hasattr(arguments, "resume"):
+            raise InputError(f"--config {arguments.config}: the run in {directory} goes on with its own settings")
+        file = read_settings_file(Path(arguments.config))
+    given = over_file(flags, file)
     if config.train_file and "data" in given:
         given = {"train_file": given["data"]} | {name: value for name, value in given.items() if name != "data"}
     movable = ("data", "amp", "report_to", *(name for name in PATHS if getattr(config, name)))
     for name, value in given.items():
         kept = getattr(config, name)
         if value != kept and name not in movable:
-            raise contradiction(name, value, kept, directory)
+            place = f" ({file.place_of(name)})" if name in file.settings and name not in flags else ""
+            raise InputError(f"{contradiction(name, value, kept, directory)}{place}")
     changed = replace(config, **{name: given[name] for name in movable if name in given})
     names = own_names(vars(changed), OF_TABLES)
-    check_trusted(names, own_names(given, OF_TABLES), directory)
+    check_trusted(names, own_names(flags, OF_TABLES), directory)
     import_own(names)
     return changed
 

@@ -35,12 +35,17 @@ def layered(flags: Mapping[str, Any], path: Path | None) -> RunConfig:
     try:
         # What follows from the data that a layer names is of that layer, and wins over those below.
         for own in files:
-            lower = {name: from_anywhere(name, value) for name, value in own.settings.items()}
-            settings = with_data(_one_place_of_data(settings, lower))
+            settings = with_data(over_file(settings, own))
         import_own(own_names(settings, OF_TABLES))
         return RunConfig(**settings)
     except InputError as error:
         raise _located(error, flags, files) from None
+
+
+def over_file(flags: Mapping[str, Any], file: SettingsFile) -> dict[str, Any]:
+    """The settings that `flags` give over those of a file, and no others."""
+    lower = {name: from_anywhere(name, value) for name, value in file.settings.items()}
+    return _one_place_of_data(flags, lower)
 
 
 def _one_place_of_data(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:

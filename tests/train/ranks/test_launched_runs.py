@@ -186,6 +186,26 @@ def test_a_killed_rank_is_started_again_with_the_others_and_the_end_is_the_same_
     assert entries(out) == entries(whole)
 
 
+def test_a_run_of_a_file_of_settings_that_is_killed_twice_before_its_first_state_goes_on_in_its_folder(
+    course, tmp_path, whole
+):
+    file, out = tmp_path / "settings.toml", tmp_path / "run"
+    file.write_text('max_steps = 80\nsurgery = "pcgrad"\n')
+    arguments = [*run_arguments(course, out, *RESTARTED), "--config", file]
+    launched = Torchrun(tmp_path, arguments, options=("--max-restarts", "3"))
+    for kills in range(2):
+        end = time.monotonic() + 60
+        while launched.text().count("resumed    ") < kills or not (out / "config.json").exists():
+            assert time.monotonic() < end, launched.text()
+            time.sleep(0.02)
+        launched.send(kills, signal.SIGKILL)
+    code, text = launched.end()
+    assert code == 0, text
+    assert text.count("resumed    as a new run") >= 1, text
+    assert same_state(out, whole)
+    assert entries(out) == entries(whole)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(20))
 def test_a_rank_may_be_killed_at_any_moment(course, tmp_path, whole, seed):
