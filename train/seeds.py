@@ -10,7 +10,7 @@ from typing import Any
 
 from concord.bert.errors import InputError
 from concord.bert.files import read_json_object, replacing
-from concord.train.flags import config_from
+from concord.train.flags import config_from, resumed_config
 from concord.train.outputs import names
 from concord.train.outputs.folders import clear_folder, has_state
 from concord.train.outputs.side_by_side import SideBySide
@@ -47,7 +47,10 @@ class SeedRuns:
 
     Args:
         directory: of them all, with seeds.json and config.json in it.
-        given: the command line, of which the runs get the settings.
+        given: the command line; what it gives anew of runs that go on is that of those that have not begun yet, too.
+
+    InputError where the folder is damaged, where a flag contradicts the settings of runs that go on, and where these
+    name code that is not trusted, or not to be had.
     """
 
     def __init__(self, directory: Path, given: argparse.Namespace) -> None:
@@ -57,7 +60,11 @@ class SeedRuns:
         if type(threads) is not int or threads < 1:
             raise InputError(f"{directory / names.SEEDS_FILE}: expected the threads of each run as a whole number")
         self._threads = threads
-        self.config = read_config(directory / names.CONFIG_FILE)
+        self._kept = self.config = read_config(directory / names.CONFIG_FILE)
+        if hasattr(given, "resume"):
+            if hasattr(given, "seed"):
+                raise InputError(f"--seed {given.seed}: the runs in {directory} go on with their own seeds")
+            self.config = resumed_config(self._kept, given, directory)
         self._own = own_names(vars(self.config), OF_TABLES)
         check_trusted(self._own, own_names(vars(given), OF_TABLES), directory)
 
@@ -104,13 +111,17 @@ class SeedRuns:
         """What train.run is given for a seed: to go on with its run, or to begin it."""
         folder = self._folder(seed)
         wait_until_free(folder, reporter)
-        more = _flags(self._given) if hasattr(self._given, "resume") else []
         if has_state(folder) or (folder / names.CONFIG_FILE).is_file():
-            return ["--resume", str(folder), *more]
+            return ["--resume", str(folder), *(_flags(self._given) if hasattr(self._given, "resume") else [])]
         if folder.is_dir():
             clear_folder(folder, names.files_before_state(self.config.tasks))
-        settings = str(self.directory / names.CONFIG_FILE)
-        return ["--config", settings, *more, "--seed", str(seed), "--out", str(folder)]
+        settings = self.directory / names.CONFIG_FILE
+        if self.config != self._kept:
+            # Not as flags: from the data that flags name follows what wins over the settings of a file.
+            settings = self.directory / f"{folder.name}.json"
+            with replacing(settings) as beside:
+                write_config(self.config, beside)
+        return ["--config", str(settings), "--seed", str(seed), "--out", str(folder)]
 
     def sum_up(self, reporter: Reporter) -> dict[str, Any]:
         """Write summary.json and report.html of runs that are all done, print the table, and return the summary."""

@@ -20,6 +20,9 @@ from concord.train.outputs.progress import ConsoleReporter
 from concord.train.outputs.side_by_side import SideBySide
 from concord.train.outputs.stopping import StopRequest
 from concord.train.processes import Place, Processes, places
+from concord.train.seeds import SeedRuns
+from concord.train.settings.config import RunConfig
+from concord.train.settings.files import write_config
 from tests.train.made_up_runs import step, write_seeds
 from tests.train.small_runs import command, refused, run_in_another_process
 from tests.train.told import Told
@@ -177,6 +180,43 @@ def test_a_folder_of_seeds_goes_on_with_its_own_settings(capsys, tmp_path):
     (folder / "config.json").write_text("{}")
     (folder / "seeds.json").write_text('{"seeds": [1, 2], "threads": 1}')
     assert "not the configuration of a run" in refused(capsys, run.main, resume)
+
+
+@pytest.mark.parametrize("runs", [{1: {"entries": [step(1)]}, 2: {"entries": [step(1)]}}, {1: None, 2: None}])
+def test_flags_that_contradict_the_settings_of_seeds_are_refused_whatever_is_done(capsys, tmp_path, runs):
+    folder = write_seeds(tmp_path / "seeds", runs)
+    settings = tmp_path / "settings.toml"
+    settings.write_text("max_steps = 7\n")
+    expected = {
+        ("--max-steps", "7"): f"--max-steps 7: the run in {folder} has 0",
+        ("--seed", "1"): f"--seed 1: the runs in {folder} go on with their own seeds",
+        ("--config", settings): f"--config {settings}: the run in {folder} goes on with its own settings",
+    }
+    for given, said in expected.items():
+        assert refused(capsys, run.main, ["--resume", folder, *given]) == f"error: {said}\n"
+
+
+def test_a_seed_that_has_not_begun_gets_the_settings_of_the_others_with_the_new_place_of_their_data(tmp_path):
+    rows, moved = tmp_path / "rows.csv", tmp_path / "moved.csv"
+    for path in (rows, moved):
+        path.write_text("text,label\ngood,1\n")
+    settings = {"train_file": str(rows), "tasks": ("reviews",), "text_column": ("text",), "max_steps": 3}
+    folder = write_seeds(tmp_path / "seeds", {1: {"entries": [step(1)], "summed_up": False}, 2: None})
+    write_config(RunConfig(**settings), folder / "config.json")
+
+    def arguments_of(seed, *given):
+        given = run.build_parser().parse(["--resume", str(folder), *map(str, given)])
+        return SeedRuns(folder, given)._arguments(seed, Told())
+
+    def config_of(seed, *given):
+        return run.config_from(run.build_parser().parse(arguments_of(seed, *given)))
+
+    assert config_of(2) == RunConfig(**settings, seed=2)
+    for flag in ("--train-file", "--data"):
+        given = (flag, moved, "--amp", "bf16")
+        assert config_of(2, *given) == RunConfig(**settings | {"train_file": str(moved)}, amp="bf16", seed=2)
+        assert arguments_of(1, *given) == ["--resume", str(folder / "seed-1"), f"{flag}={moved}", "--amp=bf16"]
+    assert config_of(2) == RunConfig(**settings, seed=2)
 
 
 def test_a_run_whose_process_is_still_there_is_waited_for(tmp_path, monkeypatch):
