@@ -201,7 +201,7 @@ def test_what_lies_beside_the_best_model_is_whole_when_the_run_ends(data, tmp_pa
     stop_at(monkeypatch, 7)
     assert run_command(run.main, command(data, out)) == 130
     stop_at(monkeypatch, 0)
-    monkeypatch.setattr("concord.train.runs.best_model.dev_sum", lambda metrics, tasks: -1.0)  # no better model comes
+    monkeypatch.setattr("concord.train.outputs.summary.dev_sum", lambda metrics, tasks: -1.0)  # no better model comes
     flip(out / names.BEST / file)
     resumed(out, capsys)
     assert json.loads((out / names.SUMMARY_FILE).read_text())["best_step"] == 6
