@@ -16,7 +16,6 @@ from concord.train.command import run_command
 from concord.train.outputs.log import read_lines
 from concord.train.outputs.names import CACHE
 from concord.train.outputs.progress import ConsoleReporter
-from concord.train.runs import best_model
 from concord.train.steps import evaluation
 from tests.samples import write_small_model
 from tests.train.small_runs import ADJECTIVES, THINGS, command, refused, write_table
@@ -158,7 +157,7 @@ def test_an_evaluation_within_an_epoch_is_kept_where_it_is_the_best_and_survives
     data, tmp_path, monkeypatch, stop
 ):
     """Stopped before, after and at a step that is due an evaluation; the best model is that of such a step."""
-    monkeypatch.setattr(best_model, "dev_sum", lambda metrics, tasks: next(sums))
+    monkeypatch.setattr("concord.train.outputs.summary.dev_sum", lambda metrics, tasks: next(sums))
     sums = iter([1, 0, 2, 0])
     more = ("--evaluate-every", "4")
     run_command(run.main, command(data, tmp_path / "whole", *more))
@@ -217,7 +216,7 @@ def test_a_run_killed_after_a_saved_state_resumes_to_the_same_end(data, tmp_path
 @pytest.mark.slow
 def test_a_new_best_model_replaces_the_files_of_the_earlier_one_whole(data, tmp_path, monkeypatch):
     sums = iter([1, 2])
-    monkeypatch.setattr(best_model, "dev_sum", lambda metrics, tasks: next(sums))
+    monkeypatch.setattr("concord.train.outputs.summary.dev_sum", lambda metrics, tasks: next(sums))
     out, reader = tmp_path / "run", tmp_path / "reader"
     reader.mkdir()
     steps = 0
