@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.trial_pages import score_text
 from concord.bert.errors import InputError
 from concord.bert.files import make_folder, write_text
 from concord.bert.multitask import MultitaskModel
@@ -134,9 +135,7 @@ def page_of(found: Mapping[str, Any]) -> str:
     ]
     lines += [f"| | {' | '.join(tasks)} |", "|---" * (1 + len(tasks)) + "|"]
     for name, metrics in found["dev"].items():
-        lines.append(
-            f"| {name} | " + " | ".join(f"{main_score(metrics[task]):.3f}".lstrip("0") for task in tasks) + " |"
-        )
+        lines.append(f"| {name} | " + " | ".join(score_text(main_score(metrics[task])) for task in tasks) + " |")
     return "\n".join(lines) + "\n"
 
 

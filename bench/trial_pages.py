@@ -28,15 +28,15 @@ def trials_page(found: Sequence[Result]) -> str:
     lines += [_row(header), "|---" * len(header) + "|"]
     for one in found:
         cells = [one["trial"], str(one["settings"]["seed"])]
-        cells += [f"{_score(main_score(one['all_dev'][task]))} ({_score(_last(one, task))})" for task in _TASKS]
-        cells += [_score(_mean(one)), f"{one['best_step']} of {one['steps']}", f"{one['seconds'] / 60:.0f}"]
+        cells += [f"{score_text(main_score(one['all_dev'][task]))} ({score_text(_last(one, task))})" for task in _TASKS]
+        cells += [score_text(_mean(one)), f"{one['best_step']} of {one['steps']}", f"{one['seconds'] / 60:.0f}"]
         lines.append(_row(cells))
     by_trial = _by_trial(found)
     if several := _of_several_seeds(by_trial):
         lines += ["", "Mean and standard deviation over the seeds:", ""]
         header = ["trial", "seeds", *_TASKS, "mean"]
         goals = [*_GOALS.values(), mean(_GOALS.values())]
-        lines += [_row(header), "|---" * len(header) + "|", *several, _row(["goal", "-", *map(_score, goals)])]
+        lines += [_row(header), "|---" * len(header) + "|", *several, _row(["goal", "-", *map(score_text, goals)])]
     lines += [
         "",
         "The tasks' own gradients in the steps that were logged: their mean norms; the mean cosine and the share of "
@@ -76,7 +76,9 @@ def _of_several_seeds(by_trial: Mapping[str, Sequence[Result]]) -> list[str]:
             continue
         values = [[main_score(one["all_dev"][task]) for one in own] for task in _TASKS] + [[_mean(one) for one in own]]
         rows.append(
-            _row([name, str(len(own)), *(f"{_score(mean(value))} ± {_score(stdev(value))}" for value in values)])
+            _row(
+                [name, str(len(own)), *(f"{score_text(mean(value))} ± {score_text(stdev(value))}" for value in values)]
+            )
         )
     return rows
 
@@ -89,7 +91,8 @@ def _last(one: Result, task: str) -> float:
     return mean(main_score(evaluation["dev"][task]) for evaluation in one["evaluations"][-_LAST:])
 
 
-def _score(value: float) -> str:
+def score_text(value: float) -> str:
+    """A score as the papers print it, .503."""
     return f"{value:.3f}".lstrip("0")
 
 

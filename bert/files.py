@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import concord
 from concord.bert.errors import InputError
 from concord.kernels.files import sync
 
+PROJECT = Path(concord.__file__).resolve().parents[1]  # where the package is found: a checkout, or what is installed
 # What `replacing` calls a file, and `building` a folder, while it is written: with its process.
 _PART, _FOLDER_PART = re.compile(r".+\.(\d+)\.part"), re.compile(r"(.+)\.[0-9a-f]{16}\.(\d+)\.part")
 MOST_JSON = 1 << 26  # bytes; of settings and tokenizers the largest have a third of it

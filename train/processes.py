@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import concord
 from concord.bert.errors import InputError
+from concord.bert.files import PROJECT
 from concord.train.command import INTERRUPTED
 from concord.train.outputs.locks import held, locked
 from concord.train.outputs.names import LOCK_FILE, METRICS_FILE
@@ -26,7 +26,6 @@ from concord.train.threads import THREADS, cores, quota
 
 _COMMAND = (sys.executable, "-m", "concord.train.run")
 _GPUS = "CUDA_VISIBLE_DEVICES"
-_PROJECT = str(Path(concord.__file__).resolve().parent.parent)  # where the package is found
 _PATIENCE = 0.2  # seconds between two looks at whether a stop is asked for
 _LONGEST_WAIT = 120.0  # seconds for runs to stop, whose command was killed before
 _LONGEST_ERROR = 4096  # bytes of what a process says last on its error output
@@ -188,7 +187,7 @@ class Processes:
     ) -> "subprocess.Popen[bytes] | None":
         """The process of a run; None where a stop was asked for meanwhile. It is in a session of its own, so that a
         Ctrl-C, which the terminal sends to all of a command's processes, reaches it once: from here."""
-        paths = [_PROJECT, *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         variables = {"PYTHONPATH": os.pathsep.join(paths), THREADS: str(place.threads), "PYTHONUNBUFFERED": "1"}
         with self._lock:
             if self._stopping:

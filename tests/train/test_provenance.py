@@ -23,7 +23,7 @@ def checkout(tmp_path, monkeypatch):
     git(tmp_path, "init", "-q")
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-q", "-m", "Begin")
-    monkeypatch.setattr(provenance, "_ROOT", tmp_path.resolve())
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path.resolve())
     monkeypatch.delenv("CONCORD_COMMIT", raising=False)
     return tmp_path
 
@@ -47,12 +47,12 @@ def test_results_and_other_files_are_no_change_of_it(checkout, path):
 
 
 def test_installed_in_a_folder_of_another_project_it_has_no_commit(checkout, monkeypatch):
-    monkeypatch.setattr(provenance, "_ROOT", checkout.resolve() / "train")
+    monkeypatch.setattr(provenance, "PROJECT", checkout.resolve() / "train")
     assert commit() is None
 
 
 def test_a_source_without_its_history_is_of_the_commit_that_it_was_copied_from(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path)
     monkeypatch.delenv("CONCORD_COMMIT", raising=False)
     assert commit() is None
     monkeypatch.setenv("CONCORD_COMMIT", "0123456789")

@@ -10,6 +10,7 @@ from concord.bert.config import BertConfig
 from concord.bert.encoder import Encoder
 from concord.bert.pals import heads_of
 from concord.kernels.checks.shapes import DTYPES, Shapes
+from concord.train.data.batching import weighted
 from concord.train.data.device_batches import round_length, round_tokens
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.settings.parts import FineTuningConfig, PretrainingConfig
@@ -40,10 +41,8 @@ def shapes_of_run(
         heads = heads_of(config.model.pals)
         attention.append((heads, config.model.pals // heads))
     batches = config.batches
-    examples = {
-        task: batches.micro_batch or max(1, round(batches.batch_size * batches.sampling_weights[task]))
-        for task in training
-    }
+    whole = weighted(dict.fromkeys(training, batches.batch_size), batches)
+    examples = dict.fromkeys(training, batches.micro_batch) if batches.micro_batch else whole
     return Shapes(
         **_of_model(encoder.config, attention, _longest([*training.values(), *others]), precision),
         tokens=round_tokens(round(sum(examples[task] * mean for task, mean in means.items()))),

@@ -48,7 +48,7 @@ def alternate(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
     """One task a step, in turn."""
     return AlternateSampler(
         sizes,
-        batch_size=_weighted(dict.fromkeys(sizes, config.batch_size), config),
+        batch_size=weighted(dict.fromkeys(sizes, config.batch_size), config),
         accumulate=config.accumulate,
         seed=config.seed,
         until=config.until,
@@ -82,7 +82,7 @@ def annealed(sizes: Mapping[str, int], config: BatchConfig) -> Sampler:
 def _joint(sizes: Mapping[str, int], config: BatchConfig, batch_size: Mapping[str, int]) -> Sampler:
     return JointSampler(
         sizes,
-        batch_size=_weighted(batch_size, config),
+        batch_size=weighted(batch_size, config),
         accumulate=config.accumulate,
         seed=config.seed,
         until=config.until,
@@ -90,7 +90,7 @@ def _joint(sizes: Mapping[str, int], config: BatchConfig, batch_size: Mapping[st
     )
 
 
-def _weighted(batch_size: Mapping[str, int], config: BatchConfig) -> dict[str, int]:
+def weighted(batch_size: Mapping[str, int], config: BatchConfig) -> dict[str, int]:
     """Examples of each task in a batch, as often as its sampling weight says, at least one."""
     return {task: max(1, round(size * config.sampling_weights[task])) for task, size in batch_size.items()}
 

@@ -8,14 +8,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
-import concord
 from concord.bert.errors import InputError
+from concord.bert.files import PROJECT
 from concord.bert.tokenizer import Tokenizer
 
 _WORKER = "concord.train.data.composing_worker"
@@ -65,8 +64,7 @@ class _Worker:
     def __init__(self, begin: bytes) -> None:
         # One thread each: the processes share the cores among them.
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-        root = str(Path(concord.__file__).resolve().parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
         command = [sys.executable, "-P", "-m", _WORKER]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         self._begin = begin

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-import concord
+from concord.bert.files import PROJECT
 from concord.kernels.products import PRODUCT_VARIABLES
 from concord.train.steps.precision import Precision, processor
 
@@ -17,7 +17,6 @@ _PACKAGES = ("torch", "triton", "numpy", "tokenizers", "safetensors")
 
 # Variables by which torch and its libraries choose among products whose bits differ.
 _VARIABLES = (*PRODUCT_VARIABLES, "NVIDIA_TF32_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "TRITON_INTERPRET")
-_ROOT = Path(concord.__file__).resolve().parents[1]  # of the checkout, if this is one
 _SOURCE = ("concord", "kernels", "bert", "train", "bench", "setup.py")
 _WITHOUT_BITS = ("tokenizers", "safetensors")  # what they give is compared by itself
 
@@ -69,11 +68,11 @@ def commit() -> str | None:
     """
 
     def git(*arguments: str) -> str:
-        result = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
+        result = subprocess.run(["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=True)
         return result.stdout.strip()
 
     try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() == _ROOT:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == PROJECT:
             changed = git("status", "--porcelain", "--untracked-files=all", "--", *_SOURCE)
             return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
