@@ -89,6 +89,7 @@ def spec(**more):
             "it gave int64 [3, 1] for sts, expected an array",
         ),
         (batching("{'sts': [0, 1]}"), "it gave a list for sts, expected an array of whole numbers"),
+        (batching("{'sts': np.arange(5)}"), "it gave 5 examples of sts, expected at most 4 a step"),
         (batching("None"), "it gave a NoneType, expected a dict of arrays by task"),
         (batching("1 / 0"), "mine:batching: its call raised ZeroDivisionError: division by zero (mine.py:7)"),
         (batching("{}"), "it gave no examples of any task, expected at least one"),
@@ -117,7 +118,7 @@ def test_a_batching_whose_steps_cannot_be_trained_is_refused_before_training(wri
     [
         ("{'sts': np.arange(3) + 7 * (step == 1)}", "at step 2 of epoch 1 it gave example 9 of sts"),
         ("{'sts': np.arange(step != 1)}", "at step 2 of epoch 1 it gave no examples of any task"),
-        ("{'sts': np.arange(6 // (step != 1))}", "its call raised ZeroDivisionError"),
+        ("{'sts': np.arange(3 // (step != 1))}", "its call raised ZeroDivisionError"),
     ],
 )
 def test_a_later_step_of_a_batching_is_checked_as_well(write, examples, expected):

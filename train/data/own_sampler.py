@@ -48,7 +48,8 @@ class OwnSampler(Sampler):
         """The micro-batches of each step of `epoch` (from 0), beginning with step `start` of it; none is empty.
 
         Raises InputError where the given sampler fails, has no more steps, or gives a step without any examples, with a
-        task that is unknown, or with anything else than an array of whole numbers, the places of examples in the set.
+        task that is unknown, with more examples of a task than its micro-batches hold, or with anything else than an
+        array of whole numbers, the places of examples in the set.
         """
         with calling(self._name):
             steps = iter(self._sampler.epoch(epoch, start))
@@ -64,7 +65,13 @@ class OwnSampler(Sampler):
             yield batches
 
     def _examples(self, epoch: int, step: int) -> dict[str, np.ndarray]:
-        return self._checked(self._given(epoch, step), epoch, step)
+        examples = self._checked(self._given(epoch, step), epoch, step)
+        # `Sampler.epoch` divides them into micro-batches, and would leave out what those do not hold.
+        for task, indices in examples.items():
+            most = self._sampler._step_size(task)
+            if len(indices) > most:
+                raise self._error(epoch, step, f"{len(indices)} examples of {task}, expected at most {most} a step")
+        return examples
 
     def _checked(self, batch: Any, epoch: int, step: int) -> MicroBatch:
         """The int64 indices of every task; InputError for what is none, see `epoch`."""
