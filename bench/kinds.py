@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.kind_cases import CASES, ask_transformers, encoder_errors, language_model_errors
 from concord.bert.config import ACTIVATIONS
 from concord.bert.kinds import ENCODERS, REFUSED
-from concord.bert.tokenizer_files import CLASSES
+from concord.bert.tokenizer_settings import CLASSES
 from concord.kernels.dispatch import using_kernels
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser

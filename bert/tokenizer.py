@@ -14,8 +14,9 @@ from concord.bert.errors import InputError, shown
 from concord.bert.files import replacing
 from concord.bert.frames import find_frames, set_template
 from concord.bert.names import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
-from concord.bert.tokenizer_files import BRACKETS, Found, find_tokenizer
+from concord.bert.tokenizer_files import Found, find_tokenizer
 from concord.bert.tokenizer_library import errors_unseen, refusing
+from concord.bert.tokenizer_settings import BRACKETS
 
 SPECIAL_TOKENS = BRACKETS  # of a vocabulary of our own
 _UNKNOWN = "\U00012000"  # a cuneiform sign, which no vocabulary is likely to have
