@@ -29,6 +29,7 @@ from concord.train.outputs.log import WHOLE_MODEL, read_lines
 from concord.train.outputs.names import METRICS_FILE
 from concord.train.papers.budgets import flags_of
 from concord.train.papers.results import digest_of
+from concord.train.processes import alone
 from concord.train.seeds import parse_seeds
 
 RECIPE = Path(__file__).resolve().parents[1] / "docs" / "best" / "trials" / "recipe.toml"
@@ -200,11 +201,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in TRIALS:
             raise InputError(f"--trials {name}: {did_you_mean(name, list(TRIALS))}")
     os.environ["CONCORD_OWN"] = _PARTS  # what a trial's own folder names, its evaluation may import
-    out = Path(given.out)
-    for name in names:
-        for seed in seeds:
-            try_one(name, seed, Path(given.data), out, Path(given.runs))
-            write_page(out)
+    out, runs = Path(given.out), Path(given.runs)
+    make_folder(runs)
+    with alone(runs):  # whose parts are removed
+        for name in names:
+            for seed in seeds:
+                try_one(name, seed, Path(given.data), out, runs)
+                write_page(out)
     write_page(out)
 
 

@@ -17,11 +17,12 @@ from typing import Any
 from bench.relabelled import Relabelled
 from bench.surgery_points import EVERY_RULE, draw_points, points_table
 from concord.bert.errors import InputError, did_you_mean
-from concord.bert.files import read_json_object, write_text
+from concord.bert.files import make_folder, read_json_object, write_text
 from concord.train import run
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
 from concord.train.papers.budgets import flags_of
+from concord.train.processes import alone
 from concord.train.seeds import parse_seeds
 from concord.train.settings.tables import RULES as ALL_RULES
 
@@ -181,7 +182,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = chosen_points(given["axes"])
     seeds = parse_seeds(given["seeds"], fewest=1)
     command = "python -m bench.when_surgery_helps --data DIR"
-    experiment(Path(given["data"]), chosen, seeds, Path(given["out"]), Path(given["runs"]), command)
+    out, runs = Path(given["out"]), Path(given["runs"])
+    make_folder(runs)
+    with alone(runs):  # whose parts are removed
+        experiment(Path(given["data"]), chosen, seeds, out, runs, command)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from bench.surgery_points import EVERY_RULE, conflict_map, gains, points_table, 
 from bench.when_surgery_helps import AXES, Point
 from concord.bert.errors import InputError
 from concord.train.outputs.advice import CONFLICT, TURN
+from concord.train.outputs.names import LOCK_FILE
 from concord.train.settings.tables import RULES as ALL_RULES
 from tests.settings import fine_tuning
-from tests.train.small_runs import write_course_data
+from tests.train.small_runs import lock_of_another_process, write_course_data
 
 FIGURE = re.compile(r"(?<![\w.])[+-]?\d*\.\d+°?|(?<![\w.])\d+%|(?<![\w.])\d+°")
 SETTINGS = re.compile(r"`[^`]*`|^    .*$", re.MULTILINE)  # flags and their values, and commands
@@ -109,7 +110,15 @@ def test_what_is_finished_is_not_run_again(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="share 1 had other settings; give another --out"):
             when_surgery_helps.main([*arguments, "--seeds", "1"])
     assert (tmp_path / "out" / "conflicts.png").stat().st_size > 5000
-    assert [path.name for path in (tmp_path / "r").iterdir()] == ["token-cache"]
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {"token-cache", LOCK_FILE}
+
+
+def test_two_processes_do_not_clear_one_anothers_runs(tmp_path):
+    with (
+        lock_of_another_process(tmp_path / LOCK_FILE),
+        pytest.raises(InputError, match="another process is running what is in it"),
+    ):
+        when_surgery_helps.main(["--data", str(tmp_path), "--runs", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
 def entry(rule, seed, score, seconds=2.0):
