@@ -4,13 +4,13 @@ import argparse
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, did_you_mean, shown
 from concord.bert.files import is_file, is_folder
 from concord.bert.models import sentence_settings
 from concord.kernels.threads import own_choices
@@ -89,19 +89,21 @@ class FineTuned:
         return load(self.directory, **settings)
 
 
-def fine_tune(config: RunConfig, out: str | Path = "", *, reporter: Reporter = SILENT) -> FineTuned:
+def fine_tune(
+    settings: RunConfig | Mapping[str, Any], out: str | Path = "", *, reporter: Reporter = SILENT
+) -> FineTuned:
     """Train as `python -m train.run` does with these settings, in any thread, and return what it leaves.
 
-    config: of which every field that is not its default counts as given: a recipe's settings and a tasks.toml stand
-    for the others. out: the folder of the run, which has to be new or empty; "" for one below runs/. reporter: is told
-    what happens; by default nobody is. What computes is chosen for the process, so that one training runs at a time: a
-    second one waits until the first has ended.
+    settings: those of `RunConfig` by name, all of which count as given, as flags would; or a RunConfig, whose fields
+    count as given where they are not the defaults, and agree by themselves: it names the tasks of the data. A recipe's
+    settings, and what follows from the data, stand for the others. out: the folder of the run, which has to be new or
+    empty; "" for one below runs/. reporter: is told what happens; by default nobody is. What computes is chosen for the
+    process, so that one training runs at a time: a second one waits until the first has ended.
 
     Raises InputError for whatever is wrong with the settings or the data, and KeyboardInterrupt where, in the main
     thread, a signal stops the run, whose folder --resume then takes.
     """
-    given = {option.name: getattr(config, option.name) for option in fields(RunConfig)}
-    given = {option.name: given[option.name] for option in fields(RunConfig) if given[option.name] != option.default}
+    given = _given(settings)
     named = argparse.Namespace(out=str(out), **given)
     settled = config_from(named)
     with _TRAINING:
@@ -109,6 +111,17 @@ def fine_tune(config: RunConfig, out: str | Path = "", *, reporter: Reporter = S
         run = begin_fine_tuning(folder, settled, reporter)
         summary = run.train()
     return FineTuned(run.session.directory, summary)
+
+
+def _given(settings: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that count as given."""
+    defaults = {option.name: option.default for option in fields(RunConfig)}
+    if isinstance(settings, RunConfig):
+        return {name: value for name, value in vars(settings).items() if value != defaults[name]}
+    for name in settings:
+        if name not in defaults:
+            raise InputError(f"setting {shown(name)}: {did_you_mean(str(name), defaults)}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 class _LibraryReporter(Reporter):

@@ -70,6 +70,18 @@ def test_a_training_takes_a_recipe_below_its_own_settings(tmp_path):
         fine_tune(RunConfig(data=str(tmp_path / "data"), **SMALL), found.directory)
 
 
+def test_settings_of_a_dict_are_as_flags_and_name_a_table_without_its_task(tmp_path):
+    rows = "".join(f"{'good' if row % 2 else 'bad'} film {row},{'ham' if row % 2 else 'spam'}\n" for row in range(40))
+    (tmp_path / "mails.csv").write_text("text,label\n" + rows)
+    settings = {name: value for name, value in SMALL.items() if name != "tasks"}
+    given = settings | {"train_file": str(tmp_path / "mails.csv"), "text_column": ["text"], "max_steps": 1}
+    found = fine_tune(given, tmp_path / "run")
+    assert set(found.summary["dev"]) == {"mails"}
+    with pytest.raises(InputError, match="setting 'surgry': expected one of"):
+        fine_tune({"surgry": "pcgrad"}, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("task", ["sst", "paraphrase", "sts"])
 def test_answers_are_those_of_the_best_models_evaluation(result, run, dev, task):
     with (result.directory / f"{task}-dev-predictions.csv").open(newline="") as file:
