@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from concord.train import compare, run, runs_list
+from concord import load
+from concord.bert.errors import InputError
+from concord.train import compare, evaluate, run, runs_list
 from concord.train.command import run_command
 from concord.train.objectives.metrics import pearson
 from concord.train.outputs.dev_answers import read_answers, write_answers
@@ -137,6 +139,25 @@ def test_one_run_is_nothing_to_compare(tmp_path, capsys):
     assert "expected from 2 to 26" in refused(capsys, compare.main, [tmp_path])
     assert "not the folder of a run" in refused(capsys, compare.main, [tmp_path, tmp_path])
     assert "27 runs, expected from 2 to 26" in refused(capsys, compare.main, [tmp_path] * 27)
+
+
+def test_the_page_of_a_run_is_not_written_over(tmp_path, capsys):
+    for name in "ab":
+        write_run(tmp_path / name, entries=ENTRIES)
+    (tmp_path / "a" / "report.html").write_text("of the run")
+    arguments = [tmp_path / "a", tmp_path / "b", "--html", tmp_path / "a" / "report.html"]
+    assert "the page of a run, expected the name of another file" in refused(capsys, compare.main, arguments)
+    assert (tmp_path / "a" / "report.html").read_text() == "of the run"
+
+
+def test_a_folder_of_several_runs_is_called_so_and_they_are_named(tmp_path, capsys):
+    for number in range(7):
+        write_run(tmp_path / "sweep" / f"trial-{number}", entries=ENTRIES)
+    said = "several runs, expected one of them: trial-0, trial-1, trial-2, trial-3, trial-4 and 2 more"
+    assert said in refused(capsys, compare.main, [tmp_path / "sweep", tmp_path / "sweep" / "trial-0"])
+    assert said in refused(capsys, evaluate.main, [tmp_path / "sweep"])
+    with pytest.raises(InputError, match=said):
+        load(tmp_path / "sweep")
 
 
 def test_each_state_of_a_run_is_told_from_the_others(tmp_path, capsys):
