@@ -1,6 +1,7 @@
 """Runs compared and listed: what is printed of them comes from their folders."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,14 @@ def test_only_examples_of_the_same_id_and_label_are_compared(tmp_path):
     found = difference(SST, [one], [other])
     assert (found.examples, found.value) == (3, pytest.approx(2 / 3 - 2 / 3))
     assert difference(SST, [stored(tmp_path / "c", SST, [4], [4])], [stored(tmp_path / "d", SST, [1], [1])]) is None
+
+
+def test_examples_whose_ids_are_not_their_own_are_all_compared_in_their_order(tmp_path):
+    first = replace(stored(tmp_path / "a", SST, [0, 1, 0, 1], [0, 0, 0, 1]), ids=["x"] * 4)
+    second = replace(stored(tmp_path / "b", SST, [0, 1, 0, 1], [1, 1, 0, 1]), ids=["x"] * 4)
+    found = difference(SST, [first], [second])
+    assert (found.examples, found.value) == (4, 0.0)
+    assert found.low < 0 < found.high
 
 
 def test_runs_without_dev_answers_are_compared_all_the_same_and_it_is_said(tmp_path, capsys):
