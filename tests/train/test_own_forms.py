@@ -398,6 +398,11 @@ def test_a_packed_file_that_is_damaged_or_grows_beyond_reason_is_refused(tmp_pat
         ("t.csv", b"words,kind\na b,x\n", "label_column is missing and not obvious, expected some of .words, kind."),
         ("t.csv", b"text,score,rating\na b,1,2\n", "label_column is missing and not obvious"),
         ("t.csv", b"a,b\nx,y\n", "text_columns and label_column are missing and not obvious"),
+        (
+            "t.csv",
+            b",label\na b,x\n",
+            r"some of .\(unnamed\), label.; a column without a name needs one \(tasks\.toml",
+        ),
         ("t.xlsx", b"PK", r"t\.xlsx: a file of unknown form, expected \.csv, \.tsv, \.jsonl"),
     ],
 )

@@ -50,9 +50,10 @@ class TableTask:
         if missing:
             which = " and ".join(missing)
             verb = "are" if len(missing) > 1 else "is"
+            unnamed = "" if all(map(str.strip, table.columns)) else "; a column without a name needs one"
             raise InputError(
                 f"{table.name}: {which} {verb} missing and not obvious, expected some of "
-                f"{shown_columns(table.columns)} ({named_by})"
+                f"{shown_columns(table.columns)}{unnamed} ({named_by})"
             )
         wanted = dict.fromkeys(texts, "text column")
         wanted |= {label: "label column"} if labelled else {}
