@@ -30,6 +30,7 @@ def infer(*cells, declared=(), **said):
         (["10", "9"], "binary", ("9", "10")),
         (["1.0", "0.0", "1"], "binary", ("0", "1")),
         (["007", "7"], "binary", ("007", "7")),
+        (["AB12", "12E45", "-1e999"], "classification", ("-1e999", "12E45", "AB12")),
         (list(range(50)), "classification", tuple(map(str, range(50)))),
         (["1", "2", "other"], "classification", ("1", "2", "other")),
     ],
@@ -89,6 +90,7 @@ def test_a_dev_label_is_a_class_of_the_training_set_and_a_dev_score_any_number()
         ("7", "is 7, expected a number from 0 to 5"),
         ("x", "is 'x', expected a number"),
         ("", "is empty"),
+        ("12E45", r"is '12E45', expected a number within 1e\+18 of 0"),
     ):
         with pytest.raises(ValueError, match=said):
             label_number(cell, "regression", (), "score", 0, 5)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from concord.bert.errors import InputError, did_you_mean, one_line, shown
+from concord.train.data.task_values import FARTHEST
 from concord.train.settings.definitions import TableSpec
 
 MOST_WHOLE_NUMBERS = 50  # different ones that are classes; more are scores
@@ -37,15 +38,16 @@ class Labels:
 def label_value(value: Any) -> int | float | str | None:
     """A cell as a label: a whole number, another number, or a text; None where there is none.
 
-    Numbers may stand as texts, but for whole ones that begin with 0, which would lose it. ValueError for what is no
-    label, and UnicodeEncodeError, which is one, for half of a surrogate pair.
+    Numbers may stand as texts, but for whole ones that begin with 0, which would lose it; a text such as 12E45, beyond
+    the numbers that a label may be, is a text as others. ValueError for what is no label, and UnicodeEncodeError, which
+    is one, for half of a surrogate pair.
     """
     if value is None or isinstance(value, bool):
         return None if value is None else str(value)
     if isinstance(value, (int, float)):
         if isinstance(value, float) and math.isnan(value):
             return None
-        if abs(value) >= 1e18:
+        if abs(value) >= FARTHEST:
             raise ValueError
         return int(value) if value == int(value) else float(value)
     if not isinstance(value, str):
@@ -53,10 +55,16 @@ def label_value(value: Any) -> int | float | str | None:
     text = value.strip()
     if _WHOLE.fullmatch(text):
         return int(text)
-    if _NUMBER.fullmatch(text) and ("." in text or "e" in text.lower()):
+    if _NUMBER.fullmatch(text) and ("." in text or "e" in text.lower()) and not is_beyond(text):
         return label_value(float(text))
     text.encode("utf-8")  # JSON may escape what no text holds
     return text or None
+
+
+def is_beyond(text: str) -> bool:
+    """Whether a text such as 12E45 is a number, but beyond those that a label may be; not so digits alone."""
+    digits = text.lstrip("+-").isdecimal()
+    return not digits and bool(_NUMBER.fullmatch(text)) and abs(float(text)) >= FARTHEST
 
 
 def label_key(name: str) -> str:
@@ -149,7 +157,8 @@ def label_number(value: Any, kind: str, names: Sequence[str], column: str, low: 
         raise ValueError(f"{column} is empty, expected a label")
     if kind == "regression":
         if isinstance(label, str):
-            raise ValueError(f"{column} is {shown(label)}, expected a number")
+            within = f" within {FARTHEST:g} of 0" if is_beyond(label) else ""
+            raise ValueError(f"{column} is {shown(label)}, expected a number{within}")
         if not low <= label <= high:
             raise ValueError(f"{column} is {label:g}, expected a number from {low:g} to {high:g}")
         return float(label)
