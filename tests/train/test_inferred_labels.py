@@ -114,6 +114,17 @@ def test_names_that_a_data_set_declares_are_matched_alike_and_kept():
     assert infer("0.5", "7", declared=("0.5", "7.0", "1e30", "")) == ("classification", ("0.5", "7.0", "1e30", ""))
 
 
+def test_a_wrong_label_among_thousands_is_told_the_first_few_and_the_nearest_one():
+    names = tuple(f"class {number}" for number in range(3000))
+    told = (
+        "label is 'clas 2718', which the training set has not, expected one of class 0, class 1, class 2 and 2997 more"
+    )
+    with pytest.raises(ValueError, match=f"^{told}; did you mean 'class 2718'\\?$"):
+        label_number("clas 2718", "classification", names, "label", 0, 2999)
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        label_number("clas 2718", "classification", names, "label", 0, 2999, suggest=False)
+
+
 def test_half_of_a_surrogate_pair_is_no_label():
     with pytest.raises(ValueError, match="label has half of a surrogate pair, expected whole characters"):
         label_number("y\ud800", "binary", ("a", "b"), "label", 0, 1)

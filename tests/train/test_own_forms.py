@@ -124,6 +124,19 @@ def test_a_bad_row_is_lost_alone_and_named_by_its_line(tmp_path):
         rows_of(path)
 
 
+def test_what_label_may_be_meant_is_looked_for_only_where_the_row_is_shown(tmp_path, monkeypatch):
+    path = lines(tmp_path / "t.csv", "text,label", "a,x", "b,y", *["c,xx"] * 30)
+    asked = []
+    monkeypatch.setattr("concord.train.data.labels.suggestion", lambda *given: asked.append(given) or "; or 'x'?")
+    found, split = rows_of(path, labels=("x", "y"), skip_bad_rows=True)
+    assert (len(found), len(split.bad_rows), len(asked)) == (2, 30, 20)
+    assert [problem.endswith("; or 'x'?") for problem in split.bad_rows] == [True] * 20 + [False] * 10
+    asked.clear()
+    with pytest.raises(InputError, match=r"30 bad rows: .*; or 'x'"):
+        rows_of(path, labels=("x", "y"))
+    assert len(asked) == 5
+
+
 def test_json_lines_of_any_order_and_what_is_wrong_with_one(tmp_path):
     good = ['{"label": true, "text": "a", "more": {}}', "", '{"Text": "b", "label": false}']
     bad = ['{"text": 5, "label": true}', "[1]", "{", '{"label": true}', '{"text": "c", "label": [1]}']

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from concord.bert.errors import InputError, did_you_mean, one_line, shown
+from concord.bert.errors import InputError, one_line, shown, suggestion
 from concord.train.data.task_values import FARTHEST
 from concord.train.settings.definitions import TableSpec
 
@@ -16,6 +16,7 @@ MOST_WHOLE_NUMBERS = 50  # different ones that are classes; more are scores
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SHOWN = 12  # labels that the banner counts one by one
+_NAMED = 3  # labels that the message on a bad row names
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,13 @@ def _score(numbers: Sequence[float], spec: TableSpec, place: str) -> Labels:
     return Labels("regression", (), low, high)
 
 
-def label_number(value: Any, kind: str, names: Sequence[str], column: str, low: float, high: float) -> float:
+def label_number(
+    value: Any, kind: str, names: Sequence[str], column: str, low: float, high: float, *, suggest: bool = True
+) -> float:
     """A cell as what a head is trained towards: a class's number, or the score; ValueError that says what is wrong.
 
-    low, high: of the scores of a training set; -inf and inf for a set that is only compared with.
+    low, high: of the scores of a training set; -inf and inf for a set that is only compared with. suggest: whether the
+    message names a class that may be meant.
     """
     try:
         label = label_value(value)
@@ -165,8 +169,12 @@ def label_number(value: Any, kind: str, names: Sequence[str], column: str, low: 
     place = _places(tuple(names)).get(str(label))
     if place is None:
         spelled = spelled_label(value)
-        known = one_line(did_you_mean(spelled, names), 90)
-        raise ValueError(f"{column} is {shown(spelled, 40)}, which the training set has not, {known}")
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        known = ", ".join(one_line(name, 40) for name in names[:_NAMED]) + more
+        near = suggestion(spelled, names) if suggest else ""
+        raise ValueError(
+            f"{column} is {shown(spelled, 40)}, which the training set has not, expected one of {known}{near}"
+        )
     return float(place)
 
 

@@ -18,7 +18,8 @@ from concord.train.data.tasks import Example, Task
 from concord.train.settings.definitions import FORMS, HELD_OUT, TableSpec, is_saved_folder, is_table_name, shown_columns
 
 _SHOWN = 5  # bad rows that a message names one by one
-_LONGEST_PROBLEM = 200  # characters of what is wrong with a row
+_SUGGESTED = 20  # bad rows that are told what label may be meant, as many as a warning names
+_LONGEST_PROBLEM = 300  # characters of what is wrong with a row
 _PREDICTION = "prediction"  # the column of answers in prediction files
 _OWN_KEYS = {"train": "train", "dev": "validation", "test": "test"}
 _HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?"
@@ -239,7 +240,8 @@ class TableTask:
                 sentences = [as_text(column, value) for column, value in zip(texts, values, strict=False)]
                 target = None
                 if labelled:
-                    target = label_number(values[len(texts)], task.kind, task.labels, label, *bounds)
+                    near = len(found.bad_rows) < (_SUGGESTED if skip_bad_rows else _SHOWN)
+                    target = label_number(values[len(texts)], task.kind, task.labels, label, *bounds, suggest=near)
                 identity = as_name(id_column, values[-1], number, asked=asked) if id_column else str(number)
             except (ValueError, OverflowError) as problem:
                 found.bad_rows.append(f"{table.name}:{row.line}: {one_line(str(problem), _LONGEST_PROBLEM)}")
