@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import datasets
 import pytest
+from torch import nn
 
 from concord.bert.errors import InputError
+from concord.bert.pals import ProjectedAttention
 from concord.train.data import arrow
 from concord.train.data.datasets import with_data
 from concord.train.data.sources import open_source
 from concord.train.data.tables import TableTask, read_plain_table
 from concord.train.data.tasks import read_tasks, write_tasks
 from concord.train.settings.definitions import TableSpec, task_name
+from concord.train.settings.module_names import MODULE_NAMES
 from tests.settings import fine_tuning
 from tests.train.own_data import lines, pairs, stars
 
@@ -450,9 +453,18 @@ def test_texts_to_predict_may_be_in_any_form_and_each_row_has_its_place(tmp_path
         ("a/MRPC/train.tsv", "MRPC"),
         ("a/2024.jsonl", "task_2024"),
         ("a/sst.csv", "task_sst"),
+        ("a/items.csv", "task_items"),
         ("owner/films:small", "films"),
         ("\u00e9.csv", "task"),
     ],
 )
 def test_a_task_is_called_as_its_file(path, name):
     assert task_name(path) == name
+
+
+def test_no_file_is_called_as_something_that_torchs_modules_have_themselves(tmp_path):
+    taken = {name for module in (nn.ModuleDict(), ProjectedAttention) for name in dir(module) if name[:1].isalpha()}
+    # A name made of a file's ends with no underscore.
+    assert {name for name in taken if not name.endswith("_")} <= MODULE_NAMES
+    path = lines(tmp_path / "keys.csv", "text,label", "a,x", "b,y")
+    assert TableTask(replace(SPEC, train=str(path), name=task_name(str(path)))).task().name == "task_keys"
