@@ -89,5 +89,9 @@ def test_a_group_far_too_large_is_held_out_only_where_all_are():
 
 
 def test_where_nothing_can_be_held_out_that_is_said():
+    few = [example(1, "a", 0), example(2, "b", 1), example(3, "A", 0)]
     with pytest.raises(InputError, match=r"^here: 2 different texts, too few to hold out a dev set of; name one$"):
-        held_out([example(1, "a", 0), example(2, "b", 1), example(3, "A", 0)], 0.1, classes=True, place="here")
+        held_out(few, 0.1, classes=False, place="here")
+    told = r"^here: each of 2 labels has one text alone, too few to hold out a dev set of; is that column the label\?"
+    with pytest.raises(InputError, match=told):
+        held_out(few, 0.1, classes=True, place="here")

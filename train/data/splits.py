@@ -49,7 +49,9 @@ def held_out(examples: Sequence[Example], share: float, *, classes: bool, place:
         for number in (number for key in chosen for number in groups[key]):
             out[number] = True
     if not any(out) or all(out):
-        raise InputError(f"{place}: {len(groups)} different texts, too few to hold out a dev set of; name one")
+        found = f"each of {len(strata)} labels has one text alone" if classes else f"{len(groups)} different texts"
+        ask = "is that column the label? Or name one" if classes else "name one"
+        raise InputError(f"{place}: {found}, too few to hold out a dev set of; {ask}")
     return out
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from concord.bert.errors import InputError, one_line
+from concord.bert.errors import InputError, one_line, shown
 from concord.bert.files import exists, is_folder
 from concord.train.data.cells import as_name, as_text, id_column_of
 from concord.train.data.course import Split, check_within, name_bad_rows
@@ -73,19 +73,21 @@ class TableTask:
         texts, label = self.columns(table)
         counts: Counter = Counter()
         spelled: dict[Any, str] = {}  # as the first row that has it
+        strange = ""  # the first that is no label
         for row in table.rows([label]):
             if not row.problem:
                 try:
                     value = label_value(row.values[0])
-                except (ValueError, OverflowError):
-                    continue  # named when its row is read
+                except (ValueError, OverflowError):  # named when its row is read
+                    strange = strange or f"{row.line}: {label} is {shown(row.values[0])}, expected a text or a number"
+                    continue
                 counts[value] += 1
                 if value not in spelled:
                     spelled[value] = spelled_label(row.values[0])
         counts.pop(None, None)
         place = f"{table.name}: {label}"
         if not counts:
-            raise InputError(f"{place}: no labels, expected one in each row")
+            raise InputError(f"{table.name}:{strange}" if strange else f"{place}: no labels, expected one in each row")
         found = infer_labels(counts, table.declared.get(label, ()), spec, place, spelled)
         try:
             return Task(
@@ -155,7 +157,7 @@ class TableTask:
         return Reading(table.delimiter if named else "", self._spec.quoting, table.has_header)
 
     def _held_out(self, task: Task, whole: Split) -> list[bool]:
-        place = f"{self._spec.named_by}: validation"
+        place = f"{self._table('train').name}: {task.label_column} ({self._spec.named_by}: validation)"
         share = HELD_OUT if self._spec.validation_split is None else self._spec.validation_split
         return held_out(whole.examples, share, classes=task.kind != "regression", place=place)
 
