@@ -140,6 +140,26 @@ def test_what_label_may_be_meant_is_looked_for_only_where_the_row_is_shown(tmp_p
     assert len(asked) == 5
 
 
+def test_keys_without_effect_are_told(tmp_path):
+    path = lines(tmp_path / "t.jsonl", '{"text": "a", "label": "x"}', '{"text": "b", "label": "y"}')
+    notes = rows_of(path, low=0.0, high=5.0, delimiter=";", quoting="none", header=False)[1].notes
+    assert "without effect: low, high, since the labels are of kind binary" in notes
+    assert "without effect: delimiter, quoting, header, since no file is .csv or .tsv" in notes
+    table = lines(tmp_path / "t.CSV.gz", "text;score", "a;1.5", "b;2")
+    assert not [note for note in rows_of(table, low=0.0, delimiter=";")[1].notes if "without effect" in note]
+    own = TableTask(replace(SPEC, train=str(path), validation=str(table), delimiter=";"))
+    assert not [note for note in own.read(own.task(), "train", skip_bad_rows=False).notes if "effect" in note]
+
+
+def test_the_labels_of_the_rows_that_a_limit_leaves_are_counted_and_those_without_any_are_told(tmp_path):
+    path = lines(tmp_path / "t.csv", "text,label", *(f"text {number},{'xyz'[number % 3]}" for number in range(30)))
+    notes = rows_of(path, limit=10)[1].notes
+    assert notes[0].startswith("classification, 3 labels: x 10, y 0, z 0; texts text")
+    assert "10 of 30 training rows, evenly spaced (key limit); none is left of y, z" in notes
+    notes = rows_of(path, limit=29)[1].notes
+    assert "29 of 30 training rows, evenly spaced (key limit)" in notes
+
+
 def test_json_lines_of_any_order_and_what_is_wrong_with_one(tmp_path):
     good = ['{"label": true, "text": "a", "more": {}}', "", '{"Text": "b", "label": false}']
     bad = ['{"text": 5, "label": true}', "[1]", "{", '{"label": true}', '{"text": "c", "label": [1]}']

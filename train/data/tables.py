@@ -11,6 +11,7 @@ from concord.bert.files import exists, is_folder
 from concord.train.data.cells import as_name, as_text, id_column_of
 from concord.train.data.course import Split, check_within, name_bad_rows
 from concord.train.data.guesses import guess_label, guess_texts
+from concord.train.data.idle_keys import idle_keys
 from concord.train.data.labels import describe_labels, infer_labels, label_number, label_value, spelled_label
 from concord.train.data.splits import evenly_spaced, held_out
 from concord.train.data.table import Delimited, Reading, Table, find_columns, open_text
@@ -128,11 +129,14 @@ class TableTask:
             bad_rows, chosen, notes = whole.bad_rows, whole.examples, list(whole.notes)
             out = [False] * len(chosen) if separate else self._held_out(task, whole)
             chosen = [example for example, held in zip(chosen, out, strict=True) if not held]
-            notes = [self._said(task, chosen), *notes]
+            notes += idle_keys(self._spec, task)
             if self._spec.limit and self._spec.limit < len(chosen):
-                notes.append(f"{self._spec.limit} of {len(chosen)} training rows, evenly spaced (key limit)")
+                said = f"{self._spec.limit} of {len(chosen)} training rows, evenly spaced (key limit)"
                 chosen = evenly_spaced(chosen, self._spec.limit)
-            return Split(chosen, bad_rows, notes)
+                gone = set(range(len(task.labels))) - {int(one.label or 0) for one in chosen}
+                names = one_line(", ".join(task.labels[number] for number in sorted(gone)), 100)
+                notes.append(f"{said}; none is left of {names}" if gone else said)
+            return Split(chosen, bad_rows, [self._said(task, chosen), *notes])
         out = self._held_out(task, whole)
         chosen = [example for example, held in zip(whole.examples, out, strict=True) if held]
         note = f"dev: {len(chosen)} of {len(out)} training rows held out (keys validation, validation_split)"
