@@ -427,6 +427,15 @@ def test_a_packed_file_that_is_damaged_or_grows_beyond_reason_is_refused(tmp_pat
     [
         ("t.csv", b"", "starts with no header"),
         ("t.csv", b"text,label\n\xff,x\n", r"t\.csv:2: not UTF-8 \(byte 0xff\), expected UTF-8; save the file in it"),
+        *(
+            (
+                name,
+                text.encode(encoding),
+                rf"{name}:1: NUL bytes, as in UTF-16 without a byte order mark, expected UTF-8; save the file in it$",
+            )
+            for name, text in (("t.csv", "text,label\na,x\n"), ("t.jsonl", '{"text": "\xe4", "label": "x"}'))
+            for encoding in ("utf-16-le", "utf-16-be")
+        ),
         ("t.csv", b"\xff\xfea\x00b", r"t\.csv:1: not UTF-16 \(byte 0x62\)"),
         ("t.jsonl", b"", r"t\.jsonl:1: empty, expected JSON objects, one a line"),
         ("t.jsonl", b"[]\n", r"t\.jsonl:1: a JSON list, expected an object"),
