@@ -3,7 +3,7 @@ came from outside: on one line, bounded, and visible."""
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 LONGEST = 500  # characters of a message
@@ -52,9 +52,14 @@ def shown(value: object, longest: int = _LONGEST_VALUE) -> str:
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """The known `choices` and, where one of them resembles `value`, a suggestion; to end an `InputError`'s line."""
     choices = sorted(choices)
+    return f"expected one of {', '.join(choices)}{suggestion(value, choices)}"
+
+
+def suggestion(value: str, choices: Sequence[str]) -> str:
+    """Which of the `choices` may be meant by `value`, to end a line; "" where none resembles it. Among thousands of
+    choices it takes a large part of a second."""
     near = difflib.get_close_matches(value[:LONGEST], choices, n=1, cutoff=0.5)
-    suggestion = f"; did you mean {near[0]!r}?" if near else ""
-    return f"expected one of {', '.join(choices)}{suggestion}"
+    return f"; did you mean {shown(near[0])}?" if near else ""
 
 
 def exhausted_memory(error: BaseException) -> Literal["", "memory", "GPU memory"]:

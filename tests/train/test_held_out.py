@@ -69,6 +69,29 @@ def test_the_same_rows_are_held_out_whatever_their_order_and_nearly_the_same_whe
 KNOWN = ["text 0", "text 34", "text 39", "text 9"]
 
 
+def test_a_large_group_of_equal_texts_keeps_no_others_from_being_held_out():
+    singles = [example(number, f"text {number}", 0) for number in range(800)]
+    for text in map("group {}".format, range(20)):
+        out = texts_held_out([*singles, *(example(number, text, 0) for number in range(200))])
+        assert len(out) == 100
+        assert (text, None) not in out
+    # Those that are small end the draw as they always did, so that the rows of earlier runs are the same.
+    small = [example(number, f"text {number // 4 if number % 3 else number}", 0) for number in range(40)]
+    assert sum(held_out(small, 0.1, classes=True, place="here")) == 3
+
+
+def test_a_group_far_too_large_is_held_out_only_where_all_are():
+    for text in map("group {}".format, range(20)):
+        large = [example(number, text, 0) for number in range(500)]
+        assert texts_held_out([*large, example(500, "single", 0)]) == {("single", None)}
+        less = [example(number, "less", 0) for number in range(300)]
+        assert texts_held_out([*large, *less]) == {("less", None)}
+
+
 def test_where_nothing_can_be_held_out_that_is_said():
+    few = [example(1, "a", 0), example(2, "b", 1), example(3, "A", 0)]
     with pytest.raises(InputError, match=r"^here: 2 different texts, too few to hold out a dev set of; name one$"):
-        held_out([example(1, "a", 0), example(2, "b", 1), example(3, "A", 0)], 0.1, classes=True, place="here")
+        held_out(few, 0.1, classes=False, place="here")
+    told = r"^here: each of 2 labels has one text alone, too few to hold out a dev set of; is that column the label\?"
+    with pytest.raises(InputError, match=told):
+        held_out(few, 0.1, classes=True, place="here")

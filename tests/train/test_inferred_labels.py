@@ -30,6 +30,7 @@ def infer(*cells, declared=(), **said):
         (["10", "9"], "binary", ("9", "10")),
         (["1.0", "0.0", "1"], "binary", ("0", "1")),
         (["007", "7"], "binary", ("007", "7")),
+        (["AB12", "12E45", "-1e999"], "classification", ("-1e999", "12E45", "AB12")),
         (list(range(50)), "classification", tuple(map(str, range(50)))),
         (["1", "2", "other"], "classification", ("1", "2", "other")),
     ],
@@ -89,6 +90,7 @@ def test_a_dev_label_is_a_class_of_the_training_set_and_a_dev_score_any_number()
         ("7", "is 7, expected a number from 0 to 5"),
         ("x", "is 'x', expected a number"),
         ("", "is empty"),
+        ("12E45", r"is '12E45', expected a number within 1e\+18 of 0"),
     ):
         with pytest.raises(ValueError, match=said):
             label_number(cell, "regression", (), "score", 0, 5)
@@ -110,6 +112,17 @@ def test_names_of_classes_are_spelled_as_one_likes_whatever_spelling_the_cells_h
 
 def test_names_that_a_data_set_declares_are_matched_alike_and_kept():
     assert infer("0.5", "7", declared=("0.5", "7.0", "1e30", "")) == ("classification", ("0.5", "7.0", "1e30", ""))
+
+
+def test_a_wrong_label_among_thousands_is_told_the_first_few_and_the_nearest_one():
+    names = tuple(f"class {number}" for number in range(3000))
+    told = (
+        "label is 'clas 2718', which the training set has not, expected one of class 0, class 1, class 2 and 2997 more"
+    )
+    with pytest.raises(ValueError, match=f"^{told}; did you mean 'class 2718'\\?$"):
+        label_number("clas 2718", "classification", names, "label", 0, 2999)
+    with pytest.raises(ValueError, match=f"^{told}$"):
+        label_number("clas 2718", "classification", names, "label", 0, 2999, suggest=False)
 
 
 def test_half_of_a_surrogate_pair_is_no_label():

@@ -254,6 +254,18 @@ def test_labels_and_answers_that_are_all_one_leave_chosen_metrics_undefined_in_w
     assert weak_answers(judged(PARAPHRASE, "roc-auc"), ones, errors) == ""
 
 
+def test_a_label_that_all_examples_have_is_spelled_as_the_data_spell_it():
+    ones, errors = np.ones(3, np.float32), np.zeros(3)
+    stars = replace(judged(SST, "mcc"), labels=("1", "2", "3", "4", "5"))
+    assert weak_labels(stars, "train", ones).startswith("sst train: every label is 2, so")
+    assert weak_answers(stars, ones, errors).startswith("sst: the model answers 2 to every dev example")
+    mail = replace(PARAPHRASE, labels=("ham\n" * 100, "spam"))
+    assert weak_labels(mail, "dev", ones).startswith("paraphrase dev: every label is spam, so")
+    assert len(weak_labels(mail, "train", 0 * ones)) < 150
+    assert "\n" not in weak_labels(mail, "train", 0 * ones)
+    assert weak_labels(STS, "dev", 2.5 * ones).startswith("sts dev: every label is 2.5, so")
+
+
 def test_files_hold_null_for_numbers_that_are_not_finite():
     value = {"a": [1.5, math.nan, (math.inf, 2)], "b": {"c": -math.inf, "d": None, "e": True, "f": "NaN"}}
     expected = {"a": [1.5, None, [None, 2]], "b": {"c": None, "d": None, "e": True, "f": "NaN"}}

@@ -309,6 +309,16 @@ def test_the_page_tells_columns_labels_lengths_and_equal_texts_and_its_example_c
     assert (task.labels, task.text_columns, task.label_column) == (("a", "b"), ("text",), "label")
 
 
+def test_the_page_shows_every_file_of_a_folder_each_as_a_task_of_its_own(tmp_path, capsys):
+    for name in ("tickets.v1.csv", "tickets.v2.csv", "a.csv", "a.tsv", "a_2.csv", "items.csv"):
+        sign = "\t" if name.endswith(".tsv") else ","
+        lines(tmp_path / name, f"text{sign}label", *(f"text {number}{sign}{'xy'[number % 2]}" for number in range(30)))
+    code, text = page(capsys, tmp_path)
+    assert code == 0
+    shown = re.findall(r"^(\w+)\n  columns", text, flags=re.MULTILINE)
+    assert shown == ["a", "a_2", "a_2_2", "task_items", "tickets_v1", "tickets_v2"]
+
+
 def test_the_page_names_all_that_is_missing_in_a_tasks_toml_at_once(tmp_path, capsys):
     tickets(tmp_path)
     good = "[good]\ntrain = 'tickets.csv'\n"

@@ -5,14 +5,17 @@ from dataclasses import replace
 
 import datasets
 import pytest
+from torch import nn
 
 from concord.bert.errors import InputError
+from concord.bert.pals import ProjectedAttention
 from concord.train.data import arrow
 from concord.train.data.datasets import with_data
 from concord.train.data.sources import open_source
 from concord.train.data.tables import TableTask, read_plain_table
 from concord.train.data.tasks import read_tasks, write_tasks
 from concord.train.settings.definitions import TableSpec, task_name
+from concord.train.settings.module_names import MODULE_NAMES
 from tests.settings import fine_tuning
 from tests.train.own_data import lines, pairs, stars
 
@@ -122,6 +125,39 @@ def test_a_bad_row_is_lost_alone_and_named_by_its_line(tmp_path):
     ]
     with pytest.raises(InputError, match=r"^6 bad rows: .*; and 1 more \(--skip-bad-rows leaves such rows out\)$"):
         rows_of(path)
+
+
+def test_what_label_may_be_meant_is_looked_for_only_where_the_row_is_shown(tmp_path, monkeypatch):
+    path = lines(tmp_path / "t.csv", "text,label", "a,x", "b,y", *["c,xx"] * 30)
+    asked = []
+    monkeypatch.setattr("concord.train.data.labels.suggestion", lambda *given: asked.append(given) or "; or 'x'?")
+    found, split = rows_of(path, labels=("x", "y"), skip_bad_rows=True)
+    assert (len(found), len(split.bad_rows), len(asked)) == (2, 30, 20)
+    assert [problem.endswith("; or 'x'?") for problem in split.bad_rows] == [True] * 20 + [False] * 10
+    asked.clear()
+    with pytest.raises(InputError, match=r"30 bad rows: .*; or 'x'"):
+        rows_of(path, labels=("x", "y"))
+    assert len(asked) == 5
+
+
+def test_keys_without_effect_are_told(tmp_path):
+    path = lines(tmp_path / "t.jsonl", '{"text": "a", "label": "x"}', '{"text": "b", "label": "y"}')
+    notes = rows_of(path, low=0.0, high=5.0, delimiter=";", quoting="none", header=False)[1].notes
+    assert "without effect: low, high, since the labels are of kind binary" in notes
+    assert "without effect: delimiter, quoting, header, since no file is .csv or .tsv" in notes
+    table = lines(tmp_path / "t.CSV.gz", "text;score", "a;1.5", "b;2")
+    assert not [note for note in rows_of(table, low=0.0, delimiter=";")[1].notes if "without effect" in note]
+    own = TableTask(replace(SPEC, train=str(path), validation=str(table), delimiter=";"))
+    assert not [note for note in own.read(own.task(), "train", skip_bad_rows=False).notes if "effect" in note]
+
+
+def test_the_labels_of_the_rows_that_a_limit_leaves_are_counted_and_those_without_any_are_told(tmp_path):
+    path = lines(tmp_path / "t.csv", "text,label", *(f"text {number},{'xyz'[number % 3]}" for number in range(30)))
+    notes = rows_of(path, limit=10)[1].notes
+    assert notes[0].startswith("classification, 3 labels: x 10, y 0, z 0; texts text")
+    assert "10 of 30 training rows, evenly spaced (key limit); none is left of y, z" in notes
+    notes = rows_of(path, limit=29)[1].notes
+    assert "29 of 30 training rows, evenly spaced (key limit)" in notes
 
 
 def test_json_lines_of_any_order_and_what_is_wrong_with_one(tmp_path):
@@ -345,7 +381,7 @@ def test_the_splits_of_a_data_set_of_the_hub_or_a_saved_one(tmp_path, monkeypatc
     assert asked == [("owner/films", "small")]
     # A share that is asked for is held out of the training set, whatever else there is.
     table = TableTask(replace(SPEC, train="owner/films", validation_split=0.5))
-    with pytest.raises(InputError, match="too few to hold out a dev set of"):
+    with pytest.raises(InputError, match=r"^owner/films \(train\): label \(.* each of 2 labels has one text alone"):
         table.read(table.task(), "dev", skip_bad_rows=False)
 
 
@@ -401,13 +437,32 @@ def test_a_packed_file_that_is_damaged_or_grows_beyond_reason_is_refused(tmp_pat
     [
         ("t.csv", b"", "starts with no header"),
         ("t.csv", b"text,label\n\xff,x\n", r"t\.csv:2: not UTF-8 \(byte 0xff\), expected UTF-8; save the file in it"),
+        *(
+            (
+                name,
+                text.encode(encoding),
+                rf"{name}:1: NUL bytes, as in UTF-16 without a byte order mark, expected UTF-8; save the file in it$",
+            )
+            for name, text in (("t.csv", "text,label\na,x\n"), ("t.jsonl", '{"text": "\xe4", "label": "x"}'))
+            for encoding in ("utf-16-le", "utf-16-be")
+        ),
         ("t.csv", b"\xff\xfea\x00b", r"t\.csv:1: not UTF-16 \(byte 0x62\)"),
         ("t.jsonl", b"", r"t\.jsonl:1: empty, expected JSON objects, one a line"),
         ("t.jsonl", b"[]\n", r"t\.jsonl:1: a JSON list, expected an object"),
         ("t.csv", b"text,label\n", "no labels, expected one in each row"),
+        (
+            "t.jsonl",
+            b'{"text": "a", "labels": null}\n{"text": "a", "labels": ["x", "y"]}\n',
+            r"t\.jsonl:2: labels is \['x', 'y'\], expected a text or a number$",
+        ),
         ("t.csv", b"words,kind\na b,x\n", "label_column is missing and not obvious, expected some of .words, kind."),
         ("t.csv", b"text,score,rating\na b,1,2\n", "label_column is missing and not obvious"),
         ("t.csv", b"a,b\nx,y\n", "text_columns and label_column are missing and not obvious"),
+        (
+            "t.csv",
+            b",label\na b,x\n",
+            r"some of .\(unnamed\), label.; a column without a name needs one \(tasks\.toml",
+        ),
         ("t.xlsx", b"PK", r"t\.xlsx: a file of unknown form, expected \.csv, \.tsv, \.jsonl"),
     ],
 )
@@ -442,9 +497,18 @@ def test_texts_to_predict_may_be_in_any_form_and_each_row_has_its_place(tmp_path
         ("a/MRPC/train.tsv", "MRPC"),
         ("a/2024.jsonl", "task_2024"),
         ("a/sst.csv", "task_sst"),
+        ("a/items.csv", "task_items"),
         ("owner/films:small", "films"),
         ("\u00e9.csv", "task"),
     ],
 )
 def test_a_task_is_called_as_its_file(path, name):
     assert task_name(path) == name
+
+
+def test_no_file_is_called_as_something_that_torchs_modules_have_themselves(tmp_path):
+    taken = {name for module in (nn.ModuleDict(), ProjectedAttention) for name in dir(module) if name[:1].isalpha()}
+    # A name made of a file's ends with no underscore.
+    assert {name for name in taken if not name.endswith("_")} <= MODULE_NAMES
+    path = lines(tmp_path / "keys.csv", "text,label", "a,x", "b,y")
+    assert TableTask(replace(SPEC, train=str(path), name=task_name(str(path)))).task().name == "task_keys"

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from concord.train import report, run
 from concord.train.command import run_command
 from concord.train.data.tasks import Example
 from concord.train.flags import build_parser, config_from
+from concord.train.reports.judged import answers_of as figures_of_answers
 from concord.train.reports.page import command_of, page_of
 from concord.train.reports.stored_log import Column, StoredLog
 from concord.train.reports.stored_run import read_run
@@ -127,6 +129,21 @@ def test_everything_that_the_folder_tells_is_on_the_page(tmp_path, capsys, entri
     speed = found["examples a second"].find("svg")
     low, high = map(float, speed.find("svg").get("data-range").split()[2:])
     assert low < 48 < high
+
+
+def test_figures_of_answers_have_the_labels_as_the_data_spell_them(tmp_path, entries, answers):
+    run = read_run(write_run(tmp_path / "run", entries, answers))
+    stars = replace(SST, labels=("1", "2", "3", "4", "5"))
+    confusion, *_ = figures_of_answers(run, stars)
+    assert [row[0] for row in confusion.rows] == ["gold 1", "gold 2", "gold 3", "gold 4", "gold 5"]
+    assert confusion.header[1:3] == ["said 1", "said 2"]
+    mail = replace(PARAPHRASE, labels=("ham", "spam"))
+    confusion, reliability, scores = figures_of_answers(run, mail)
+    assert [row[0] for row in confusion.rows] == ["gold ham", "gold spam"]
+    assert reliability.note.startswith("The share of the label spam by its score")
+    assert (scores.title, scores.legend) == ("paraphrase: score of the answer spam", ["gold spam", "gold ham"])
+    confusion, *_, scores = figures_of_answers(run, replace(PARAPHRASE, labels=("ham\n" * 100, "spam" * 100)))
+    assert all(len(text) < 80 and "\n" not in text for text in (*confusion.header, *scores.legend, scores.title))
 
 
 def test_a_step_of_fewer_examples_is_no_slower_or_faster_on_the_page(tmp_path, entries):

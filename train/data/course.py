@@ -10,7 +10,7 @@ from concord.bert.errors import InputError, one_line, shown
 from concord.bert.files import exists, is_folder
 from concord.train.data.decoded import read_text, split_lines
 from concord.train.data.delimited import LONGEST_TEXT, quoted_row
-from concord.train.data.labels import label_number, label_value
+from concord.train.data.labels import is_beyond, label_number, label_value
 from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task
 
 _SHOWN = 5  # bad rows that a message names one by one
@@ -100,9 +100,10 @@ def with_labels(task: Task, directory: Path) -> Task:
 
 
 def _label_or_none(text: str) -> int | float | str | None:
-    """A cell's label; None where it has none, or one that is none, which is named when its row is read."""
+    """A cell's label; None where it has none, or one that is none, or a number beyond all measure, which is named when
+    its row is read."""
     try:
-        return label_value(text)
+        return None if is_beyond(text.strip()) else label_value(text)
     except (ValueError, OverflowError):
         return None
 

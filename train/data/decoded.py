@@ -24,12 +24,17 @@ _SMALL = 1 << 26
 def read_text(path: Path, expected: str) -> str:
     """The text of a file: UTF-8, or UTF-16 or UTF-32 where it begins with their mark; unpacked where it is a .gz.
 
-    InputError that names file and line, and what was `expected`, where it is unreadable, damaged or not such a text.
+    InputError that names file and line, and what was `expected`, where it is unreadable, damaged or not such a text, or
+    its first line has NUL bytes, as UTF-16 and UTF-32 without a mark have.
     """
     content = read_data(path, expected)
     if path.suffix.lower() == ".gz":
         content = _unpacked(path, content, expected)
     mark, encoding = next((one for one in _MARKS if content.startswith(one[0])), (b"", "utf-8"))
+    if not mark and content.find(b"\0", 0, content.find(b"\n")) >= 0:
+        raise InputError(
+            f"{path}:1: NUL bytes, as in UTF-16 without a byte order mark, expected UTF-8; save the file in it"
+        )
     try:
         return content[len(mark) :].decode(encoding)
     except UnicodeDecodeError as error:

@@ -30,7 +30,8 @@ def guess_label(table: Table) -> str:
 
 def guess_texts(table: Table, taken: Sequence[str]) -> tuple[str, ...]:
     """The columns of one or two texts: those with a pair's usual names, the one with a usual name, or else the one
-    whose cells are mostly of several words; () where it is none of these. taken: columns that are something else."""
+    whose cells are mostly of several words; () where it is none of these, or has no name. taken: columns that are
+    something else."""
     keys = {column_key(column): column for column in table.columns if column not in taken}
     for first, second in _PAIRS:
         if column_key(first) in keys and column_key(second) in keys:
@@ -38,7 +39,7 @@ def guess_texts(table: Table, taken: Sequence[str]) -> tuple[str, ...]:
     found = [column for column in _named(table, _TEXTS) if column not in taken]
     if len(found) != 1:
         found = _of_words(table, [column for column in table.columns if column not in taken])
-    return tuple(found) if len(found) == 1 else ()
+    return tuple(found) if len(found) == 1 and found[0].strip() else ()
 
 
 def _named(table: Table, names: Sequence[str]) -> list[str]:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from concord.bert.errors import InputError, did_you_mean, one_line, shown
+from concord.bert.errors import InputError, one_line, shown, suggestion
+from concord.train.data.task_values import FARTHEST
 from concord.train.settings.definitions import TableSpec
 
 MOST_WHOLE_NUMBERS = 50  # different ones that are classes; more are scores
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _SHOWN = 12  # labels that the banner counts one by one
+_NAMED = 3  # labels that the message on a bad row names
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,16 @@ class Labels:
 def label_value(value: Any) -> int | float | str | None:
     """A cell as a label: a whole number, another number, or a text; None where there is none.
 
-    Numbers may stand as texts, but for whole ones that begin with 0, which would lose it. ValueError for what is no
-    label, and UnicodeEncodeError, which is one, for half of a surrogate pair.
+    Numbers may stand as texts, but for whole ones that begin with 0, which would lose it; a text such as 12E45, beyond
+    the numbers that a label may be, is a text as others. ValueError for what is no label, and UnicodeEncodeError, which
+    is one, for half of a surrogate pair.
     """
     if value is None or isinstance(value, bool):
         return None if value is None else str(value)
     if isinstance(value, (int, float)):
         if isinstance(value, float) and math.isnan(value):
             return None
-        if abs(value) >= 1e18:
+        if abs(value) >= FARTHEST:
             raise ValueError
         return int(value) if value == int(value) else float(value)
     if not isinstance(value, str):
@@ -53,10 +56,16 @@ def label_value(value: Any) -> int | float | str | None:
     text = value.strip()
     if _WHOLE.fullmatch(text):
         return int(text)
-    if _NUMBER.fullmatch(text) and ("." in text or "e" in text.lower()):
+    if _NUMBER.fullmatch(text) and ("." in text or "e" in text.lower()) and not is_beyond(text):
         return label_value(float(text))
     text.encode("utf-8")  # JSON may escape what no text holds
     return text or None
+
+
+def is_beyond(text: str) -> bool:
+    """Whether a text such as 12E45 is a number, but beyond those that a label may be; not so digits alone."""
+    digits = text.lstrip("+-").isdecimal()
+    return not digits and bool(_NUMBER.fullmatch(text)) and abs(float(text)) >= FARTHEST
 
 
 def label_key(name: str) -> str:
@@ -134,10 +143,13 @@ def _score(numbers: Sequence[float], spec: TableSpec, place: str) -> Labels:
     return Labels("regression", (), low, high)
 
 
-def label_number(value: Any, kind: str, names: Sequence[str], column: str, low: float, high: float) -> float:
+def label_number(
+    value: Any, kind: str, names: Sequence[str], column: str, low: float, high: float, *, suggest: bool = True
+) -> float:
     """A cell as what a head is trained towards: a class's number, or the score; ValueError that says what is wrong.
 
-    low, high: of the scores of a training set; -inf and inf for a set that is only compared with.
+    low, high: of the scores of a training set; -inf and inf for a set that is only compared with. suggest: whether the
+    message names a class that may be meant.
     """
     try:
         label = label_value(value)
@@ -149,15 +161,20 @@ def label_number(value: Any, kind: str, names: Sequence[str], column: str, low: 
         raise ValueError(f"{column} is empty, expected a label")
     if kind == "regression":
         if isinstance(label, str):
-            raise ValueError(f"{column} is {shown(label)}, expected a number")
+            within = f" within {FARTHEST:g} of 0" if is_beyond(label) else ""
+            raise ValueError(f"{column} is {shown(label)}, expected a number{within}")
         if not low <= label <= high:
             raise ValueError(f"{column} is {label:g}, expected a number from {low:g} to {high:g}")
         return float(label)
     place = _places(tuple(names)).get(str(label))
     if place is None:
         spelled = spelled_label(value)
-        known = one_line(did_you_mean(spelled, names), 90)
-        raise ValueError(f"{column} is {shown(spelled, 40)}, which the training set has not, {known}")
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        known = ", ".join(one_line(name, 40) for name in names[:_NAMED]) + more
+        near = suggestion(spelled, names) if suggest else ""
+        raise ValueError(
+            f"{column} is {shown(spelled, 40)}, which the training set has not, expected one of {known}{near}"
+        )
     return float(place)
 
 

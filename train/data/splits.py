@@ -9,6 +9,7 @@ from concord.bert.errors import InputError
 from concord.train.data.tasks import Example
 
 _STRATA = 5  # parts of a score's range that are held out of alike
+_SMALL, _LARGE = 4, 0.2  # a group is large that has more rows than the one, and more than that share of those wanted
 _SEED = "1"  # of the split alone: runs of other seeds are compared on the same dev set
 
 
@@ -17,8 +18,9 @@ def held_out(examples: Sequence[Example], share: float, *, classes: bool, place:
 
     Examples with equal texts, but for case and white space, are held out together. Of each label (of each fifth of the
     scores, unless `classes`) as near to `share` are held out as its groups allow. Which ones follows from a hash of
-    their texts, so that rows that are added leave the others nearly where they were. A label that all have in one group
-    stays in the training set. InputError that begins with `place` where nothing could be held out.
+    their texts, so that rows that are added leave the others nearly where they were. A group that is large, and too
+    large for what is still wanted, is passed over. A label that all have in one group stays in the training set.
+    InputError that begins with `place` where nothing could be held out.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for number, example in enumerate(examples):
@@ -31,15 +33,25 @@ def held_out(examples: Sequence[Example], share: float, *, classes: bool, place:
     out = [False] * len(examples)
     for keys in strata.values():
         wanted, taken = share * sum(len(groups[key]) for key in keys), 0
+        chosen = []
         for key in sorted(keys)[: len(keys) - 1]:
+            size = len(groups[key])
+            large = size > max(_SMALL, wanted * _LARGE)
+            if taken + size / 2 > wanted and (taken or large):
+                if not large:
+                    break
+                continue
+            taken += size
+            chosen.append(key)
+        if not chosen and len(keys) > 1:
             # One at least of each label, which then can be judged by it.
-            if taken and taken + len(groups[key]) / 2 > wanted:
-                break
-            taken += len(groups[key])
-            for number in groups[key]:
-                out[number] = True
+            chosen = [min(sorted(keys), key=lambda key: len(groups[key]))]
+        for number in (number for key in chosen for number in groups[key]):
+            out[number] = True
     if not any(out) or all(out):
-        raise InputError(f"{place}: {len(groups)} different texts, too few to hold out a dev set of; name one")
+        found = f"each of {len(strata)} labels has one text alone" if classes else f"{len(groups)} different texts"
+        ask = "is that column the label? Or name one" if classes else "name one"
+        raise InputError(f"{place}: {found}, too few to hold out a dev set of; {ask}")
     return out
 
 

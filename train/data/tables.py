@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from concord.bert.errors import InputError, one_line
+from concord.bert.errors import InputError, one_line, shown
 from concord.bert.files import exists, is_folder
 from concord.train.data.cells import as_name, as_text, id_column_of
 from concord.train.data.course import Split, check_within, name_bad_rows
 from concord.train.data.guesses import guess_label, guess_texts
+from concord.train.data.idle_keys import idle_keys
 from concord.train.data.labels import describe_labels, infer_labels, label_number, label_value, spelled_label
 from concord.train.data.splits import evenly_spaced, held_out
 from concord.train.data.table import Delimited, Reading, Table, find_columns, open_text
@@ -18,7 +19,8 @@ from concord.train.data.tasks import Example, Task
 from concord.train.settings.definitions import FORMS, HELD_OUT, TableSpec, is_saved_folder, is_table_name, shown_columns
 
 _SHOWN = 5  # bad rows that a message names one by one
-_LONGEST_PROBLEM = 200  # characters of what is wrong with a row
+_SUGGESTED = 20  # bad rows that are told what label may be meant, as many as a warning names
+_LONGEST_PROBLEM = 300  # characters of what is wrong with a row
 _PREDICTION = "prediction"  # the column of answers in prediction files
 _OWN_KEYS = {"train": "train", "dev": "validation", "test": "test"}
 _HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?"
@@ -50,9 +52,10 @@ class TableTask:
         if missing:
             which = " and ".join(missing)
             verb = "are" if len(missing) > 1 else "is"
+            unnamed = "" if all(map(str.strip, table.columns)) else "; a column without a name needs one"
             raise InputError(
                 f"{table.name}: {which} {verb} missing and not obvious, expected some of "
-                f"{shown_columns(table.columns)} ({named_by})"
+                f"{shown_columns(table.columns)}{unnamed} ({named_by})"
             )
         wanted = dict.fromkeys(texts, "text column")
         wanted |= {label: "label column"} if labelled else {}
@@ -71,19 +74,21 @@ class TableTask:
         texts, label = self.columns(table)
         counts: Counter = Counter()
         spelled: dict[Any, str] = {}  # as the first row that has it
+        strange = ""  # the first that is no label
         for row in table.rows([label]):
             if not row.problem:
                 try:
                     value = label_value(row.values[0])
-                except (ValueError, OverflowError):
-                    continue  # named when its row is read
+                except (ValueError, OverflowError):  # named when its row is read
+                    strange = strange or f"{row.line}: {label} is {shown(row.values[0])}, expected a text or a number"
+                    continue
                 counts[value] += 1
                 if value not in spelled:
                     spelled[value] = spelled_label(row.values[0])
         counts.pop(None, None)
         place = f"{table.name}: {label}"
         if not counts:
-            raise InputError(f"{place}: no labels, expected one in each row")
+            raise InputError(f"{table.name}:{strange}" if strange else f"{place}: no labels, expected one in each row")
         found = infer_labels(counts, table.declared.get(label, ()), spec, place, spelled)
         try:
             return Task(
@@ -125,11 +130,14 @@ class TableTask:
             bad_rows, chosen, notes = whole.bad_rows, whole.examples, list(whole.notes)
             out = [False] * len(chosen) if separate else self._held_out(task, whole)
             chosen = [example for example, held in zip(chosen, out, strict=True) if not held]
-            notes = [self._said(task, chosen), *notes]
+            notes += idle_keys(self._spec, task)
             if self._spec.limit and self._spec.limit < len(chosen):
-                notes.append(f"{self._spec.limit} of {len(chosen)} training rows, evenly spaced (key limit)")
+                said = f"{self._spec.limit} of {len(chosen)} training rows, evenly spaced (key limit)"
                 chosen = evenly_spaced(chosen, self._spec.limit)
-            return Split(chosen, bad_rows, notes)
+                gone = set(range(len(task.labels))) - {int(one.label or 0) for one in chosen}
+                names = one_line(", ".join(task.labels[number] for number in sorted(gone)), 100)
+                notes.append(f"{said}; none is left of {names}" if gone else said)
+            return Split(chosen, bad_rows, [self._said(task, chosen), *notes])
         out = self._held_out(task, whole)
         chosen = [example for example, held in zip(whole.examples, out, strict=True) if held]
         note = f"dev: {len(chosen)} of {len(out)} training rows held out (keys validation, validation_split)"
@@ -154,7 +162,7 @@ class TableTask:
         return Reading(table.delimiter if named else "", self._spec.quoting, table.has_header)
 
     def _held_out(self, task: Task, whole: Split) -> list[bool]:
-        place = f"{self._spec.named_by}: validation"
+        place = f"{self._table('train').name}: {task.label_column} ({self._spec.named_by}: validation)"
         share = HELD_OUT if self._spec.validation_split is None else self._spec.validation_split
         return held_out(whole.examples, share, classes=task.kind != "regression", place=place)
 
@@ -239,7 +247,8 @@ class TableTask:
                 sentences = [as_text(column, value) for column, value in zip(texts, values, strict=False)]
                 target = None
                 if labelled:
-                    target = label_number(values[len(texts)], task.kind, task.labels, label, *bounds)
+                    near = len(found.bad_rows) < (_SUGGESTED if skip_bad_rows else _SHOWN)
+                    target = label_number(values[len(texts)], task.kind, task.labels, label, *bounds, suggest=near)
                 identity = as_name(id_column, values[-1], number, asked=asked) if id_column else str(number)
             except (ValueError, OverflowError) as problem:
                 found.bad_rows.append(f"{table.name}:{row.line}: {one_line(str(problem), _LONGEST_PROBLEM)}")

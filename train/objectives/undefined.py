@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from concord.bert.errors import one_line
 from concord.train.data.tasks import Task
 from concord.train.objectives.metrics import metric_names
 from concord.train.settings.tables import METRICS
@@ -13,7 +14,7 @@ def weak_labels(task: Task, split: str, labels: np.ndarray) -> str:
     """Why the labels, fp32 [examples], of a task's split, train or dev, teach or show nothing; "" where they may."""
     if not len(labels) or np.ptp(labels) != 0:
         return ""
-    found = f"{task.name} {split}: every label is {labels[0]:g}"
+    found = f"{task.name} {split}: every label is {_named(task, labels[0])}"
     if split == "train":
         return f"{found}, so that there is nothing to learn but to answer so"
     if task.kind == "regression":
@@ -30,11 +31,16 @@ def weak_answers(task: Task, predictions: np.ndarray, errors: np.ndarray) -> str
         return f"{task.name}: the model's answers to the dev set are not finite, so that it has no score"
     if not len(predictions) or np.ptp(predictions) != 0:
         return ""
-    found = f"{task.name}: the model answers {predictions[0]:.4g} to every dev example"
+    found = f"{task.name}: the model answers {_named(task, predictions[0])} to every dev example"
     if task.kind == "regression":
         return f"{found}, so that correlations are undefined and count as 0"
     undefined = _undefined(task, ("labels and predictions",))
     return f"{found}, so that {undefined}" if undefined else ""
+
+
+def _named(task: Task, value: float) -> str:
+    """A label or an answer as the data spell it."""
+    return f"{value:.4g}" if task.kind == "regression" else one_line(task.label_names[int(value)], 40)
 
 
 def _undefined(task: Task, where: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from concord.train.reports.svg import Curve, histogram, plot, scatter
 _MOST_CLASSES = 12  # of a confusion matrix
 _MOST_DOTS = 1500
 _BINS, _CALIBRATION_BINS = 20, 10
+_LONGEST_NAME = 40  # characters of a class's name
 _MOST_MISTAKES, _LONGEST_TEXT, _MOST_BYTES = 20, 400, 1 << 27
 
 
@@ -40,12 +41,18 @@ def _confusion(task: Task, answers: DevAnswers) -> Figure | None:
         return None
     counts = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(counts, (answers.gold.astype(np.int64), answers.predicted.astype(np.int64)), 1)
+    names = _names(task)
     rows = [
-        [f"gold {gold}", *(str(count) for count in row), f"{row[gold] / total:.0%}" if (total := row.sum()) else "-"]
-        for gold, row in enumerate(counts)
+        [f"gold {name}", *(str(count) for count in row), f"{row[gold] / total:.0%}" if (total := row.sum()) else "-"]
+        for gold, (name, row) in enumerate(zip(names, counts, strict=True))
     ]
-    header = ["", *(f"said {place}" for place in range(classes)), "right"]
+    header = ["", *(f"said {name}" for name in names), "right"]
     return Figure(f"{task.name}: confusion matrix", header=header, rows=rows, note=f"{counts.sum()} dev examples.")
+
+
+def _names(task: Task) -> list[str]:
+    """The classes' names as a figure has room for them."""
+    return [one_line(name, _LONGEST_NAME) for name in task.label_names]
 
 
 def _reliability(task: Task, answers: DevAnswers) -> Figure | None:
@@ -62,9 +69,9 @@ def _reliability(task: Task, answers: DevAnswers) -> Figure | None:
     error = float(np.sum(counts[kept] * np.abs(said - shares)) / counts.sum())
     line = np.array([0.0, 1.0])
     curves = [Curve("calibrated", 7, line, line, faint=True), Curve(task.name, 0, said, shares, dots=True)]
-    what = (
-        "share of the label 1 by its score" if task.kind == "binary" else "share of right answers by their probability"
-    )
+    what = "share of right answers by their probability"
+    if task.kind == "binary":
+        what = f"share of the label {_names(task)[1]} by its score"
     title = f"{task.name}: reliability"
     drawing = plot(title, curves, height=250, x_range=(0.0, 1.0), y_range=(0.0, 1.0))
     note = f"The {what}, in bins of a tenth. Expected calibration error, the mean distance from the line: {error:.3f}."
@@ -72,6 +79,7 @@ def _reliability(task: Task, answers: DevAnswers) -> Figure | None:
 
 
 def _scores(task: Task, answers: DevAnswers) -> Figure:
+    title = f"{task.name}: scores"
     if task.kind == "regression":
         edges = np.linspace(*_range(task, answers), _BINS + 1)
         groups, legend = [answers.predicted, answers.gold], ["predicted", "gold"]
@@ -79,9 +87,10 @@ def _scores(task: Task, answers: DevAnswers) -> Figure:
         low, high = min(0.0, float(answers.scores.min())), max(1.0, float(answers.scores.max()))
         edges = np.linspace(low, high, _BINS + 1)
         ones = answers.gold == (1.0 if task.kind == "binary" else answers.predicted)
-        groups = [answers.scores[ones], answers.scores[~ones]]
-        legend = ["gold 1", "gold 0"] if task.kind == "binary" else ["right", "wrong"]
-    title = f"{task.name}: {'score of the answer 1' if task.kind == 'binary' else 'scores'}"
+        groups, legend = [answers.scores[ones], answers.scores[~ones]], ["right", "wrong"]
+        if task.kind == "binary":
+            no, yes = _names(task)
+            title, legend = f"{task.name}: score of the answer {yes}", [f"gold {yes}", f"gold {no}"]
     counted = [np.histogram(np.clip(own, edges[0], edges[-1]), edges)[0] for own in groups]
     return Figure(title, histogram(title, edges, counted), legend)
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -115,18 +116,27 @@ def _of_definitions(file: Path, *, confined: bool) -> tuple[FileSource, list[str
 
 
 def _in_folder(path: Path) -> dict[str, dict[str, Path]]:
-    """The tables in a folder: one task where a file is called train, or else one for each file."""
-    files = {file.name.partition(".")[0].lower(): file for file in sorted(path.iterdir()) if is_table_name(file.name)}
+    """The tables in a folder: one task where one file is called train, or else one for each file."""
+    files: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(path.iterdir()):
+        if is_table_name(file.name):
+            files[file.name.partition(".")[0].lower()].append(file)
     if not files:
         raise InputError(f"{path}: no data in it, expected a {TASKS_FILE}, or files such as {FORMS}")
-    if "train" not in files:
-        return {task_name(str(file)): {"train": file} for file in files.values()}
-    found = {"train": files["train"]}
+    train = files.get("train", [])
+    if len(train) != 1:
+        tables: dict[str, dict[str, Path]] = {}
+        for file in (file for own in files.values() for file in own):
+            name = task_name(str(file))
+            others = (f"{name}_{number}" for number in count(2))
+            tables[next(one for one in chain([name], others) if one not in tables)] = {"train": file}
+        return tables
+    found = {"train": train[0]}
     for split, names in _SPLIT_NAMES.items():
-        present = [files[name] for name in names if name in files]
+        present = [file for name in names for file in files.get(name, [])]
         if present:
             found[split] = present[0]
-    return {task_name(str(files["train"])): found}
+    return {task_name(str(train[0])): found}
 
 
 def _about(source: FileSource, task: Task, tokenizer: Tokenizer, max_length: int) -> Iterator[str]:

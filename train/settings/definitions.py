@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from concord.bert.errors import InputError, did_you_mean, one_line, shown
 from concord.bert.files import MOST_JSON, exists, is_file, is_folder, read_data
+from concord.train.settings.module_names import MODULE_NAMES
 from concord.train.settings.task_choices import CLASS_WEIGHTS, ClassWeights, class_weights_of
 
 Known = TypeVar("Known")
@@ -279,13 +280,13 @@ def choose_tasks(names: list[str], known: Mapping[str, Known], where: str = f"DI
 
 
 def task_name(train: str) -> str:
-    """A task's name made of the name of its training set: one word, and no built-in task's."""
+    """A task's name made of the name of its training set: one word, and no built-in task's or torch's own."""
     path = Path(train.rpartition(":")[0] or train) if not exists(Path(train)) else Path(train)
     stem = _FILE.sub("", path.name)
     if stem.lower() in _GENERIC and path.absolute().parent.name:
         stem = path.absolute().parent.name
     word = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_")[:48]
-    if not word[:1].isalpha() or word in COURSE_TASKS or word in _GENERIC:
+    if not word[:1].isalpha() or word in (*COURSE_TASKS, *_GENERIC) or word in MODULE_NAMES:
         word = f"task_{word}".rstrip("_")
     return word
 
