@@ -135,6 +135,7 @@ def test_a_file_says_what_is_searched_for(tmp_path):
         ("[space]\nclip = {low=0, high=1, log=true}\n", "expected low < high, log above 0"),
         ("[space]\nclip = {low=0, high=1, step=nan}\n", "expected low < high, log above 0"),
         ("[space]\nclip = {low=0, high=1, step=inf}\n", "expected low < high, log above 0"),
+        ("[space]\nclip = {low=0.0, high=0.5, step=0.3}\n", "line 2: clip is .*, expected a step that leads from low"),
         ("[space]\nsurgery = {low=1, high=2}\n", "line 2: surgery is 1, expected a text"),
     ],
 )
