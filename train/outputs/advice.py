@@ -9,9 +9,9 @@ from concord.train.outputs.log import WHOLE_MODEL, task_pairs
 
 # The mean cosine below which gradients pull apart, step for step, more than their noise does.
 CONFLICT = -0.05
-# Degrees by which PCGrad has to turn the sum of two gradients to be advised: as much as a loss weight of 1.43 turns it
+# Degrees by which PCGrad has to turn the sum of two gradients to be advised: as much as a loss weight of 1.19 turns it
 # where they have the same length and are at a right angle.
-TURN = 10.0
+TURN = 5.0
 _LONGEST, _LONGEST_NAME = 400, 60  # characters of the sentence, and of a task's name in it
 
 
