@@ -168,6 +168,12 @@ def case_refused(rank, group):
         "tasks": lambda: wrap(PCGrad, model.parameters(), process_group=group).pc_backward(
             model(batches(1)[0].cpu())[: 1 + rank]
         ),
+        "names": lambda: wrap(PCGrad, model.parameters(), process_group=group).pc_backward(
+            dict(zip(("a", "b") if rank else ("b", "a"), model(batches(1)[0].cpu()), strict=True))
+        ),
+        "seeds": lambda: PCGrad(torch.optim.SGD(model.parameters()), process_group=group, seed=rank).pc_backward(
+            model(batches(1)[0].cpu())
+        ),
     }.items():
         try:
             attempt()

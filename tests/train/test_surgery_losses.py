@@ -203,6 +203,7 @@ def test_a_loss_without_a_graph_is_told_once_by_its_task():
         (lambda loss: iter([]), "no losses: expected one a task"),
         (lambda loss: {}, "no losses: expected one a task"),
         (lambda loss: [None, 0.0], r"no loss has a graph: all tasks are absent \(0, 1\)"),
+        (lambda loss: {1: loss, "1": 3 * loss}, r"tasks \['1', '1'\]: expected different names, one a task"),
         (lambda loss: [loss, loss * torch.ones(2, 3)], r"loss 1 has shape \[2, 3\]: expected a scalar"),
         (lambda loss: iter([loss, loss * torch.ones(2)]), r"loss 1 has shape \[2\]: expected a scalar"),
     ],
@@ -380,3 +381,51 @@ def test_a_backward_that_fails_leaves_the_gradients_as_they_were():
     assert weight.grad.tolist() == [1.0] * 3
     weight.sum().backward()
     assert len(told) == 1
+
+
+def test_values_of_a_mapping_are_losses_that_are_there_already():
+    weight = torch.ones(3, requires_grad=True)
+    features = weight * 2
+    PCGrad(OPTIMIZERS["sgd"]([weight])).pc_backward({"a": features.sum(), "b": features.mean()}.values())
+    assert weight.grad.tolist() == pytest.approx([(2 + 2 / 3) / 2] * 3)
+
+
+def test_a_parameter_that_stands_in_a_group_twice_is_one():
+    weight = torch.ones(3, requires_grad=True)
+    with pytest.warns(UserWarning, match="duplicate"):
+        optimizer = torch.optim.SGD([weight, weight])
+    PCGrad(optimizer).pc_backward([weight.sum()])
+    assert weight.grad.tolist() == [1.0] * 3
+
+
+def test_hooks_of_parameters_of_another_optimizer_are_not_called():
+    trunk, head = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    called = []
+    trunk.register_post_accumulate_grad_hook(called.append)
+    PCGrad(OPTIMIZERS["sgd"]([head]), by_backward=True).pc_backward([(trunk * head).sum(), (trunk * head).mean()])
+    assert called == []
+    assert trunk.grad is None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"tasks": "ab"}, "tasks ab: expected different names"),
+        ({"tasks": ["x", "x"]}, "expected different names"),
+        ({"seed": -1}, "seed -1: expected a whole number from 0"),
+        ({"seed": 2**31}, "expected a whole number from 0"),
+        ({"seed": 1.5}, "seed 1.5: expected a whole number"),
+        ({"rule": "gradvac", "beta": 1.0}, "beta 1.0: expected a number from 0, below 1"),
+        ({"rule": "gradvac", "beta": float("nan")}, "beta nan: expected a number"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, reason):
+    with pytest.raises(ValueError, match=reason):
+        Surgery(OPTIMIZERS["sgd"]([torch.ones(3, requires_grad=True)]), **options)
+
+
+def test_a_change_of_gradients_that_cancel_is_without_bound():
+    weight = torch.ones(2, requires_grad=True)
+    first = Surgery(OPTIMIZERS["sgd"]([weight]), rule=lambda gram: torch.tensor([[1.0, 0.0]] * len(gram)))
+    first.pc_backward([weight.sum(), -weight.sum()])
+    assert first.statistics().change == float("inf")

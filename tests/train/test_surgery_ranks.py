@@ -102,6 +102,8 @@ def test_the_group_must_be_said_and_ranks_must_agree(ranks):
         assert told["group"] == f"this process, of rank {rank}, is not one of process_group's"
         assert "of group 0 belongs to FullyShardedDataParallel, whose pieces have no gradients" in told["flattened"]
         assert "process_group= must be given, since this process is one of 2" in told["unsaid"]
+        assert "the ranks differ in the tasks' names or their order" in told["names"]
+        assert "or seed: this one has" in told["seeds"]
         assert "the ranks differ: from 8 parameters, 1 tasks and 146 elements to 8, 2 and 146" in told["tasks"]
         assert told["copied"]
     assert ranks[0]["refused"]["alone"] != ranks[1]["refused"]["alone"]

@@ -72,7 +72,7 @@ def gradients_of(
     """
     if others is None:
         return list(torch.autograd.grad(loss, parameters, retain_graph=retain_graph, allow_unused=True))
-    with _set_aside([*parameters, *others]), _without_hooks(parameters):
+    with _set_aside([*parameters, *others]), _without_hooks([*parameters, *others]):
         loss.backward(retain_graph=retain_graph)
         return [parameter.grad for parameter in parameters]
 

@@ -1,6 +1,6 @@
 """Losses as loops have them: scalars, functions that give them, tasks by name, and tasks that a batch does not have."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ def tasks_and_losses(losses: Losses, tasks: Sequence[str] | None) -> Iterator[tu
         losses = _in_order(losses, tasks)
         tasks = list(losses)
         losses = list(losses.values())
+    elif isinstance(losses, Collection) and not isinstance(losses, Sequence):
+        losses = list(losses)  # as the values of a mapping, which are there already
     elif not isinstance(losses, Iterable):
         raise TypeError(f"losses are a {type(losses).__name__}: expected one loss a task")
     if isinstance(losses, Sequence):
@@ -48,8 +50,16 @@ def tasks_and_losses(losses: Losses, tasks: Sequence[str] | None) -> Iterator[tu
     _check_count(number + 1, tasks)
 
 
+def distinct_names(tasks: Iterable[object]) -> list[str]:
+    """The tasks' names as texts; ValueError where two are the same text, or one text is all of them."""
+    names = list(map(str, tasks))
+    if isinstance(tasks, str) or len(set(names)) < len(names):
+        raise ValueError(f"tasks {tasks if isinstance(tasks, str) else names}: expected different names, one a task")
+    return names
+
+
 def _in_order(losses: Mapping[str, Loss | Callable[[], Loss]], tasks: Sequence[str] | None) -> dict[str, object]:
-    named = {str(task): loss for task, loss in losses.items()}
+    named = dict(zip(distinct_names(losses), losses.values(), strict=True))
     for task in named:
         if tasks is not None and task not in tasks:
             raise ValueError(f"losses have a task {task}: {did_you_mean(task, tasks)}; tasks= names them all")

@@ -20,7 +20,7 @@ from concord.kernels.surgery.rules import MOST_TASKS
 from concord.train.surgery import ranks
 from concord.train.surgery.checks import check_gradients, check_parameters, check_used
 from concord.train.surgery.gradients import Graph, TaskGradients, gradients_of, run_hooks
-from concord.train.surgery.losses import Losses, is_scaled, tasks_and_losses
+from concord.train.surgery.losses import Losses, distinct_names, is_scaled, tasks_and_losses
 from concord.train.surgery.rules import LoopRule
 from concord.train.surgery.statistics import LastCall, SurgeryStatistics
 from concord.train.surgery.wrapping import WrappedOptimizer
@@ -115,7 +115,7 @@ class Surgery(WrappedOptimizer):
         self._process_group = process_group
         self._by_backward = by_backward
         self._allow_unused = allow_unused
-        self._known = _Known(None if tasks is None else list(map(str, tasks)), unused_checked=allow_unused)
+        self._known = _Known(None if tasks is None else distinct_names(tasks), unused_checked=allow_unused)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Surgery":
         memo[id(self._process_group)] = self._process_group  # the processes' own, of which there are no copies
@@ -146,14 +146,19 @@ class Surgery(WrappedOptimizer):
         self._rule.next_call()
         if group is not None:
             parameters = list(found.parameters.values())
-            found.gradients, found.present = ranks.average_over_ranks(found.gradients, parameters, found.present, group)
+            same = (found.tasks, self._mean, self._spans_all, *self._rule.same_on_all_ranks())
+            found.gradients, found.present = ranks.average_over_ranks(
+                found.gradients, parameters, found.present, group, same=repr(same)
+            )
         self._check_used(found)
         self._known.tasks = found.tasks
         self._add_merged(found, group)
 
     def _task_gradients(self, losses: Losses, retain_graph: bool) -> TaskGradients:
-        numbered = dict(enumerate(parameter for group in self.param_groups for parameter in group["params"]))
-        numbered = {number: parameter for number, parameter in numbered.items() if parameter.requires_grad}
+        places = enumerate(parameter for group in self.param_groups for parameter in group["params"])
+        # torch only warns of a parameter that is in a group twice: it is one all the same.
+        once = {id(parameter): (number, parameter) for number, parameter in reversed(list(places))}
+        numbered = {number: parameter for number, parameter in reversed(once.values()) if parameter.requires_grad}
         check_parameters(self.param_groups, numbered)
         parameters = list(numbered.values())
         tasks, present, by_task = [], [], []

@@ -4,6 +4,7 @@ An average over the ranks is what a loss's mean over the whole batch has for a g
 equally large, as under `DistributedDataParallel`. Surgery of it has the same coefficients on all ranks.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from types import EllipsisType
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from concord.bert.errors import shown
 from concord.kernels.surgery.multi_tensor import gram_of_tensors
 from concord.train.ranks.group import Group
 
@@ -75,17 +77,23 @@ def from_local(piece: Tensor, parameter: Tensor) -> Tensor:
 
 
 def average_over_ranks(
-    gradients: list[list[Tensor | None]], parameters: Sequence[Tensor], present: Sequence[bool], group: Group
+    gradients: list[list[Tensor | None]],
+    parameters: Sequence[Tensor],
+    present: Sequence[bool],
+    group: Group,
+    *,
+    same: str,
 ) -> tuple[list[list[Tensor | None]], list[bool]]:
     """Each gradient's average over the ranks of `group`, zeros counting for a rank that has none, and which of the
     tasks a rank has.
 
-    gradients: [P][T], this rank's pieces; parameters: [P]; present: [T], the tasks that this rank has. A sharded
-    parameter's gradient is averaged by what has sharded it. ValueError, on all ranks, where these have other numbers of
-    parameters or tasks. The host waits for one byte a parameter and task, which says who has gradients.
+    gradients: [P][T], this rank's pieces; parameters: [P]; present: [T], the tasks that this rank has; same: what all
+    ranks have to have in common, written down. A sharded parameter's gradient is averaged by what has sharded it.
+    ValueError, on all ranks, where `same` or their numbers of parameters or tasks differ. The host waits for one byte a
+    parameter and task, which says who has gradients.
     """
     device = parameters[0].device
-    _check_agreement([len(parameters), len(present), sum(p.numel() for p in parameters)], device, group)
+    _check_agreement([len(parameters), len(present), sum(p.numel() for p in parameters)], same, device, group)
     held = torch.tensor([present, *([one is not None for one in own] for own in gradients)], dtype=torch.uint8)
     held = held.to(device)
     dist.all_reduce(held, dist.ReduceOp.MAX, group)
@@ -109,14 +117,20 @@ def average_over_ranks(
     return averaged, present
 
 
-def _check_agreement(numbers: list[int], device: torch.device, group: Group) -> None:
+def _check_agreement(numbers: list[int], same: str, device: torch.device, group: Group) -> None:
+    numbers = [*numbers, zlib.crc32(same.encode())]
     both = torch.tensor([*numbers, *(-number for number in numbers)], dtype=torch.int64).to(device)
     dist.all_reduce(both, dist.ReduceOp.MAX, group)
     most, least = both.tolist()[: len(numbers)], [-number for number in both.tolist()[len(numbers) :]]
-    if most != least:
+    if most[:-1] != least[:-1]:
         raise ValueError(
             f"the ranks differ: from {least[0]} parameters, {least[1]} tasks and {least[2]} elements to {most[0]}, "
             f"{most[1]} and {most[2]}; None stands for a task that a rank's batch does not have"
+        )
+    if most != least:
+        raise ValueError(
+            f"the ranks differ in the tasks' names or their order, or in reduction, scope, rule, beta or seed: this "
+            f"one has {shown(same)}"
         )
 
 

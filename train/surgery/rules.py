@@ -12,6 +12,8 @@ from concord.kernels.surgery.rules import random_orders, surgery_coefficients
 from concord.train.settings.tables import RULES
 from concord.train.steps.weightings import host_weighting, name_of_rule
 
+_HIGHEST_SEED = (1 << 31) - 1
+
 
 @contextmanager
 def _in_python() -> Iterator[None]:
@@ -35,7 +37,7 @@ class LoopRule:
         name: of the rule.
         library: whether it is TorchJD's, in the scale of a mean.
 
-    ValueError where there is no such rule, or it cannot be had.
+    ValueError where there is no such rule, or it cannot be had, and where beta or the seed is out of range.
     """
 
     def __init__(self, rule: str | Callable[[Tensor], Tensor], *, beta: float | None, seed: int) -> None:
@@ -49,9 +51,13 @@ class LoopRule:
                 host_weighting(rule, 2, 1, mean=True)  # whether the library is there is said at once
         if beta is not None and self.name != "gradvac":
             raise ValueError(f"beta is gradvac's alone, the rule is {self.name}")
+        if beta is not None and not (isinstance(beta, int | float) and 0 <= beta < 1):
+            raise ValueError(f"beta {beta!r}: expected a number from 0, below 1")
+        if not isinstance(seed, int) or not 0 <= seed <= _HIGHEST_SEED:
+            raise ValueError(f"seed {seed!r}: expected a whole number from 0 to {_HIGHEST_SEED}")
         self._beta = 0.01 if beta is None else beta
         # Calls are counted in the lower 32 bits, so that runs with neighbouring seeds share no orders.
-        self._order_seed = (seed & 0x7FFFFFFF) << 32
+        self._order_seed = seed << 32
         self._targets: Tensor | None = None
         self._carried: Tensor | None = None
         self._weighting: Any = None
@@ -62,6 +68,10 @@ class LoopRule:
 
     def _carries(self) -> Tensor | None:
         return self._carried if self._weighting is None else getattr(self._weighting, "carried", None)
+
+    def same_on_all_ranks(self) -> tuple[str, float, int]:
+        """What the ranks of a process group have to have in common, so that their coefficients are the same."""
+        return self.name, self._beta, self._order_seed
 
     def state(self) -> dict[str, Any]:
         """All that goes on from call to call."""

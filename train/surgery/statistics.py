@@ -1,5 +1,6 @@
 """What the last call of surgery met and did: kept on the device, and read when it is asked for."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ class SurgeryStatistics:
         cosines: [T][T], of each pair of gradients; 0 where one of them is zero.
         conflicts: how many pairs have a negative cosine.
         coefficients: what the gradients were multiplied by in their sum; 1 everywhere is no surgery.
-        change: the norm of what surgery added to the plain sum of the gradients, as a share of that sum's norm.
+        change: the norm of what surgery added to the plain sum of the gradients, as a share of that sum's norm, which
+            may be 0: infinity then.
     """
 
     tasks: tuple[str, ...]
@@ -60,5 +62,5 @@ class LastCall:
             cosines=tuple(map(tuple, found.tolist())),
             conflicts=int((found.tril(-1) < 0).sum()),
             coefficients=tuple(coefficients.tolist()),
-            change=norms[0] / norms[1] if norms[1] else 0.0,
+            change=norms[0] / norms[1] if norms[1] else (math.inf if norms[0] else 0.0),
         )
