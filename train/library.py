@@ -16,7 +16,6 @@ from concord.bert.models import sentence_settings
 from concord.kernels.threads import own_choices
 from concord.train.data.tasks import select_tasks
 from concord.train.flags import config_from, from_anywhere
-from concord.train.outputs.folders import check_one_run
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
 from concord.train.outputs.saved_run import load_encoder, load_run
 from concord.train.reporter import SILENT, Reporter
@@ -58,8 +57,6 @@ def _load(name: str | Path, device: str, amp: str, pooling: str, max_length: int
             raise InputError(f"{path}: pooling and max_length are a run's own, expected none")
         saved = load_run(path, device, reporter, amp)
         return LoadedRun(saved, tuple(saved.tasks), reporter)
-    if is_folder(path):
-        check_one_run(path)
     if is_folder(path) and not is_file(path / CONFIG_FILE):
         raise InputError(f"{path}: neither a run nor a model, expected {TASKS_FILE} or {CONFIG_FILE} in it")
     said = sentence_settings(str(name))

@@ -1,7 +1,6 @@
 """Search settings: python -m train.sweep FILE.toml [--jobs N] [--out DIR] [--resume DIR] tries them, keeps the best."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +11,8 @@ from concord.bert.errors import InputError
 from concord.bert.files import read_data, replacing
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
-from concord.train.outputs.names import CONFIG_FILE
-from concord.train.papers.budgets import flags_of
 from concord.train.run import reporter_of
 from concord.train.run_folder import new_folder
-from concord.train.settings.config import RunConfig
-from concord.train.settings.files import read_config
-from concord.train.settings.named_data import DATA_SETTINGS
 from concord.train.settings.sweep_file import read_sweep_file
 
 SWEEP_FILE = "sweep.toml"
@@ -61,15 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     path = directory / BEST_FILE
     if not path.exists():
         raise InputError(f"{directory}: no trial has come to its end, so that none is the best")
-    reporter.say(f"written    {path}; run it with: {_command(path)}")
+    reporter.say(f"written    {path}; run it with: python -m train.run --recipe {path}")
     return path
-
-
-def _command(best: Path) -> str:
-    """What trains with the best settings, which name no data, on those of the sweep."""
-    config = read_config(best.parent / CONFIG_FILE)
-    data = {name: getattr(config, name) for name in DATA_SETTINGS if getattr(config, name) != getattr(RunConfig, name)}
-    return shlex.join(["python", "-m", "train.run", "--recipe", str(best), *flags_of(data)])
 
 
 def _claimed(given: argparse.Namespace, file: Path) -> Path:

@@ -1,14 +1,11 @@
 """Runs compared and listed: what is printed of them comes from their folders."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from concord import load
-from concord.bert.errors import InputError
-from concord.train import compare, evaluate, run, runs_list
+from concord.train import compare, run, runs_list
 from concord.train.command import run_command
 from concord.train.objectives.metrics import pearson
 from concord.train.outputs.dev_answers import read_answers, write_answers
@@ -91,14 +88,6 @@ def test_only_examples_of_the_same_id_and_label_are_compared(tmp_path):
     assert difference(SST, [stored(tmp_path / "c", SST, [4], [4])], [stored(tmp_path / "d", SST, [1], [1])]) is None
 
 
-def test_examples_whose_ids_are_not_their_own_are_all_compared_in_their_order(tmp_path):
-    first = replace(stored(tmp_path / "a", SST, [0, 1, 0, 1], [0, 0, 0, 1]), ids=["x"] * 4)
-    second = replace(stored(tmp_path / "b", SST, [0, 1, 0, 1], [1, 1, 0, 1]), ids=["x"] * 4)
-    found = difference(SST, [first], [second])
-    assert (found.examples, found.value) == (4, 0.0)
-    assert found.low < 0 < found.high
-
-
 def test_runs_without_dev_answers_are_compared_all_the_same_and_it_is_said(tmp_path, capsys):
     write_run(tmp_path / "a", ENTRIES, {"sst": answers_of(SST, [0, 1], [0, 0])})
     write_run(tmp_path / "b", [*ENTRIES, step(6), evaluation(6, 0.75)], summed_up=False, surgery="pcgrad", seed=7)
@@ -148,25 +137,6 @@ def test_one_run_is_nothing_to_compare(tmp_path, capsys):
     assert "expected from 2 to 26" in refused(capsys, compare.main, [tmp_path])
     assert "not the folder of a run" in refused(capsys, compare.main, [tmp_path, tmp_path])
     assert "27 runs, expected from 2 to 26" in refused(capsys, compare.main, [tmp_path] * 27)
-
-
-def test_the_page_of_a_run_is_not_written_over(tmp_path, capsys):
-    for name in "ab":
-        write_run(tmp_path / name, entries=ENTRIES)
-    (tmp_path / "a" / "report.html").write_text("of the run")
-    arguments = [tmp_path / "a", tmp_path / "b", "--html", tmp_path / "a" / "report.html"]
-    assert "the page of a run, expected the name of another file" in refused(capsys, compare.main, arguments)
-    assert (tmp_path / "a" / "report.html").read_text() == "of the run"
-
-
-def test_a_folder_of_several_runs_is_called_so_and_they_are_named(tmp_path, capsys):
-    for number in range(7):
-        write_run(tmp_path / "sweep" / f"trial-{number}", entries=ENTRIES)
-    said = "several runs, expected one of them: trial-0, trial-1, trial-2, trial-3, trial-4 and 2 more"
-    assert said in refused(capsys, compare.main, [tmp_path / "sweep", tmp_path / "sweep" / "trial-0"])
-    assert said in refused(capsys, evaluate.main, [tmp_path / "sweep"])
-    with pytest.raises(InputError, match=said):
-        load(tmp_path / "sweep")
 
 
 def test_each_state_of_a_run_is_told_from_the_others(tmp_path, capsys):

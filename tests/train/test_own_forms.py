@@ -280,16 +280,6 @@ def test_ids_are_the_column_id_or_the_one_that_is_named_or_else_numbers(tmp_path
         rows_of(path, id_column="nokey")
 
 
-def test_texts_to_predict_are_called_by_the_column_that_the_training_set_names(tmp_path):
-    path = lines(tmp_path / "t.csv", "id,ticket,text,label", "1,T-1,a,x", "2,T-2,b,y")
-    task = TableTask(replace(SPEC, train=str(path), id_column="Ticket")).task()
-    assert [one.id for one in read_plain_table(task, path)] == ["T-1", "T-2"]
-    without = lines(tmp_path / "p.csv", "id,text", "7,a")
-    assert [one.id for one in read_plain_table(task, without)] == ["7"]
-    write_tasks(tmp_path / "tasks.json", [task])
-    assert read_tasks(tmp_path / "tasks.json") == [task]
-
-
 def test_a_row_whose_id_nobody_asked_for_is_called_by_its_number_where_it_has_none(tmp_path):
     ids = ["null", '" "', "[1]", "7", "1.5", "NaN", '"k"', "true"]
     rows = [f'{{"id": {one}, "text": "a", "label": "{one in ids[:4]}"}}' for one in ids]

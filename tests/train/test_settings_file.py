@@ -218,15 +218,6 @@ def test_a_files_data_takes_the_place_of_its_recipes_rows(rows):
     assert (found.data, found.train_file) == ("demo", "")
 
 
-def test_a_task_that_was_called_as_the_files_table_is_not_that_of_another_table(rows):
-    (rows / "mails.csv").write_text((rows / "rows.csv").read_text())
-    path = written(rows, 'train_file = "rows.csv"\ntasks = "rows"\n')
-    assert config("--config", path).tasks == ("rows",)
-    assert config("--config", path, "--train-file", str(rows / "mails.csv")).tasks == ("mails",)
-    assert config("--config", path, "--data", str(rows / "mails.csv")).tasks == ("mails",)
-    assert config("--config", path, "--train-file", str(rows / "mails.csv"), "--tasks", "own").tasks == ("own",)
-
-
 def test_settings_of_a_program_have_one_place_of_data():
     with pytest.raises(InputError, match=r"--data 'd' and --train-file: expected one of them"):
         RunConfig(data="d", train_file="rows.csv", tasks=("rows",))

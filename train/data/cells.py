@@ -38,11 +38,9 @@ def as_name(column: str, value: Any, number: int, *, asked: bool) -> str:
     return _whole(column, text) or str(number)
 
 
-def id_column_of(columns: Sequence[str], named: str = "") -> str:
-    """The column that rows are called by: the one that is `named` where it is there, or else `id`; "" where there is
-    none."""
-    keys = [column_key(name) for name in (named, "id") if name]
-    return next((column for key in keys for column in columns if column_key(column) == key), "")
+def id_column_of(columns: Sequence[str]) -> str:
+    """The column that rows are called by where nobody names one; "" where there is none."""
+    return next((column for column in columns if column_key(column) == "id"), "")
 
 
 def _whole(column: str, text: str) -> str:

@@ -109,7 +109,6 @@ class TableTask:
                 delimiter=reading.delimiter,
                 quoting=reading.quoting,
                 header=reading.header,
-                id_column=spec.id_column,
             )
         except InputError as error:  # what a tasks.toml says does not fit the labels, say
             raise InputError(f"{spec.named_by.removesuffix(f': task {spec.name}')}: {error}") from None
@@ -277,7 +276,7 @@ def read_plain_table(task: Task, path: Path) -> list[Example]:
         table = open_text(path, task.text_columns, reading, answered=True)
     wanted = dict.fromkeys(task.text_columns, "text column")
     texts = find_columns(table, wanted, f"the columns of task {task.name}")
-    id_column = id_column_of(table.columns, task.id_column)
+    id_column = id_column_of(table.columns)
     examples = []
     for number, row in enumerate(table.rows([*texts, *([id_column] if id_column else [])]), 1):
         try:

@@ -68,7 +68,6 @@ class Task:
         delimiter: what other files of the table are read with too, see `train.data.table.Reading`; "" to guess.
         quoting: the same.
         header: the same; None to guess.
-        id_column: what rows are called by where a file has that column; "" for none but `id`.
     """
 
     name: str
@@ -88,7 +87,6 @@ class Task:
     delimiter: str = ""
     quoting: str = ""
     header: bool | None = None
-    id_column: str = ""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -264,7 +262,7 @@ def _read_tasks(path: Path, only: str | None) -> dict[str, Task]:
 
 
 _TYPES = {field.name: field.type for field in fields(Task) if field.name != "name"}
-_OF_TABLES = ("table", "delimiter", "quoting", "header", "id_column")
+_OF_TABLES = ("table", "delimiter", "quoting", "header")
 _OPTIONAL = {field.name: field.default for field in fields(Task) if field.default is not MISSING}
 
 

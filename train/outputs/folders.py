@@ -8,27 +8,7 @@ from concord.bert.errors import InputError
 from concord.bert.files import make_folder, read_data, replacing, sweep
 from concord.bert.names import SENTENCE_FOLDERS
 from concord.train.outputs.log import MetricsLog, read_lines
-from concord.train.outputs.names import (
-    BEST,
-    EARLIER_STATE_FILE,
-    LAUNCH_FILE,
-    METRICS_FILE,
-    STATE_FILE,
-    SUMMARY_FILE,
-    TASKS_FILE,
-)
-
-_SHOWN = 5  # names of runs
-
-
-def check_one_run(directory: Path) -> None:
-    """InputError where a folder is of several runs, as of seeds or of a sweep, and not of one."""
-    if (directory / TASKS_FILE).exists():
-        return
-    found = sorted(path.parent.name for path in directory.glob(f"*/{TASKS_FILE}"))
-    if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise InputError(f"{directory}: several runs, expected one of them: {', '.join(found[:_SHOWN])}{more}")
+from concord.train.outputs.names import BEST, EARLIER_STATE_FILE, LAUNCH_FILE, METRICS_FILE, STATE_FILE, SUMMARY_FILE
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from concord.train.checks.products import resolve_products
 from concord.train.checks.self_check import resolve_kernels
 from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
-from concord.train.outputs.folders import check_one_run
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
 from concord.train.reporter import Reporter
 from concord.train.settings.files import read_config
@@ -56,7 +55,6 @@ def load_run(directory: Path, device: str, reporter: Reporter, amp: str = "") ->
     Raises InputError where the folder is not a run, its best model is missing yet or damaged, as any file that it is
     read with, or it names code that is not trusted.
     """
-    check_one_run(directory)
     flat = read_config(directory / CONFIG_FILE)
     check_trusted(own_names(vars(flat), _ANSWER_WITH), (), directory)
     config = fine_tuning_config(flat)

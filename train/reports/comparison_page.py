@@ -4,7 +4,7 @@ from pathlib import Path
 
 from concord.bert.errors import InputError
 from concord.bert.files import make_folder, replacing
-from concord.train.outputs.names import CONFIG_FILE, REPORT_FILE
+from concord.train.outputs.names import REPORT_FILE
 from concord.train.reports.comparing import (
     NO_ANSWERS,
     Comparison,
@@ -23,11 +23,9 @@ _DIFFERENCES = ["what", "task", "metric", "difference", "interval", "examples", 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
     """Write a comparison as a page, and return its path; InputError where its name is not that of a page, or a folder
-    or the page of a run lies there, OSError where it cannot be written."""
+    lies there, OSError where it cannot be written."""
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise InputError(f"--html {path}: expected the name of a file that ends in .html")
-    if path.name == REPORT_FILE and (path.parent / CONFIG_FILE).exists():
-        raise InputError(f"--html {path}: the page of a run, expected the name of another file")
     make_folder(path.parent)
     return _write(path, comparison_page(comparison))
 

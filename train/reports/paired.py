@@ -1,6 +1,5 @@
 """Runs compared example by example on the dev set that all answered: a difference, and a bootstrap interval."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,9 +39,9 @@ def difference(task: Task, first: Sequence[DevAnswers], second: Sequence[DevAnsw
     none by which the metric is defined.
 
     Each of the two is the answers of one run, or of runs that differ in their seed alone, whose metrics are averaged.
-    Examples are the same where id and gold label are, and as many with both of them come before. The draws take the
-    same examples for all runs: what all get wrong alike does not widen the interval. Of several seeds the draws take
-    runs with replacement, too, so that the interval has the chance of the seed in it. The draws are the same each time.
+    Examples are the same where id and gold label are, and the draws take the same examples for all runs: what all get
+    wrong alike does not widen the interval. Of several seeds the draws take runs with replacement, too, so that the
+    interval has the chance of the seed in it. The draws are the same each time.
     """
     rows = _in_common([*first, *second])
     count = len(rows[0])
@@ -80,13 +79,11 @@ def _drawn(runs: Sequence[np.ndarray], draws: np.random.Generator) -> Sequence[n
 
 def _in_common(answers: Sequence[DevAnswers]) -> list[np.ndarray]:
     """The rows of the examples that all have, in the numbering of each, int64."""
-    places: list[dict[tuple[str, float, int], int]] = []
+    places: list[dict[tuple[str, float], int]] = []
     for own in answers:
-        found: dict[tuple[str, float, int], int] = {}
-        seen: Counter[tuple[str, float]] = Counter()
+        found: dict[tuple[str, float], int] = {}
         for row, key in enumerate(zip(own.ids, own.gold, strict=True)):
-            found[*key, seen[key]] = row  # the n-th of those with one id and label
-            seen[key] += 1
+            found.setdefault(key, row)
         places.append(found)
     kept = [key for key in places[0] if all(key in own for own in places[1:])]
     return [np.array([own[key] for key in kept], dtype=np.int64) for own in places]

@@ -93,10 +93,7 @@ def _placed(task: Task, columns: tuple[str, ...]) -> Task:
     if columns and len(columns) != 1 + task.pair:
         expected = "two columns" if task.pair else "one column"
         raise InputError(f"--text-column {','.join(columns)}: task {task.name} reads {expected}")
-    if not columns:
-        return task
-    # Names are looked for in a header; numbers count the columns of a file without one, as the training set was.
-    return replace(task, text_columns=columns, header=task.header if all(map(str.isdecimal, columns)) else None)
+    return replace(task, text_columns=columns, header=None) if columns else task
 
 
 def _groups(tasks: Sequence[Task], *, apart: bool) -> Iterator[list[Task]]:

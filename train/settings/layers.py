@@ -8,7 +8,6 @@ from typing import Any
 
 from concord.bert.errors import InputError
 from concord.train.settings.config import RunConfig
-from concord.train.settings.definitions import task_name
 from concord.train.settings.named_data import DATA_SETTINGS, from_anywhere, with_data
 from concord.train.settings.own import check_trusted, import_own, own_names
 from concord.train.settings.recipes import read_recipe
@@ -51,12 +50,9 @@ def over_file(flags: Mapping[str, Any], file: SettingsFile) -> dict[str, Any]:
 
 def _one_place_of_data(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:
     """Settings over those of a file. --data and --train-file are two names of one choice: the file's yields to the
-    upper one, with its other files and its columns where that is --data, and with the task that is called as the file;
-    and in the config.json of a run --data has its default where --train-file is the choice."""
+    upper one, with its other files and its columns where that is --data; and in the config.json of a run --data has its
+    default where --train-file is the choice."""
     kept = dict(lower)
-    named_anew = "data" in upper or "train_file" in upper
-    if named_anew and kept.get("train_file") and kept.get("tasks") == (task_name(kept["train_file"]),):
-        del kept["tasks"]
     if kept.get("train_file") and kept.get("data") == DEMO:
         del kept["data"]
     if "data" in upper:

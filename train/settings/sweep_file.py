@@ -131,8 +131,6 @@ def _range(name: str, value: Any, file: SettingsFile) -> Range:
     logarithmic = value.get("log") and (low <= 0 or step is not None)
     if not low < high or logarithmic or not 0 < (1 if step is None else step) < math.inf:
         raise InputError(f"{where}: {name} is {shown(value)}, expected low < high, log above 0 and without a step")
-    if step is not None and abs(math.remainder(high - low, step)) > 1e-6 * step:
-        raise InputError(f"{where}: {name} is {shown(value)}, expected a step that leads from low to high")
     return Range((), low, high, value.get("log", False), step, whole)
 
 
