@@ -1,9 +1,10 @@
 """Search settings: python -m train.sweep FILE.toml [--jobs N] [--out DIR] [--resume DIR] tries them, keeps the best."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,8 +12,12 @@ from concord.bert.errors import InputError
 from concord.bert.files import read_data, replacing
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
+from concord.train.outputs.names import CONFIG_FILE
 from concord.train.run import reporter_of
 from concord.train.run_folder import new_folder
+from concord.train.settings.files import read_config
+from concord.train.settings.named_data import DATA_SETTINGS
+from concord.train.settings.options import flag_of, setting_text
 from concord.train.settings.sweep_file import read_sweep_file
 
 SWEEP_FILE = "sweep.toml"
@@ -55,8 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     path = directory / BEST_FILE
     if not path.exists():
         raise InputError(f"{directory}: no trial has come to its end, so that none is the best")
-    reporter.say(f"written    {path}; run it with: python -m train.run --recipe {path}")
+    reporter.say(f"written    {path}; run it with: {_command(path, sweep.best()[0])}")
     return path
+
+
+def _command(recipe: Path, best: str) -> str:
+    """A command that runs a sweep's recipe on the data of the best trial, which no recipe names; for a shell."""
+    config = read_config(recipe.parent / best / CONFIG_FILE)
+    words = ["--recipe", str(recipe)]
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if option.name in DATA_SETTINGS and value != option.default:
+            words.append(f"{flag_of(option.name)}={setting_text(value)}")
+    return f"python -m train.run {shlex.join(words)}"
 
 
 def _claimed(given: argparse.Namespace, file: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -173,6 +174,20 @@ def test_the_trials_are_run_and_the_best_is_a_recipe(tmp_path, capsys, orders):
     more = rows(capsys.readouterr().out)
     assert len(more) == 7
     assert len({json.loads((out / row[0] / "config.json").read_text())["learning_rate"] for row in more}) == 7
+
+
+def test_the_command_at_its_end_trains_on_the_data_of_the_sweep(tmp_path, capsys, orders):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    (folder / "tickets.csv").write_text("the text,x,mood\n" + "it's fine,1,good\nthe lamp,2,bad\n" * 20)
+    data = f'train_file = "{folder / "tickets.csv"}"\ntext_column = "the text"\nlabel_column = "mood"\n'
+    path = written(tmp_path, 1, text=FILE.replace("epochs = 2", data))
+    assert run_command(sweep.main, [path, "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("run it with: ")[2])
+    assert words[:3] == ["python", "-m", "train.run"]
+    config = config_from(build_parser().parse(words[3:]))
+    assert (config.train_file, config.text_column) == (str(folder / "tickets.csv"), ("the text",))
+    assert (config.label_column, config.tasks) == ("mood", ("tickets",))
 
 
 @pytest.mark.parametrize(
