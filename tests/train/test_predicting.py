@@ -141,6 +141,39 @@ def test_what_cannot_be_answered_is_refused_in_a_line(folder, capfd, arguments, 
     assert said in refused(capfd, predict.main, [folder / "run", "--device", "cpu", *arguments])
 
 
+@pytest.fixture(scope="module")
+def tickets_run(tmp_path_factory):
+    """A run on a table with a header, whose rows are called by a column of another name."""
+    folder = tmp_path_factory.mktemp("tickets")
+    (folder / "data").mkdir()
+    rows = [f"T-{number:04},the parcel {number} is late,{'ab'[number % 2]}" for number in range(24)]
+    (folder / "data" / "t.csv").write_text("\n".join(["ticket,text,label", *rows]) + "\n")
+    (folder / "data" / "tasks.toml").write_text('[tickets]\ntrain = "t.csv"\nid_column = "ticket"\n')
+    trained(folder, tasks=("tickets",))
+    return folder
+
+
+def test_rows_are_called_by_the_id_column_of_the_data_and_guesses_are_said_beside_the_answers(
+    tickets_run, tmp_path, capfd
+):
+    path = tmp_path / "in.csv"
+    path.write_text("Ticket;text\nT-7;where is it, now\n;no name\n")
+    assert run_command(predict.main, [str(tickets_run / "run"), "--device", "cpu", "--input", str(path)]) == 0
+    told = capfd.readouterr()
+    assert [line.split(",")[0] for line in told.out.splitlines()] == ["id", "T-7", "2"]
+    assert "tickets    delimiter ';' (guessed; key delimiter)" in told.err
+    own = (tickets_run / "run" / "tickets-dev-predictions.csv").read_text().splitlines()[1:]
+    answers = answered(capfd, tickets_run, "--input", tickets_run / "data" / "t.csv").splitlines()
+    assert set(own) <= set(answers)
+    path.write_text("id;text\nn3;where is it\n")
+    assert answered(capfd, tickets_run, "--input", path).splitlines()[1].startswith("n3,")
+
+
+def test_a_number_of_a_column_makes_no_text_of_the_header(tickets_run, capfd):
+    arguments = [tickets_run / "run", "--device", "cpu", "--input", tickets_run / "data" / "t.csv", "--text-column"]
+    assert "text column '2' is no column, expected some of " in refused(capfd, predict.main, [*arguments, "2"])
+
+
 def test_an_input_without_a_header_or_columns_is_refused(folder, tmp_path, capfd, monkeypatch):
     give(monkeypatch, b"")
     assert "standard-input.csv" in refused(capfd, predict.main, [folder / "run", "--task", "tone", "--input", "-"])

@@ -60,7 +60,7 @@ def predict_texts(
         rows = {task.name: _typed(task, texts) for task in tasks}
     else:
         with _file(source) as path:
-            rows = {task.name: _read(task, path) for task in tasks}
+            rows = {task.name: _read(task, path, reporter) for task in tasks}
     empty = sum(not (one.first and (one.second or not task.pair)) for task in tasks for one in rows[task.name])
     if empty:
         reporter.warn(f"{empty} rows lack a sentence; they are answered as empty texts")
@@ -89,11 +89,15 @@ def _chosen(directory: Path, run: LoadedRun, names: Sequence[str]) -> list[Task]
 
 
 def _placed(task: Task, columns: tuple[str, ...]) -> Task:
-    """The task with other text columns, where some are given."""
+    """The task with other text columns, where some are given. Names need a header; where they are numbers, the file has
+    one or none as the training set has."""
     if columns and len(columns) != 1 + task.pair:
         expected = "two columns" if task.pair else "one column"
         raise InputError(f"--text-column {','.join(columns)}: task {task.name} reads {expected}")
-    return replace(task, text_columns=columns, header=None) if columns else task
+    if not columns:
+        return task
+    numbers = all(column.isdecimal() for column in columns)
+    return replace(task, text_columns=columns, header=task.header if numbers else None)
 
 
 def _groups(tasks: Sequence[Task], *, apart: bool) -> Iterator[list[Task]]:
@@ -131,14 +135,16 @@ def _file(source: Path) -> Iterator[Path]:
         yield path
 
 
-def _read(task: Task, path: Path) -> list[Example]:
-    """The rows of a file of any form, or in the course's layout where it has that task's columns between tabs."""
+def _read(task: Task, path: Path, reporter: Reporter) -> list[Example]:
+    """The rows of a file of any form, or in the course's layout where it has that task's columns between tabs; the
+    reporter is told what was guessed."""
     if task.table or path.name.lower().endswith(_TABLES):
-        return read_plain_table(task, path)
+        return read_plain_table(task, path, reporter)
     header = split_lines(read_text(path, "rows with a header"))[0]
     wanted = set(map(column_key, task.text_columns))
     by_tabs = wanted <= set(map(column_key, header.split("\t")))
     if by_tabs or not any(sign in header for sign in _ALSO_DELIMITERS):
         return read_plain_input(task, path)
     found = open_text(path, task.text_columns, answered=True).columns
-    return read_plain_table(task, path) if wanted <= set(map(column_key, found)) else read_plain_input(task, path)
+    is_table = wanted <= set(map(column_key, found))
+    return read_plain_table(task, path, reporter) if is_table else read_plain_input(task, path)
