@@ -23,8 +23,8 @@ _DIFFERENCES = ["what", "task", "metric", "difference", "interval", "examples", 
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
-    """Write a comparison as a page, and return its path; InputError where its name is not that of a page, or a folder or
-    a file of a run lies there, OSError where it cannot be written."""
+    """Write a comparison as a page, and return its path; InputError where its name is not that of a page, or a folder
+    or a file of a run lies there, OSError where it cannot be written."""
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise InputError(f"--html {path}: expected the name of a file that ends in .html")
     check_output(path, [member.directory / REPORT_FILE for member in comparison.members.values()], "--html")
