@@ -30,7 +30,7 @@ from concord.train.settings.settings_file import checked_setting
 from concord.train.settings.sweep_file import Range, SweepFile
 from concord.train.settings.values import MEAN
 
-STUDY_FILE, BEST_FILE = "study.db", "best.toml"
+BEST_FILE = "best.toml"
 HEADER = ["trial", "state", "score", "tried"]
 _FOLDER = "folder"  # the attribute of a trial that names the folder of its run
 _State = optuna.trial.TrialState
@@ -59,7 +59,7 @@ class Sweep:
         else:
             with replacing(directory / names.CONFIG_FILE) as beside:
                 write_config(self._config, beside)
-        self._study = _study(directory / STUDY_FILE, file)
+        self._study = _study(directory / names.STUDY_FILE, file)
         self._space = {name: _distribution(own) for name, own in file.space.items()}
         self.stop = StopRequest(told.reporter)
         self._places = places(jobs or file.trials, self._config.device, exactly=jobs > 0)
