@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,22 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     if find_spec("optuna") is None:
         raise InputError("the package optuna is not installed; pip install optuna, which is the extra sweep")
     file = read_sweep_file(Path(given.resume) / SWEEP_FILE if hasattr(given, "resume") else Path(given.file))
-    if hasattr(given, "trials"):
-        if given.trials < 1:
-            raise InputError(f"--trials {given.trials}: expected at least 1")
-        file = replace(file, trials=given.trials)
+    trials = getattr(given, "trials", None)
+    if trials is not None and trials < 1:
+        raise InputError(f"--trials {trials}: expected at least 1")
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.outputs.side_by_side import SideBySide
     from concord.train.reports.comparing import columns
-    from concord.train.sweeping import BEST_FILE, HEADER, Sweep, shared_settings
+    from concord.train.sweeping import BEST_FILE, HEADER, Sweep, check_metric, shared_settings
 
     if hasattr(given, "resume"):
         directory = Path(given.resume)
     else:
-        shared_settings(file)  # judged before anything is made
+        check_metric(file, shared_settings(file)[1])  # judged before anything is made
         directory = _claimed(given, file.path)
     reporter = reporter_of(given)
-    sweep = Sweep(directory, file, SideBySide(reporter), getattr(given, "jobs", 0))
+    sweep = Sweep(directory, file, SideBySide(reporter), getattr(given, "jobs", 0), trials or 0)
     ended = sweep.run()
     for line in columns([HEADER, *sweep.rows()[:_MOST_ROWS]]):
         reporter.say(line)

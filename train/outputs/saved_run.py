@@ -53,8 +53,8 @@ def load_run(directory: Path, device: str, reporter: Reporter, amp: str = "") ->
     """The best model of the run in `directory`, on `device`, whose kernels are checked before they are trusted.
 
     reporter: is told what comes of that check; amp: the number format, as --amp takes it, "" for the run's own.
-    Raises InputError where the folder is not a run, or that of several, its best model is missing yet or damaged, as any
-    file that it is read with, or it names code that is not trusted.
+    Raises InputError where the folder is not a run, or that of several, its best model is missing yet or damaged, as
+    any file that it is read with, or it names code that is not trusted.
     """
     check_single(directory)
     flat = read_config(directory / CONFIG_FILE)
