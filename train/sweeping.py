@@ -108,7 +108,8 @@ class Sweep:
             ended = self._processes.run({name: partial(self._arguments, name) for name in (*begun, *new)})
         if self._bad_input:
             # A setting stays what it is; what else is bad may be put right.
-            advice = "" if self._bad_input.partition(": ")[2].startswith("--") else f" (--resume {self.directory} goes on)"
+            of_setting = self._bad_input.partition(": ")[2].startswith("--")
+            advice = "" if of_setting else f" (--resume {self.directory} goes on)"
             raise InputError(f"{self._bad_input}{advice}")
         return ended
 
