@@ -1,5 +1,6 @@
 """What a run's best model answers to the user's own texts: typed, in a file, or from the standard input."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from concord.train.runs.loaded import LoadedRun, answers_of
 from concord.train.steps.evaluation import ScoredAnswers
 
 _ALSO_DELIMITERS = (",", ";", "|")
+_JSON = rb"(\xef\xbb\xbf|\xff\xfe|\xfe\xff|\x00\x00\xfe\xff)?[\s\x00]*\{"  # how it begins, behind a byte order mark too
 _TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # which are in no course's layout
 
 
@@ -121,7 +123,8 @@ def _typed(task: Task, texts: Sequence[Sequence[str]]) -> list[Example]:
 
 @contextmanager
 def _file(source: Path) -> Iterator[Path]:
-    """The file with the input: of the standard input, a copy whose name says what its first bytes look like."""
+    """The file with the input: of the standard input, a copy whose name says what its first bytes look like, and which
+    an InputError within this context calls by what it is."""
     if not is_standard(source):
         yield source
         return
@@ -129,10 +132,13 @@ def _file(source: Path) -> Iterator[Path]:
         raise InputError("--input -: there is no standard input, expected a file")
     with TemporaryDirectory() as folder:
         content = sys.stdin.buffer.read()
-        suffix = ".jsonl" if content.lstrip()[:1] == b"{" else ".csv"
+        suffix = ".jsonl" if re.match(_JSON, content) else ".csv"
         path = Path(folder) / f"standard-input{'.parquet' if content[:4] == b'PAR1' else suffix}"
         path.write_bytes(content)
-        yield path
+        try:
+            yield path
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), "standard input")) from None
 
 
 def _read(task: Task, path: Path, reporter: Reporter) -> list[Example]:
