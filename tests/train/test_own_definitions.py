@@ -343,7 +343,7 @@ def test_the_page_of_the_courses_files_and_of_what_is_no_data(tmp_path, capsys):
 
 
 def test_the_page_takes_columns_with_commas_and_recommends_what_it_reads(tmp_path, capsys):
-    path = lines(tmp_path / "t.csv", "one,two,mood", *(f"left {n},right {n},{'ab'[n % 2]}" for n in range(30)))
+    path = lines(tmp_path / "t.csv", "one,two,label", *(f"left {n},right {n},{'ab'[n % 2]}" for n in range(30)))
     for columns in (["one,two"], ["one", "two"]):
         code, text = page(capsys, path, "--text-column", *columns)
         assert code == 0
