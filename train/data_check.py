@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from concord.bert.errors import InputError
 from concord.train.command import run_command
-from concord.train.flags import OneLineParser
+from concord.train.flags import OF_COLUMNS, OneLineParser
 
 _LEAST, _MOST = 8, 2**31 - 1  # wordpieces, as for a run
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> OneLineParser:
     parser = OneLineParser(prog="python -m train.data_check", description="Look at data before training on them.")
     parser.add_argument("data", help="a file of rows, a tasks.toml, or a folder of data")
-    parser.add_argument("--text-column", nargs="+", default=[], help="one or two columns, where a file is given")
+    parser.add_argument("--text-column", default=(), help="one or two columns, where a file is given", **OF_COLUMNS)
     parser.add_argument("--label-column", default="", help="the column of labels, where a file is given")
     parser.add_argument("--model", default="minilm", help="whose wordpieces are counted (default minilm)")
     parser.add_argument(

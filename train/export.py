@@ -7,16 +7,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from concord.bert.errors import InputError
 from concord.train.command import run_command
 from concord.train.exports.formats import FORMATS
 from concord.train.flags import OneLineParser, check_numbers
-from concord.train.settings.options import MOST
+from concord.train.settings.options import MOST, flag_of
+
+_EXAMPLES = 1000  # of each dev set that are compared
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the folder that another library loads; raises InputError for bad input."""
     given = _parser().parse(arguments)
     check_numbers(given, dev_examples=(0, MOST))
+    for name in ("data", "dev_examples"):
+        if getattr(given, name) not in (None, "") and not FORMATS.entry(given.format).compares:
+            compares = " or ".join(f"--format {entry.name}" for entry in FORMATS if entry.compares)
+            raise InputError(f"{flag_of(name)}: --format {given.format} reads no dev sets, expected {compares}")
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.exports.exporting import export_run
     from concord.train.outputs.progress import ConsoleReporter
@@ -29,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output=Path(given.output),
         eight_bit=given.int8,
         data=given.data,
-        examples=given.dev_examples,
+        examples=_EXAMPLES if given.dev_examples is None else given.dev_examples,
     )
 
 
@@ -46,8 +53,7 @@ def _parser() -> OneLineParser:
     parser.add_argument(
         "--dev-examples",
         type=int,
-        default=1000,
-        help="at most so many of each dev set are compared (onnx; default 1000, 0 for all)",
+        help=f"at most so many of each dev set are compared (onnx; default {_EXAMPLES}, 0 for all)",
     )
     return parser
 

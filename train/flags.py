@@ -220,7 +220,7 @@ def argument_of(option: Field, default: Any, text: str | None = None) -> dict[st
     if isinstance(option.default, tuple):
         argument.update(type=_names, metavar="a,b,...")
     if option.name == "text_column":
-        argument.update(nargs="+", action=_Columns, metavar="a b")
+        argument.update(OF_COLUMNS)
     if option.name == "amp":
         argument.update(nargs="?", const="auto")
     return argument
@@ -250,6 +250,10 @@ def _number_or_auto(text: str) -> int | str:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+OF_COLUMNS: dict[str, Any] = {"type": _names, "nargs": "+", "action": _Columns, "metavar": "a b"}
+"""The arguments of argparse's add_argument for one or two columns, with commas or spaces between them."""
 
 
 def _shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from concord.bert.models import sentence_settings
 from concord.kernels.threads import own_choices
 from concord.train.data.tasks import select_tasks
 from concord.train.flags import config_from, from_anywhere
+from concord.train.outputs.folders import check_single
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
 from concord.train.outputs.saved_run import load_encoder, load_run
 from concord.train.reporter import SILENT, Reporter
@@ -50,6 +51,7 @@ def load(name: str | Path, *, device: str = "auto", amp: str = "", pooling: str 
 def _load(name: str | Path, device: str, amp: str, pooling: str, max_length: int) -> LoadedRun:
     """`load`, with the choices of the thread that calls it."""
     path, reporter = Path(name), _LibraryReporter()
+    check_single(path)
     if path.name == BEST and is_file(path.parent / TASKS_FILE):
         path = path.parent
     if is_file(path / TASKS_FILE):

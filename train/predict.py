@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse(arguments)
     if bool(given.text) == bool(given.input):
         raise InputError("expected --text TEXT or --input FILE, and one of them alone")
+    if given.text and given.text_column:
+        raise InputError(f"--text-column {given.text_column}: of a file, expected --input FILE beside it")
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.outputs.named_output import is_standard_output
     from concord.train.outputs.progress import ConsoleReporter, OutputConsole

@@ -1,9 +1,10 @@
 """Search settings: python -m train.sweep FILE.toml [--jobs N] [--out DIR] [--resume DIR] tries them, keeps the best."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,8 +12,12 @@ from concord.bert.errors import InputError
 from concord.bert.files import read_data, replacing
 from concord.train.command import run_command
 from concord.train.flags import OneLineParser
+from concord.train.outputs.names import CONFIG_FILE
 from concord.train.run import reporter_of
 from concord.train.run_folder import new_folder
+from concord.train.settings.files import read_config
+from concord.train.settings.named_data import DATA_SETTINGS
+from concord.train.settings.options import flag_of, setting_text
 from concord.train.settings.sweep_file import read_sweep_file
 
 SWEEP_FILE = "sweep.toml"
@@ -30,22 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     if find_spec("optuna") is None:
         raise InputError("the package optuna is not installed; pip install optuna, which is the extra sweep")
     file = read_sweep_file(Path(given.resume) / SWEEP_FILE if hasattr(given, "resume") else Path(given.file))
-    if hasattr(given, "trials"):
-        if given.trials < 1:
-            raise InputError(f"--trials {given.trials}: expected at least 1")
-        file = replace(file, trials=given.trials)
+    trials = getattr(given, "trials", None)
+    if trials is not None and trials < 1:
+        raise InputError(f"--trials {trials}: expected at least 1")
     # Imported once the flags have proved good: torch comes with it.
     from concord.train.outputs.side_by_side import SideBySide
     from concord.train.reports.comparing import columns
-    from concord.train.sweeping import BEST_FILE, HEADER, Sweep, shared_settings
+    from concord.train.sweeping import BEST_FILE, HEADER, Sweep, check_metric, shared_settings
 
     if hasattr(given, "resume"):
         directory = Path(given.resume)
     else:
-        shared_settings(file)  # judged before anything is made
+        check_metric(file, shared_settings(file)[1])  # judged before anything is made
         directory = _claimed(given, file.path)
     reporter = reporter_of(given)
-    sweep = Sweep(directory, file, SideBySide(reporter), getattr(given, "jobs", 0))
+    sweep = Sweep(directory, file, SideBySide(reporter), getattr(given, "jobs", 0), trials or 0)
     ended = sweep.run()
     for line in columns([HEADER, *sweep.rows()[:_MOST_ROWS]]):
         reporter.say(line)
@@ -55,8 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> Path:
     path = directory / BEST_FILE
     if not path.exists():
         raise InputError(f"{directory}: no trial has come to its end, so that none is the best")
-    reporter.say(f"written    {path}; run it with: python -m train.run --recipe {path}")
+    reporter.say(f"written    {path}; run it with: {_command(path, sweep.best()[0])}")
     return path
+
+
+def _command(recipe: Path, best: str) -> str:
+    """A command that runs a sweep's recipe on the data of the best trial, which no recipe names; for a shell."""
+    config = read_config(recipe.parent / best / CONFIG_FILE)
+    words = ["--recipe", str(recipe)]
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if option.name in DATA_SETTINGS and value != option.default:
+            words.append(f"{flag_of(option.name)}={setting_text(value)}")
+    return f"python -m train.run {shlex.join(words)}"
 
 
 def _claimed(given: argparse.Namespace, file: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import optuna
 
 from concord.bert.errors import InputError, one_line
 from concord.bert.files import read_data, read_json_object, replacing
+from concord.train.data.datasets import run_tasks
 from concord.train.data.tasks import read_tasks
-from concord.train.objectives.metrics import main_metric, main_scores
+from concord.train.objectives.metrics import main_metric, main_scores, metric_names
 from concord.train.outputs import names
 from concord.train.outputs.folders import clear_folder, has_state
 from concord.train.outputs.log import read_lines
@@ -19,6 +21,7 @@ from concord.train.outputs.side_by_side import SideBySide
 from concord.train.outputs.stopping import StopRequest
 from concord.train.processes import Ended, Processes, alone, places, wait_until_free
 from concord.train.reports.comparing import NOTHING
+from concord.train.runs.begin import choose_metrics
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config, toml_lines, write_config
 from concord.train.settings.layers import OF_TABLES, layered
@@ -27,11 +30,14 @@ from concord.train.settings.options import flag_of
 from concord.train.settings.own import check_trusted, own_names
 from concord.train.settings.recipes import read_recipe
 from concord.train.settings.settings_file import checked_setting
-from concord.train.settings.sweep_file import Range, SweepFile
+from concord.train.settings.sweep_file import SweepFile
+from concord.train.settings.typed import fine_tuning_config
 from concord.train.settings.values import MEAN
+from concord.train.study import distribution, open_study
 
-STUDY_FILE, BEST_FILE = "study.db", "best.toml"
+BEST_FILE = "best.toml"
 HEADER = ["trial", "state", "score", "tried"]
+_TRIALS = "trials"  # the attribute of a study with how many there are to be, where that is not what the file says
 _FOLDER = "folder"  # the attribute of a trial that names the folder of its run
 _State = optuna.trial.TrialState
 _STATES = {_State.COMPLETE: "done", _State.PRUNED: "pruned", _State.FAIL: "failed"}
@@ -48,10 +54,11 @@ class Sweep:
         file: what is searched for.
         told: tells of the runs' events.
         jobs: processes at once; 0 for as many as there are cores or GPUs.
+        trials: in all, from now on; 0 for as many as were said last, or else as the file says.
     """
 
-    def __init__(self, directory: Path, file: SweepFile, told: SideBySide, jobs: int = 0) -> None:
-        self.directory, self.file, self._told = directory, file, told
+    def __init__(self, directory: Path, file: SweepFile, told: SideBySide, jobs: int = 0, trials: int = 0) -> None:
+        self.directory, self._told = directory, told
         self._shared, self._config = shared_settings(file)
         if (directory / names.CONFIG_FILE).is_file():  # whose paths are absolute
             self._config = read_config(directory / names.CONFIG_FILE)
@@ -59,10 +66,13 @@ class Sweep:
         else:
             with replacing(directory / names.CONFIG_FILE) as beside:
                 write_config(self._config, beside)
-        self._study = _study(directory / STUDY_FILE, file)
-        self._space = {name: _distribution(own) for name, own in file.space.items()}
+        self._study = open_study(directory / names.STUDY_FILE, file)
+        if trials:
+            self._study.set_user_attr(_TRIALS, trials)
+        self.file = replace(file, trials=self._study.user_attrs.get(_TRIALS, file.trials))
+        self._space = {name: distribution(own) for name, own in file.space.items()}
         self.stop = StopRequest(told.reporter)
-        self._places = places(jobs or file.trials, self._config.device, exactly=jobs > 0)
+        self._places = places(jobs or self.file.trials, self._config.device, exactly=jobs > 0)
         self._processes = Processes(self._places, self._event, self.stop, on_end=self._end)
         self._trials: dict[str, optuna.Trial] = {}
         self._open: set[str] = set()  # trials that the study has not been told the end of
@@ -97,7 +107,10 @@ class Sweep:
         with self._told:
             ended = self._processes.run({name: partial(self._arguments, name) for name in (*begun, *new)})
         if self._bad_input:
-            raise InputError(f"{self._bad_input} (--resume {self.directory} goes on)")
+            # A setting stays what it is; what else is bad may be put right.
+            of_setting = self._bad_input.partition(": ")[2].startswith("--")
+            advice = "" if of_setting else f" (--resume {self.directory} goes on)"
+            raise InputError(f"{self._bad_input}{advice}")
         return ended
 
     def _take_over(self) -> None:
@@ -272,26 +285,13 @@ def shared_settings(file: SweepFile) -> tuple[dict[str, Any], RunConfig]:
     return settings, config
 
 
-def _distribution(own: Range) -> optuna.distributions.BaseDistribution:
-    if own.choices:
-        return optuna.distributions.CategoricalDistribution(own.choices)
-    if own.whole:
-        return optuna.distributions.IntDistribution(own.low, own.high, own.log, own.step or 1)
-    return optuna.distributions.FloatDistribution(own.low, own.high, own.log, own.step)
-
-
-def _study(path: Path, file: SweepFile) -> optuna.Study:
-    """The study in a SQLite file, made where there is none; InputError where the file is no study."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=file.startup) if file.prune else optuna.pruners.NopPruner()
-    try:
-        study = optuna.create_study(
-            storage=f"sqlite:///{path}", study_name="sweep", direction="maximize", pruner=pruner, load_if_exists=True
-        )
-    except Exception as error:  # whatever SQLite's library, or what is above it, raises
-        raise InputError(f"{path}: not the study of a sweep ({type(error).__name__}: {error})") from None
-    # A sampler that began anew with the same seed would draw what was tried before.
-    study.sampler = optuna.samplers.TPESampler(
-        seed=file.seed + len(study.get_trials(deepcopy=False)), n_startup_trials=file.startup, constant_liar=True
-    )
-    return study
+def check_metric(file: SweepFile, config: RunConfig) -> None:
+    """InputError where a sweep's TASK.METRIC is none of what its task has, unless trials differ in what that is."""
+    task, _, metric = file.metric.partition(".")
+    if not metric or file.space.keys() & {*DATA_SETTINGS, "recipe", "tasks", "metric"}:
+        return
+    typed = fine_tuning_config(config)
+    tasks = choose_metrics(run_tasks(typed.data), typed.objectives)
+    found = metric_names(next(own for own in tasks if own.name == task))
+    if metric not in found:
+        raise InputError(f"{file.path}: metric {file.metric}: {task} has {', '.join(found)}")

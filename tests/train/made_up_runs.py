@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from concord.train.data.tasks import select_tasks, write_tasks
+from concord.train.data.tasks import Example, select_tasks, write_tasks
 from concord.train.data.tokenized import TokenizedSplit
 from concord.train.outputs.dev_answers import write_answers
 from concord.train.outputs.log import read_lines
@@ -87,8 +87,9 @@ def summary(entries, **more):
     }
 
 
-def answers_of(task, gold, predicted, scores=None):
-    """A dev set with these labels, and a model's answers to it."""
+def answers_of(task, gold, predicted, scores=None, texts=None):
+    """A dev set with these labels, a model's answers to it, and its examples, each of a text of its own unless they are
+    told."""
     gold, predicted = np.array(gold, dtype=np.float32), np.array(predicted, dtype=np.float64)
     lengths = np.arange(len(gold)) + 3
     split = TokenizedSplit(
@@ -103,7 +104,9 @@ def answers_of(task, gold, predicted, scores=None):
         digest="",
     )
     errors = np.abs(gold - predicted) / (task.high - task.low)
-    return split, Answers(predicted, errors, np.full(len(gold), 0.75) if scores is None else np.array(scores))
+    texts = texts or split.example_ids
+    examples = [Example(name, text, None, None) for name, text in zip(split.example_ids, texts, strict=True)]
+    return split, Answers(predicted, errors, np.full(len(gold), 0.75) if scores is None else np.array(scores)), examples
 
 
 def write_run(directory, entries=(), answers=None, examples=None, *, text=None, summed_up=True, **settings):

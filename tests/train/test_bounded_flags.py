@@ -28,3 +28,9 @@ MOST = 2**31 - 1
 )
 def test_a_number_out_of_bounds_is_refused_in_a_line(capsys, command, arguments, said):
     assert refused(capsys, command.main, arguments).startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--data", "nonsense"), ("--dev-examples", "3")])
+def test_an_export_that_reads_no_dev_sets_refuses_what_is_said_of_them(capsys, flag, value):
+    said = refused(capsys, export.main, ["run", "--format", "transformers", "--output", "out", flag, value])
+    assert said == f"error: {flag}: --format transformers reads no dev sets, expected --format onnx\n"

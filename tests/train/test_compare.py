@@ -20,8 +20,8 @@ SST, PARAPHRASE, STS = TASKS
 ENTRIES = [step(2), step(4), evaluation(4)]
 
 
-def stored(path, task, gold, predicted):
-    write_answers(path, *answers_of(task, gold, predicted))
+def stored(path, task, gold, predicted, texts=None):
+    write_answers(path, *answers_of(task, gold, predicted, texts=texts))
     return read_answers(path, task)
 
 
@@ -88,6 +88,33 @@ def test_only_examples_of_the_same_id_and_label_are_compared(tmp_path):
     assert difference(SST, [stored(tmp_path / "c", SST, [4], [4])], [stored(tmp_path / "d", SST, [1], [1])]) is None
 
 
+def test_examples_are_paired_by_their_texts_where_rows_have_shifted_and_repeated_ones_one_by_one(tmp_path):
+    gold, texts = [0, 1, 1, 2, 3, 3], ["a", "b", "c", "d", "e", "e"]
+    one = stored(tmp_path / "a", SST, gold, gold, texts)
+    other = stored(tmp_path / "b", SST, [4, *gold], [4, 0, 1, 1, 2, 3, 3], ["new", *texts])
+    found = difference(SST, [one], [other])
+    assert (found.examples, found.of_examples, found.value) == (6, 7, 0)
+
+
+def test_older_answers_without_texts_are_paired_by_their_ids_and_no_row_is_left_out_for_its_id(tmp_path):
+    stored(tmp_path / "a", SST, [0, 1, 2], [0, 1, 0])
+    lines = [line.rpartition(",")[0] for line in (tmp_path / "a").read_text().splitlines()]
+    (tmp_path / "old").write_text("\n".join([*lines, lines[-1]]) + "\n")
+    old = read_answers(tmp_path / "old", SST)
+    found = difference(SST, [old], [old])
+    assert (found.examples, found.of_examples) == (4, 4)
+    assert difference(SST, [old], [stored(tmp_path / "b", SST, [0, 1], [0, 0], ["x", "y"])]).examples == 2
+
+
+def test_it_is_said_how_many_of_the_examples_both_have(tmp_path, capsys):
+    for name, gold in (("a", [0, 1]), ("b", [0, 1, 2])):
+        write_run(tmp_path / name, ENTRIES, {"sst": answers_of(SST, gold, gold)})
+    assert run_command(compare.main, [str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert "2 of 3 examples" in capsys.readouterr().out
+    assert run_command(compare.main, [str(tmp_path / "a"), str(tmp_path / "a")]) == 0
+    assert " 2 examples" in capsys.readouterr().out
+
+
 def test_runs_without_dev_answers_are_compared_all_the_same_and_it_is_said(tmp_path, capsys):
     write_run(tmp_path / "a", ENTRIES, {"sst": answers_of(SST, [0, 1], [0, 0])})
     write_run(tmp_path / "b", [*ENTRIES, step(6), evaluation(6, 0.75)], summed_up=False, surgery="pcgrad", seed=7)
@@ -111,6 +138,11 @@ def test_runs_without_dev_answers_are_compared_all_the_same_and_it_is_said(tmp_p
         ("sst-dev-answers.csv", "id,gold\n", "expected the header id,gold,predicted,score,error,tokens"),
         ("sst-dev-answers.csv", "id,gold,predicted,score,error,tokens\nx,1,2,nan,0,3\n", "expected an id and five"),
         ("sst-dev-answers.csv", "id,gold,predicted,score,error,tokens\nx,9,2,1,0,3\n", "expected labels of task sst"),
+        (
+            "sst-dev-answers.csv",
+            "id,gold,predicted,score,error,tokens,texts\nx,1,2,1,0,3,z\n",
+            "and 16 digits of texts",
+        ),
         ("tasks.json", "[]", "not the tasks of a run"),
         ("metrics.jsonl", log_line(step(4)) + log_line(step(4)), "ValueError step 4 comes too late"),
         ("metrics.jsonl", log_line(step(1, loss="x")), "not the log of a fine-tuning run of this version"),

@@ -2,10 +2,14 @@
 
 import pytest
 
+from concord import load
 from concord.bert.errors import InputError
 from concord.train.outputs.folders import RunFolder, clear_folder, lost_its_states
 from concord.train.outputs.log import MetricsLog
 from concord.train.outputs.names import SUMMARY_FILE
+from concord.train.outputs.saved_run import load_run
+from concord.train.reporter import SILENT
+from concord.train.reports.stored_run import read_run
 from tests.train.small_runs import run_in_another_process
 
 
@@ -68,3 +72,21 @@ def test_nothing_is_cleared_while_a_run_is_under_way(tmp_path):
     )
     clear_folder(tmp_path, ["config.json", "metrics.jsonl"])
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("file", "what"), [("seeds.json", "several seeds"), ("study.db", "a sweep")])
+def test_a_folder_of_several_runs_is_no_run_and_its_runs_are_named(tmp_path, file, what):
+    folder = tmp_path / "several"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / file).touch()
+    for read in (load, lambda path: load_run(path, "cpu", SILENT), read_run):
+        with pytest.raises(InputError, match=f"the runs of {what}, expected the folder of one run, of which none"):
+            read(folder)
+    for number in range(12):
+        (folder / f"trial-{number}").mkdir()
+        (folder / f"trial-{number}" / "metrics.jsonl").touch()
+    names = "trial-0, trial-1, trial-2, trial-3, trial-4 and 7 more"
+    for read in (load, lambda path: load_run(path, "cpu", SILENT), read_run):
+        with pytest.raises(InputError, match=f"several: a folder of the runs of {what}, expected one of {names} in it"):
+            read(folder)

@@ -352,6 +352,15 @@ def test_the_page_of_the_courses_files_and_of_what_is_no_data(tmp_path, capsys):
         assert said in refused(capsys, data_check.main, words)
 
 
+def test_the_page_takes_columns_with_commas_and_recommends_what_it_reads(tmp_path, capsys):
+    path = lines(tmp_path / "t.csv", "one,two,label", *(f"left {n},right {n},{'ab'[n % 2]}" for n in range(30)))
+    for columns in (["one,two"], ["one", "two"]):
+        code, text = page(capsys, path, "--text-column", *columns)
+        assert code == 0
+        assert 'text_columns = ["one", "two"]' in text
+    assert "hub" not in refused(capsys, data_check.main, [tmp_path / "nosuch"])
+
+
 def test_pre_training_reads_the_texts_of_a_tasks_tomls_tables(tmp_path):
     settings = pretrain.config_from(pretrain.build_parser().parse(["--data", str(all_four(tmp_path))]))
     assert settings.tasks == ("tickets", "nli", "stars", "pairs")

@@ -67,7 +67,9 @@ def expected(folder):
     return labels
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "csv.gz", "parquet", "standard input", "jsonl there"])
+@pytest.mark.parametrize(
+    "form", ["csv", "tsv", "jsonl", "csv.gz", "parquet", "standard input", "jsonl there", "marked jsonl"]
+)
 def test_a_file_of_any_form_is_answered_row_by_row(folder, tmp_path, capfd, monkeypatch, expected, form):
     ids, path = [f"n{number}" for number in range(len(TEXTS))], tmp_path / f"in.{form}"
     columns = {"id": ids, "sentence": TEXTS}
@@ -85,7 +87,8 @@ def test_a_file_of_any_form_is_answered_row_by_row(folder, tmp_path, capfd, monk
     elif form in ("csv", "jsonl"):
         path.write_text(as_csv if form == "csv" else as_json)
     else:
-        give(monkeypatch, (as_csv if form == "standard input" else as_json).encode())
+        encoding = "utf-8-sig" if form == "marked jsonl" else "utf-8"
+        give(monkeypatch, (as_csv if form == "standard input" else as_json).encode(encoding))
         path = "-"
     lines = answered(capfd, folder, "--task", "tone", "--input", path).splitlines()
     assert lines == ["id, tone", *(f"{name}, {label}" for name, label in zip(ids, expected, strict=True))]
@@ -132,6 +135,7 @@ def test_several_tasks_share_a_pass_and_their_scores_stand_by_label(folder, tmp_
         (["--task", "sts", "--text", "one"], "task sts reads the two texts of a pair"),
         (["--task", "tone,tone", "--text", "a"], "given twice"),
         (["--task", "ton", "--text", "a"], "did you mean 'tone'"),
+        (["--task", "tone", "--text", "a", "--text-column", "b"], "--text-column b: of a file, expected --input"),
         (["--task", "tone"], "--text TEXT or --input FILE"),
         (["--task", "tone", "--text", "a", "--input", "b"], "one of them alone"),
         (["--task", "sts", "--input", "x.csv", "--text-column", "a"], "task sts reads two columns"),
@@ -141,15 +145,54 @@ def test_what_cannot_be_answered_is_refused_in_a_line(folder, capfd, arguments, 
     assert said in refused(capfd, predict.main, [folder / "run", "--device", "cpu", *arguments])
 
 
+@pytest.fixture(scope="module")
+def tickets_run(tmp_path_factory):
+    """A run on a table with a header, whose rows are called by a column of another name."""
+    folder = tmp_path_factory.mktemp("tickets")
+    (folder / "data").mkdir()
+    rows = [f"T-{number:04},the parcel {number} is late,{'ab'[number % 2]}" for number in range(24)]
+    (folder / "data" / "t.csv").write_text("\n".join(["ticket,text,label", *rows]) + "\n")
+    (folder / "data" / "tasks.toml").write_text('[tickets]\ntrain = "t.csv"\nid_column = "ticket"\n')
+    trained(folder, tasks=("tickets",))
+    return folder
+
+
+def test_rows_are_called_by_the_id_column_of_the_data_and_guesses_are_said_beside_the_answers(
+    tickets_run, tmp_path, capfd
+):
+    path = tmp_path / "in.csv"
+    path.write_text("Ticket;text\nT-7;where is it, now\n;no name\n")
+    assert run_command(predict.main, [str(tickets_run / "run"), "--device", "cpu", "--input", str(path)]) == 0
+    told = capfd.readouterr()
+    assert [line.split(",")[0] for line in told.out.splitlines()] == ["id", "T-7", "2"]
+    assert "tickets    delimiter ';' (guessed; key delimiter)" in told.err
+    own = (tickets_run / "run" / "tickets-dev-predictions.csv").read_text().splitlines()[1:]
+    answers = answered(capfd, tickets_run, "--input", tickets_run / "data" / "t.csv").splitlines()
+    assert set(own) <= set(answers)
+    path.write_text("id;text\nn3;where is it\n")
+    assert answered(capfd, tickets_run, "--input", path).splitlines()[1].startswith("n3,")
+
+
+def test_a_number_of_a_column_makes_no_text_of_the_header(tickets_run, capfd):
+    arguments = [tickets_run / "run", "--device", "cpu", "--input", tickets_run / "data" / "t.csv", "--text-column"]
+    assert "text column '2' is no column, expected some of " in refused(capfd, predict.main, [*arguments, "2"])
+
+
 def test_an_input_without_a_header_or_columns_is_refused(folder, tmp_path, capfd, monkeypatch):
     give(monkeypatch, b"")
-    assert "standard-input.csv" in refused(capfd, predict.main, [folder / "run", "--task", "tone", "--input", "-"])
+    said = refused(capfd, predict.main, [folder / "run", "--task", "tone", "--input", "-"])
+    assert said.startswith("error: standard input: starts with no header")
+    for missing in (tmp_path / "none.jsonl", tmp_path):
+        said = refused(capfd, predict.main, [folder / "run", "--task", "tone", "--input", missing])
+        assert f"error: {missing}: cannot be read" in said
+        assert "hub" not in said
     (tmp_path / "in.csv").write_text("x,y\na,b\n")
     arguments = [folder / "run", "--task", "tone", "--input", tmp_path / "in.csv"]
     assert "expected task tone's columns" in refused(capfd, predict.main, arguments)
 
 
 def test_answers_are_written_in_two_forms_alone(tmp_path):
-    assert [form_of(tmp_path / name) for name in ("a.csv", "a.jsonl", "a.txt", "-")] == ["csv", "jsonl", "csv", "csv"]
-    with pytest.raises(InputError, match=r"expected \.csv or \.jsonl"):
-        form_of(tmp_path / "a.parquet")
+    assert [form_of(tmp_path / name) for name in ("a.csv", "a.jsonl", "a", "-")] == ["csv", "jsonl", "csv", "csv"]
+    for name in ("a.parquet", "a.txt"):
+        with pytest.raises(InputError, match=r"expected \.csv or \.jsonl"):
+            form_of(tmp_path / name)

@@ -163,6 +163,11 @@ def test_a_page_of_a_comparison_has_the_table_the_differences_and_overlaid_curve
     assert [part.text for part in found["training loss of sst"].iter("li")] == ["A", "B"]
     said = refused(capsys, compare.main, [*runs, "--html", tmp_path])
     assert "expected the name of a file that ends in .html" in said
+    for folder in (runs[0], ours, ours / "seed-1"):
+        (folder / "report.html").write_text("its own")
+        said = refused(capsys, compare.main, [*runs, "--html", folder / "report.html"])
+        assert said.startswith("error: --html ")
+        assert (folder / "report.html").read_text() == "its own"
 
 
 def test_five_long_runs_make_a_small_page(tmp_path):

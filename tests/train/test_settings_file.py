@@ -212,6 +212,16 @@ def test_data_that_is_typed_takes_the_place_of_a_files_rows_and_of_what_belongs_
     assert found.loss_weights == ("1",)
 
 
+def test_what_only_followed_from_the_data_of_a_runs_config_follows_from_those_that_are_typed(rows, tmp_path):
+    kept = tmp_path / "config.json"
+    write_config(config("--train-file", "rows.csv"), kept)
+    assert config("--config", kept, "--train-file", "other.csv").tasks == ("other",)
+    found, typed = config("--config", kept, "--data", "tasks.toml"), config("--data", "tasks.toml")
+    assert (found.tasks, found.loss_weights) == (typed.tasks, typed.loss_weights)
+    write_config(config("--train-file", "rows.csv", "--tasks", "mine"), kept)
+    assert config("--config", kept, "--train-file", "other.csv").tasks == ("mine",)
+
+
 def test_a_files_data_takes_the_place_of_its_recipes_rows(rows):
     written(rows, 'train_file = "rows.csv"\ntasks = "rows"\n', "mine.toml")
     found = config("--config", written(rows, 'recipe = "mine.toml"\ndata = "demo"\ntasks = "sst"\n'))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ epochs = 2
 [space]
 learning_rate = {{ low = 1e-5, high = 1e-3, log = true }}
 batch_size = {{ choices = [4, 8] }}
-head_dropout = {{ low = 0.0, high = 0.5, step = 0.25 }}
+head_dropout = {{ low = 0.1, high = 0.7, step = 0.2 }}
 surgery = {{ choices = ["none", "pcgrad"] }}
 pals = {{ low = 0, high = 8, step = 4 }}
 """
@@ -49,7 +50,7 @@ resumed = "--resume" in sys.argv
 folder = pathlib.Path(sys.argv[sys.argv.index("--resume" if resumed else "--out") + 1])
 orders = json.loads(os.environ["ORDERS"])
 if folder.name in orders.get("bad", ()):
-    sys.exit("error: no such data")
+    sys.exit("error: " + orders.get("reason", "no such data"))
 stops = lambda *_: sys.exit(130)
 signal.signal(signal.SIGTERM, stops)
 def event(kind, **more):
@@ -107,7 +108,7 @@ def test_a_file_says_what_is_searched_for(tmp_path):
     assert found.space == {
         "learning_rate": Range(low=1e-5, high=1e-3, log=True),
         "batch_size": Range((4, 8)),
-        "head_dropout": Range(low=0.0, high=0.5, step=0.25),
+        "head_dropout": Range(low=0.1, high=0.7, step=0.2),
         "surgery": Range(("none", "pcgrad")),
         "pals": Range(low=0, high=8, step=4, whole=True),
     }
@@ -134,6 +135,11 @@ def test_a_file_says_what_is_searched_for(tmp_path):
         ("[space]\nclip = {low=0, high=1, log=true}\n", "expected low < high, log above 0"),
         ("[space]\nclip = {low=0, high=1, step=nan}\n", "expected low < high, log above 0"),
         ("[space]\nclip = {low=0, high=1, step=inf}\n", "expected low < high, log above 0"),
+        ("[space]\nclip = {low=0.0, high=1.0, step=0.3}\n", "line 2: clip is .*, expected a step that leads from low"),
+        (
+            "[space]\npals = {low=0, high=7, step=2}\n",
+            "line 2: pals is .*, expected a step that leads from low to high",
+        ),
         ("[space]\nsurgery = {low=1, high=2}\n", "line 2: surgery is 1, expected a text"),
     ],
 )
@@ -173,6 +179,23 @@ def test_the_trials_are_run_and_the_best_is_a_recipe(tmp_path, capsys, orders):
     more = rows(capsys.readouterr().out)
     assert len(more) == 7
     assert len({json.loads((out / row[0] / "config.json").read_text())["learning_rate"] for row in more}) == 7
+    # And no more than those, though the file says fewer.
+    assert run_command(sweep.main, ["--resume", str(out)]) == 0
+    assert "7 of 7 trials are done" in capsys.readouterr().out
+
+
+def test_the_command_at_its_end_trains_on_the_data_of_the_sweep(tmp_path, capsys, orders):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    (folder / "tickets.csv").write_text("the text,x,mood\n" + "it's fine,1,good\nthe lamp,2,bad\n" * 20)
+    data = f'train_file = "{folder / "tickets.csv"}"\ntext_column = "the text"\nlabel_column = "mood"\n'
+    path = written(tmp_path, 1, text=FILE.replace("epochs = 2", data))
+    assert run_command(sweep.main, [path, "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("run it with: ")[2])
+    assert words[:3] == ["python", "-m", "train.run"]
+    config = config_from(build_parser().parse(words[3:]))
+    assert (config.train_file, config.text_column) == (str(folder / "tickets.csv"), ("the text",))
+    assert (config.label_column, config.tasks) == ("mood", ("tickets",))
 
 
 @pytest.mark.parametrize(
@@ -258,6 +281,9 @@ def test_bad_input_ends_the_sweep_and_a_trial_that_diverges_does_not(tmp_path, c
     out = tmp_path / "out"
     assert run_command(sweep.main, [written(tmp_path, 3), "--out", str(out), "--jobs", "1"]) == 2
     assert capsys.readouterr().err.endswith(f"trial-0: no such data (--resume {out} goes on)\n")
+    orders(bad=["trial-0"], reason="--heads x: no such head")
+    assert run_command(sweep.main, [written(tmp_path, 3), "--out", str(tmp_path / "set"), "--jobs", "1"]) == 2
+    assert capsys.readouterr().err.endswith("trial-0: --heads x: no such head\n"), "which --resume does not mend"
     orders(diverging=["trial-1"])
     assert run_command(sweep.main, [written(tmp_path, 3), "--out", str(tmp_path / "other"), "--jobs", "1"]) == 0
     printed = capsys.readouterr().out
@@ -277,7 +303,8 @@ def test_a_metric_that_the_runs_do_not_have_is_one_line(tmp_path, capsys, orders
     text = FILE.replace("epochs = 2", 'epochs = 2\nbest_metric = "mean"')
     path = written(tmp_path, 1, 'metric = "sst.mcc"', text)
     said = refused(capsys, sweep.main, [path, "--out", tmp_path / "out", "--jobs", "1"])
-    assert "metric sst.mcc: sst has accuracy" in said
+    assert said == f"error: {path}: metric sst.mcc: sst has accuracy\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_settings_that_do_not_go_together_are_a_failed_trial(tmp_path, capsys, orders):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from concord.bert.errors import InputError, did_you_mean, one_line, shown, visible
 from concord.train.data.decoded import read_text, split_lines
 from concord.train.data.delimited import DELIMITERS, plain_records, quoted_records, quotes_are_plain
-from concord.train.settings.definitions import FORMS, is_table_name, shown_columns
+from concord.train.settings.definitions import FILES, FORMS, is_table_name, shown_columns
 
 _HINT = 'a key quoting = "none" or "standard", or delimiter = ..., in a tasks.toml changes how it is read'
 _SAMPLE = 100  # rows by which columns are known
@@ -153,7 +153,7 @@ def open_text(path: Path, wanted: Sequence[str], reading: Reading | None = None,
     reading = reading or Reading()
     if not answered and not is_table_name(path.name):
         raise InputError(f"{path}: a file of unknown form, expected {FORMS}")
-    lines = split_lines(read_text(path, f"{FORMS}"))
+    lines = split_lines(read_text(path, FILES if answered else FORMS))
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix == ".jsonl":
         return JsonLines(str(path), _keys(path, lines), lines)

@@ -14,8 +14,9 @@ from concord.train.data.guesses import guess_label, guess_texts
 from concord.train.data.idle_keys import idle_keys
 from concord.train.data.labels import describe_labels, infer_labels, label_number, label_value, spelled_label
 from concord.train.data.splits import evenly_spaced, held_out
-from concord.train.data.table import Delimited, Reading, Table, find_columns, open_text
+from concord.train.data.table import Delimited, Reading, Table, column_key, find_columns, open_text
 from concord.train.data.tasks import Example, Task
+from concord.train.reporter import SILENT, Reporter
 from concord.train.settings.definitions import FORMS, HELD_OUT, TableSpec, is_saved_folder, is_table_name, shown_columns
 
 _SHOWN = 5  # bad rows that a message names one by one
@@ -109,6 +110,7 @@ class TableTask:
                 delimiter=reading.delimiter,
                 quoting=reading.quoting,
                 header=reading.header,
+                id_column=spec.id_column,
             )
         except InputError as error:  # what a tasks.toml says does not fit the labels, say
             raise InputError(f"{spec.named_by.removesuffix(f': task {spec.name}')}: {error}") from None
@@ -261,9 +263,10 @@ class TableTask:
         return found
 
 
-def read_plain_table(task: Task, path: Path) -> list[Example]:
+def read_plain_table(task: Task, path: Path, reporter: Reporter = SILENT) -> list[Example]:
     """Texts to predict for a task of a table, from a file of any form; each row has its answer, blank ones too. A
-    delimited text is read as the training set was, as far as its columns are found so.
+    delimited text is read as the training set was, as far as its columns are found so, and the reporter is told what
+    was guessed. Rows are called by the id column that was named for the training set, where it is there.
 
     InputError for a file or a row that cannot be used, or without the task's text columns.
     """
@@ -274,9 +277,13 @@ def read_plain_table(task: Task, path: Path) -> list[Example]:
     else:
         reading = Reading(task.delimiter, task.quoting, task.header, kept=True)
         table = open_text(path, task.text_columns, reading, answered=True)
+    for note in table.notes:
+        reporter.say(f"{task.name:<10} {note}")
     wanted = dict.fromkeys(task.text_columns, "text column")
     texts = find_columns(table, wanted, f"the columns of task {task.name}")
-    id_column = id_column_of(table.columns)
+    known = {column_key(column): column for column in table.columns}
+    named = known.get(column_key(task.id_column)) if task.id_column else ""
+    id_column = named or id_column_of(table.columns)
     examples = []
     for number, row in enumerate(table.rows([*texts, *([id_column] if id_column else [])]), 1):
         try:

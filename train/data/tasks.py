@@ -68,6 +68,7 @@ class Task:
         delimiter: what other files of the table are read with too, see `train.data.table.Reading`; "" to guess.
         quoting: the same.
         header: the same; None to guess.
+        id_column: that the rows of a table are called by, "" for one called id; no run depends on it.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Task:
     delimiter: str = ""
     quoting: str = ""
     header: bool | None = None
+    id_column: str = field(default="", compare=False)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -136,7 +138,7 @@ class Task:
             "",
             *QUOTINGS,
         )
-        for column in (self.stem, *self.text_columns, self.label_column, self.prediction_column):
+        for column in (self.stem, *self.text_columns, self.label_column, self.prediction_column, self.id_column):
             checks[f"{shown(column)} has control characters or half of a surrogate pair, expected a name without"] = (
                 not {"Cc", "Cs"} & set(map(unicodedata.category, column))
             )
@@ -262,7 +264,7 @@ def _read_tasks(path: Path, only: str | None) -> dict[str, Task]:
 
 
 _TYPES = {field.name: field.type for field in fields(Task) if field.name != "name"}
-_OF_TABLES = ("table", "delimiter", "quoting", "header")
+_OF_TABLES = ("table", "delimiter", "quoting", "header", "id_column")
 _OPTIONAL = {field.name: field.default for field in fields(Task) if field.default is not MISSING}
 
 

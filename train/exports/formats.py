@@ -14,11 +14,13 @@ class Format(Entry):
         without_task: what is exported where no task is named: the run's only task, the embeddings alone, or all tasks,
             of which several may be named then.
         eight_bit: whether it can hold weights as 8-bit integers.
+        compares: whether its answers are compared with the run's on the dev sets.
         extra: the extra of the package that brings what it needs, "" for none.
     """
 
     without_task: Literal["the only task", "the embeddings", "all tasks"] = "the only task"
     eight_bit: bool = False
+    compares: bool = False
     extra: str = ""
 
 
@@ -42,6 +44,7 @@ FORMATS = Table(
         target="concord.train.exports.graph:write_graph",
         without_task="all tasks",
         eight_bit=True,
+        compares=True,
         extra="onnx",
     ),
 )

@@ -4,11 +4,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from concord.bert.errors import InputError
+from concord.bert.errors import InputError, one_line
 from concord.bert.files import make_folder, read_data, replacing, sweep
 from concord.bert.names import SENTENCE_FOLDERS
 from concord.train.outputs.log import MetricsLog, read_lines
-from concord.train.outputs.names import BEST, EARLIER_STATE_FILE, LAUNCH_FILE, METRICS_FILE, STATE_FILE, SUMMARY_FILE
+from concord.train.outputs.names import (
+    BEST,
+    EARLIER_STATE_FILE,
+    LAUNCH_FILE,
+    METRICS_FILE,
+    SEEDS_FILE,
+    STATE_FILE,
+    STUDY_FILE,
+    SUMMARY_FILE,
+)
+
+_SHOWN = 5  # runs of a folder of several that a message names
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,19 @@ class RunFolder:
             number += 1
             path = self.path.with_name(f"{self.path.name}-{number}")
         return path
+
+
+def check_single(directory: Path) -> None:
+    """InputError where a folder is that of several runs, of seeds or of a sweep, which are called by their own."""
+    for name, what in ((SEEDS_FILE, "several seeds"), (STUDY_FILE, "a sweep")):
+        if (directory / name).is_file():
+            runs = sorted(
+                (log.parent.name for log in directory.glob(f"*/{METRICS_FILE}")), key=lambda own: (len(own), own)
+            )
+            more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
+            found = ", ".join(one_line(own, 30) for own in runs[:_SHOWN]) + more
+            one = f"one of {found} in it" if runs else "the folder of one run, of which none has begun"
+            raise InputError(f"{directory}: a folder of the runs of {what}, expected {one}")
 
 
 def _created(file: Path) -> bool:

@@ -29,21 +29,21 @@ def is_standard(path: Path) -> bool:
     return str(path) == "-"
 
 
-def check_output(path: Path, kept: Iterable[Path]) -> None:
-    """Raise InputError where answers written to `path` would take the place of a folder, of a file of a run, a model or
-    a data set, or of one of the files `kept`, whatever links or further names lead to it."""
+def check_output(path: Path, kept: Iterable[Path], flag: str = "--output") -> None:
+    """Raise InputError where what is written to `path`, which `flag` names, would take the place of a folder, of a file
+    of a run, a model or a data set, or of one of the files `kept`, whatever links or further names lead to it."""
     if is_standard(path):
         return
     if path.is_dir():
-        raise InputError(f"--output {path}: a folder, expected a file")
+        raise InputError(f"{flag} {path}: a folder, expected a file")
     place = Path(os.path.realpath(path))
     of_a_run = (place.parent / METRICS_FILE).exists() or (place.parent.parent / METRICS_FILE).exists()
     named = place.name in _NAMES or (of_a_run and re.fullmatch(_LEFT_BY_A_RUN, place.name))
     if named and (of_a_run or place.exists()):
-        raise InputError(f"--output {path}: the name of a file of a run, a model or a data set, expected another file")
+        raise InputError(f"{flag} {path}: the name of a file of a run, a model or a data set, expected another file")
     for other in kept:
         if path.exists() and other.is_file() and path.samefile(other):
-            raise InputError(f"--output {path}: it is {other} itself, expected another file")
+            raise InputError(f"{flag} {path}: it is {other} itself, expected another file")
 
 
 def is_standard_output(path: Path) -> bool:

@@ -22,6 +22,7 @@ ADAPTERS_FILE = "reported-to.json"  # by which names the tools of --report-to kn
 PROFILE_FILE, TRACE_FILE = "profile.json", "profile-trace.json.gz"  # of --profile
 LOCK_FILE = "lock"  # in a folder of several runs, by which one process has it
 SEEDS_FILE = "seeds.json"  # in a folder of several runs that differ in their seed alone
+STUDY_FILE = "study.db"  # in a folder of the trials of a sweep
 # What the best model's weights vouch for, from its folder: what is read with them to answer.
 SEALED = (CONFIG_FILE, TOKENIZER_FILE, f"../{CONFIG_FILE}", f"../{TASKS_FILE}")
 CACHE = "token-cache"  # a folder beside the runs, which share it

@@ -33,10 +33,10 @@ def prediction_text(task: Task, ids: Sequence[str], values: np.ndarray) -> str:
 
 
 def form_of(path: Path) -> str:
-    """The form of a file of answers by its name: jsonl where that ends so, else csv; InputError for a form that is
-    not written."""
+    """The form of a file of answers by its name: jsonl where that ends so, csv where it ends so or has no ending, as
+    pipes have none; InputError for a form that is not written."""
     suffix = path.suffix.lower()
-    if suffix in (".parquet", ".gz", ".tsv", ".json", ".xlsx"):
+    if suffix not in ("", ".csv", ".jsonl"):
         raise InputError(f"--output {path}: answers are not written as {suffix}, expected .csv or .jsonl")
     return "jsonl" if suffix == ".jsonl" else "csv"
 

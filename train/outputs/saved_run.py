@@ -13,6 +13,7 @@ from concord.train.checks.products import resolve_products
 from concord.train.checks.self_check import resolve_kernels
 from concord.train.checks.shapes import shapes_of_prediction
 from concord.train.data.tasks import Task, read_tasks
+from concord.train.outputs.folders import check_single
 from concord.train.outputs.names import BEST, CONFIG_FILE, TASKS_FILE
 from concord.train.reporter import Reporter
 from concord.train.settings.files import read_config
@@ -52,9 +53,10 @@ def load_run(directory: Path, device: str, reporter: Reporter, amp: str = "") ->
     """The best model of the run in `directory`, on `device`, whose kernels are checked before they are trusted.
 
     reporter: is told what comes of that check; amp: the number format, as --amp takes it, "" for the run's own.
-    Raises InputError where the folder is not a run, its best model is missing yet or damaged, as any file that it is
-    read with, or it names code that is not trusted.
+    Raises InputError where the folder is not a run, or that of several, its best model is missing yet or damaged, as
+    any file that it is read with, or it names code that is not trusted.
     """
+    check_single(directory)
     flat = read_config(directory / CONFIG_FILE)
     check_trusted(own_names(vars(flat), _ANSWER_WITH), (), directory)
     config = fine_tuning_config(flat)

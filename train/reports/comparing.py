@@ -156,7 +156,8 @@ def _shown(found: Difference | None) -> list[str]:
         return ["no dev example in common, or none by which the metric is defined"]
     zero = "outside" if found.low > 0 or found.high < 0 else "within"
     interval = f"[{found.low:+.3f}, {found.high:+.3f}]"
-    return [found.metric, f"{found.value:+.3f}", interval, f"{found.examples} examples", f"0 lies {zero}"]
+    most = "" if found.examples == found.of_examples else f" of {found.of_examples}"
+    return [found.metric, f"{found.value:+.3f}", interval, f"{found.examples}{most} examples", f"0 lies {zero}"]
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from concord.bert.errors import InputError
 from concord.bert.files import make_folder, replacing
+from concord.train.outputs.named_output import check_output
 from concord.train.outputs.names import REPORT_FILE
 from concord.train.reports.comparing import (
     NO_ANSWERS,
@@ -23,9 +24,10 @@ _DIFFERENCES = ["what", "task", "metric", "difference", "interval", "examples", 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
     """Write a comparison as a page, and return its path; InputError where its name is not that of a page, or a folder
-    lies there, OSError where it cannot be written."""
+    or a file of a run lies there, OSError where it cannot be written."""
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise InputError(f"--html {path}: expected the name of a file that ends in .html")
+    check_output(path, [member.directory / REPORT_FILE for member in comparison.members.values()], "--html")
     make_folder(path.parent)
     return _write(path, comparison_page(comparison))
 

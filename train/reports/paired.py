@@ -1,5 +1,6 @@
 """Runs compared example by example on the dev set that all answered: a difference, and a bootstrap interval."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Difference:
         low, high: the percentile interval of `COVERAGE` over `RESAMPLES` draws of those examples with replacement
             (Efron, "Bootstrap methods: another look at the jackknife", 1979), but for draws of which the metric is
             undefined.
-        examples: how many all answered.
+        examples: how many all answered; of_examples: of so many in the largest of their dev sets.
     """
 
     metric: str
@@ -32,6 +33,7 @@ class Difference:
     low: float
     high: float
     examples: int
+    of_examples: int
 
 
 def difference(task: Task, first: Sequence[DevAnswers], second: Sequence[DevAnswers]) -> Difference | None:
@@ -39,8 +41,9 @@ def difference(task: Task, first: Sequence[DevAnswers], second: Sequence[DevAnsw
     none by which the metric is defined.
 
     Each of the two is the answers of one run, or of runs that differ in their seed alone, whose metrics are averaged.
-    Examples are the same where id and gold label are, and the draws take the same examples for all runs: what all get
-    wrong alike does not widen the interval. Of several seeds the draws take runs with replacement, too, so that the
+    Examples are the same where texts and gold label are (of runs of before texts were kept, id and gold label), one by
+    one where several are; and the draws take the same examples for all runs: what all get wrong alike does not widen
+    the interval. Of several seeds the draws take runs with replacement, too, so that the
     interval has the chance of the seed in it. The draws are the same each time.
     """
     rows = _in_common([*first, *second])
@@ -69,7 +72,7 @@ def difference(task: Task, first: Sequence[DevAnswers], second: Sequence[DevAnsw
         theirs_drawn, ours_drawn = _drawn(theirs, draws), _drawn(ours, draws)
         gains.append(gain(ours_drawn, theirs_drawn, chosen))
     low, high = np.quantile([own for own in gains if own is not None], [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Difference(metric, value, float(low), float(high), count)
+    return Difference(metric, value, float(low), float(high), count, max(len(own.ids) for own in [*first, *second]))
 
 
 def _drawn(runs: Sequence[np.ndarray], draws: np.random.Generator) -> Sequence[np.ndarray]:
@@ -79,11 +82,17 @@ def _drawn(runs: Sequence[np.ndarray], draws: np.random.Generator) -> Sequence[n
 
 def _in_common(answers: Sequence[DevAnswers]) -> list[np.ndarray]:
     """The rows of the examples that all have, in the numbering of each, int64."""
-    places: list[dict[tuple[str, float], int]] = []
-    for own in answers:
-        found: dict[tuple[str, float], int] = {}
-        for row, key in enumerate(zip(own.ids, own.gold, strict=True)):
-            found.setdefault(key, row)
-        places.append(found)
+    by_texts = all(own.texts for own in answers)
+    places = [_places(own.texts if by_texts else own.ids, own.gold) for own in answers]
     kept = [key for key in places[0] if all(key in own for own in places[1:])]
     return [np.array([own[key] for key in kept], dtype=np.int64) for own in places]
+
+
+def _places(names: Sequence[str], gold: np.ndarray) -> dict[tuple[str, float, int], int]:
+    """What an example is called, its label and how many such stand before it -> its row."""
+    before: Counter[tuple[str, float]] = Counter()
+    found = {}
+    for row, key in enumerate(zip(names, gold.tolist(), strict=True)):
+        found[*key, before[key]] = row
+        before[key] += 1
+    return found

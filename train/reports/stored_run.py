@@ -10,6 +10,7 @@ from concord.bert.files import read_json_object
 from concord.train.data.tasks import Task, read_tasks
 from concord.train.objectives.metrics import main_metric, overall
 from concord.train.outputs.dev_answers import DevAnswers, read_answers
+from concord.train.outputs.folders import check_single
 from concord.train.outputs.log import WHOLE_MODEL
 from concord.train.outputs.names import (
     CONFIG_FILE,
@@ -95,6 +96,7 @@ def read_run(directory: Path, *, log: StoredLog | None = None, state: RunState |
     """
     if (directory / PRETRAINING_FILE).is_file():
         raise InputError(f"{directory}: a pre-training, expected a fine-tuning run")
+    check_single(directory)
     config = read_config(directory / CONFIG_FILE)
     default = {option.name: option.default for option in fields(config)}
     tasks = read_tasks(directory / TASKS_FILE)

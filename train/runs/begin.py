@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from concord.bert.errors import InputError
@@ -173,9 +173,10 @@ def _load_data(session: Session, config: DataConfig, tasks: list[Task], tokenize
 def _check_tasks(tasks: list[Task], path: Path) -> None:
     """InputError where `tasks` are not those that a run, which is to go on, has begun with: they lie at `path`."""
     kept = {task.name: asdict(task) for task in read_tasks(path)}
+    names = [option.name for option in fields(Task) if option.compare]
     for task in tasks:
-        for name, value in asdict(task).items():
-            before = kept.get(task.name, {}).get(name)
+        for name in names:
+            value, before = getattr(task, name), kept.get(task.name, {}).get(name)
             if value != before:
                 raise InputError(
                     f"task {task.name}: its {name} is {value!r}, but {before!r} where the run in {path.parent} began"

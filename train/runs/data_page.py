@@ -16,7 +16,7 @@ from concord.train.data.sources import FileSource
 from concord.train.data.tasks import BUILT_IN_TASKS, Example, Task, known_tasks
 from concord.train.data.tokenized import tokenize_split
 from concord.train.settings.definitions import (
-    FORMS,
+    FILES,
     TASKS_FILE,
     TableSpec,
     is_saved_folder,
@@ -67,7 +67,7 @@ def print_page(data: str, *, text_column: Sequence[str], label_column: str, mode
 def _find(path: Path, texts: tuple[str, ...], label: str) -> tuple[FileSource, list[str], list[str]]:
     """Where examples come from, the tasks that there are, and what is wrong with those that are no tasks."""
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder, expected data, such as {FORMS}")
+        raise InputError(f"{path}: no such file or folder, expected data: a {TASKS_FILE}, a folder, or {FILES}")
     file = path if is_tasks_file(path) else path / TASKS_FILE
     if file.exists():
         if texts or label:
@@ -81,7 +81,7 @@ def _find(path: Path, texts: tuple[str, ...], label: str) -> tuple[FileSource, l
     elif path.is_dir() or is_table_name(path.name):
         tables = {task_name(str(path)): {"train": path}}
     else:
-        raise InputError(f"{path}: a file of unknown form, expected a {TASKS_FILE}, or {FORMS}")
+        raise InputError(f"{path}: a file of unknown form, expected a {TASKS_FILE}, or {FILES}")
     specs = {
         name: TableSpec(
             name=name,
@@ -122,7 +122,7 @@ def _in_folder(path: Path) -> dict[str, dict[str, Path]]:
         if is_table_name(file.name):
             files[file.name.partition(".")[0].lower()].append(file)
     if not files:
-        raise InputError(f"{path}: no data in it, expected a {TASKS_FILE}, or files such as {FORMS}")
+        raise InputError(f"{path}: no data in it, expected a {TASKS_FILE}, or files such as {FILES}")
     train = files.get("train", [])
     if len(train) != 1:
         tables: dict[str, dict[str, Path]] = {}

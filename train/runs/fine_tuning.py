@@ -202,7 +202,7 @@ class FineTuning:
             self._write_predictions("dev", self.data.dev, {name: own.predictions for name, own in answers.items()})
             for name, examples in self.data.dev_examples.items():
                 own = self.data.dev[name]
-                write_answers(self.session.directory / answers_file(name), own, answers[name])
+                write_answers(self.session.directory / answers_file(name), own, answers[name], examples)
                 path = self.session.directory / mistakes_file(name)
                 write_mistakes(path, own.task, examples, answers[name], self.outputs.mistakes)
 

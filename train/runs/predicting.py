@@ -1,5 +1,6 @@
 """What a run's best model answers to the user's own texts: typed, in a file, or from the standard input."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from concord.train.runs.loaded import LoadedRun, answers_of
 from concord.train.steps.evaluation import ScoredAnswers
 
 _ALSO_DELIMITERS = (",", ";", "|")
+_JSON = rb"(\xef\xbb\xbf|\xff\xfe|\xfe\xff|\x00\x00\xfe\xff)?[\s\x00]*\{"  # how it begins, behind a byte order mark too
 _TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # which are in no course's layout
 
 
@@ -60,7 +62,7 @@ def predict_texts(
         rows = {task.name: _typed(task, texts) for task in tasks}
     else:
         with _file(source) as path:
-            rows = {task.name: _read(task, path) for task in tasks}
+            rows = {task.name: _read(task, path, reporter) for task in tasks}
     empty = sum(not (one.first and (one.second or not task.pair)) for task in tasks for one in rows[task.name])
     if empty:
         reporter.warn(f"{empty} rows lack a sentence; they are answered as empty texts")
@@ -89,11 +91,15 @@ def _chosen(directory: Path, run: LoadedRun, names: Sequence[str]) -> list[Task]
 
 
 def _placed(task: Task, columns: tuple[str, ...]) -> Task:
-    """The task with other text columns, where some are given."""
+    """The task with other text columns, where some are given. Names need a header; where they are numbers, the file has
+    one or none as the training set has."""
     if columns and len(columns) != 1 + task.pair:
         expected = "two columns" if task.pair else "one column"
         raise InputError(f"--text-column {','.join(columns)}: task {task.name} reads {expected}")
-    return replace(task, text_columns=columns, header=None) if columns else task
+    if not columns:
+        return task
+    numbers = all(column.isdecimal() for column in columns)
+    return replace(task, text_columns=columns, header=task.header if numbers else None)
 
 
 def _groups(tasks: Sequence[Task], *, apart: bool) -> Iterator[list[Task]]:
@@ -117,7 +123,8 @@ def _typed(task: Task, texts: Sequence[Sequence[str]]) -> list[Example]:
 
 @contextmanager
 def _file(source: Path) -> Iterator[Path]:
-    """The file with the input: of the standard input, a copy whose name says what its first bytes look like."""
+    """The file with the input: of the standard input, a copy whose name says what its first bytes look like, and which
+    an InputError within this context calls by what it is."""
     if not is_standard(source):
         yield source
         return
@@ -125,20 +132,25 @@ def _file(source: Path) -> Iterator[Path]:
         raise InputError("--input -: there is no standard input, expected a file")
     with TemporaryDirectory() as folder:
         content = sys.stdin.buffer.read()
-        suffix = ".jsonl" if content.lstrip()[:1] == b"{" else ".csv"
+        suffix = ".jsonl" if re.match(_JSON, content) else ".csv"
         path = Path(folder) / f"standard-input{'.parquet' if content[:4] == b'PAR1' else suffix}"
         path.write_bytes(content)
-        yield path
+        try:
+            yield path
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), "standard input")) from None
 
 
-def _read(task: Task, path: Path) -> list[Example]:
-    """The rows of a file of any form, or in the course's layout where it has that task's columns between tabs."""
+def _read(task: Task, path: Path, reporter: Reporter) -> list[Example]:
+    """The rows of a file of any form, or in the course's layout where it has that task's columns between tabs; the
+    reporter is told what was guessed."""
     if task.table or path.name.lower().endswith(_TABLES):
-        return read_plain_table(task, path)
+        return read_plain_table(task, path, reporter)
     header = split_lines(read_text(path, "rows with a header"))[0]
     wanted = set(map(column_key, task.text_columns))
     by_tabs = wanted <= set(map(column_key, header.split("\t")))
     if by_tabs or not any(sign in header for sign in _ALSO_DELIMITERS):
         return read_plain_input(task, path)
     found = open_text(path, task.text_columns, answered=True).columns
-    return read_plain_table(task, path) if wanted <= set(map(column_key, found)) else read_plain_input(task, path)
+    is_table = wanted <= set(map(column_key, found))
+    return read_plain_table(task, path, reporter) if is_table else read_plain_input(task, path)

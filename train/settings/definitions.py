@@ -17,6 +17,7 @@ TASKS_FILE = "tasks.toml"
 COURSE_TASKS = ("sst", "paraphrase", "sts", "cfimdb")
 KINDS = ("classification", "binary", "regression")
 QUOTINGS = ("standard", "none")
+FILES = ".csv, .tsv, .jsonl (or these with .gz), or .parquet"
 FORMS = ".csv, .tsv, .jsonl (or these with .gz), .parquet, a folder of save_to_disk, or a data set's name on the hub"
 _FILE = re.compile(r"\.((csv|tsv|jsonl)(\.gz)?|parquet)$", re.IGNORECASE)
 _GENERIC = ("train", "training", "data", "dataset", "dev", "all")  # names of files that say nothing of their task

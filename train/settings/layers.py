@@ -50,16 +50,29 @@ def over_file(flags: Mapping[str, Any], file: SettingsFile) -> dict[str, Any]:
 
 def _one_place_of_data(upper: Mapping[str, Any], lower: Mapping[str, Any]) -> dict[str, Any]:
     """Settings over those of a file. --data and --train-file are two names of one choice: the file's yields to the
-    upper one, with its other files and its columns where that is --data; and in the config.json of a run --data has its
-    default where --train-file is the choice."""
+    upper one, with what only followed from it, and with its other files and its columns where that is --data; and in
+    the config.json of a run --data has its default where --train-file is the choice."""
     kept = dict(lower)
     if kept.get("train_file") and kept.get("data") == DEMO:
         del kept["data"]
+    if upper.keys() & {"data", "train_file"}:
+        for name in _following(kept):
+            del kept[name]
     if "data" in upper:
         kept = {name: value for name, value in kept.items() if name not in DATA_SETTINGS}
     if "train_file" in upper:
         kept.pop("data", None)
     return kept | dict(upper)
+
+
+def _following(settings: Mapping[str, Any]) -> list[str]:
+    """The settings of a file that say only what would follow from the data that it names."""
+    names = [name for name in ("tasks", "loss_weights") if name in settings]
+    try:
+        found = with_data({name: value for name, value in settings.items() if name not in names})
+    except InputError:  # its data are no more, so that nothing is known to follow
+        return []
+    return [name for name in names if settings[name] == found.get(name, getattr(RunConfig, name))]
 
 
 def _located(error: InputError, flags: Mapping[str, Any], files: Sequence[SettingsFile]) -> InputError:

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def _range(name: str, value: Any, file: SettingsFile) -> Range:
     logarithmic = value.get("log") and (low <= 0 or step is not None)
     if not low < high or logarithmic or not 0 < (1 if step is None else step) < math.inf:
         raise InputError(f"{where}: {name} is {shown(value)}, expected low < high, log above 0 and without a step")
+    if step is not None and (Fraction(str(high)) - Fraction(str(low))) % Fraction(str(step)):
+        raise InputError(f"{where}: {name} is {shown(value)}, expected a step that leads from low to high")
     return Range((), low, high, value.get("log", False), step, whole)
 
 
