@@ -43,8 +43,8 @@ def difference(task: Task, first: Sequence[DevAnswers], second: Sequence[DevAnsw
     Each of the two is the answers of one run, or of runs that differ in their seed alone, whose metrics are averaged.
     Examples are the same where texts and gold label are (of runs of before texts were kept, id and gold label), one by
     one where several are; and the draws take the same examples for all runs: what all get wrong alike does not widen
-    the interval. Of several seeds the draws take runs with replacement, too, so that the
-    interval has the chance of the seed in it. The draws are the same each time.
+    the interval. Of several seeds the draws take runs with replacement, too, so that the interval has the chance of the
+    seed in it. The draws are the same each time.
     """
     rows = _in_common([*first, *second])
     count = len(rows[0])
