@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from concord.bert.errors import InputError, one_line
-from concord.bert.files import make_folder, read_data, replacing, sweep
+from concord.bert.files import is_file, make_folder, read_data, replacing, sweep
 from concord.bert.names import SENTENCE_FOLDERS
 from concord.train.outputs.log import MetricsLog, read_lines
 from concord.train.outputs.names import (
@@ -63,7 +63,7 @@ class RunFolder:
 def check_single(directory: Path) -> None:
     """InputError where a folder is that of several runs, of seeds or of a sweep, which are called by their own."""
     for name, what in ((SEEDS_FILE, "several seeds"), (STUDY_FILE, "a sweep")):
-        if (directory / name).is_file():
+        if is_file(directory / name):
             runs = sorted(
                 (log.parent.name for log in directory.glob(f"*/{METRICS_FILE}")), key=lambda own: (len(own), own)
             )
