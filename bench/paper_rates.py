@@ -52,6 +52,7 @@ def search(
         budget = replace(BUDGETS["standard"], steps=steps, rate=rate / settings["learning_rate"])
         found = budgeted(settings, budget) | {"evaluate_every": 0} | more
         folder = runs_in / f"rate-{rate:g}"
+        shutil.rmtree(folder, ignore_errors=True)  # what a run that was broken off has left
         summary = run.main(["--recipe", system, *flags_of(found), "--out", str(folder)])
         kept = {name: summary[name] for name in _KEPT}
         shown = {name: value for name, value in found.items() if name != "data"}

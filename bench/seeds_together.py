@@ -124,11 +124,11 @@ def _metrics(answers: Answers, splits: Splits) -> dict[str, dict[str, float | No
 
 def page_of(found: Mapping[str, Any]) -> str:
     """The page as Markdown, from what `together` has found."""
-    tasks = list(found["dev"][WEIGHTS])
+    tasks, at = list(found["dev"][WEIGHTS]), found["commit"] or "unknown"
     lines = ["# What the seeds know together", ""]
     lines += [
         f"`python -m bench.seeds_together RUN RUN ...`, {found['device']}, {found['precision']}, torch "
-        f"{found['versions']['torch']}, at commit {found['commit'][:7]}{found['commit'][40:]}: best models of runs "
+        f"{found['versions']['torch']}, at commit {at[:7]}{at[40:]}: best models of runs "
         "that differ in their seed, on all dev examples. The mean of the answers asks each model, and takes the mean "
         "of the shares that each gives a label, or of scores; the mean of the weights is one model.",
         "",

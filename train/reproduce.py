@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="smoke",
         help="smoke (minutes on a CPU), short, standard (1500 steps), or full (the paper's own; default smoke)",
     )
-    parser.add_argument("--out", help="folder of the runs (default runs/reproduce/PAPER-BUDGET)")
+    parser.add_argument("--out", help="folder of the runs (default runs/reproduce/PAPER-BUDGET, and -seed-N)")
     parser.add_argument(
         "--results",
         help="folder of results that outlive their runs, a JSON file a system, and of the tables made from them (with "
@@ -166,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = given.pop("table", None)
     if chosen is not None and chosen not in numbers:
         raise InputError(f"--table {chosen}: {paper.name} has tables 1 to {len(paper.tables)}")
-    out = Path(given.pop("out", f"runs/reproduce/{paper.name}-{budget}"))
+    seed = f"-seed-{given['seed']}" if "seed" in given else ""
+    out = Path(given.pop("out", f"runs/reproduce/{paper.name}-{budget}{seed}"))
     systems, anew = given.pop("systems", None), given.pop("anew", [])
     results = Path(given.pop("results")) if "results" in given else checkout_results() if BUDGETS[budget].kept else None
     if anew and results is None:

@@ -4,6 +4,7 @@ import csv
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -201,6 +202,16 @@ def test_unfinished_runs_of_other_settings_are_not_resumed(tmp_path, data, capsy
     for flag, value, kept in (("--seed", "2", "1"), ("--device", "auto", "cpu")):
         message = refused(capsys, reproduce.main, reproduction(out, "--data", str(data), flag, value))
         assert f"{flag} {value}: the run in {out / lacking} has {kept}; give another --out" in message
+
+
+@pytest.mark.parametrize(
+    ("seed", "folder"), [((), "bert-mastery-smoke"), (("--seed", "2"), "bert-mastery-smoke-seed-2")]
+)
+def test_the_runs_of_a_seed_have_a_folder_of_their_own(monkeypatch, seed, end):
+    found = []
+    monkeypatch.setattr(reproduce.Reproduction, "run", lambda self: found.append(self.out))
+    reproduce.main(["bert-mastery", "--systems", "pair-sst-sts", *seed])
+    assert found == [Path(f"runs/reproduce/bert-mastery-{end}")]
 
 
 @pytest.mark.usefixtures("two_systems")
