@@ -204,9 +204,7 @@ def test_unfinished_runs_of_other_settings_are_not_resumed(tmp_path, data, capsy
         assert f"{flag} {value}: the run in {out / lacking} has {kept}; give another --out" in message
 
 
-@pytest.mark.parametrize(
-    ("seed", "folder"), [((), "bert-mastery-smoke"), (("--seed", "2"), "bert-mastery-smoke-seed-2")]
-)
+@pytest.mark.parametrize(("seed", "end"), [((), "smoke"), (("--seed", "2"), "smoke-seed-2")])
 def test_the_runs_of_a_seed_have_a_folder_of_their_own(monkeypatch, seed, end):
     found = []
     monkeypatch.setattr(reproduce.Reproduction, "run", lambda self: found.append(self.out))
