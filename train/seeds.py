@@ -27,7 +27,7 @@ from concord.train.run_folder import new_folder
 from concord.train.settings.config import RunConfig
 from concord.train.settings.files import read_config, write_config
 from concord.train.settings.layers import OF_TABLES
-from concord.train.settings.options import flag_of, setting_text
+from concord.train.settings.options import flag_words
 from concord.train.settings.own import VARIABLE, check_trusted, own_names
 
 _FEWEST = 2
@@ -145,10 +145,7 @@ class SeedRuns:
 def _flags(given: argparse.Namespace) -> list[str]:
     """The settings that a command line gives, as another takes them."""
     options = {option.name for option in fields(RunConfig)}
-    settings = {name: value for name, value in vars(given).items() if name in options}
-    return [
-        flag_of(name) if value is True else f"{flag_of(name)}={setting_text(value)}" for name, value in settings.items()
-    ]
+    return flag_words({name: value for name, value in vars(given).items() if name in options})
 
 
 def summary_of(member: Member) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from concord.train.run import reporter_of
 from concord.train.run_folder import new_folder
 from concord.train.settings.files import read_config
 from concord.train.settings.named_data import DATA_SETTINGS
-from concord.train.settings.options import flag_of, setting_text
+from concord.train.settings.options import flag_words
 from concord.train.settings.sweep_file import read_sweep_file
 
 SWEEP_FILE = "sweep.toml"
@@ -66,12 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> Path:
 def _command(recipe: Path, best: str) -> str:
     """A command that runs a sweep's recipe on the data of the best trial, which no recipe names; for a shell."""
     config = read_config(recipe.parent / best / CONFIG_FILE)
-    words = ["--recipe", str(recipe)]
-    for option in fields(config):
-        value = getattr(config, option.name)
-        if option.name in DATA_SETTINGS and value != option.default:
-            words.append(f"{flag_of(option.name)}={setting_text(value)}")
-    return f"python -m train.run {shlex.join(words)}"
+    named = [option for option in fields(config) if option.name in DATA_SETTINGS]
+    found = {option.name: getattr(config, option.name) for option in named}
+    data = {option.name: found[option.name] for option in named if found[option.name] != option.default}
+    return shlex.join(["python", "-m", "train.run", "--recipe", str(recipe), *flag_words(data)])
 
 
 def _claimed(given: argparse.Namespace, file: Path) -> Path:

@@ -56,8 +56,8 @@ def label_value(value: Any) -> int | float | str | None:
     text = value.strip()
     if _WHOLE.fullmatch(text):
         return int(text)
-    if _NUMBER.fullmatch(text) and ("." in text or "e" in text.lower()) and not is_beyond(text):
-        return label_value(float(text))
+    if _NUMBER.fullmatch(text) and ("." in text or "e" in text.lower()) and abs(number := float(text)) < FARTHEST:
+        return label_value(number)
     text.encode("utf-8")  # JSON may escape what no text holds
     return text or None
 

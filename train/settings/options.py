@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import Field, field
 from typing import Any
 
@@ -39,6 +39,13 @@ def flag_of(name: str) -> str:
 def setting_text(value: Any) -> str:
     """A setting's value as the command line takes it."""
     return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def flag_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as words of a command line, each with its value behind a =, so that no value is taken for a flag."""
+    return [
+        flag_of(name) if value is True else f"{flag_of(name)}={setting_text(value)}" for name, value in settings.items()
+    ]
 
 
 def setting(default: Any, help_text: str, **more: Any) -> Any:
